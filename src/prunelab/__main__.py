@@ -1,0 +1,5 @@
+"""`python -m prunelab` is `prunelab`."""
+
+from prunelab.cli import app
+
+app()

@@ -1,0 +1,101 @@
+"""Networks as safetensors files that hold no code, from which thinner networks are rebuilt."""
+
+import json
+import zlib
+from pathlib import Path
+
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from prunelab.artifacts.files import replacing
+from prunelab.errors import Refused
+from prunelab.models.catalogue import build
+from prunelab.models.resize import resize
+from prunelab.params import Normalise, PruneSpec
+
+METADATA_KEY = "prunelab"
+MASK_PREFIX = "mask/"
+
+
+class Card(BaseModel):
+    """What a model file says of itself: all that is needed to rebuild and to use the network, and no environment.
+
+    `normalise` is of pixels scaled to 0..1. `imported` tells that training started from foreign weights, which
+    may have seen our validation images. `ratio_achieved` and `train_macs` (what reaching this network cost after the
+    dense one) are 0 for a dense network.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    classes: int
+    input_shape: tuple[int, int, int]
+    normalise: Normalise
+    seed: int
+    imported: bool
+    pruning: PruneSpec | None = None
+    ratio_achieved: float = 0.0
+    train_macs: int = 0
+
+
+class Network(BaseModel):
+    """A network with its card and, for mask methods, its masks."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    model: nn.Module
+    card: Card
+    masks: dict[str, Tensor] = {}
+
+
+def save_network(path: Path, network: Network) -> None:
+    """Write a network as safetensors with one metadata key; equal networks give equal bytes."""
+    tensors = state_tensors(network.model)
+    tensors |= {f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()}
+    card = json.dumps(network.card.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    with replacing(path) as partial:
+        safetensors.torch.save_file(tensors, partial, metadata={METADATA_KEY: card})
+
+
+def load_network(path: Path) -> Network:
+    """Rebuild a network from its file, thinner layers included, in evaluation mode on the CPU; runs no code from it.
+
+    Raises:
+        Refused: if the file is missing, damaged, or does not fit the network it names.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = Card.model_validate_json((file.metadata() or {})[METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise Refused(f"{path} is missing; `dvc repro` makes it") from None
+    except KeyError:
+        raise Refused(f"{path} is no model file of prunelab: it lacks the metadata key {METADATA_KEY!r}") from None
+    except (SafetensorError, OSError, ValidationError, ValueError) as error:
+        raise Refused(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
+    masks = {name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if MASK_PREFIX in name}
+    model = build(card.model, card.classes, card.input_shape)
+    try:
+        resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        model.load_state_dict(tensors)
+    except (Refused, RuntimeError) as error:
+        raise Refused(f"{path} does not hold a {card.model}: {error}") from None
+    return Network(model=model.eval(), card=card, masks=masks)
+
+
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A network's tensors on the CPU, in plain memory order."""
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def sizes(model: nn.Module) -> dict[str, int]:
+    """Bytes of the weights as a safetensors file, without masks, and of that file compressed by zlib, level 6."""
+    content = safetensors.torch.save(state_tensors(model))
+    return {"size_bytes": len(content), "size_compressed_bytes": len(zlib.compress(content, 6))}
+
+
+def seed_file(folder: Path, seed: int) -> Path:
+    """Where a stage keeps one seed's network."""
+    return folder / f"{seed}.safetensors"

@@ -1,0 +1,25 @@
+"""What networks said about the test split, kept for paired comparisons."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from prunelab.artifacts.files import replacing
+from prunelab.errors import Refused
+
+
+def save_predictions(path: Path, **arrays: np.ndarray) -> None:
+    """Write what the networks of all seeds said about the test split, arrays [seeds, images]."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_predictions(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise Refused(f"{path} is missing; `dvc repro evaluate_base` makes it") from None
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise Refused(f"{path} is damaged: {error}; `dvc checkout` or `dvc repro` restores it") from None

@@ -1,0 +1,1 @@
+"""Quality, cost and intervals, as plain dicts with the unit in the key. Nothing here draws or writes."""

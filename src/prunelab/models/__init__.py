@@ -1,0 +1,1 @@
+"""Networks by name, and the safe import of weights trained elsewhere. Nothing here prunes."""

@@ -1,0 +1,68 @@
+"""MODELS: the networks by name, each with its head and the layers whose width is not free."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from prunelab.models import torchvision_nets
+from prunelab.models.cifar_resnet import CifarResNet, residual_stream
+from prunelab.registry import pick
+from prunelab.runtime import seed_for
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`build(classes, (channels, height, width))` makes the network; `head` names its last layer.
+
+    `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do.
+    """
+
+    build: Callable[[int, Shape], nn.Module]
+    head: str
+    fixed: Callable[[str], bool] = lambda name: False
+
+
+def build(name: str, classes: int, shape: Shape, seed: int = 0) -> nn.Module:
+    """A fresh network, its initial weights determined by the seed.
+
+    Raises:
+        Refused: if there is no network of that name.
+    """
+    architecture = pick(MODELS, name, "model")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for("init", seed))
+        return architecture.build(classes, shape)
+
+
+def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
+    """The layers of a network whose output channels pruning must leave alone."""
+    architecture = pick(MODELS, name, "model")
+    return [layer for path, layer in model.named_modules() if path == architecture.head or architecture.fixed(path)]
+
+
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that pruning may zero: those of every convolution and linear layer, the head's too; no biases."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _cifar_resnet(blocks: int) -> Architecture:
+    return Architecture(
+        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0]), head="linear", fixed=residual_stream
+    )
+
+
+MODELS: dict[str, Architecture] = {
+    "resnet8": _cifar_resnet(blocks=1),
+    "resnet20": _cifar_resnet(blocks=3),
+    "resnet56": _cifar_resnet(blocks=9),
+    "resnet18": Architecture(torchvision_nets.resnet18, head="fc"),
+    "vgg11_bn": Architecture(torchvision_nets.vgg11_bn, head="classifier"),
+}

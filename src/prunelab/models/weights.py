@@ -1,0 +1,58 @@
+"""Import weights trained elsewhere, running no code from the file."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.errors import Refused
+
+NO_WEIGHTS = "none"
+
+
+def is_file(weights: str) -> bool:
+    """Whether the parameter `weights` names a file (rather than no weights at all)."""
+    return weights != NO_WEIGHTS
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a `torch.save`d state_dict, or from one under the key `state_dict`.
+
+    A leading `module.`, as DataParallel leaves it, is dropped.
+
+    Raises:
+        Refused: if the file is missing, holds anything but tensors, or is damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Refused(f"weights: no file {path}; valid: none, or the path of a state_dict file") from None
+    except UnpicklingError:
+        raise Refused(f"weights: {path} holds more than tensors, or is damaged; nothing in it was run") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise Refused(f"weights: {path} cannot be read: {' '.join(str(error).split())}") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise Refused(f"weights: {path} is not a state_dict, nor holds one under the key 'state_dict'")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put a file's weights into a network, every tensor of it and nothing else.
+
+    Raises:
+        Refused: naming what is missing, unknown or of another shape (another number of classes, for instance).
+    """
+    given, wanted = read_weights(path), model.state_dict()
+    problems = [f"lacks {name}" for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
+    problems += [
+        f"has {name} as {tuple(given[name].shape)}, the network has {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
+        raise Refused(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(given, strict=False)

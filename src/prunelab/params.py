@@ -1,0 +1,217 @@
+"""params.yaml as typed models: every key, every range. No defaults here: a value is written in params.yaml or nowhere."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from reprlib import repr as short
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from prunelab.errors import Refused
+
+PARAMS_FILE = Path("params.yaml")
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} stands there more than once; every entry must be different")
+    return values
+
+
+def _plain_name(name: str) -> str:
+    # Stage names are <stage>@<method>-<ratio>, so a hyphen in a method would make two cells collide.
+    if not name.replace("_", "").isalnum():
+        raise ValueError("a method's name has letters, digits and _ only")
+    return name
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+# An integer 0 stays an integer: DVC names the cell after what is written, and so must `Grid.cells`.
+Ratio = Annotated[int | float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+MethodName = Annotated[str, AfterValidator(_plain_name)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PruneSpec(Section):
+    """What to prune, how much and of what.
+
+    `ratio` is the fraction removed, 0 (nothing) to below 1, of what `budget` names: `native` means weights for mask
+    methods and channels for channel methods. Widths left are multiples of `round_to` channels (1: any width).
+    """
+
+    method: MethodName
+    ratio: Ratio
+    budget: Literal["native"]
+    round_to: Count
+
+
+class Grid(Section):
+    """The reference grid: every method at every ratio."""
+
+    methods: Annotated[list[MethodName], Field(min_length=1), AfterValidator(_distinct)]
+    ratios: Annotated[list[Ratio], Field(min_length=1), AfterValidator(_distinct)]
+
+    def cells(self) -> Iterator[tuple[str, float, str]]:
+        """Every (method, ratio, key); `key` is the cell's name in stages and paths, as DVC spells it."""
+        for method in self.methods:
+            for ratio in self.ratios:
+                yield method, ratio, f"{method}-{ratio}"
+
+
+class Normalise(Section):
+    """Per-channel mean and standard deviation of pixels scaled to 0..1."""
+
+    mean: Annotated[list[float], Field(min_length=1)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+class Data(Section):
+    """Splits, normalisation (null: measured on the training split) and augmentation of training images."""
+
+    split_seed: Annotated[int, Field(ge=0)]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]  # only for sets without an official test split
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]  # of what is not test
+    normalise: Normalise | None
+    crop_padding: Annotated[int, Field(ge=0)]  # random crops after padding by so many pixels; 0: none
+    flip: bool  # random left-right flips
+
+
+class Recipe(Section):
+    """How to train. The learning rate is `learning_rate` times the schedule's factor, set at every step."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    optimizer: Literal["sgd", "adam", "adamw"]
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Fraction  # SGD's momentum, Adam's beta1
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["constant", "step", "cosine", "one_cycle"]
+    warmup: Fraction  # fraction of the steps during which the rate rises linearly from 0
+    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], AfterValidator(_distinct)]  # step only
+    gamma: Annotated[float, Field(gt=0, le=1)]  # step only: the factor at every milestone
+    label_smoothing: Fraction
+
+
+class Train(Recipe):
+    """Base training; the weights at the end of `rewind_epoch` (0: the initial ones) are kept as well."""
+
+    rewind_epoch: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _rewind_within(self) -> "Train":
+        if self.rewind_epoch > self.epochs:
+            raise ValueError(f"rewind_epoch is {self.rewind_epoch}, but there are only {self.epochs} epochs")
+        return self
+
+
+class Prune(Section):
+    round_to: Count
+
+
+class Evaluate(Section):
+    """`bootstrap_samples` resamples of the test images give the interval where there is only one seed."""
+
+    batch_size: Count
+    bootstrap_samples: Annotated[int, Field(ge=100)]
+
+
+class Runtime(Section):
+    """Where and how to compute. `auto` takes a GPU where there is one, and bf16 where the hardware has it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: Count
+    deterministic: bool
+    channels_last: bool
+
+
+class Params(Section):
+    dataset: str
+    model: str
+    weights: Annotated[str, Field(min_length=1)]  # none, or the path of a file
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]
+    method: MethodName
+    ratio: Ratio
+    budget: Literal["native"]
+    grid: Grid
+    data: Data
+    train: Train
+    prune: Prune
+    finetune: Recipe
+    evaluate: Evaluate
+    runtime: Runtime
+
+    def spec(self, method: str, ratio: float) -> PruneSpec:
+        return PruneSpec(method=method, ratio=ratio, budget=self.budget, round_to=self.prune.round_to)
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        Refused: with one line per problem, all of them at once.
+    """
+    try:
+        return Params.model_validate(_plain(YAML(typ="safe", pure=True).load(path)))
+    except FileNotFoundError:
+        raise Refused(f"{path} is missing; run this in the top folder of the project") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise Refused(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise Refused(f"{path} cannot be read as YAML: nested too deeply") from None
+    except ValidationError as error:
+        raise Refused(f"{path}: {line}" for line in _lines(error)) from None
+
+
+def validated(make: type[Section], **values: Any) -> Any:
+    """Build one section from plain values; like its constructor, but raises Refused."""
+    try:
+        return make(**values)
+    except ValidationError as error:
+        raise Refused(_lines(error)) from None
+
+
+def _plain(value: Any) -> Any:
+    # An empty file is a mapping without keys: then every missing key is named.
+    return {} if value is None else value
+
+
+def _lines(error: ValidationError) -> list[str]:
+    return [_line(problem) for problem in error.errors(include_url=False)]
+
+
+def _line(problem: Any) -> str:
+    # pydantic names the branch of a union as the last part of the place; that is its business, not the reader's.
+    place = [part for part in problem["loc"] if part not in ("int", "float")]
+    where, value, kind = ".".join(map(str, place)), problem["input"], problem["type"]
+    if kind == "extra_forbidden":
+        known = list(_section(place[:-1]).model_fields)
+        close = get_close_matches(str(place[-1]), known, n=1)
+        guess = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{where}: unknown key{guess}; known here: {', '.join(known)}"
+    if kind == "missing":
+        return f"{where}: missing"
+    if kind == "list_type" and not isinstance(value, dict):
+        return f"{where}: {short(value)} is not a list; write a YAML list, or on the command line -S '{where}=[{short(value)}]'"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{where or 'the file'}: {short(value)} is not a section of keys"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{where}: {message}, not {short(value)}" if kind != "value_error" else f"{where}: {message}"
+
+
+def _section(place: list[Any]) -> type[BaseModel]:
+    section: type[BaseModel] = Params
+    for part in place:
+        annotation = section.model_fields[part].annotation
+        section = Normalise if part == "normalise" else annotation  # type: ignore[assignment]
+    return section

@@ -1,0 +1,1 @@
+"""What to remove, and removing it. Nothing here reads a file."""

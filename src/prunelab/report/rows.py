@@ -1,0 +1,37 @@
+"""The rows behind the pictures: plain lists of dicts, also what DVC's own plots read."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def tradeoff_rows(cells: Sequence[tuple[str, float]], metrics: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row per grid cell: its method and ratio, its metrics, and the fraction of weights kept."""
+    return [
+        {"method": method, "ratio": ratio, **measured, "kept": 1 - measured["sparsity"]}
+        for (method, ratio), measured in zip(cells, metrics, strict=True)
+    ]
+
+
+def mean_history(rows: Sequence[Mapping[str, float]]) -> list[Row]:
+    """Rows per seed and epoch to rows per epoch, averaged over seeds."""
+    epochs = defaultdict(list)
+    for row in rows:
+        epochs[row["epoch"]].append(row)
+    return [
+        {key: float(np.mean([row[key] for row in same])) for key in same[0] if key not in ("seed", "epoch")}
+        | {"epoch": epoch}
+        for epoch, same in sorted(epochs.items())
+    ]
+
+
+def matrix_of(rows: Sequence[Mapping[str, int]], classes: int) -> np.ndarray:
+    """Rows of actual, predicted and count as a matrix [classes, classes]."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    for row in rows:
+        matrix[row["actual"], row["predicted"]] = row["count"]
+    return matrix

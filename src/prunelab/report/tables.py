@@ -1,0 +1,64 @@
+"""metrics/table.md: one line per configuration, what was asked beside what was achieved."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEADER = (
+    ("method", "left"),
+    ("ratio", "right"),
+    ("sparsity", "right"),
+    ("parameters ≠ 0", "right"),
+    ("parameters", "right"),
+    ("MACs", "right"),
+    ("fewer MACs", "right"),
+    ("size, compressed", "right"),
+    ("accuracy", "right"),
+    ("drop from dense", "right"),
+    ("before fine-tuning", "right"),
+)
+
+
+def table(dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool) -> str:
+    """The whole file. Accuracies are means over seeds ± half the 95 % interval, in per cent."""
+    lines = [f"# {title}", ""]
+    lines.append("| " + " | ".join(name for name, _ in HEADER) + " |")
+    lines.append("|" + "|".join(":--" if side == "left" else "--:" for _, side in HEADER) + "|")
+    lines += [_line(row) for row in ({"method": "dense", "ratio": None, **dense}, *rows)]
+    lines += ["", *_notes(dense, imported)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    dense = row["ratio"] is None
+    cells = [
+        row["method"],
+        "" if dense else f"{row['ratio']:g}",
+        f"{100 * row['sparsity']:.1f} %",
+        f"{row['params_nonzero']:,}",
+        f"{row['params']:,}",
+        f"{row['macs']:,}",
+        f"{row['macs_ratio']:.2f}x",
+        f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
+        _with_interval(row["accuracy"], row["accuracy_ci95"]),
+        "" if dense else _with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]),
+        "" if dense else _with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _with_interval(share: float, half_width: float) -> str:
+    return f"{100 * share:.2f} ± {100 * half_width:.2f}"
+
+
+def _notes(dense: Mapping[str, Any], imported: bool) -> list[str]:
+    seeds = dense["seeds"]
+    covers = f"covers {seeds} seeds and the finite test set" if seeds > 1 else "is a bootstrap over test images: one seed"
+    notes = [
+        f"Accuracy in per cent on the test split, after the last epoch; ± is half the 95 % interval, which {covers}. "
+        "Drops are paired seed by seed. `ratio` is the share of channels (channel methods) or weights (the others) "
+        "removed; sparsity is what that comes to in weights. A masked weight still costs its MACs, and its place in "
+        "an uncompressed file.",
+    ]
+    if imported:
+        notes += ["", "**The dense weights were imported: they may have been trained on our validation images.**"]
+    return notes

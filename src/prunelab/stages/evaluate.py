@@ -1,0 +1,88 @@
+"""Measure one configuration on the test split: the only kind of stage that reads it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from typer import Option
+
+from prunelab.artifacts.files import write_json
+from prunelab.artifacts.networks import Network, load_network, seed_file, sizes
+from prunelab.artifacts.predictions import load_predictions, save_predictions
+from prunelab.artifacts.prepared import load_split
+from prunelab.data.batches import Batches
+from prunelab.measuring.cost import cost
+from prunelab.measuring.quality import Predictions, confusion_matrix, predict
+from prunelab.measuring.summary import mean_over_seeds, quality
+from prunelab.models.catalogue import build
+from prunelab.params import load_params
+from prunelab.runtime import configure, fingerprint
+from prunelab.stages.entry import run
+
+
+def main(
+    prepared: Path,
+    networks: Path,
+    metrics: Path,
+    predictions: Path,
+    pruned: Annotated[Path | None, Option(help="The networks before fine-tuning.")] = None,
+    dense: Annotated[Path | None, Option(help="Predictions of the dense networks.")] = None,
+    confusion: Annotated[Path | None, Option(help="Where to write rows of the confusion matrix.")] = None,
+    environment: Annotated[Path | None, Option(help="Where to write what this was measured on.")] = None,
+) -> None:
+    """Measure the networks in the folder NETWORKS; without --pruned and --dense they are the dense ones."""
+    params = load_params()
+    execution = configure(params.runtime)
+    test = load_split(prepared, "test")
+
+    def said(folder: Path) -> tuple[list[Network], np.ndarray, np.ndarray]:
+        """The networks of all seeds, their predicted classes and their losses, both [seeds, images]."""
+        loaded = [load_network(seed_file(folder, seed)) for seed in params.seeds]
+        batches = Batches(test, loaded[0].card.normalise, execution)
+        told: list[Predictions] = [
+            predict(network.model, batches, params.evaluate.batch_size, execution) for network in loaded
+        ]
+        return loaded, np.stack([one.classes for one in told]), np.stack([one.losses for one in told])
+
+    loaded, after, losses = said(networks)
+    before = said(pruned)[1] if pruned else after
+    card = loaded[0].card
+    reference = build(card.model, card.classes, card.input_shape)
+    measured = quality(
+        test.labels,
+        after=after,
+        before=before,
+        dense=load_predictions(dense)["after"] if dense else after,
+        losses=losses,
+        classes=card.classes,
+        resamples=params.evaluate.bootstrap_samples,
+    )
+    measured |= mean_over_seeds(
+        [
+            cost(network.model, reference, card.input_shape)
+            | sizes(network.model)
+            | {"train_macs": network.card.train_macs, "ratio_achieved": network.card.ratio_achieved}
+            for network in loaded
+        ]
+    )
+    measured |= {"ratio_asked": card.pruning.ratio if card.pruning else 0, "seeds": len(params.seeds)}
+    measured |= {"imported": int(card.imported)}
+    save_predictions(predictions, before=before, after=after, losses=losses)
+    if confusion:
+        matrix = sum(confusion_matrix(test.labels, seed, card.classes) for seed in after)
+        write_json(confusion, _rows(matrix))
+    if environment:
+        write_json(environment, fingerprint(execution))
+    write_json(metrics, measured)
+
+
+def _rows(matrix: np.ndarray) -> list[dict[str, int]]:
+    return [
+        {"actual": int(actual), "predicted": int(predicted), "count": int(matrix[actual, predicted])}
+        for actual, predicted in np.ndindex(*matrix.shape)
+        if matrix[actual, predicted]
+    ]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Draw the focus: its fine-tuning and its confusion matrix. Run by evaluate_focus."""
+
+from pathlib import Path
+
+from prunelab.artifacts.files import read_json, write_json
+from prunelab.params import load_params
+from prunelab.report import figures, rows, style
+from prunelab.stages.entry import run
+
+
+def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
+    """Draw HISTORY and CONFUSION of the focus into the folder OUT."""
+    params = load_params()
+    facts = read_json(prepared / "dataset.json")
+    name = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
+    mean = rows.mean_history(read_json(history))
+    matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))
+    style.save(figures.focus(mean, matrix, facts["classes"], name, style.colour(params.method)), out / "focus")
+    write_json(out / "training.json", mean)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,224 @@
+"""The one training loop, for base training and fine-tuning alike. It knows no paths and no pruning."""
+
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from prunelab.data.batches import Augmentation, Batches
+from prunelab.data.splits import Split
+from prunelab.errors import Refused
+from prunelab.optimisers import optimiser, rate_factor
+from prunelab.params import Normalise, Recipe
+from prunelab.runtime import Execution, seed_for
+
+State = dict[str, Any]
+
+
+class Store(Protocol):
+    """Keeps the state of an unfinished run between processes."""
+
+    def load(self) -> State | None: ...
+
+    def save(self, state: State) -> None: ...
+
+
+class NoStore:
+    """For runs that need no resuming."""
+
+    def load(self) -> State | None:
+        return None
+
+    def save(self, state: State) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is trained on and judged by; shared by all seeds of a stage."""
+
+    train: Batches
+    validation: Batches
+    augmentation: Augmentation
+    execution: Execution
+
+    @classmethod
+    def of(
+        cls,
+        train: Split,
+        validation: Split,
+        *,
+        normalise: Normalise,
+        augmentation: Augmentation,
+        execution: Execution,
+    ) -> "Task":
+        on_device = (Batches(split, normalise, execution) for split in (train, validation))
+        return cls(*on_device, augmentation, execution)
+
+
+@dataclass
+class Fitted:
+    """One row per finished epoch, copies of the weights after the epochs asked for, and images seen."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    images_seen: int = 0
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    after_step: Callable[[], None] | None = None,
+    keep_epochs: Collection[int] = (),
+    store: Store | None = None,
+    label: str = "",
+) -> Fitted:
+    """Train `model` in place for the recipe's epochs, and say how it went.
+
+    `after_step` runs after every optimiser step (to hold masks, say). Copies of the weights after `keep_epochs` are
+    returned (0: before training). With a store, finished epochs are never done twice: a run that was killed and
+    started again ends with the same bits as one that was not.
+
+    Raises:
+        Refused: if the loss is no longer a number.
+    """
+    task.execution.place(model)
+    optimizer = optimiser(model, recipe)
+    store = store or NoStore()
+    fitted = _resumed(store.load(), model, optimizer)
+    if not fitted.history and 0 in keep_epochs:
+        fitted.kept[0] = _copy(model)
+    steps_per_epoch = task.train.count(recipe.batch_size)
+    done = len(fitted.history)
+    with Progress(label, recipe.epochs, steps_per_epoch, done) as progress:
+        for epoch in range(done, recipe.epochs):
+            row = _train_epoch(model, optimizer, task, recipe, seed, epoch, after_step or (lambda: None), progress)
+            row |= _validate(model, task, recipe.batch_size)
+            fitted.history.append({key: round(value, 6) for key, value in row.items()})
+            fitted.images_seen += len(task.train)
+            if epoch + 1 in keep_epochs:
+                fitted.kept[epoch + 1] = _copy(model)
+            store.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "fitted": vars(fitted)})
+            progress.validated(fitted.history[-1])
+    return fitted
+
+
+def _resumed(state: State | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> Fitted:
+    if state is None:
+        return Fitted()
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Fitted(**state["fitted"])
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    after_step: Callable[[], None],
+    progress: "Progress",
+) -> dict[str, float]:
+    # Dropout and the like draw from the global stream: set anew each epoch, it does not depend on what ran before.
+    torch.manual_seed(seed_for("epoch", seed, epoch))
+    model.train()
+    steps = task.train.count(recipe.batch_size)
+    tally = Tally(task.execution.device)
+    batches = task.train.shuffled(recipe.batch_size, task.augmentation, seed=seed, epoch=epoch)
+    for step, (images, labels) in enumerate(batches, start=epoch * steps):
+        factor = rate_factor(recipe, step, recipe.epochs * steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+        with task.execution.autocast():
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        after_step()
+        tally.add(loss.detach() * len(labels), logits.detach(), labels)
+        progress.step(len(labels), tally)
+    loss_mean, accuracy = tally.means()
+    if not torch.isfinite(torch.tensor(loss_mean)):
+        raise Refused(f"the loss became {loss_mean} in epoch {epoch + 1}; try a lower learning_rate or more warmup")
+    return {"epoch": epoch + 1, "learning_rate": recipe.learning_rate * factor, "loss": loss_mean, "accuracy": accuracy}
+
+
+def _validate(model: nn.Module, task: Task, batch_size: int) -> dict[str, float]:
+    model.eval()
+    tally = Tally(task.execution.device)
+    with torch.inference_mode(), task.execution.autocast():
+        for images, labels in task.validation.ordered(batch_size):
+            logits = model(images).float()
+            tally.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+    loss, accuracy = tally.means()
+    return {"validation_loss": loss, "validation_accuracy": accuracy}
+
+
+class Tally:
+    """Sums of loss and hits, kept on the device: reading them is what makes a GPU wait."""
+
+    def __init__(self, device: torch.device):
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._hits = torch.zeros((), dtype=torch.int64, device=device)
+        self._images = 0
+
+    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._loss += loss_sum
+        self._hits += (logits.argmax(1) == labels).sum()
+        self._images += len(labels)
+
+    def means(self) -> tuple[float, float]:
+        """Loss and accuracy per image."""
+        return self._loss.item() / self._images, self._hits.item() / self._images
+
+
+class Progress:
+    """A bar over all images of a run with loss, accuracy, images/s and time left; silent when not on a terminal."""
+
+    def __init__(self, label: str, epochs: int, steps_per_epoch: int, done: int, refresh_s: float = 0.5):
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=epochs * steps_per_epoch,
+            initial=done * steps_per_epoch,
+            desc=label,
+            unit="step",
+            disable=not self._terminal,
+            leave=False,
+        )
+        self._refresh_s, self._shown, self._images = refresh_s, time.monotonic(), 0
+        self._validation = ""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def step(self, images: int, tally: Tally) -> None:
+        self._bar.update()
+        self._images += images
+        elapsed = time.monotonic() - self._shown
+        if self._terminal and elapsed > self._refresh_s:
+            loss, accuracy = tally.means()
+            rate = self._images / elapsed
+            self._bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.1%}, {rate:,.0f} images/s{self._validation}")
+            self._shown, self._images = time.monotonic(), 0
+
+    def validated(self, row: dict[str, float]) -> None:
+        self._validation = f", val acc {row['validation_accuracy']:.1%}"
