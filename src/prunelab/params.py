@@ -1,4 +1,4 @@
-"""params.yaml as typed models: every key, every range. No defaults here: a value is written in params.yaml or nowhere."""
+"""params.yaml as typed models: every key, every range. No defaults: a value is written in params.yaml or nowhere."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -101,6 +101,12 @@ class Recipe(Section):
     gamma: Annotated[float, Field(gt=0, le=1)]  # step only: the factor at every milestone
     label_smoothing: Fraction
 
+    @model_validator(mode="after")
+    def _steps_somewhere(self) -> "Recipe":
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule step needs milestones, shares of the training such as 0.5 and 0.75")
+        return self
+
 
 class Train(Recipe):
     """Base training; the weights at the end of `rewind_epoch` (0: the initial ones) are kept as well."""
@@ -162,15 +168,26 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         Refused: with one line per problem, all of them at once.
     """
     try:
-        return Params.model_validate(_plain(YAML(typ="safe", pure=True).load(path)))
+        return Params.model_validate(read_params(path))
+    except ValidationError as error:
+        raise Refused(f"{path}: {line}" for line in _lines(error)) from None
+
+
+def read_params(path: Path = PARAMS_FILE) -> Any:
+    """Read a parameter file as it stands; an empty one is a mapping without keys, so that all of them are missed.
+
+    Raises:
+        Refused: if it is not there or not YAML.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
         raise Refused(f"{path} is missing; run this in the top folder of the project") from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise Refused(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise Refused(f"{path} cannot be read as YAML: nested too deeply") from None
-    except ValidationError as error:
-        raise Refused(f"{path}: {line}" for line in _lines(error)) from None
+    return {} if content is None else content
 
 
 def validated(make: type[Section], **values: Any) -> Any:
@@ -181,13 +198,9 @@ def validated(make: type[Section], **values: Any) -> Any:
         raise Refused(_lines(error)) from None
 
 
-def _plain(value: Any) -> Any:
-    # An empty file is a mapping without keys: then every missing key is named.
-    return {} if value is None else value
-
-
 def _lines(error: ValidationError) -> list[str]:
-    return [_line(problem) for problem in error.errors(include_url=False)]
+    # A number fails as an integer and as a float: one complaint is enough.
+    return [_line(problem) for problem in error.errors(include_url=False) if problem["loc"][-1:] != ("int",)]
 
 
 def _line(problem: Any) -> str:
@@ -202,7 +215,8 @@ def _line(problem: Any) -> str:
     if kind == "missing":
         return f"{where}: missing"
     if kind == "list_type" and not isinstance(value, dict):
-        return f"{where}: {short(value)} is not a list; write a YAML list, or on the command line -S '{where}=[{short(value)}]'"
+        text = short(value)
+        return f"{where}: {text} is not a list; write a YAML list, or on the command line -S '{where}=[{text}]'"
     if kind in ("model_type", "model_attributes_type"):
         return f"{where or 'the file'}: {short(value)} is not a section of keys"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")

@@ -58,8 +58,9 @@ class Task:
         augmentation: Augmentation,
         execution: Execution,
     ) -> "Task":
-        on_device = (Batches(split, normalise, execution) for split in (train, validation))
-        return cls(*on_device, augmentation, execution)
+        return cls(
+            Batches(train, normalise, execution), Batches(validation, normalise, execution), augmentation, execution
+        )
 
 
 @dataclass

@@ -22,9 +22,9 @@ MASK_PREFIX = "mask/"
 class Card(BaseModel):
     """What a model file says of itself: all that is needed to rebuild and to use the network, and no environment.
 
-    `normalise` is of pixels scaled to 0..1. `imported` tells that training started from foreign weights, which
-    may have seen our validation images. `ratio_achieved` and `train_macs` (what reaching this network cost after the
-    dense one) are 0 for a dense network.
+    `normalise` is of pixels scaled to 0..1. `imported` is the name and SHA-256 of the file of foreign weights that
+    training started from, if any; those may have seen our validation images. `ratio_achieved` and `train_macs` (what
+    reaching this network cost after the dense one) are 0 for a dense network.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +34,7 @@ class Card(BaseModel):
     input_shape: tuple[int, int, int]
     normalise: Normalise
     seed: int
-    imported: bool
+    imported: tuple[str, str] | None
     pruning: PruneSpec | None = None
     ratio_achieved: float = 0.0
     train_macs: int = 0
@@ -68,13 +68,16 @@ def load_network(path: Path) -> Network:
     try:
         with safe_open(path, framework="pt") as file:
             card = Card.model_validate_json((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise Refused(f"{path} is missing; `dvc repro` makes it") from None
     except KeyError:
         raise Refused(f"{path} is no model file of prunelab: it lacks the metadata key {METADATA_KEY!r}") from None
-    except (SafetensorError, OSError, ValidationError, ValueError) as error:
-        raise Refused(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise Refused(f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}") from None
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from None
     masks = {name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if MASK_PREFIX in name}
     model = build(card.model, card.classes, card.input_shape)
     try:

@@ -12,12 +12,12 @@ from prunelab.errors import Refused
 def save_predictions(path: Path, **arrays: np.ndarray) -> None:
     """Write what the networks of all seeds said about the test split, arrays [seeds, images]."""
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         raise Refused(f"{path} is missing; `dvc repro evaluate_base` makes it") from None

@@ -25,6 +25,7 @@ class Dataset(Protocol):
     """A data set that can be looked for in a folder, fetched into it, and read."""
 
     classes: int
+    shape: tuple[int, int, int]  # channels, height, width
 
     def missing(self, folder: Path) -> list[str]:
         """One line for every file that is not there."""
@@ -45,6 +46,7 @@ class Digits:
     """1,797 handwritten digits of 8x8 pixels (E. Alpaydin, C. Kaynak, UCI 1998), shipped inside scikit-learn."""
 
     classes = 10
+    shape = (1, 8, 8)
 
     def missing(self, folder: Path) -> list[str]:
         return []
@@ -73,6 +75,8 @@ class Cifar:
     torchvision owns the address, the file list and the checksums; files already in the folder need no network.
     """
 
+    shape = (3, 32, 32)
+
     def __init__(self, classes: int):
         self.classes = classes
 
@@ -97,14 +101,14 @@ class Cifar:
     def damaged(self, folder: Path) -> list[str]:
         found = [(path, md5, _md5(path)) for path, md5 in self._files(folder) if path.is_file()]
         return [
-            f"{path} is damaged: its MD5 is {got} ({self._hint(path, md5)} into {folder}; delete the damaged file first)"
+            f"{path} is damaged: its MD5 is {got}; delete it ({self._hint(path, md5)} into {folder})"
             for path, md5, got in found
             if got != md5
         ]
 
     def reachable(self) -> bool:
         try:
-            with urlopen(Request(self._source.url, method="HEAD"), timeout=10):
+            with urlopen(Request(self._source.url, method="HEAD"), timeout=10):  # noqa: S310 (torchvision's address)
                 return True
         except OSError:
             return False

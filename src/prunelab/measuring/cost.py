@@ -18,7 +18,7 @@ def macs(model: nn.Module, shape: Shape) -> int:
     copy = deepcopy(model).cpu().float().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated in torch, and kinds of operators are skipped on purpose
-        return int(profile_macs(copy, torch.zeros(1, *shape)))
+        return int(profile_macs(copy, torch.zeros(1, *shape)))  # type: ignore[arg-type]
 
 
 def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:

@@ -44,7 +44,7 @@ def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
     return [layer for path, layer in model.named_modules() if path == architecture.head or architecture.fixed(path)]
 
 
-def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights that pruning may zero: those of every convolution and linear layer, the head's too; no biases."""
     return {
         f"{name}.weight": module.weight

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+
 def resnet18(classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """ResNet-18 with a 3x3 stem of stride 1 and no pooling behind it, as is usual for CIFAR."""
     from torchvision import models

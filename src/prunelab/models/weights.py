@@ -1,5 +1,6 @@
 """Import weights trained elsewhere, running no code from the file."""
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -25,7 +26,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         Refused: if the file is missing, holds anything but tensors, or is damaged.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of an odd pickle is said better below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Refused(f"weights: no file {path}; valid: none, or the path of a state_dict file") from None
     except UnpicklingError:

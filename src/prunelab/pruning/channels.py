@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -39,11 +40,9 @@ def remove(
     Raises:
         AssertionError: if the thinner network computes anything else than the full one with those channels zeroed.
     """
-    model.eval()
     names = {module: name for name, module in model.named_modules()}
-    graph = tp.DependencyGraph().build_dependency(model, example)
-    roots = graph.get_all_groups(ignored_layers=list(fixed), root_module_types=[nn.Conv2d, nn.Linear])
-    plans = [_plan(group, graph, names, saliency, ratio, round_to) for group in roots]
+    graph, groups = _groups(model, fixed, example)
+    plans = [_plan(group, graph, names, saliency, ratio, round_to) for group in groups]
     masked = _zeroed_copy(model, [(group, dropped) for group, dropped, _ in plans], graph, names)
     for group, dropped, _ in plans:
         if dropped:
@@ -52,7 +51,24 @@ def remove(
     return [width for *_, width in plans]
 
 
-def _plan(group, graph, names, saliency: Saliency, ratio: float, round_to: int) -> tuple[object, list[int], Width]:
+def prunable(model: nn.Module, fixed: Sequence[nn.Module], example: Tensor) -> dict[str, int]:
+    """How many channels every set of coupled layers has, by the name of its leading layer."""
+    names = {module: name for name, module in model.named_modules()}
+    return {names[group[0].dep.target.module]: len(group[0].idxs) for group in _groups(model, fixed, example)[1]}
+
+
+def target_widths(channels: dict[str, int], ratio: float, round_to: int) -> list[Width]:
+    """The widths that `remove` would leave, whatever the saliency."""
+    return [Width((name,), count, target_width(count, ratio, round_to)) for name, count in channels.items()]
+
+
+def _groups(model: nn.Module, fixed: Sequence[nn.Module], example: Tensor) -> tuple[tp.DependencyGraph, list]:
+    """Every set of layers that share their output channels, each led by a layer that is free to lose some."""
+    graph = tp.DependencyGraph().build_dependency(model.eval(), example)
+    return graph, list(graph.get_all_groups(ignored_layers=list(fixed), root_module_types=[nn.Conv2d, nn.Linear]))
+
+
+def _plan(group, graph, names, saliency: Saliency, ratio: float, round_to: int) -> tuple[Any, list[int], Width]:
     """One group of coupled layers, the channels to drop from it, and the resulting width."""
     filters = [item for item in _outputs(group, graph) if isinstance(item.dep.target.module, nn.Conv2d | nn.Linear)]
     scores = torch.zeros(len(group[0].idxs), dtype=torch.float64)

@@ -37,7 +37,7 @@ def apply(model: nn.Module, masks: Masks) -> None:
 def hold(model: nn.Module, masks: Masks) -> Callable[[], None]:
     """A function that zeroes the dropped weights again: for after every optimiser step, which revives them."""
     parameters = dict(model.named_parameters())
-    weights = [parameters[name] for name in masks]
+    weights: list[Tensor] = [parameters[name] for name in masks]
     factors = [
         mask.to(device=weight.device).to(weight.dtype, memory_format=_format(weight))
         for mask, weight in zip(masks.values(), weights, strict=True)
@@ -45,9 +45,10 @@ def hold(model: nn.Module, masks: Masks) -> Callable[[], None]:
 
     def zero_dropped() -> None:
         with torch.no_grad():
-            torch._foreach_mul_(weights, factors)
+            for weight, factor in zip(weights, factors, strict=True):
+                weight.mul_(factor)
 
-    return zero_dropped if masks else lambda: None
+    return zero_dropped
 
 
 def _format(weight: Tensor) -> torch.memory_format:

@@ -1,13 +1,13 @@
 """METHODS: the pruning methods by name, one line each: criterion x scope of weights, or criterion x channels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from prunelab.errors import Refused
-from prunelab.models.catalogue import fixed_layers
+from prunelab.models.catalogue import Shape, fixed_layers
 from prunelab.params import PruneSpec
 from prunelab.pruning import channels, criteria, masks
 from prunelab.pruning.channels import Width
@@ -52,13 +52,15 @@ class Pruned:
         return text
 
 
-def prune(model: nn.Module, architecture: str, spec: PruneSpec, *, shape: tuple[int, int, int], seed: int) -> Pruned:
+def prune(model: nn.Module, architecture: str, spec: PruneSpec, *, shape: Shape, seed: int) -> Pruned:
     """Prune a network in place, on the CPU in float32; the same seed gives the same result.
 
     Raises:
         Refused: if the method is unknown, or what can be achieved misses the ratio by more than rounding allows.
     """
     method = pick(METHODS, spec.method, "method")
+    if refused := unreachable(model, architecture, [spec], shape=shape):
+        raise Refused(refused)
     saliency = method.criterion(model, generator("prune", seed))
     if method.choose is None:
         widths = channels.remove(
@@ -69,36 +71,49 @@ def prune(model: nn.Module, architecture: str, spec: PruneSpec, *, shape: tuple[
             fixed=fixed_layers(architecture, model),
             example=torch.zeros(1, *shape),
         )
-        return _checked_channels(widths, spec)
+        return Pruned({}, widths, _removed(widths))
     kept = method.choose(saliency, spec.ratio)
     masks.apply(model, kept)
     masks.verify(model, kept)
-    return _checked_masks(kept, spec)
+    return Pruned(kept, [], _checked_ratio(kept, spec))
 
 
-def _checked_channels(widths: list[Width], spec: PruneSpec) -> Pruned:
-    if not widths:
-        raise Refused(f"method {spec.method!r}: this network has no layer whose channels can be removed")
-    total = sum(width.before for width in widths)
-    achieved = 1 - sum(width.after for width in widths) / total
-    allowed = len(widths) * spec.round_to / 2 / total
-    if abs(achieved - spec.ratio) > allowed + 1e-9:
-        worst = max(widths, key=lambda width: abs(width.after / width.before - (1 - spec.ratio)))
-        raise Refused(
-            f"ratio {spec.ratio} cannot be met: {achieved:.4f} of the channels would go, and rounding explains only "
-            f"{allowed:.4f}; {worst.layers[0]} keeps {worst.after} of {worst.before} channels, since a width is a "
-            f"multiple of prune.round_to = {spec.round_to} and at least that; try a smaller round_to or ratio"
-        )
-    return Pruned({}, widths, achieved)
+def unreachable(model: nn.Module, architecture: str, specs: Sequence[PruneSpec], *, shape: Shape) -> list[str]:
+    """One line for every spec that cannot be met on this network, as can be told before any training."""
+    specs = [spec for spec in specs if pick(METHODS, spec.method, "method").choose is None]
+    if not specs:
+        return []
+    counts = channels.prunable(model, fixed_layers(architecture, model), torch.zeros(1, *shape))
+    problems = (_why_not(counts, spec) for spec in specs)
+    return [problem for problem in problems if problem]
 
 
-def _checked_masks(kept: Masks, spec: PruneSpec) -> Pruned:
+def _removed(widths: list[Width]) -> float:
+    return 1 - sum(width.after for width in widths) / sum(width.before for width in widths)
+
+
+def _why_not(counts: dict[str, int], spec: PruneSpec) -> str | None:
+    if not counts:
+        return f"{spec.method}: this network has no layer whose channels can be removed"
+    widths, total = channels.target_widths(counts, spec.ratio, spec.round_to), sum(counts.values())
+    allowed = len(widths) * spec.round_to / 2 / total  # half a step of rounding in every layer
+    if abs(_removed(widths) - spec.ratio) <= allowed + 1e-9:
+        return None
+    worst = max(widths, key=lambda width: abs(width.after / width.before - (1 - spec.ratio)))
+    return (
+        f"{spec.method} at ratio {spec.ratio} cannot be met: {_removed(widths):.4f} of the channels would go, and "
+        f"rounding explains no more than {allowed:.4f}; {worst.layers[0]}, say, keeps {worst.after} of {worst.before} "
+        f"channels, since a width is a multiple of prune.round_to = {spec.round_to} and at least that; "
+        "try a smaller round_to or another ratio"
+    )
+
+
+def _checked_ratio(kept: Masks, spec: PruneSpec) -> float:
     total = sum(mask.numel() for mask in kept.values())
     achieved = 1 - sum(int(mask.sum()) for mask in kept.values()) / total
-    allowed = len(kept) / 2 / total  # half a weight per layer
-    if abs(achieved - spec.ratio) > allowed + 1e-9:
-        raise Refused(f"ratio {spec.ratio} cannot be met: {achieved:.6f} of {total} weights would go")
-    return Pruned(kept, [], achieved)
+    if abs(achieved - spec.ratio) > len(kept) / 2 / total + 1e-9:  # half a weight in every layer
+        raise Refused(f"{spec.method} at ratio {spec.ratio} cannot be met: {achieved:.6f} of {total} weights would go")
+    return achieved
 
 
 METHODS: dict[str, Method] = {

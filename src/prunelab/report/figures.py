@@ -40,7 +40,7 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
     figure = Figure(figsize=(12, 7.2), layout="constrained")
     axes = figure.subplots(len(STATES), len(COSTS), sharex="col", sharey="row", squeeze=False)
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    for line, (accuracy, state) in zip(axes, STATES, strict=True):
+    for index, (line, (accuracy, state)) in enumerate(zip(axes, STATES, strict=True)):
         for axis, (cost, label, text) in zip(line, COSTS, strict=True):
             for method in methods:
                 points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["ratio"])
@@ -49,7 +49,7 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
             _log_axis(axis, sorted({row[cost] for row in [*rows, dense]}), text)
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axis.grid(alpha=0.25)
-            if line is axes[-1]:
+            if index == len(STATES) - 1:
                 axis.set_xlabel(label)
         line[0].set_ylabel(f"test accuracy\n{state}")
     figure.legend(handles=_legend(methods), loc="outside lower center", ncols=len(methods) + 1, frameon=False)
@@ -60,11 +60,11 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
 def _curve(axis: Axes, points: Sequence[Row], cost: str, accuracy: str, method: str) -> None:
     x, y = (np.array([point[key] for point in points]) for key in (cost, accuracy))
     half = np.array([point[f"{accuracy}_ci95"] for point in points])
-    style = {"color": colour(method), "linestyle": line_style(method), "marker": marker(method), "markersize": 5}
-    axis.plot(x, y, **style)
-    # Points above one another (masks leave MACs as they are) have no band to fill, so their intervals are bars.
-    axis.errorbar(x, y, half, fmt="none", ecolor=colour(method), elinewidth=1, capsize=2)
-    axis.fill_between(x, np.clip(y - half, 0, 1), np.clip(y + half, 0, 1), color=colour(method), alpha=0.12, lw=0)
+    axis.plot(x, y, color=colour(method), linestyle=line_style(method), marker=marker(method), markersize=5)
+    low, high = np.clip(y - half, 0, 1), np.clip(y + half, 0, 1)  # an accuracy, unlike a normal variate, has bounds
+    axis.fill_between(x, low, high, color=colour(method), alpha=0.12, lw=0)
+    # Points above one another (masks leave MACs as they are) have no band to fill: hence bars as well.
+    axis.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=colour(method), elinewidth=0.8, capsize=2, alpha=0.7)
 
 
 def _dense_line(axis: Axes, dense: Row) -> None:
@@ -161,7 +161,7 @@ def focus(
     loss.set_ylabel("cross-entropy")
     loss.tick_params(labelbottom=False)
     accuracy.set_ylabel("accuracy")
-    loss.set_title("fine-tuning, mean over seeds (dashed: training, solid: validation)", fontsize=9)
+    loss.set_title("fine-tuning, mean over seeds; dashed: training", fontsize=9)
     matrix_axis = figure.add_subplot(grid[:, 1])
     _confusion(matrix_axis, matrix, class_names)
     matrix_axis.set_title("test images, all seeds together", fontsize=9)
@@ -181,8 +181,8 @@ def _confusion(axis: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> No
         axis.set_yticks(places, class_names)
         for actual, predicted in zip(*matrix.nonzero(), strict=True):
             dark = shares[actual, predicted] > 0.5
-            text = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if dark else "black"}
-            axis.text(predicted, actual, int(matrix[actual, predicted]), **text)
+            count = str(matrix[actual, predicted])
+            axis.text(predicted, actual, count, ha="center", va="center", size=7, color="white" if dark else "black")
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.8)
     bar.set_label("share of the actual class")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

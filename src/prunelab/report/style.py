@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def is_control(method: str) -> bool:
     return method.startswith("random")
 
 
-def line_style(method: str) -> str:
+def line_style(method: str) -> Literal[":", "-"]:
     return ":" if is_control(method) else "-"
 
 

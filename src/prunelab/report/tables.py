@@ -52,7 +52,8 @@ def _with_interval(share: float, half_width: float) -> str:
 
 def _notes(dense: Mapping[str, Any], imported: bool) -> list[str]:
     seeds = dense["seeds"]
-    covers = f"covers {seeds} seeds and the finite test set" if seeds > 1 else "is a bootstrap over test images: one seed"
+    several = f"covers {seeds} seeds and the finite test set"
+    covers = several if seeds > 1 else "is a bootstrap over test images, there being one seed"
     notes = [
         f"Accuracy in per cent on the test split, after the last epoch; ± is half the 95 % interval, which {covers}. "
         "Drops are paired seed by seed. `ratio` is the share of channels (channel methods) or weights (the others) "

@@ -37,7 +37,9 @@ def run(main: Callable[..., None]) -> None:
 def _explain(refused: Refused) -> None:
     # A stage checks only what it uses; the full check adds whatever else is wrong, so that one round mends it all.
     full = subprocess.run([sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False)
-    for line in dict.fromkeys([*refused.problems, *full.stderr.splitlines()]):
+    known = full.stderr.splitlines() if full.returncode == 1 else []
+    own = [line for line in refused.problems if not any(line in other for other in known)]
+    for line in [*own, *known]:
         _say(line)
     if "DVC_STAGE" in os.environ:
         # DVC has already changed params.yaml (exp run -S) and deleted this stage's outputs.

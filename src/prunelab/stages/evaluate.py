@@ -66,11 +66,11 @@ def main(
         ]
     )
     measured |= {"ratio_asked": card.pruning.ratio if card.pruning else 0, "seeds": len(params.seeds)}
-    measured |= {"imported": int(card.imported)}
+    measured |= {"imported": int(card.imported is not None)}
     save_predictions(predictions, before=before, after=after, losses=losses)
     if confusion:
-        matrix = sum(confusion_matrix(test.labels, seed, card.classes) for seed in after)
-        write_json(confusion, _rows(matrix))
+        every_seed = np.tile(test.labels, len(after))
+        write_json(confusion, _rows(confusion_matrix(every_seed, after.ravel(), card.classes)))
     if environment:
         write_json(environment, fingerprint(execution))
     write_json(metrics, measured)

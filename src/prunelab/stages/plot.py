@@ -18,7 +18,8 @@ def main(prepared: Path, histories: Path, metrics: Path, confusion: Path, out: P
     points = rows.tradeoff_rows([(method, ratio) for method, ratio, _ in cells], measured)
     study = f"{params.model} on {params.dataset}, {_seeds(len(params.seeds))}"
 
-    style.save(figures.tradeoff(points, dense | {"kept": 1.0}, f"{study}: accuracy against what is left"), out / "tradeoff")
+    tradeoff = figures.tradeoff(points, dense | {"kept": 1.0}, f"{study}: accuracy against what is left")
+    style.save(tradeoff, out / "tradeoff")
     write_json(out / "tradeoff.json", points)
 
     curves = [_curve("dense", "dense training", style.DENSE_COLOUR, histories / "base.json")]

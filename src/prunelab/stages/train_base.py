@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from prunelab.artifacts.checkpoints import unfinished
-from prunelab.artifacts.files import read_json, write_json
+from prunelab.artifacts.files import read_json, sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.batches import Augmentation
@@ -46,7 +46,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
                 input_shape=facts["shape"],
                 normalise=normalise,
                 seed=seed,
-                imported=imported is not None,
+                imported=(imported.name, sha256(imported)) if imported else None,
             )
             fitted = fit(
                 model,

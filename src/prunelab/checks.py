@@ -1,0 +1,105 @@
+"""Everything that can be found wrong with params.yaml and the files it names, before any work starts."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prunelab.artifacts.files import sha256
+from prunelab.artifacts.networks import load_network, seed_file
+from prunelab.data.datasets import DATASETS
+from prunelab.errors import Refused
+from prunelab.models.catalogue import MODELS, build
+from prunelab.models.weights import is_file, load_weights
+from prunelab.params import PARAMS_FILE, Params, load_params, read_params
+from prunelab.pruning.methods import METHODS, unreachable
+from prunelab.registry import pick
+from prunelab.runtime import configure
+
+RAW = Path("data/raw")
+BASE = Path("models/base/final")
+
+
+def find_problems(path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE) -> list[str]:
+    """One line per problem, all of them; an empty list means that a run can start."""
+    try:
+        content = read_params(path)
+    except Refused as refused:
+        return refused.problems
+    problems = [f"{path}: {line}" for line in _unknown_names(content)]
+    try:
+        params = load_params(path)
+    except Refused as refused:
+        return refused.problems + problems
+    if problems:
+        return problems
+    for check in (_runtime, _data, _normalise, _weights, _unchanged_weights, _reachable):
+        problems += _refusals(check, params, raw, base)
+    return problems
+
+
+def _refusals(check: Callable[..., object], *args: Any, **kwargs: Any) -> list[str]:
+    try:
+        check(*args, **kwargs)
+    except Refused as refused:
+        return refused.problems
+    return []
+
+
+def _unknown_names(content: Any) -> Iterator[str]:
+    """Names that no table has; looked up in the raw content, so that they are found beside any other problem."""
+    content = content if isinstance(content, dict) else {}
+    grid = content.get("grid")
+    methods = grid.get("methods") if isinstance(grid, dict) else None
+    named = [("dataset", content.get("dataset"), DATASETS, "dataset"), ("model", content.get("model"), MODELS, "model")]
+    named += [("method", content.get("method"), METHODS, "method")]
+    named += [("grid.methods", name, METHODS, "method") for name in (methods if isinstance(methods, list) else [])]
+    for key, name, table, kind in named:
+        if isinstance(name, str):
+            for line in _refusals(pick, table, name, kind):
+                yield f"{key}: {line}"
+
+
+def _runtime(params: Params, raw: Path, base: Path) -> None:
+    configure(params.runtime)
+
+
+def _data(params: Params, raw: Path, base: Path) -> None:
+    dataset = DATASETS[params.dataset]
+    missing = dataset.missing(raw)
+    unreachable = missing and not dataset.reachable()
+    if problems := dataset.damaged(raw) + (missing if unreachable else []):
+        raise Refused(problems)
+
+
+def _normalise(params: Params, raw: Path, base: Path) -> None:
+    normalise, channels = params.data.normalise, DATASETS[params.dataset].shape[0]
+    if normalise and {len(normalise.mean), len(normalise.std)} != {channels}:
+        raise Refused(
+            f"data.normalise: {len(normalise.mean)} means and {len(normalise.std)} deviations, "
+            f"but {params.dataset} has {channels} channels"
+        )
+
+
+def _weights(params: Params, raw: Path, base: Path) -> None:
+    if is_file(params.weights):
+        dataset = DATASETS[params.dataset]
+        load_weights(build(params.model, dataset.classes, dataset.shape), Path(params.weights))
+
+
+def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
+    """DVC tracks the name of the weights file, not its content: a file replaced under its name would go unnoticed."""
+    trained = seed_file(base, params.seeds[0])
+    if not is_file(params.weights) or not trained.exists():
+        return
+    weights, known = Path(params.weights), load_network(trained).card.imported
+    if known and known[0] == weights.name and known[1] != sha256(weights):
+        raise Refused(f"weights: {weights} has changed since {base} was trained from it; run `dvc repro -f train_base`")
+
+
+def _reachable(params: Params, raw: Path, base: Path) -> None:
+    dataset = DATASETS[params.dataset]
+    model = build(params.model, dataset.classes, dataset.shape)
+    wanted = dict.fromkeys([(method, ratio) for method, ratio, _ in params.grid.cells()])
+    wanted[params.method, params.ratio] = None
+    if problems := unreachable(model, params.model, [params.spec(*each) for each in wanted], shape=dataset.shape):
+        raise Refused(problems)

@@ -1,0 +1,66 @@
+"""What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunelab.data.batches import Augmentation
+from prunelab.data.datasets import DATASETS
+from prunelab.data.splits import Split, channel_moments
+from prunelab.params import Normalise, Recipe, Runtime, read_params
+from prunelab.runtime import Execution, configure
+from prunelab.training import Task
+
+PROJECT = Path(__file__).parent.parent
+DIGITS_SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def execution() -> Execution:
+    """The CPU in float32, deterministic, on two threads: what the shipped parameters say."""
+    return configure(Runtime(device="cpu", precision="fp32", threads=2, deterministic=True, channels_last=True))
+
+
+@pytest.fixture(scope="session")
+def digits() -> Split:
+    return DATASETS["digits"].read(Path("unused")).train
+
+
+@pytest.fixture(scope="session")
+def normalise(digits: Split) -> Normalise:
+    mean, std = channel_moments(digits.images)
+    return Normalise(mean=mean, std=std)
+
+
+@pytest.fixture
+def task(digits: Split, normalise: Normalise, execution: Execution) -> Task:
+    """256 digits to train on and 64 others to validate."""
+    ids = torch.arange(320).numpy()
+    return Task.of(
+        digits.at(ids[:256]),
+        digits.at(ids[256:]),
+        normalise=normalise,
+        augmentation=Augmentation(crop_padding=1),
+        execution=execution,
+    )
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    shipped = read_params(PROJECT / "params.yaml")["finetune"]
+    return Recipe(**shipped | {"epochs": 2, "batch_size": 64})
+
+
+def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:
+    """A folder or file of real data, from an environment variable or its default place; else the test is skipped."""
+    folder = Path(os.environ.get(variable, default))
+    if not (folder / wanted).exists():
+        pytest.skip(f"{what} is not there: no {wanted} in {folder} (set {variable} to where it is)")
+    return folder
+
+
+@pytest.fixture
+def cifar_folder() -> Path:
+    return real_data("PRUNELAB_DATA", PROJECT / "data/raw", "CIFAR-10", "cifar-10-batches-py/test_batch")

@@ -1,0 +1,158 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import DIGITS_SHAPE
+from safetensors import safe_open
+
+from prunelab.artifacts.checkpoints import unfinished
+from prunelab.artifacts.files import read_json, replacing, write_json
+from prunelab.artifacts.networks import METADATA_KEY, Card, Network, load_network, save_network
+from prunelab.artifacts.predictions import load_predictions, save_predictions
+from prunelab.artifacts.prepared import load_split, save_prepared
+from prunelab.errors import Refused
+from prunelab.models.catalogue import build
+from prunelab.params import Normalise
+
+
+@pytest.fixture
+def network() -> Network:
+    card = Card(
+        model="resnet8",
+        classes=10,
+        input_shape=DIGITS_SHAPE,
+        normalise=Normalise(mean=[0.3], std=[0.4]),
+        seed=0,
+        imported=None,
+    )
+    return Network(model=build("resnet8", 10, DIGITS_SHAPE), card=card)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("whole")
+    with pytest.raises(RuntimeError), replacing(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_canonical_rounded_and_never_nan(tmp_path):
+    path = tmp_path / "deep" / "m.json"
+    write_json(path, {"b": 1 / 3, "a": [1, -1e-9]})
+    assert path.read_text() == '{\n "a": [\n  1,\n  0.0\n ],\n "b": 0.333333\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path)["b"] == 0.333333
+
+
+@pytest.mark.parametrize("text", ["{", "\x00"])
+def test_damaged_json_is_refused_with_the_way_back(tmp_path, text):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(Refused, match="is damaged.*dvc"):
+        read_json(tmp_path / "m.json")
+    with pytest.raises(Refused, match="is missing.*dvc"):
+        read_json(tmp_path / "no.json")
+
+
+def test_a_model_file_has_one_metadata_key_of_canonical_json(network, tmp_path):
+    save_network(tmp_path / "n.safetensors", network)
+    with safe_open(tmp_path / "n.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == [METADATA_KEY]
+    card = metadata[METADATA_KEY]
+    assert card == json.dumps(json.loads(card), sort_keys=True, separators=(",", ":"))
+
+
+def damaged(path, how: str, network: Network) -> None:
+    save_network(path, network)
+    content = path.read_bytes()
+    state = network.model.state_dict()
+    card = {METADATA_KEY: json.dumps(network.card.model_dump(mode="json"))}
+    match how:
+        case "truncated":
+            path.write_bytes(content[:-100])
+        case "empty":
+            path.write_bytes(b"")
+        case "pickle":
+            path.write_bytes(pickle.dumps({"a": 1}))
+        case "no card":
+            safetensors.torch.save_file(state, path)
+        case "other card":
+            safetensors.torch.save_file(state, path, metadata={METADATA_KEY: '{"model": "resnet8", "run": "rm"}'})
+        case "tensor missing":
+            safetensors.torch.save_file({k: v for k, v in state.items() if "linear" not in k}, path, metadata=card)
+        case "wrong shape":
+            safetensors.torch.save_file(state | {"linear.bias": torch.zeros(11)}, path, metadata=card)
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "pickle", "no card", "other card", "tensor missing", "wrong shape"]
+)
+def test_damaged_model_files_are_refused_by_one_line(network, tmp_path, how):
+    path = tmp_path / "n.safetensors"
+    damaged(path, how, network)
+    with pytest.raises(Refused) as refused:
+        load_network(path)
+    (line,) = refused.value.problems
+    assert str(path) in line
+    assert "\n" not in line
+
+
+def test_prepared_splits_are_checked_against_their_hashes(digits, tmp_path):
+    save_prepared(tmp_path, {"train": digits}, {"classes": ["0"]})
+    loaded = load_split(tmp_path, "train")
+    np.testing.assert_array_equal(loaded.images, digits.images)
+    content = bytearray((tmp_path / "train.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "train.npz").write_bytes(content)
+    with pytest.raises(Refused, match="train.npz is damaged: SHA-256"):
+        load_split(tmp_path, "train")
+    (tmp_path / "train.npz").unlink()
+    with pytest.raises(Refused, match="is missing; `dvc repro prepare`"):
+        load_split(tmp_path, "train")
+
+
+def test_prepared_files_are_the_same_to_the_byte(digits, tmp_path):
+    for name in ("a", "b"):
+        save_prepared(tmp_path / name, {"train": digits}, {"classes": ["0"]})
+    for file in ("train.npz", "dataset.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_predictions_come_back_and_damage_is_refused(tmp_path):
+    save_predictions(tmp_path / "p.npz", after=np.arange(6).reshape(2, 3))
+    np.testing.assert_array_equal(load_predictions(tmp_path / "p.npz")["after"], [[0, 1, 2], [3, 4, 5]])
+    (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:50])
+    with pytest.raises(Refused, match="is damaged"):
+        load_predictions(tmp_path / "p.npz")
+
+
+def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "input").write_text("1")
+    out = tmp_path / "models" / "focus"
+
+    def resumed(parameter: str) -> dict | None:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            unfinished(out, inputs=[tmp_path / "input"], parameters=[parameter]) as at,
+        ):
+            found = at(0).load()
+            at(0).save({"epoch": 1})
+            raise KeyboardInterrupt
+        return found
+
+    assert resumed("a") is None
+    assert resumed("a") == {"epoch": 1}
+    assert resumed("b") is None  # another parameter
+    assert resumed("b") == {"epoch": 1}
+    (tmp_path / "input").write_text("2")
+    assert resumed("b") is None  # another input
+    with unfinished(out, inputs=[tmp_path / "input"], parameters=["b"]) as at:
+        assert at(0).load() == {"epoch": 1}
+    assert not list((tmp_path / ".prunelab/checkpoints").iterdir())

@@ -1,0 +1,295 @@
+"""dvc.yaml against the code, and the whole pipeline on a tiny configuration in a temporary clone."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+from ruamel.yaml import YAML
+
+STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
+SOURCE = PROJECT / "src"
+# Their effect is tracked by value (params.py), or they run no code (package docstrings).
+UNTRACKED = {"src/prunelab/params.py"}
+
+
+def commands(stage: dict) -> list[str]:
+    return stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+
+
+def modules_run(stage: dict) -> list[str]:
+    return [module for command in commands(stage) for module in re.findall(r"-m (\S+)", command)]
+
+
+def source_of(module: str) -> Path | None:
+    path = SOURCE / Path(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def imported_by(file: Path) -> set[str]:
+    """Every module a file names in an import, inside functions too; `from a import b` may mean the module a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def runs_code(file: Path) -> bool:
+    body = ast.parse(file.read_text()).body
+    return not (len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant))
+
+
+def reached_from(module: str) -> set[str]:
+    """All files of this project that importing a module may run, as paths from the top folder."""
+    files, queue = set(), [module]
+    while queue:
+        file = source_of(queue.pop())
+        if file and file not in files:
+            files.add(file)
+            queue += [name for name in imported_by(file) if name.split(".")[0] == "prunelab"]
+    tracked = {str(file.relative_to(PROJECT)) for file in files if runs_code(file)}
+    return tracked - UNTRACKED
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_follow_imports(name):
+    expected = set().union(*(reached_from(module) for module in modules_run(STAGES[name])))
+    listed = {dep for dep in STAGES[name]["deps"] if dep.startswith("src/")}
+    assert len(expected) > 5
+    assert listed == expected
+    assert "requirements.lock" in STAGES[name]["deps"]
+
+
+def params_read(file: Path) -> set[str]:
+    """What a stage takes out of `params`, as dotted keys; its methods stand for what they read."""
+    keys = set()
+    tree = ast.parse(file.read_text())
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) not in inner:
+            parts = []
+            while isinstance(node, ast.Attribute):
+                parts.append(node.attr)
+                node = node.value
+            if isinstance(node, ast.Name) and node.id == "params":
+                keys.add(".".join(reversed(parts)))
+    return {key.removesuffix(".cells") for key in keys}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_follow_use(name):
+    """A parameter that a stage reads and does not list would leave stale results behind when it changes."""
+    used = set().union(*(params_read(source_of(module)) for module in modules_run(STAGES[name])))
+    listed = set(STAGES[name]["params"])
+    assert used
+    for key in used:
+        assert any(key == entry or key.startswith(f"{entry}.") for entry in listed), f"{key} is read but not listed"
+    for entry in listed:
+        assert any(key == entry or key.startswith(f"{entry}.") for key in used), f"{entry} is listed but not read"
+
+
+def test_every_stage_runs_its_own_checkout():
+    for stage in STAGES.values():
+        for command in commands(stage):
+            assert command.startswith("PYTHONPATH=src python -m prunelab.stages.")
+
+
+def test_only_evaluate_reads_the_test_split():
+    readers = {name for name, stage in STAGES.items() if any("test.npz" in dep for dep in stage["deps"])}
+    assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
+
+
+def test_focus_paths_carry_no_swept_value():
+    for name in ("prune_focus", "finetune_focus", "evaluate_focus"):
+        stage = STAGES[name]
+        outputs = [
+            next(iter(out)) if isinstance(out, dict) else out
+            for kind in ("outs", "metrics", "plots")
+            for out in stage.get(kind, [])
+        ]
+        assert outputs
+        assert not any("$" in out for out in outputs)
+
+
+CONTRACT = {
+    "accuracy", "accuracy_ci95", "accuracy_pruned", "accuracy_drop", "accuracy_drop_ci95", "loss", "precision_macro",
+    "recall_macro", "f1_macro", "specificity_macro", "params", "params_nonzero", "sparsity", "macs", "macs_ratio",
+    "params_ratio", "size_bytes", "size_compressed_bytes", "train_macs", "seeds",
+}  # fmt: skip
+COUNTS = {"params", "params_nonzero", "macs", "size_bytes", "size_compressed_bytes", "train_macs", "seeds"}
+
+
+class Clone:
+    """A copy of what Git would clone, with a tiny configuration, run by the environment's own DVC."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=PROJECT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            if (PROJECT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT / name, folder / name)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+        for variable in ("PYTHONPATH", "DVC_STAGE", "DVC_ROOT"):
+            self.environment.pop(variable, None)
+        self.run("git", "init", "-q")
+        self.run("git", "config", "user.name", "Test")
+        self.run("git", "config", "user.email", "test@example.com")
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "-qm", message)
+
+    def metrics(self, name: str) -> dict:
+        return json.loads((self.folder / "metrics" / name).read_text())
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    path = clone.folder / "params.yaml"
+    yaml = YAML()
+    content = yaml.load(path)
+    content["seeds"] = [0, 1]
+    content["grid"]["methods"] = ["l1_unstructured", "random_channel"]
+    content["grid"]["ratios"] = [0.5]
+    content["train"]["epochs"] = 2
+    content["finetune"]["epochs"] = 1
+    yaml.dump(content, path)
+    # The environment holds an editable install of the original checkout; this line shows whose code runs.
+    prepare = clone.folder / "src/prunelab/stages/prepare.py"
+    prepare.write_text(
+        prepare.read_text().replace(
+            "    params = load_params()", '    params = load_params()\n    print("the clone\'s own code")'
+        )
+    )
+    clone.commit("Tiny configuration")
+    output = clone.run("dvc", "repro").stdout
+    assert "the clone's own code" in output
+    grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in content["grid"]["methods"]]
+    focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
+    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, "plot"])
+    clone.commit("Results")
+    return clone
+
+
+def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
+    for name in ("base.json", "grid/l1_unstructured-0.5.json", "grid/random_channel-0.5.json", "focus.json"):
+        measured = clone.metrics(name)
+        assert set(measured) >= CONTRACT
+        for key, value in measured.items():
+            assert isinstance(value, int) == (key in COUNTS or isinstance(value, int)), key
+            assert round(value, 6) == value
+        assert all(isinstance(measured[key], int) for key in COUNTS)
+    base, masked, thin = (clone.metrics(name) for name in ("base.json", "grid/l1_unstructured-0.5.json", "focus.json"))
+    assert base["accuracy_drop"] == base["sparsity"] == base["train_macs"] == 0
+    assert masked["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert masked["macs_ratio"] == 1
+    assert thin["macs_ratio"] > 1.5
+    assert masked["accuracy_drop"] == pytest.approx(base["accuracy"] - masked["accuracy"], abs=2e-6)
+    assert thin["train_macs"] < masked["train_macs"]
+
+
+def test_pictures_table_and_environment_are_there(clone):
+    for name in ("tradeoff", "training", "confusion_dense", "focus/focus"):
+        for suffix in (".svg", ".png"):
+            assert (clone.folder / f"plots/{name}{suffix}").stat().st_size > 5000
+    table = (clone.folder / "metrics/table.md").read_text()
+    assert "| l1_unstructured | 0.5 |" in table
+    assert "| dense |" in table
+    environment = clone.metrics("environment.json")
+    assert environment["threads"] == 2
+    assert "torch" in environment["packages"]
+    assert "environment" not in (clone.folder / "dvc.lock").read_text().split("outs:")[-1]
+
+
+def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):
+    assert not [
+        path for path in clone.folder.rglob(".gitignore") if path.parent.name not in (clone.folder.name, ".dvc")
+    ]
+
+
+def test_nothing_runs_again_when_nothing_changed(clone):
+    assert stages_run(clone.run("dvc", "repro").stdout) == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_plots_show_draws_everything_without_complaint(clone):
+    shown = clone.run("dvc", "plots", "show", "--json")
+    assert "DVC failed" not in shown.stderr
+    content = json.loads(shown.stdout)
+    assert not content.get("errors")
+    names = " ".join(content.get("data", content))
+    for wanted in ("Accuracy against MACs", "plots/tradeoff.png", "plots/focus/training.json", "dense_confusion.json"):
+        assert wanted in names
+    clone.run("dvc", "plots", "show")
+    page = (clone.folder / "dvc_plots/index.html").read_text()
+    assert page.count("vegaEmbed(") >= 6
+
+
+def test_an_experiment_runs_three_stages_and_shows_deltas_only(clone):
+    before = clone.metrics("focus.json")
+    output = clone.run("dvc", "exp", "run", "-S", "ratio=0.8").stdout
+    assert stages_run(output) == ["prune_focus", "finetune_focus", "evaluate_focus"]
+    after = clone.metrics("focus.json")
+    diff = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
+    assert set(diff) == {"metrics/focus.json"}
+    rows = diff["metrics/focus.json"]
+    assert {"accuracy", "macs", "params", "sparsity"} <= set(rows)
+    for key, row in rows.items():
+        assert row["old"] == before[key]
+        assert row["new"] == after[key]
+        assert row["diff"] == pytest.approx(after[key] - before[key])
+    assert rows["sparsity"]["diff"] > 0.15
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
+    again = clone.run("dvc", "repro").stdout
+    assert stages_run(again) == []
+
+
+def test_the_focus_on_a_grid_cell_gives_the_same_numbers(clone):
+    """The same configuration by two ways: a free check that runs repeat to the bit."""
+    clone.run("dvc", "exp", "run", "-S", "method=random_channel", "-S", "ratio=0.5")
+    assert clone.metrics("focus.json") == clone.metrics("grid/random_channel-0.5.json")
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
+
+
+def test_a_bad_experiment_names_the_problem_and_the_way_back_works(clone):
+    failed = clone.run("dvc", "exp", "run", "-S", "method=l1_chanel", check=False)
+    assert failed.returncode != 0
+    assert "unknown method 'l1_chanel' (did you mean 'l1_channel'?)" in failed.stderr
+    assert "git checkout params.yaml && dvc checkout" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    clone.run("git", "checkout", "params.yaml")
+    clone.run("dvc", "checkout")
+    assert stages_run(clone.run("dvc", "repro").stdout) == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""

@@ -1,0 +1,221 @@
+"""Every method and every network through the same properties; expected values by independent derivations."""
+
+import itertools
+from copy import deepcopy
+
+import pytest
+import torch
+from conftest import DIGITS_SHAPE
+from torch import nn
+
+from prunelab.artifacts.networks import Card, Network, load_network, save_network
+from prunelab.errors import Refused
+from prunelab.measuring.cost import cost
+from prunelab.models.catalogue import MODELS, build, prunable_weights
+from prunelab.params import PruneSpec
+from prunelab.pruning import masks
+from prunelab.pruning.channels import target_width
+from prunelab.pruning.methods import METHODS, prune
+from prunelab.training import fit
+
+MASK_METHODS = [name for name, method in METHODS.items() if method.choose]
+CHANNEL_METHODS = [name for name, method in METHODS.items() if not method.choose]
+# Every method on one small net; every net by one mask and one channel method.
+PAIRS = [(method, "resnet8") for method in METHODS] + [
+    (method, model) for model in MODELS if model != "resnet8" for method in ("l1_unstructured_layerwise", "l1_channel")
+]
+
+
+def spec(method: str, ratio: float, round_to: int = 1) -> PruneSpec:
+    return PruneSpec(method=method, ratio=ratio, budget="native", round_to=round_to)
+
+
+def trained(name: str, seed: int = 0) -> nn.Module:
+    """A network whose norms are not at their initial values, where a forgotten bias or scale would not show."""
+    model = build(name, 10, DIGITS_SHAPE, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def outputs(model: nn.Module) -> torch.Tensor:
+    images = torch.randn(3, *DIGITS_SHAPE, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        return model.cpu().eval()(images)
+
+
+def nonzero(model: nn.Module) -> int:
+    return sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
+
+
+@pytest.mark.parametrize(("method", "name"), PAIRS)
+def test_prune_finetune_save_reload(method, name, task, recipe, normalise, tmp_path):
+    """The whole way of a network: the ratio is met, zeros or widths last, and reloading gives identical outputs."""
+    model, dense = trained(name), trained(name)
+    ratio = 0.5
+    pruned = prune(model, name, spec(method, ratio), shape=DIGITS_SHAPE, seed=0)
+    assert outputs(model).shape == (3, 10)
+    assert model.get_submodule(MODELS[name].head).out_features == 10
+    assert pruned.ratio_achieved == pytest.approx(ratio, abs=0.02)
+    measured = cost(model, dense, DIGITS_SHAPE)
+    if method in MASK_METHODS:
+        assert set(pruned.masks) == set(prunable_weights(dense))
+        assert measured["sparsity"] == pytest.approx(ratio, abs=1e-4)
+        assert measured["macs_ratio"] == measured["params_ratio"] == 1  # a mask saves nothing by itself
+    else:
+        assert not pruned.masks
+        assert measured["macs_ratio"] > 1.3
+        assert measured["params_ratio"] > 1.3
+    zeros_before = {key: weight == 0 for key, weight in prunable_weights(model).items()}
+
+    task.execution.place(model)
+    one_epoch = recipe.model_copy(update={"epochs": 1, "batch_size": 128})
+    fit(model, task, one_epoch, seed=0, after_step=masks.hold(model, pruned.masks))
+    masks.verify(model, pruned.masks)
+    if method in MASK_METHODS:
+        for key, weight in prunable_weights(model).items():
+            assert torch.equal(weight == 0, zeros_before[key])
+
+    card = Card(
+        model=name, classes=10, input_shape=DIGITS_SHAPE, normalise=normalise, seed=0, imported=None,
+        pruning=spec(method, ratio), ratio_achieved=pruned.ratio_achieved,
+    )  # fmt: skip
+    save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=pruned.masks))
+    reloaded = load_network(tmp_path / "net.safetensors")
+    # The same memory format on both sides: another one takes other kernels, which round otherwise.
+    assert torch.equal(outputs(task.execution.place(reloaded.model)), outputs(model))
+    assert reloaded.card == card
+    assert all(torch.equal(reloaded.masks[key], mask) for key, mask in pruned.masks.items())
+    save_network(tmp_path / "again.safetensors", reloaded)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_network_and_only_controls_depend_on_it(method):
+    states = []
+    for seed in (1, 1, 2):
+        model = trained("resnet8")
+        prune(model, "resnet8", spec(method, 0.5), shape=DIGITS_SHAPE, seed=seed)
+        states.append(model.state_dict())
+    same, other = ([torch.equal(states[0][key], state[key]) for key in state] for state in states[1:])
+    assert all(same)
+    assert all(other) == (not method.startswith("random"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_higher_ratio_never_keeps_more_and_zero_keeps_all(method):
+    kept = []
+    for ratio in (0, 0.1, 0.3, 0.5, 0.7, 0.9):
+        model = trained("resnet8")
+        prune(model, "resnet8", spec(method, ratio), shape=DIGITS_SHAPE, seed=0)
+        kept.append(nonzero(model))
+    assert kept[0] == nonzero(trained("resnet8"))
+    assert all(more > fewer for more, fewer in itertools.pairwise(kept))
+
+
+def test_l1_unstructured_keeps_the_largest_weights_of_all():
+    dense, model = trained("resnet8"), trained("resnet8")
+    prune(model, "resnet8", spec("l1_unstructured", 0.7), shape=DIGITS_SHAPE, seed=0)
+    kept, dropped = [], []
+    for key, weight in prunable_weights(model).items():
+        original = prunable_weights(dense)[key].detach().abs()
+        kept.append(original[weight != 0])
+        dropped.append(original[weight == 0])
+    assert torch.cat(kept).min() >= torch.cat(dropped).max()
+
+
+def test_layerwise_keeps_the_same_share_of_every_layer():
+    model = trained("resnet8")
+    prune(model, "resnet8", spec("l1_unstructured_layerwise", 0.75), shape=DIGITS_SHAPE, seed=0)
+    for weight in prunable_weights(model).values():
+        assert int(weight.count_nonzero()) == pytest.approx(0.25 * weight.numel(), abs=1)
+
+
+@pytest.mark.parametrize(("method", "power"), [("l1_channel", 1), ("l2_channel", 2)])
+def test_channel_methods_keep_the_filters_of_largest_norm(method, power):
+    dense, model = trained("resnet8"), trained("resnet8")
+    prune(model, "resnet8", spec(method, 0.5), shape=DIGITS_SHAPE, seed=0)
+    filters = dense.layer2[0].conv1.weight.detach()
+    order = filters.flatten(1).norm(p=power, dim=1).argsort(descending=True)
+    assert torch.equal(model.layer2[0].conv1.weight, filters[order[: len(filters) // 2].sort().values])
+
+
+@pytest.mark.parametrize("method", CHANNEL_METHODS)
+def test_option_a_networks_lose_inner_channels_only(method):
+    model = trained("resnet20")
+    prune(model, "resnet20", spec(method, 0.5), shape=DIGITS_SHAPE, seed=0)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            width = 16 if name == "conv1" else {"1": 16, "2": 32, "3": 64}[name[5]]
+            assert module.out_channels == (width // 2 if name.endswith(".conv1") else width)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_removed_channels_are_as_if_they_had_been_silenced(name):
+    """Against hooks that silence channels after each norm: another route than the check inside the library."""
+    dense, model = trained(name), trained(name)
+    pruned = prune(model, name, spec("l1_channel", 0.5), shape=DIGITS_SHAPE, seed=0)
+    widths = {layer: width for width in pruned.widths for layer in width.layers}
+    followers = dict(zip(*_convolutions_and_norms(dense), strict=True))
+    silenced = deepcopy(dense)
+    for layer, width in widths.items():
+        group = [silenced.get_submodule(name) for name in width.layers]
+        norms = sum(conv.weight.detach().double().abs().flatten(1).sum(1) for conv in group)
+        alive = torch.zeros(width.before)
+        alive[norms.argsort(descending=True)[: width.after]] = 1
+        silenced.get_submodule(followers[layer]).register_forward_hook(
+            lambda module, args, output, alive=alive: output * alive.view(1, -1, 1, 1)
+        )
+    torch.testing.assert_close(outputs(model), outputs(silenced), rtol=1e-4, atol=1e-4)
+
+
+def _convolutions_and_norms(model: nn.Module) -> tuple[list[str], list[str]]:
+    """In all these networks the n-th convolution is followed by the n-th norm."""
+    modules = list(model.named_modules())
+    return (
+        [name for name, module in modules if isinstance(module, nn.Conv2d)],
+        [name for name, module in modules if isinstance(module, nn.BatchNorm2d)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "ratio", "round_to", "width"),
+    [(64, 0.5, 1, 32), (64, 0.3, 8, 48), (64, 0.99, 1, 1), (16, 0.9, 8, 8), (10, 0, 8, 10), (10, 0.1, 8, 8)],
+)
+def test_target_width_is_the_nearest_multiple_but_never_nothing(channels, ratio, round_to, width):
+    assert target_width(channels, ratio, round_to) == width
+
+
+def test_widths_are_multiples_of_round_to():
+    model = trained("vgg11_bn")
+    pruned = prune(model, "vgg11_bn", spec("l1_channel", 0.3, round_to=8), shape=DIGITS_SHAPE, seed=0)
+    assert pruned.widths
+    assert all(width.after % 8 == 0 for width in pruned.widths)
+    for width in pruned.widths:
+        assert [model.get_submodule(layer).out_channels for layer in width.layers] == [width.after]
+
+
+def test_a_ratio_that_rounding_cannot_meet_is_refused_with_the_reason_and_nothing_is_touched():
+    model = trained("resnet8")
+    before = deepcopy(model.state_dict())
+    with pytest.raises(Refused, match=r"layer1.0.conv1, say, keeps 8 of 16 .* prune.round_to = 8"):
+        prune(model, "resnet8", spec("l1_channel", 0.9, round_to=8), shape=DIGITS_SHAPE, seed=0)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_an_unknown_method_lists_the_valid_ones():
+    with pytest.raises(Refused, match="l1_channel"):
+        prune(trained("resnet8"), "resnet8", spec("l3_channel", 0.5), shape=DIGITS_SHAPE, seed=0)
+
+
+def test_verify_notices_a_revived_weight():
+    model = trained("resnet8")
+    pruned = prune(model, "resnet8", spec("l1_unstructured", 0.5), shape=DIGITS_SHAPE, seed=0)
+    with torch.no_grad():
+        model.linear.weight.fill_(1)
+    with pytest.raises(AssertionError, match="linear.weight"):
+        masks.verify(model, pruned.masks)

@@ -1,0 +1,14 @@
+import pytest
+
+from prunelab.errors import Refused
+from prunelab.registry import pick
+
+
+def test_pick_returns_the_entry():
+    assert pick({"a": 1}, "a", "letter") == 1
+
+
+def test_an_unknown_name_is_refused_with_the_choices_and_a_guess():
+    with pytest.raises(Refused) as refused:
+        pick({"resnet20": 1, "vgg": 2}, "resnet2", "model")
+    assert refused.value.problems == ["unknown model 'resnet2' (did you mean 'resnet20'?); valid: resnet20, vgg"]

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from prunelab.pruning.methods import METHODS
+from prunelab.report import figures, rows, style
+from prunelab.report.tables import table
+
+
+def measured(accuracy: float, sparsity: float) -> dict:
+    return {
+        "accuracy": accuracy, "accuracy_ci95": 0.01, "accuracy_pruned": accuracy / 2, "accuracy_pruned_ci95": 0.6,
+        "accuracy_drop": 0.99 - accuracy, "accuracy_drop_ci95": 0.02, "sparsity": sparsity, "seeds": 3,
+        "params": 1000, "params_nonzero": round(1000 * (1 - sparsity)), "params_ratio": 1.0, "macs": 5000,
+        "macs_ratio": 1.0, "size_bytes": 4000, "size_compressed_bytes": 3000,
+    }  # fmt: skip
+
+
+DENSE = measured(0.99, 0.0) | {"kept": 1.0}
+CELLS = [(method, ratio) for method in METHODS for ratio in (0.5, 0.9)]
+POINTS = rows.tradeoff_rows(CELLS, [measured(0.99 - ratio / 10, ratio) for _, ratio in CELLS])
+HISTORY = [
+    {"seed": seed, "epoch": e, "loss": 1 / e, "validation_loss": 2 / e, "accuracy": 0.5, "validation_accuracy": 0.4}
+    for seed in (0, 1)
+    for e in (1, 2, 3)
+]
+
+
+def drawings() -> dict:
+    curves = [
+        figures.Curve("dense", "dense", "black", rows.mean_history(HISTORY)),
+        figures.Curve("l1_channel", "ratio 0.5", "red", rows.mean_history(HISTORY)),
+        figures.Curve("nothing", "ratio 0.9", "blue", []),
+    ]
+    matrix, names = np.diag([5, 0, 7]), ["cat", "dog", "a_very long name"]
+    return {
+        "tradeoff": figures.tradeoff(POINTS, DENSE, "title"),
+        "training": figures.training(curves, "title"),
+        "confusion": figures.confusion(matrix, names, "title"),
+        "focus": figures.focus(rows.mean_history(HISTORY), matrix, names, "title", "red"),
+    }
+
+
+@pytest.mark.parametrize("name", drawings())
+def test_every_picture_is_the_same_to_the_byte_when_drawn_again(name, tmp_path):
+    for folder in ("a", "b"):
+        style.save(drawings()[name], tmp_path / folder / name)
+    for suffix in (".svg", ".png"):
+        first, again = ((tmp_path / folder / name).with_suffix(suffix).read_bytes() for folder in "ab")
+        assert first == again
+        assert len(first) > 5000
+
+
+def test_the_trade_off_names_its_axes_and_logs_its_costs_and_stays_within_what_an_accuracy_can_be():
+    figure = drawings()["tradeoff"]
+    axes = np.array(figure.axes).reshape(2, 3)
+    assert [axis.get_xlabel() for axis in axes[1]] == [label for _, label, _ in figures.COSTS]
+    assert all(axis.get_xscale() == "log" for axis in figure.axes)
+    assert all("test accuracy" in axis.get_ylabel() for axis in axes[:, 0])
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*METHODS, "dense"}
+    for axis in figure.axes:
+        low, high = axis.get_ylim()
+        assert low > -0.1
+        assert high < 1.1
+
+
+def test_controls_look_like_controls_and_colours_are_distinct_and_stable():
+    controls = [method for method in METHODS if style.is_control(method)]
+    assert len(controls) == 2
+    assert all(style.line_style(method) == ":" for method in controls)
+    assert all(style.line_style(method) == "-" for method in METHODS if method not in controls)
+    assert len({style.colour(method) for method in METHODS}) == len(METHODS)
+    assert style.colour("a_method_to_come") == style.colour("a_method_to_come") in style.OTHER_COLOURS
+
+
+def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_achieved():
+    lines = table(DENSE, POINTS, "title", imported=False).splitlines()
+    body = [line for line in lines if line.startswith("| ")]
+    assert len(body) == 1 + 1 + len(POINTS)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "| l1_channel | 0.9 | 90.0 % | 100 |" in "\n".join(body)
+    assert "90.00 ± 1.00 | 9.00 ± 2.00" in "\n".join(body)
+
+
+def test_imported_weights_are_flagged():
+    assert "imported" in table(DENSE, POINTS, "title", imported=True)
+    assert "imported" not in table(DENSE, POINTS, "title", imported=False)
+
+
+def test_histories_are_averaged_over_seeds():
+    history = [
+        {"seed": 0, "epoch": 2, "loss": 1.0},
+        {"seed": 0, "epoch": 1, "loss": 2.0},
+        {"seed": 1, "epoch": 1, "loss": 4.0},
+        {"seed": 1, "epoch": 2, "loss": 2.0},
+    ]
+    assert rows.mean_history(history) == [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 1.5}]
+
+
+def test_a_matrix_comes_back_from_its_rows():
+    matrix = rows.matrix_of([{"actual": 0, "predicted": 1, "count": 4}, {"actual": 2, "predicted": 2, "count": 1}], 3)
+    np.testing.assert_array_equal(matrix, [[0, 4, 0], [0, 0, 0], [0, 0, 1]])

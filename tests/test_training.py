@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DIGITS_SHAPE
+
+from prunelab.artifacts.checkpoints import Checkpoint
+from prunelab.errors import Refused
+from prunelab.models.catalogue import build
+from prunelab.optimisers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
+from prunelab.params import Recipe
+from prunelab.pruning import masks
+from prunelab.training import fit
+
+
+def with_(recipe: Recipe, **changes: object) -> Recipe:
+    return Recipe(**recipe.model_dump() | changes)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_and_schedule_learns(name, schedule, task, recipe):
+    rate = 0.02 if name == "sgd" else 0.002
+    changes = {"optimizer": name, "schedule": schedule, "milestones": [0.5], "learning_rate": rate, "epochs": 3}
+    fitted = fit(build("resnet8", 10, DIGITS_SHAPE), task, with_(recipe, **changes), seed=0)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
+    assert fitted.history[-1]["loss"] < 0.8 * fitted.history[0]["loss"]
+    assert fitted.images_seen == 3 * len(task.train)
+
+
+def test_schedules_follow_their_formulas(recipe):
+    def factors(**changes: object) -> np.ndarray:
+        changed = with_(recipe, **changes)
+        return np.array([rate_factor(changed, step, 100) for step in range(100)])
+
+    after = np.arange(100) / 100
+    np.testing.assert_allclose(factors(schedule="constant", warmup=0), np.ones(100))
+    np.testing.assert_allclose(factors(schedule="cosine", warmup=0), np.cos(math.pi * after / 2) ** 2)
+    np.testing.assert_allclose(factors(schedule="one_cycle", warmup=0), 1 - after)
+    stepped = factors(schedule="step", warmup=0, milestones=[0.3, 0.6], gamma=0.1)
+    np.testing.assert_allclose(stepped, np.where(after < 0.3, 1, np.where(after < 0.6, 0.1, 0.01)))
+    warm = factors(schedule="one_cycle", warmup=0.25)
+    assert warm.argmax() == 25
+    assert (np.diff(warm[:26]) > 0).all()
+    assert (np.diff(warm[25:]) < 0).all()
+    assert warm[0] > 0
+
+
+def test_weight_decay_leaves_norms_and_biases_alone(recipe):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    decayed, spared = optimiser(model, with_(recipe, weight_decay=0.1)).param_groups
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.1
+    assert spared["weight_decay"] == 0
+    assert {names[p] for p in spared["params"]} == {n for n in names.values() if "bn" in n or n.endswith("bias")}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
+    """One batch, no momentum: the new weights are the old ones less rate times gradient plus decay."""
+    model, twin = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+    changes = {"epochs": 1, "batch_size": 256, "momentum": 0.0, "schedule": "constant", "warmup": 0.0}
+    one_step = with_(recipe, **changes, learning_rate=0.1, weight_decay=0.01, label_smoothing=0.2)
+    fit(model, task, one_step, seed=5)
+
+    ((images, labels),) = task.train.shuffled(256, task.augmentation, seed=5, epoch=0)
+    task.execution.place(twin).train()
+    log_shares = F.log_softmax(twin(images), dim=1)
+    targets = F.one_hot(labels, 10) * 0.8 + 0.2 / 10
+    (-(targets * log_shares).sum(1).mean()).backward()
+    for (name, new), old in zip(model.named_parameters(), twin.parameters(), strict=True):
+        decay = 0.01 * old if old.dim() > 1 else 0.0
+        torch.testing.assert_close(new, old - 0.1 * (old.grad + decay), msg=name)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
+    model = task.execution.place(build("resnet8", 10, DIGITS_SHAPE))
+    kept = {"layer1.0.conv1.weight": torch.rand(16, 16, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5}
+    masks.apply(model, kept)
+    hold, seen = masks.hold(model, kept), []
+
+    def after_step() -> None:
+        revived = model.layer1[0].conv1.weight[~kept["layer1.0.conv1.weight"]].count_nonzero()
+        hold()
+        seen.append(int(revived))
+        masks.verify(model, kept)
+
+    fit(model, task, with_(recipe, optimizer=name), seed=0, after_step=after_step)
+    assert len(seen) == 2 * task.train.count(64)
+    assert max(seen) > 0  # the optimiser does revive them: without the hold this test would fail
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAfter(Checkpoint):
+    """A checkpoint file whose process dies once `epochs` are done."""
+
+    def __init__(self, path, epochs):
+        super().__init__(path)
+        self.left = epochs
+
+    def save(self, state):
+        super().save(state)
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("model", ["resnet8", "vgg11_bn"])
+def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(model, name, task, recipe, tmp_path):
+    three = with_(recipe, epochs=3, optimizer=name, learning_rate=0.01)
+    whole = build(model, 10, DIGITS_SHAPE)
+    expected = fit(whole, task, three, seed=2, keep_epochs={0, 1})
+    path = tmp_path / "0.pt"
+    for _ in range(2):  # dies after the first epoch, then after the second
+        with pytest.raises(Stopped):
+            fit(build(model, 10, DIGITS_SHAPE), task, three, seed=2, keep_epochs={0, 1}, store=StopsAfter(path, 1))
+    torch.manual_seed(999)  # a new process has another global stream
+    resumed = build(model, 10, DIGITS_SHAPE)
+    got = fit(resumed, task, three, seed=2, keep_epochs={0, 1}, store=Checkpoint(path))
+    assert got.history == expected.history
+    assert got.images_seen == expected.images_seen
+    for epoch in (0, 1):
+        assert all(torch.equal(got.kept[epoch][key], value) for key, value in expected.kept[epoch].items())
+    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(task, recipe, tmp_path, capsys):
+    path = tmp_path / "0.pt"
+    path.write_bytes(b"half a file")
+    fitted = fit(build("resnet8", 10, DIGITS_SHAPE), task, recipe, seed=0, store=Checkpoint(path))
+    assert len(fitted.history) == recipe.epochs
+    assert "starting over" in capsys.readouterr().out
+
+
+def test_kept_epochs_are_copies_of_the_weights_then(task, recipe):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    initial = {key: value.clone() for key, value in model.state_dict().items()}
+    fitted = fit(model, task, recipe, seed=0, keep_epochs={0, 2})
+    assert all(torch.equal(fitted.kept[0][key], value) for key, value in initial.items())
+    assert all(torch.equal(fitted.kept[2][key], value) for key, value in model.state_dict().items())
+
+
+def test_no_epochs_change_nothing(task, recipe):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    initial = {key: value.clone() for key, value in model.state_dict().items()}
+    fitted = fit(model, task, with_(recipe, epochs=0), seed=0, keep_epochs={0})
+    assert fitted.history == []
+    assert all(torch.equal(fitted.kept[0][key], value) for key, value in initial.items())
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in initial.items())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(task, recipe):
+    with pytest.raises(Refused, match="epoch 1"):
+        fit(build("resnet8", 10, DIGITS_SHAPE), task, with_(recipe, learning_rate=1e30, warmup=0.0), seed=0)
+
+
+def test_the_history_tells_what_an_evaluation_by_hand_finds(task, recipe):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    fitted = fit(model, task, recipe, seed=0)
+    ((images, labels),) = task.validation.ordered(len(task.validation))
+    with torch.no_grad():
+        logits = model.eval()(images)
+    assert fitted.history[-1]["validation_accuracy"] == pytest.approx(
+        (logits.argmax(1) == labels).float().mean().item(), abs=1e-6
+    )
+    assert fitted.history[-1]["validation_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
