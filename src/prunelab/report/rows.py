@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from prunelab.report.style import colour
+
 Row = dict[str, Any]
 
 
 def tradeoff_rows(cells: Sequence[tuple[str, float]], metrics: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row per grid cell: its method and ratio, its metrics, and the fraction of weights kept."""
+    """One row per grid cell: method, ratio, colour, the fraction of weights kept, and its metrics."""
     return [
-        {"method": method, "ratio": ratio, **measured, "kept": 1 - measured["sparsity"]}
+        {"method": method, "ratio": ratio, "colour": colour(method), "kept": 1 - measured["sparsity"], **measured}
         for (method, ratio), measured in zip(cells, metrics, strict=True)
     ]
 
