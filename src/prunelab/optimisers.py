@@ -21,10 +21,10 @@ def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 OPTIMISERS: dict[str, Callable[[list[dict], Recipe], torch.optim.Optimizer]] = {
     "sgd": lambda groups, r: torch.optim.SGD(
-        groups, lr=r.learning_rate, momentum=r.momentum, nesterov=r.momentum > 0, foreach=True
+        groups, lr=r.learning_rate, momentum=r.momentum, nesterov=r.momentum > 0, fused=True
     ),
-    "adam": lambda groups, r: torch.optim.Adam(groups, lr=r.learning_rate, betas=(r.momentum, 0.999), foreach=True),
-    "adamw": lambda groups, r: torch.optim.AdamW(groups, lr=r.learning_rate, betas=(r.momentum, 0.999), foreach=True),
+    "adam": lambda groups, r: torch.optim.Adam(groups, lr=r.learning_rate, betas=(r.momentum, 0.999), fused=True),
+    "adamw": lambda groups, r: torch.optim.AdamW(groups, lr=r.learning_rate, betas=(r.momentum, 0.999), fused=True),
 }
 
 
