@@ -225,10 +225,12 @@ def test_pictures_table_and_environment_are_there(clone):
     table = (clone.folder / "metrics/table.md").read_text()
     assert "| l1_unstructured | 0.5 |" in table
     assert "| dense |" in table
-    environment = clone.metrics("environment.json")
-    assert environment["threads"] == 2
-    assert "torch" in environment["packages"]
-    assert "environment" not in (clone.folder / "dvc.lock").read_text().split("outs:")[-1]
+    for name in ("base", "l1_unstructured-0.5", "random_channel-0.5", "focus"):
+        environment = clone.metrics(f"environment/{name}.json")
+        assert environment["threads"] == 2
+        assert "torch" in environment["packages"]
+    lock = YAML(typ="safe").load(clone.folder / "dvc.lock")["stages"]
+    assert not [out for stage in lock.values() for out in stage["outs"] if "environment" in out["path"]]
 
 
 def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):

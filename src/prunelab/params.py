@@ -109,13 +109,16 @@ class Recipe(Section):
 
 
 class Train(Recipe):
-    """Base training; the weights at the end of `rewind_epoch` (0: the initial ones) are kept as well."""
+    """Base training; the weights at the end of `rewind_epoch` (0: the initial ones) are kept as well.
+
+    Without epochs there is nothing to rewind to but the initial weights, whatever `rewind_epoch` says.
+    """
 
     rewind_epoch: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _rewind_within(self) -> "Train":
-        if self.rewind_epoch > self.epochs:
+        if self.rewind_epoch > self.epochs > 0:
             raise ValueError(f"rewind_epoch is {self.rewind_epoch}, but there are only {self.epochs} epochs")
         return self
 

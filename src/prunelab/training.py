@@ -71,6 +71,16 @@ class Fitted:
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     images_seen: int = 0
 
+    def describe(self) -> str:
+        """One line for the log: the last epoch, which is the one that counts, and the best by validation."""
+        if not self.history:
+            return "no training"
+        last, best = self.history[-1], max(self.history, key=lambda row: row["validation_accuracy"])
+        return (
+            f"validation accuracy {last['validation_accuracy']:.4f} after epoch {last['epoch']} "
+            f"(best {best['validation_accuracy']:.4f} after epoch {best['epoch']})"
+        )
+
 
 def fit(
     model: nn.Module,

@@ -37,23 +37,19 @@ def apply(model: nn.Module, masks: Masks) -> None:
 def hold(model: nn.Module, masks: Masks) -> Callable[[], None]:
     """A function that zeroes the dropped weights again: for after every optimiser step, which revives them."""
     parameters = dict(model.named_parameters())
-    weights: list[Tensor] = [parameters[name] for name in masks]
-    factors = [
-        mask.to(device=weight.device).to(weight.dtype, memory_format=_format(weight))
-        for mask, weight in zip(masks.values(), weights, strict=True)
+    # In the weights' own memory order, which is what makes the fill fast. Filling, unlike a product with zero, leaves
+    # neither a negative zero nor a NaN behind.
+    dropped = [
+        (parameters[name], torch.empty_like(parameters[name], dtype=torch.bool).copy_(~mask))
+        for name, mask in masks.items()
     ]
 
     def zero_dropped() -> None:
         with torch.no_grad():
-            for weight, factor in zip(weights, factors, strict=True):
-                weight.mul_(factor)
+            for weight, gone in dropped:
+                weight.masked_fill_(gone, 0)
 
     return zero_dropped
-
-
-def _format(weight: Tensor) -> torch.memory_format:
-    channels_last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def verify(model: nn.Module, masks: Masks) -> None:

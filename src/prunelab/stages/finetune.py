@@ -50,6 +50,7 @@ def main(pruned: Path, prepared: Path, out: Path, history: Path) -> None:
             spent = training_macs(network.model, card.input_shape, fitted.images_seen)
             card = card.model_copy(update={"train_macs": card.train_macs + spent})
             save_network(seed_file(out, seed), Network(model=network.model, card=card, masks=network.masks))
+            print(f"seed {seed}: {fitted.describe()}")
             rows += [{"seed": seed, **row} for row in fitted.history]
         write_json(history, rows)
 

@@ -27,7 +27,10 @@ def main(prepared: Path, histories: Path, metrics: Path, confusion: Path, out: P
         group = f"fine-tuning, ratio {ratio}"
         curves.append(_curve(method, group, style.colour(method), histories / f"{key}.json"))
     style.save(figures.training(curves, f"{study}: training, mean over seeds"), out / "training")
-    write_json(out / "training.json", [{"name": c.name, "group": c.group, **row} for c in curves for row in c.rows])
+    write_json(
+        out / "training.json",
+        [{"name": c.name, "group": c.group, "colour": c.colour, **row} for c in curves for row in c.rows],
+    )
 
     matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))
     title = f"{params.model} on {params.dataset}, dense: test images over {_seeds(len(params.seeds))}"

@@ -30,6 +30,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         augmentation=augmentation,
         execution=execution,
     )
+    rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with unfinished(
         out,
@@ -53,14 +54,15 @@ def main(prepared: Path, out: Path, history: Path) -> None:
                 task,
                 params.train,
                 seed=seed,
-                keep_epochs={0, params.train.rewind_epoch},
+                keep_epochs={0, rewind_epoch},
                 store=checkpoint(seed),
                 label=f"train_base, seed {seed}",
             )
             save_network(seed_file(out / "final", seed), Network(model=model, card=card))
-            for name, epoch in (("init", 0), ("rewind", params.train.rewind_epoch)):
+            for name, epoch in (("init", 0), ("rewind", rewind_epoch)):
                 model.load_state_dict(fitted.kept[epoch])
                 save_network(seed_file(out / name, seed), Network(model=model, card=card))
+            print(f"seed {seed}: {fitted.describe()}")
             rows += [{"seed": seed, **row} for row in fitted.history]
         write_json(history, rows)
 

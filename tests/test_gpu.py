@@ -1,0 +1,71 @@
+"""What must hold on a GPU; run with `make test PYTEST_ARGS="-m gpu"`."""
+
+import pytest
+import torch
+from conftest import DIGITS_SHAPE
+
+from prunelab.artifacts.checkpoints import Checkpoint
+from prunelab.data.batches import Augmentation
+from prunelab.measuring.quality import predict
+from prunelab.models.catalogue import MODELS, build
+from prunelab.params import PruneSpec, Runtime
+from prunelab.pruning import masks
+from prunelab.pruning.methods import METHODS, prune
+from prunelab.runtime import configure
+from prunelab.training import Task, fit
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def gpu_task(request, digits, normalise) -> Task:
+    runtime = Runtime(device="cuda", precision=request.param, threads=2, deterministic=True, channels_last=True)
+    ids = torch.arange(320).numpy()
+    return Task.of(
+        digits.at(ids[:256]),
+        digits.at(ids[256:]),
+        normalise=normalise,
+        augmentation=Augmentation(crop_padding=1, flip=True),
+        execution=configure(runtime),
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_task, recipe, tmp_path):
+    whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
+    expected = fit(whole, gpu_task, recipe, seed=0)
+    assert fit(again, gpu_task, recipe, seed=0).history == expected.history
+    store = Checkpoint(tmp_path / "0.pt")
+    fit(build(name, 10, DIGITS_SHAPE), gpu_task, recipe, seed=0, store=_StopsAfterOne(store))
+    fit(resumed, gpu_task, recipe, seed=0, store=store)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+        assert torch.equal(value, resumed.state_dict()[key])
+
+
+class _StopsAfterOne:
+    """Saves the first epoch only, which is what a kill during the second leaves behind."""
+
+    def __init__(self, store: Checkpoint):
+        self.store, self.saved = store, False
+
+    def load(self):
+        return None
+
+    def save(self, state):
+        if not self.saved:
+            self.store.save(state)
+            self.saved = True
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    spec = PruneSpec(method=method, ratio=0.5, budget="native", round_to=1)
+    pruned = prune(model, "resnet8", spec, shape=DIGITS_SHAPE, seed=0)
+    gpu_task.execution.place(model)
+    fitted = fit(model, gpu_task, recipe, seed=0, after_step=masks.hold(model, pruned.masks))
+    masks.verify(model, pruned.masks)
+    predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
+    labels = gpu_task.validation.labels.cpu().numpy()
+    assert (predictions.classes == labels).mean() == pytest.approx(fitted.history[-1]["validation_accuracy"], abs=0.05)
