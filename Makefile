@@ -17,7 +17,7 @@ repro: $(READY)  ## check the parameters, then reproduce the whole study
 	prunelab check
 	dvc repro
 
-test: $(READY)  ## run the tests (PYTEST_ARGS="-m slow" for the long ones)
+test: $(READY)  ## run the tests (PYTEST_ARGS="-k pruning" for some, "-m gpu" on a GPU)
 	pytest $(PYTEST_ARGS)
 
 lint: $(READY)  ## style and types

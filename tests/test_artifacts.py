@@ -8,6 +8,7 @@ import torch
 from conftest import DIGITS_SHAPE
 from safetensors import safe_open
 
+from prunelab.artifacts import checkpoints
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import read_json, replacing, write_json
 from prunelab.artifacts.networks import METADATA_KEY, Card, Network, load_network, save_network
@@ -45,7 +46,7 @@ def test_json_is_canonical_rounded_and_never_nan(tmp_path):
     path = tmp_path / "deep" / "m.json"
     write_json(path, {"b": 1 / 3, "a": [1, -1e-9]})
     assert path.read_text() == '{\n "a": [\n  1,\n  0.0\n ],\n "b": 0.333333\n}\n'
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(Refused, match="not finite"):
         write_json(path, {"a": float("nan")})
     assert read_json(path)["b"] == 0.333333
 
@@ -125,11 +126,13 @@ def test_prepared_files_are_the_same_to_the_byte(digits, tmp_path):
 
 
 def test_predictions_come_back_and_damage_is_refused(tmp_path):
-    save_predictions(tmp_path / "p.npz", after=np.arange(6).reshape(2, 3))
+    arrays = {name: np.arange(6).reshape(2, 3) for name in ("before", "after", "losses")}
+    save_predictions(tmp_path / "p.npz", **arrays)
     np.testing.assert_array_equal(load_predictions(tmp_path / "p.npz")["after"], [[0, 1, 2], [3, 4, 5]])
-    (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:50])
-    with pytest.raises(Refused, match="is damaged"):
-        load_predictions(tmp_path / "p.npz")
+    for length in (50, 0):
+        (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:length])
+        with pytest.raises(Refused, match="is damaged"):
+            load_predictions(tmp_path / "p.npz")
 
 
 def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(tmp_path, monkeypatch):
@@ -153,6 +156,11 @@ def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
     assert resumed("b") == {"epoch": 1}
     (tmp_path / "input").write_text("2")
     assert resumed("b") is None  # another input
+    monkeypatch.setattr("sys.argv", ["stage", "--other"])
+    assert resumed("b") is None  # another command
+    monkeypatch.setattr(checkpoints, "code_digest", lambda: "other code")
+    assert resumed("b") is None
+    assert resumed("b") == {"epoch": 1}
     with unfinished(out, inputs=[tmp_path / "input"], parameters=["b"]) as at:
         assert at(0).load() == {"epoch": 1}
     assert not list((tmp_path / ".prunelab/checkpoints").iterdir())

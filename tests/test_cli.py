@@ -71,6 +71,13 @@ def test_problems_of_every_kind_are_reported_together(workspace):
     assert check(method="x", dataset="y").stderr.count("\n") > 6
 
 
+def test_files_are_looked_into_even_if_a_value_is_wrong(workspace):
+    normalise = {"mean": [0.5] * 2, "std": [0.5] * 2}
+    lines = check(ratio=1.5, weights="nofile.pt", data__normalise=normalise).stderr.splitlines()
+    assert len(lines) == 3
+    assert {"ratio", "weights", "data.normalise"} <= {word.strip(":") for line in lines for word in line.split()}
+
+
 def test_weights_that_do_not_fit_the_classes_are_refused(workspace):
     torch.save(build("resnet8", 7, DIGITS_SHAPE).state_dict(), "seven.pt")
     result = check(weights="seven.pt")

@@ -64,7 +64,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         chance = 0.85 + rng.normal(0, 0.02, (3, 1)) + rng.normal(0, 0.08, (1, 400))
         values = (rng.random((3, 400)) < chance).astype(float)
         covered += abs(values.mean() - 0.85) <= half_width(values, resamples=100)
-    assert covered / 400 > 0.93
+    assert 0.93 < covered / 400 < 0.998
 
 
 def test_drops_are_paired_by_seed_and_image(said):

@@ -75,6 +75,23 @@ def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
         load_weights(build("resnet20", 10, (1, 8, 8)), tmp_path / "w.pt")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda bias: bias * float("nan"), "not finite"),
+        (lambda bias: bias.to(torch.complex64), "complex64"),
+        (lambda bias: bias.to(torch.int8), "int8"),
+        (lambda bias: bias.to_sparse(), "no plain numbers"),
+        (lambda bias: bias.to("meta"), "no plain numbers"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(tmp_path, spoil, named):
+    state = build("resnet8", 10, (1, 8, 8)).state_dict()
+    torch.save(state | {"linear.bias": spoil(state["linear.bias"])}, tmp_path / "w.pt")
+    with pytest.raises(Refused, match=rf"linear.bias .*{named}"):
+        load_weights(build("resnet8", 10, (1, 8, 8)), tmp_path / "w.pt")
+
+
 class Malicious:
     def __init__(self, witness: Path):
         self.witness = witness

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,6 @@ def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
         ("grid__ratios", [0.5, 0.50], ["grid.ratios", "0.5", "more than once"]),
         ("grid__ratios", [0.5, 1.5], ["grid.ratios.1", "1.5"]),
         ("grid__methods", [], ["grid.methods"]),
-        ("grid__methods", ["l1-channel"], ["grid.methods.0", "letters"]),
         ("train__epochs", -1, ["train.epochs", "-1"]),
         ("train__epochs", 1.5, ["train.epochs", "1.5"]),
         ("train__rewind_epoch", 1000, ["train", "1000"]),
@@ -67,6 +68,10 @@ def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
         ("prune__round_to", 0, ["prune.round_to", "0"]),
         ("runtime__device", "gpu", ["runtime.device", "gpu", "'cuda'"]),
         ("runtime", None, ["runtime", "None"]),
+        ("runtime__threads", 10**30, ["runtime.threads"]),
+        ("train__batch_size", 1, ["train.batch_size", "1"]),
+        ("train__float", 3, ["train.float: unknown key", "learning_rate"]),
+        ("evaluate__bootstrap_samples", 10**12, ["evaluate.bootstrap_samples"]),
         ("colour", "red", ["colour", "unknown key", "dataset"]),
     ],
 )
@@ -99,9 +104,20 @@ def test_scientific_notation_is_a_number_as_it_is_to_dvc(tmp_path):
     assert load_params(path).train.weight_decay == 0.0005
 
 
-def test_cells_are_named_as_dvc_names_them():
-    grid = Grid(methods=["a_b"], ratios=[0.5, 0, 0.001, 0.00001])
-    assert [key for *_, key in grid.cells()] == ["a_b-0.5", "a_b-0", "a_b-0.001", "a_b-1e-05"]
+def test_cells_are_named_by_dvc_itself_as_we_name_them(tmp_path):
+    ratios = [0.5, 0, 0.001, 0.00001, 0.50001]
+    (tmp_path / "params.yaml").write_text(f"ratios: {ratios}")
+    stage = "matrix: {m: [a_b], r: '${ratios}'}\n    cmd: echo '${key}'"
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n  x:\n    {stage}\n")
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    listed = subprocess.run([*dvc, "stage", "list", "--name-only"], cwd=tmp_path, capture_output=True, text=True)
+    ours = [f"x@{key}" for *_, key in Grid(methods=["a_b"], ratios=ratios).cells()]
+    assert sorted(listed.stdout.split()) == sorted(ours)
+
+
+def test_an_unknown_key_is_noticed_whatever_its_name(tmp_path):
+    assert "int: unknown key" in problems(edited(tmp_path, int=3))[0]
 
 
 def test_a_spec_has_the_only_range_check():

@@ -207,6 +207,21 @@ def test_a_ratio_that_rounding_cannot_meet_is_refused_with_the_reason_and_nothin
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("ratio", "round_to"), [(0.6, 1000), (0.4, 24), (0.02, 16), (0.001, 1)])
+def test_rounding_never_excuses_doing_nothing(ratio, round_to):
+    with pytest.raises(Refused, match="round_to"):
+        prune(trained("resnet8"), "resnet8", spec("l1_channel", ratio, round_to), shape=DIGITS_SHAPE, seed=0)
+
+
+def test_no_method_name_makes_two_cells_collide():
+    assert not [name for name in METHODS if "-" in name]  # cells are named <method>-<ratio>
+
+
+def test_a_network_of_which_nothing_is_left_is_refused():
+    with pytest.raises(Refused, match="leaves none"):
+        prune(trained("resnet8"), "resnet8", spec("l1_unstructured", 0.99999999), shape=DIGITS_SHAPE, seed=0)
+
+
 def test_an_unknown_method_lists_the_valid_ones():
     with pytest.raises(Refused, match="l1_channel"):
         prune(trained("resnet8"), "resnet8", spec("l3_channel", 0.5), shape=DIGITS_SHAPE, seed=0)

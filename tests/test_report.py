@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from prunelab.pruning.methods import METHODS
 from prunelab.report import figures, rows, style
@@ -26,11 +27,9 @@ HISTORY = [
 
 
 def drawings() -> dict:
-    curves = [
-        figures.Curve("dense", "dense", "black", rows.mean_history(HISTORY)),
-        figures.Curve("l1_channel", "ratio 0.5", "red", rows.mean_history(HISTORY)),
-        figures.Curve("nothing", "ratio 0.9", "blue", []),
-    ]
+    curves = [figures.Curve("dense", "dense", "black", rows.mean_history(HISTORY))]
+    curves += [figures.Curve(method, "ratio 0.5", "red", rows.mean_history(HISTORY)) for method in METHODS]
+    curves += [figures.Curve("nothing", "ratio 0.9", "blue", [])]
     matrix, names = np.diag([5, 0, 7]), ["cat", "dog", "a_very long name"]
     return {
         "tradeoff": figures.tradeoff(POINTS, DENSE, "title"),
@@ -63,12 +62,22 @@ def test_the_trade_off_names_its_axes_and_logs_its_costs_and_stays_within_what_a
         assert high < 1.1
 
 
+@pytest.mark.parametrize("name", ["tradeoff", "training"])
+def test_legends_lie_inside_the_picture(name):
+    figure = drawings()[name]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.legends[0].get_window_extent(canvas.get_renderer())
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_controls_look_like_controls_and_colours_are_distinct_and_stable():
     controls = [method for method in METHODS if style.is_control(method)]
-    assert len(controls) == 2
+    assert controls == [method for method in METHODS if method.startswith("random")] != []
     assert all(style.line_style(method) == ":" for method in controls)
     assert all(style.line_style(method) == "-" for method in METHODS if method not in controls)
-    assert len({style.colour(method) for method in METHODS}) == len(METHODS)
+    assert len(set(style.COLOURS.values())) == len(style.COLOURS)
     assert style.colour("a_method_to_come") == style.colour("a_method_to_come") in style.OTHER_COLOURS
 
 

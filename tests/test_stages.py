@@ -56,6 +56,7 @@ def test_every_stage_has_help(name):
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(workspace):
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
+    (workspace / "data/prepared/test.npz").unlink()  # which training has no business with
     assert stage(*TRAIN).returncode == 0
     expected = files(workspace / "models")
     for path in (workspace / "models").rglob("*.*"):
@@ -70,7 +71,9 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(workspace):
     assert killed.wait() == -signal.SIGKILL  # it was in the middle of its work
     assert not (workspace / "models/history/base.json").exists()
 
-    assert stage(*TRAIN).returncode == 0
+    resumed = stage(*TRAIN)
+    assert resumed.returncode == 0
+    assert "going on after epoch" in resumed.stdout
     assert files(workspace / "models") == expected
     assert not list(checkpoints.iterdir())
 
@@ -108,25 +111,49 @@ def test_a_stage_refuses_damaged_data_and_writes_nothing(workspace):
     assert not (workspace / "models").exists()
 
 
-def test_a_stage_dies_with_the_dvc_that_started_it(workspace):
-    """A shell stands between DVC and its stage, as in real runs; it is DVC that is killed."""
-    body = "from prunelab.stages.entry import die_with_parent; die_with_parent(); import time; time.sleep(60)"
-    shell = f'{sys.executable} -c "{body}"; true'  # `; true` keeps the shell from replacing itself by Python
-    parent = subprocess.Popen(
+def stage_under_a_shell() -> subprocess.Popen:
+    """A stand-in for DVC that runs a stage as DVC does, through a shell that stays in between."""
+    shell = " ".join(command(*TRAIN)) + "; true"  # `; true` keeps the shell from replacing itself by Python
+    return subprocess.Popen(
         [sys.executable, "-c", f"import subprocess; subprocess.run(['sh', '-c', {shell!r}])"],
         env={**os.environ, "DVC_STAGE": "train_base"},
+        stdout=subprocess.DEVNULL,
     )
 
-    def stages() -> list[psutil.Process]:
-        children = psutil.Process(parent.pid).children(recursive=True)
-        return [child for child in children if "die_with_parent" in " ".join(child.cmdline()) and child.name() != "sh"]
 
+def running_stages(workspace: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "name"]):
+        words = process.info["cmdline"] or []
+        if "prunelab.stages.train_base" in words and process.cwd() == str(workspace):
+            found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.5, 6.0])
+def test_a_stage_dies_with_the_dvc_that_started_it(workspace, after_s):
+    """Killed while the stage is still starting, while it imports torch, and in the middle of its work."""
+    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
+    parent = stage_under_a_shell()
     deadline = time.monotonic() + 20
-    while not stages() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (orphan,) = stages()
-    time.sleep(1)  # let it start watching
+    while not running_stages(workspace) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (orphan,) = running_stages(workspace)
+    time.sleep(after_s)
     parent.kill()
     parent.wait()
     orphan.wait(timeout=10)
-    assert not orphan.is_running()
+    assert not (workspace / "models/history/base.json").exists()
+
+
+def test_ctrl_c_ends_a_stage_at_once_and_says_how_to_go_on(workspace):
+    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
+    running = subprocess.Popen(command(*TRAIN), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((workspace / ".prunelab").rglob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=5)
+    assert running.returncode == 130
+    assert "goes on from the last finished epoch" in said
+    assert "Traceback" not in said

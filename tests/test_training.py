@@ -1,4 +1,6 @@
+import io
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from prunelab.errors import Refused
 from prunelab.models.catalogue import build
 from prunelab.optimisers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
 from prunelab.params import Recipe
+from prunelab.progress import Progress
 from prunelab.pruning import masks
 from prunelab.training import fit
 
@@ -93,6 +96,14 @@ def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
     assert max(seen) > 0  # the optimiser does revive them: without the hold this test would fail
 
 
+class Counts(Checkpoint):
+    epochs = 0
+
+    def save(self, state):
+        super().save(state)
+        self.epochs += 1
+
+
 class Stopped(Exception):
     pass
 
@@ -122,8 +133,9 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(model, name, task
         with pytest.raises(Stopped):
             fit(build(model, 10, DIGITS_SHAPE), task, three, seed=2, keep_epochs={0, 1}, store=StopsAfter(path, 1))
     torch.manual_seed(999)  # a new process has another global stream
-    resumed = build(model, 10, DIGITS_SHAPE)
-    got = fit(resumed, task, three, seed=2, keep_epochs={0, 1}, store=Checkpoint(path))
+    resumed, last = build(model, 10, DIGITS_SHAPE), Counts(path)
+    got = fit(resumed, task, three, seed=2, keep_epochs={0, 1}, store=last)
+    assert last.epochs == 1  # the two that were finished were not done again
     assert got.history == expected.history
     assert got.images_seen == expected.images_seen
     for epoch in (0, 1):
@@ -137,6 +149,24 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(task, recipe, tmp_path
     fitted = fit(build("resnet8", 10, DIGITS_SHAPE), task, recipe, seed=0, store=Checkpoint(path))
     assert len(fitted.history) == recipe.epochs
     assert "starting over" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_what_matters_on_a_terminal_and_nothing_elsewhere(terminal, task, recipe, monkeypatch):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Progress.__init__, "__defaults__", (0.0,))  # refresh at every step
+    fit(build("resnet8", 10, DIGITS_SHAPE), task, recipe, seed=0, label="the label")
+    shown = stream.getvalue()
+    if not terminal:
+        assert shown == ""
+    for part in ("the label", "loss ", "acc ", "images/s", "val acc", "<") if terminal else ():
+        assert part in shown
 
 
 def test_kept_epochs_are_copies_of_the_weights_then(task, recipe):

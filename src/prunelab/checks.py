@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prunelab.artifacts.files import sha256
+from prunelab.artifacts.files import read_json, sha256
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.data.datasets import DATASETS
 from prunelab.errors import Refused
 from prunelab.models.catalogue import MODELS, build
 from prunelab.models.weights import is_file, load_weights
-from prunelab.params import PARAMS_FILE, Params, load_params, read_params
+from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.pruning.methods import METHODS, unreachable
 from prunelab.registry import pick
 from prunelab.runtime import configure
@@ -26,14 +26,13 @@ def find_problems(path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE) 
     except Refused as refused:
         return refused.problems
     problems = [f"{path}: {line}" for line in _unknown_names(content)]
-    try:
-        params = load_params(path)
-    except Refused as refused:
-        return refused.problems + problems
-    if problems:
-        return problems
-    for check in (_runtime, _data, _normalise, _weights, _unchanged_weights, _reachable):
-        problems += _refusals(check, params, raw, base)
+    problems += _refusals(load_params, path)
+    # What is in order by itself is looked into even if something else is not: one round is to mend it all.
+    sound = valid_parts(content)
+    known = sound.get("dataset") in DATASETS and sound.get("model") in MODELS
+    for check, needs in CHECKS.items():
+        if known and needs <= sound.keys():
+            problems += _refusals(check, Params.model_construct(**sound), raw, base)
     return problems
 
 
@@ -65,6 +64,9 @@ def _runtime(params: Params, raw: Path, base: Path) -> None:
 
 def _data(params: Params, raw: Path, base: Path) -> None:
     dataset = DATASETS[params.dataset]
+    prepared = raw.parent / "prepared" / "dataset.json"
+    if prepared.exists() and read_json(prepared)["dataset"] == params.dataset:
+        return  # what is prepared already needs no raw files
     missing = dataset.missing(raw)
     unreachable = missing and not dataset.reachable()
     if problems := dataset.damaged(raw) + (missing if unreachable else []):
@@ -91,9 +93,12 @@ def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
     trained = seed_file(base, params.seeds[0])
     if not is_file(params.weights) or not trained.exists():
         return
-    weights, known = Path(params.weights), load_network(trained).card.imported
-    if known and known[0] == weights.name and known[1] != sha256(weights):
-        raise Refused(f"weights: {weights} has changed since {base} was trained from it; run `dvc repro -f train_base`")
+    try:
+        known = load_network(trained).card.imported
+    except Refused:
+        return  # DVC sees for itself that this is not what it stored
+    if known and known[0] == params.weights and known[1] != sha256(Path(params.weights)):
+        raise Refused(f"weights: {params.weights} has changed since {base} was trained; run `dvc repro -f train_base`")
 
 
 def _reachable(params: Params, raw: Path, base: Path) -> None:
@@ -101,5 +106,16 @@ def _reachable(params: Params, raw: Path, base: Path) -> None:
     model = build(params.model, dataset.classes, dataset.shape)
     wanted = dict.fromkeys([(method, ratio) for method, ratio, _ in params.grid.cells()])
     wanted[params.method, params.ratio] = None
+    wanted = {(method, ratio): None for method, ratio in wanted if method in METHODS}
     if problems := unreachable(model, params.model, [params.spec(*each) for each in wanted], shape=dataset.shape):
         raise Refused(problems)
+
+
+CHECKS = {
+    _runtime: {"runtime"},
+    _data: {"dataset"},
+    _normalise: {"dataset", "data"},
+    _weights: {"dataset", "model", "weights"},
+    _unchanged_weights: {"weights", "seeds"},
+    _reachable: {"dataset", "model", "grid", "method", "ratio", "budget", "prune"},
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -22,18 +22,10 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-def _plain_name(name: str) -> str:
-    # Stage names are <stage>@<method>-<ratio>, so a hyphen in a method would make two cells collide.
-    if not name.replace("_", "").isalnum():
-        raise ValueError("a method's name has letters, digits and _ only")
-    return name
-
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # An integer 0 stays an integer: DVC names the cell after what is written, and so must `Grid.cells`.
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-MethodName = Annotated[str, AfterValidator(_plain_name)]
 
 
 class Section(BaseModel):
@@ -46,10 +38,10 @@ class PruneSpec(Section):
     """What to prune, how much and of what.
 
     `ratio` is the fraction removed, 0 (nothing) to below 1, of what `budget` names: `native` means weights for mask
-    methods and channels for channel methods. Widths left are multiples of `round_to` channels (1: any width).
+    methods and channels for channel methods. Widths left are multiples of `round_to` channels, or the full width.
     """
 
-    method: MethodName
+    method: str
     ratio: Ratio
     budget: Literal["native"]
     round_to: Count
@@ -58,7 +50,7 @@ class PruneSpec(Section):
 class Grid(Section):
     """The reference grid: every method at every ratio."""
 
-    methods: Annotated[list[MethodName], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
     ratios: Annotated[list[Ratio], Field(min_length=1), AfterValidator(_distinct)]
 
     def cells(self) -> Iterator[tuple[str, float, str]]:
@@ -72,25 +64,25 @@ class Normalise(Section):
     """Per-channel mean and standard deviation of pixels scaled to 0..1."""
 
     mean: Annotated[list[float], Field(min_length=1)]
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    std: Annotated[list[Annotated[float, Field(ge=1e-6)]], Field(min_length=1)]
 
 
 class Data(Section):
     """Splits, normalisation (null: measured on the training split) and augmentation of training images."""
 
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]  # only for sets without an official test split
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]  # of what is not test
     normalise: Normalise | None
-    crop_padding: Annotated[int, Field(ge=0)]  # random crops after padding by so many pixels; 0: none
+    crop_padding: Annotated[int, Field(ge=0, le=256)]  # random crops after padding by so many pixels; 0: none
     flip: bool  # random left-right flips
 
 
 class Recipe(Section):
     """How to train. The learning rate is `learning_rate` times the schedule's factor, set at every step."""
 
-    epochs: Annotated[int, Field(ge=0)]
-    batch_size: Count
+    epochs: Annotated[int, Field(ge=0, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=2)]  # batch norm has nothing to normalise in a batch of one
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Fraction  # SGD's momentum, Adam's beta1
@@ -131,7 +123,7 @@ class Evaluate(Section):
     """`bootstrap_samples` resamples of the test images give the interval where there is only one seed."""
 
     batch_size: Count
-    bootstrap_samples: Annotated[int, Field(ge=100)]
+    bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000)]
 
 
 class Runtime(Section):
@@ -139,7 +131,7 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
-    threads: Count
+    threads: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
     channels_last: bool
 
@@ -149,7 +141,7 @@ class Params(Section):
     model: str
     weights: Annotated[str, Field(min_length=1)]  # none, or the path of a file
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]
-    method: MethodName
+    method: str
     ratio: Ratio
     budget: Literal["native"]
     grid: Grid
@@ -193,6 +185,24 @@ def read_params(path: Path = PARAMS_FILE) -> Any:
     return {} if content is None else content
 
 
+def valid_parts(content: Any) -> dict[str, Any]:
+    """The top-level entries of a parameter file that are in order by themselves."""
+    parts = {}
+    for key, field in Params.model_fields.items():
+        try:
+            adapter: TypeAdapter = TypeAdapter(field.rebuild_annotation(), config=_config_of(field.annotation))
+            parts[key] = adapter.validate_python(content[key], strict=True)
+        except (ValidationError, KeyError, TypeError):
+            continue
+    return parts
+
+
+def _config_of(annotation: Any) -> ConfigDict | None:
+    # A model brings its own; what is no model is held to the same strictness as within one.
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return None if is_model else ConfigDict(strict=True, allow_inf_nan=False)
+
+
 def validated(make: type[Section], **values: Any) -> Any:
     """Build one section from plain values; like its constructor, but raises Refused."""
     try:
@@ -203,12 +213,18 @@ def validated(make: type[Section], **values: Any) -> Any:
 
 def _lines(error: ValidationError) -> list[str]:
     # A number fails as an integer and as a float: one complaint is enough.
-    return [_line(problem) for problem in error.errors(include_url=False) if problem["loc"][-1:] != ("int",)]
+    problems = [problem for problem in error.errors(include_url=False) if _branch(problem) != "int"]
+    return [_line(problem) for problem in problems]
+
+
+def _branch(problem: Any) -> str | None:
+    """Which branch of int | float a problem is about: pydantic adds it to the place, but it is no key of the file."""
+    last = problem["loc"][-1] if problem["loc"] else None
+    return last if last in ("int", "float") and problem["type"] != "extra_forbidden" else None
 
 
 def _line(problem: Any) -> str:
-    # pydantic names the branch of a union as the last part of the place; that is its business, not the reader's.
-    place = [part for part in problem["loc"] if part not in ("int", "float")]
+    place = list(problem["loc"][:-1] if _branch(problem) else problem["loc"])
     where, value, kind = ".".join(map(str, place)), problem["input"], problem["type"]
     if kind == "extra_forbidden":
         known = list(_section(place[:-1]).model_fields)
@@ -218,8 +234,10 @@ def _line(problem: Any) -> str:
     if kind == "missing":
         return f"{where}: missing"
     if kind == "list_type" and not isinstance(value, dict):
-        text = short(value)
+        text = value if isinstance(value, str) else short(value)
         return f"{where}: {text} is not a list; write a YAML list, or on the command line -S '{where}=[{text}]'"
+    if kind == "too_short":
+        return f"{where}: empty; at least one entry is needed"
     if kind in ("model_type", "model_attributes_type"):
         return f"{where or 'the file'}: {short(value)} is not a section of keys"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")

@@ -46,6 +46,7 @@ def configure(runtime: Runtime) -> Execution:
     # What use_deterministic_algorithms does, less its import of torch's compiler: 2 s for every stage.
     torch.set_deterministic_debug_mode("error" if runtime.deterministic else "default")
     torch.backends.cudnn.benchmark = not runtime.deterministic
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; who wants less asks for bf16
     device = _device(runtime.device)
     bf16 = runtime.precision == "bf16" or (runtime.precision == "auto" and has_fast_bf16(device))
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
@@ -72,8 +73,8 @@ def seed_for(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    return torch.Generator(device=device).manual_seed(seed_for(*parts))
+def generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_for(*parts))
 
 
 def fingerprint(execution: Execution) -> dict[str, Any]:
@@ -102,7 +103,8 @@ def _cpu_name() -> str:
 
 def code_digest() -> str:
     """A hash of this package's source files loaded so far: an epoch computed by other code must not be resumed."""
-    files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "prunelab"}
+    ours = [module for name, module in sys.modules.items() if name.split(".")[0] == "prunelab"]
+    files = {getattr(module, "__file__", None) for module in [*ours, sys.modules["__main__"]]}  # a stage is __main__
     digest = hashlib.sha256(torch.__version__.encode())
     for file in sorted(filter(None, files)):
         digest.update(Path(file).read_bytes())

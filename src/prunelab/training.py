@@ -1,7 +1,6 @@
 """The one training loop, for base training and fine-tuning alike. It knows no paths and no pruning."""
 
-import sys
-import time
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,13 +8,13 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from prunelab.data.batches import Augmentation, Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.optimisers import optimiser, rate_factor
 from prunelab.params import Normalise, Recipe
+from prunelab.progress import Progress, Tally
 from prunelab.runtime import Execution, seed_for
 
 State = dict[str, Any]
@@ -100,7 +99,7 @@ def fit(
     started again ends with the same bits as one that was not.
 
     Raises:
-        Refused: if the loss is no longer a number.
+        Refused: if a loss is no longer a finite number.
     """
     task.execution.place(model)
     optimizer = optimiser(model, recipe)
@@ -110,10 +109,13 @@ def fit(
         fitted.kept[0] = _copy(model)
     steps_per_epoch = task.train.count(recipe.batch_size)
     done = len(fitted.history)
+    if done:
+        print(f"{label}: going on after epoch {done}")
     with Progress(label, recipe.epochs, steps_per_epoch, done) as progress:
         for epoch in range(done, recipe.epochs):
             row = _train_epoch(model, optimizer, task, recipe, seed, epoch, after_step or (lambda: None), progress)
             row |= _validate(model, task, recipe.batch_size)
+            _assert_finite(row)
             fitted.history.append({key: round(value, 6) for key, value in row.items()})
             fitted.images_seen += len(task.train)
             if epoch + 1 in keep_epochs:
@@ -121,6 +123,15 @@ def fit(
             store.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "fitted": vars(fitted)})
             progress.validated(fitted.history[-1])
     return fitted
+
+
+def _assert_finite(row: dict[str, float]) -> None:
+    for key, value in row.items():
+        if not math.isfinite(value):
+            raise Refused(
+                f"{key} became {value} in epoch {row['epoch']}; try a lower learning_rate or more warmup "
+                "(the state after the epoch before is kept)"
+            )
 
 
 def _resumed(state: State | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> Fitted:
@@ -143,7 +154,7 @@ def _train_epoch(
     seed: int,
     epoch: int,
     after_step: Callable[[], None],
-    progress: "Progress",
+    progress: Progress,
 ) -> dict[str, float]:
     # Dropout and the like draw from the global stream: set anew each epoch, it does not depend on what ran before.
     torch.manual_seed(seed_for("epoch", seed, epoch))
@@ -165,8 +176,6 @@ def _train_epoch(
         tally.add(loss.detach() * len(labels), logits.detach(), labels)
         progress.step(len(labels), tally)
     loss_mean, accuracy = tally.means()
-    if not torch.isfinite(torch.tensor(loss_mean)):
-        raise Refused(f"the loss became {loss_mean} in epoch {epoch + 1}; try a lower learning_rate or more warmup")
     return {"epoch": epoch + 1, "learning_rate": recipe.learning_rate * factor, "loss": loss_mean, "accuracy": accuracy}
 
 
@@ -179,57 +188,3 @@ def _validate(model: nn.Module, task: Task, batch_size: int) -> dict[str, float]
             tally.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
     loss, accuracy = tally.means()
     return {"validation_loss": loss, "validation_accuracy": accuracy}
-
-
-class Tally:
-    """Sums of loss and hits, kept on the device: reading them is what makes a GPU wait."""
-
-    def __init__(self, device: torch.device):
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._hits = torch.zeros((), dtype=torch.int64, device=device)
-        self._images = 0
-
-    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self._loss += loss_sum
-        self._hits += (logits.argmax(1) == labels).sum()
-        self._images += len(labels)
-
-    def means(self) -> tuple[float, float]:
-        """Loss and accuracy per image."""
-        return self._loss.item() / self._images, self._hits.item() / self._images
-
-
-class Progress:
-    """A bar over all images of a run with loss, accuracy, images/s and time left; silent when not on a terminal."""
-
-    def __init__(self, label: str, epochs: int, steps_per_epoch: int, done: int, refresh_s: float = 0.5):
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=epochs * steps_per_epoch,
-            initial=done * steps_per_epoch,
-            desc=label,
-            unit="step",
-            disable=not self._terminal,
-            leave=False,
-        )
-        self._refresh_s, self._shown, self._images = refresh_s, time.monotonic(), 0
-        self._validation = ""
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def step(self, images: int, tally: Tally) -> None:
-        self._bar.update()
-        self._images += images
-        elapsed = time.monotonic() - self._shown
-        if self._terminal and elapsed > self._refresh_s:
-            loss, accuracy = tally.means()
-            rate = self._images / elapsed
-            self._bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.1%}, {rate:,.0f} images/s{self._validation}")
-            self._shown, self._images = time.monotonic(), 0
-
-    def validated(self, row: dict[str, float]) -> None:
-        self._validation = f", val acc {row['validation_accuracy']:.1%}"

@@ -24,8 +24,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON that is the same to the byte for the same content: sorted keys, floats to 6 decimals, no NaN."""
+    try:
+        text = json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False)
+    except ValueError:
+        raise Refused(f"{path}: a number is not finite, so nothing was written: {content}") from None
     with replacing(path) as partial:
-        partial.write_text(json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False) + "\n")
+        partial.write_text(text + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -13,7 +13,7 @@ from prunelab.artifacts.files import replacing
 from prunelab.errors import Refused
 from prunelab.models.catalogue import build
 from prunelab.models.resize import resize
-from prunelab.params import Normalise, PruneSpec
+from prunelab.params import Count, Normalise, PruneSpec
 
 METADATA_KEY = "prunelab"
 MASK_PREFIX = "mask/"
@@ -22,16 +22,16 @@ MASK_PREFIX = "mask/"
 class Card(BaseModel):
     """What a model file says of itself: all that is needed to rebuild and to use the network, and no environment.
 
-    `normalise` is of pixels scaled to 0..1. `imported` is the name and SHA-256 of the file of foreign weights that
-    training started from, if any; those may have seen our validation images. `ratio_achieved` and `train_macs` (what
-    reaching this network cost after the dense one) are 0 for a dense network.
+    `normalise` is of pixels scaled to 0..1. `imported` is the path, as given, and the SHA-256 of the file of foreign
+    weights that training started from, if any; those may have seen our validation images. `ratio_achieved` and
+    `train_macs` (what reaching this network cost after the dense one) are 0 for a dense network.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
-    classes: int
-    input_shape: tuple[int, int, int]
+    classes: Count
+    input_shape: tuple[Count, Count, Count]
     normalise: Normalise
     seed: int
     imported: tuple[str, str] | None
@@ -78,13 +78,17 @@ def load_network(path: Path) -> Network:
         raise Refused(f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}") from None
     except (SafetensorError, OSError) as error:
         raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from None
-    masks = {name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if MASK_PREFIX in name}
-    model = build(card.model, card.classes, card.input_shape)
+    masks = {
+        name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(MASK_PREFIX)
+    }
     try:
+        model = build(card.model, card.classes, card.input_shape)
         resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
         model.load_state_dict(tensors)
     except (Refused, RuntimeError) as error:
-        raise Refused(f"{path} does not hold a {card.model}: {error}") from None
+        raise Refused(f"{path} does not hold a {card.model}: {' '.join(str(error).split())}") from None
+    if misfits := [name for name, mask in masks.items() if name not in tensors or mask.shape != tensors[name].shape]:
+        raise Refused(f"{path} has masks that fit no weights: {', '.join(misfits[:5])}")
     return Network(model=model.eval(), card=card, masks=masks)
 
 

@@ -27,7 +27,10 @@ def load_split(folder: Path, name: str) -> Split:
     Raises:
         Refused: if it is missing, or is not the file that dataset.json describes.
     """
-    path, expected = folder / f"{name}.npz", read_json(folder / "dataset.json")["sha256"][name]
+    path, facts = folder / f"{name}.npz", read_json(folder / "dataset.json")
+    expected = facts.get("sha256", {}).get(name) if isinstance(facts, dict) else None
+    if expected is None:
+        raise Refused(f"{folder / 'dataset.json'} does not describe {name}.npz; `dvc repro prepare` makes both")
     if not path.is_file():
         raise Refused(f"{path} is missing; `dvc repro prepare` makes it")
     if (got := sha256(path)) != expected:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 from urllib.request import Request, urlopen
@@ -110,7 +111,7 @@ class Cifar:
         try:
             with urlopen(Request(self._source.url, method="HEAD"), timeout=10):  # noqa: S310 (torchvision's address)
                 return True
-        except OSError:
+        except (OSError, HTTPException):
             return False
 
     def download(self, folder: Path) -> None:

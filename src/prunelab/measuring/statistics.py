@@ -9,7 +9,8 @@ def half_width(values: np.ndarray, *, resamples: int, seed: int = 0) -> float:
     """Half the width of the 95 % interval of the mean of `values`, [seeds, images].
 
     Several seeds: the part of the seeds (Student's t on their means) and the part of the test images (normal, on the
-    images' means over seeds) add up as independent errors do, in quadrature. One seed: half the width of the
+    images' means over seeds) are added in quadrature; both hold the noise that is particular to a seed and an image, so
+    the interval is a little wide rather than too narrow. One seed: half the width of the
     percentile bootstrap interval over test images (Efron 1979).
     """
     if len(values) == 1:

@@ -33,7 +33,7 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0) -> nn.Module:
         Refused: if there is no network of that name.
     """
     architecture = pick(MODELS, name, "model")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
         return architecture.build(classes, shape)
 

@@ -10,7 +10,7 @@ from prunelab.errors import Refused
 def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give every layer the widths that `shapes`, tensor name to shape, implies; the values are then undefined.
 
-    Enough for plain, residual and squeeze-and-excitation networks, whose forward pass does not hold widths.
+    Enough for networks whose forward pass holds no widths, and whose convolutions are not grouped.
 
     Raises:
         Refused: if the names are not the network's, or a layer cannot take its shape (another kernel size, say).

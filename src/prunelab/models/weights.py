@@ -30,11 +30,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # what torch thinks of an odd pickle is said better below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Refused(f"weights: no file {path}; valid: none, or the path of a state_dict file") from None
+        raise Refused(f"weights: no file {path}; valid: none, or the path of a file with a state_dict") from None
     except UnpicklingError:
         raise Refused(f"weights: {path} holds more than tensors, or is damaged; nothing in it was run") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise Refused(f"weights: {path} cannot be read: {' '.join(str(error).split())}") from None
+    except Exception as error:  # a damaged file makes torch's readers fail in every way there is
+        raise Refused(
+            f"weights: {path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise Refused(f"weights: {path} is not a state_dict, nor holds one under the key 'state_dict'")
@@ -50,12 +52,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
     given, wanted = read_weights(path), model.state_dict()
     problems = [f"lacks {name}" for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
-    problems += [
-        f"has {name} as {tuple(given[name].shape)}, the network has {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
-    ]
+    misfits = ((name, _misfit(given[name], wanted[name])) for name in wanted if name in given)
+    problems += [f"has {name} {misfit}" for name, misfit in misfits if misfit]
     if problems:
         more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
         raise Refused(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(given, strict=False)
+
+
+def _misfit(given: Tensor, wanted: Tensor) -> str | None:
+    """Why a tensor cannot take another's place, if it cannot."""
+    if given.shape != wanted.shape:
+        return f"as {tuple(given.shape)}, the network has {tuple(wanted.shape)}"
+    if given.layout != torch.strided or given.is_quantized or given.is_meta:
+        return "in a form that holds no plain numbers"
+    if given.is_floating_point() != wanted.is_floating_point() or given.is_complex():
+        return f"as {given.dtype}, the network has {wanted.dtype}"
+    if not given.isfinite().all():
+        return "with values that are not finite"
+    return None

@@ -48,7 +48,7 @@ def remove(
         if dropped:
             group.prune(dropped)
     _assert_same_outputs(masked, model, example)
-    return [width for *_, width in plans]
+    return [_measured(width, model) for *_, width in plans]
 
 
 def prunable(model: nn.Module, fixed: Sequence[nn.Module], example: Tensor) -> dict[str, int]:
@@ -79,6 +79,12 @@ def _plan(group, graph, names, saliency: Saliency, ratio: float, round_to: int) 
     dropped = scores.argsort(stable=True)[: len(scores) - width].sort().values.tolist()
     layers = tuple(names[item.dep.target.module] for item in filters)
     return group, dropped, Width(layers, before=len(scores), after=width)
+
+
+def _measured(planned: Width, model: nn.Module) -> Width:
+    """The width that its layers really have now."""
+    (after,) = {model.get_parameter(f"{layer}.weight").shape[0] for layer in planned.layers}
+    return Width(planned.layers, planned.before, after)
 
 
 def _outputs(group, graph) -> list:

@@ -24,10 +24,6 @@ class Method:
     criterion: Criterion
     choose: Callable[[Saliency, float], Masks] | None
 
-    @property
-    def removes_channels(self) -> bool:
-        return self.choose is None
-
 
 @dataclass(frozen=True)
 class Pruned:
@@ -71,6 +67,8 @@ def prune(model: nn.Module, architecture: str, spec: PruneSpec, *, shape: Shape,
             fixed=fixed_layers(architecture, model),
             example=torch.zeros(1, *shape),
         )
+        if missed := _why_not(widths, spec):
+            raise Refused(missed)
         return Pruned({}, widths, _removed(widths))
     kept = method.choose(saliency, spec.ratio)
     masks.apply(model, kept)
@@ -84,7 +82,7 @@ def unreachable(model: nn.Module, architecture: str, specs: Sequence[PruneSpec],
     if not specs:
         return []
     counts = channels.prunable(model, fixed_layers(architecture, model), torch.zeros(1, *shape))
-    problems = (_why_not(counts, spec) for spec in specs)
+    problems = (_why_not(channels.target_widths(counts, spec.ratio, spec.round_to), spec) for spec in specs)
     return [problem for problem in problems if problem]
 
 
@@ -92,12 +90,20 @@ def _removed(widths: list[Width]) -> float:
     return 1 - sum(width.after for width in widths) / sum(width.before for width in widths)
 
 
-def _why_not(counts: dict[str, int], spec: PruneSpec) -> str | None:
-    if not counts:
+def _why_not(widths: list[Width], spec: PruneSpec) -> str | None:
+    if not widths:
         return f"{spec.method}: this network has no layer whose channels can be removed"
-    widths, total = channels.target_widths(counts, spec.ratio, spec.round_to), sum(counts.values())
+    if spec.ratio == 0:
+        return None
+    narrowest = min(widths, key=lambda width: width.before)
+    if spec.round_to > narrowest.before:
+        return (
+            f"prune.round_to = {spec.round_to} is more than the {narrowest.before} channels of {narrowest.layers[0]}, "
+            "which could then lose none; valid: 1 to that number"
+        )
+    total = sum(width.before for width in widths)
     allowed = len(widths) * spec.round_to / 2 / total  # half a step of rounding in every layer
-    if abs(_removed(widths) - spec.ratio) <= allowed + 1e-9:
+    if _removed(widths) > 0 and abs(_removed(widths) - spec.ratio) <= allowed + 1e-9:
         return None
     worst = max(widths, key=lambda width: abs(width.after / width.before - (1 - spec.ratio)))
     return (
@@ -113,6 +119,8 @@ def _checked_ratio(kept: Masks, spec: PruneSpec) -> float:
     achieved = 1 - sum(int(mask.sum()) for mask in kept.values()) / total
     if abs(achieved - spec.ratio) > len(kept) / 2 / total + 1e-9:  # half a weight in every layer
         raise Refused(f"{spec.method} at ratio {spec.ratio} cannot be met: {achieved:.6f} of {total} weights would go")
+    if achieved == 1:
+        raise Refused(f"{spec.method} at ratio {spec.ratio} leaves none of the {total} weights")
     return achieved
 
 

@@ -52,7 +52,7 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
             if index == len(STATES) - 1:
                 axis.set_xlabel(label)
         line[0].set_ylabel(f"test accuracy\n{state}")
-    figure.legend(handles=_legend(methods), loc="outside lower center", ncols=len(methods) + 1, frameon=False)
+    figure.legend(handles=_legend(methods), loc="outside lower center", ncols=min(len(methods) + 1, 5), frameon=False)
     figure.suptitle(title)
     return figure
 
@@ -127,7 +127,9 @@ def training(curves: Sequence[Curve], title: str) -> Figure:
     named = {curve.name: curve.colour for curve in curves}
     lines = [Line2D([], [], color=line_colour, label=name) for name, line_colour in named.items()]
     lines.append(Line2D([], [], color="grey", linestyle="--", linewidth=1, label="training (solid: validation)"))
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.legend(
+        handles=lines, loc="outside lower center", ncols=max(1, round(figure.get_figwidth() / 2.7)), frameon=False
+    )
     figure.suptitle(title)
     return figure
 

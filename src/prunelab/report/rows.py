@@ -14,9 +14,14 @@ Row = dict[str, Any]
 def tradeoff_rows(cells: Sequence[tuple[str, float]], metrics: Sequence[Mapping[str, Any]]) -> list[Row]:
     """One row per grid cell: method, ratio, colour, the fraction of weights kept, and its metrics."""
     return [
-        {"method": method, "ratio": ratio, "colour": colour(method), "kept": 1 - measured["sparsity"], **measured}
+        {"method": method, "ratio": ratio, "colour": colour(method), "kept": _kept(measured["sparsity"]), **measured}
         for (method, ratio), measured in zip(cells, metrics, strict=True)
     ]
+
+
+def _kept(sparsity: float) -> float:
+    # Metrics have six decimals, and a log axis has no room for the zero that a larger sparsity is rounded to.
+    return max(round(1 - sparsity, 6), 1e-6)
 
 
 def mean_history(rows: Sequence[Mapping[str, float]]) -> list[Row]:

@@ -1,1 +1,9 @@
 """One file per DVC stage: read parameters, load, call the library once per seed, save."""
+
+import sys
+
+from prunelab.process import guard
+
+# Python imports a package before its modules, so this runs ahead of a stage's own, slow imports.
+if any(argument.startswith("prunelab.stages.") for argument in sys.orig_argv):
+    guard()

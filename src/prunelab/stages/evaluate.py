@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from typer import Option
 
-from prunelab.artifacts.files import write_json
+from prunelab.artifacts.files import sha256, write_json
 from prunelab.artifacts.networks import Network, load_network, seed_file, sizes
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
@@ -71,9 +71,11 @@ def main(
     if confusion:
         every_seed = np.tile(test.labels, len(after))
         write_json(confusion, _rows(confusion_matrix(every_seed, after.ravel(), card.classes)))
-    if environment:
-        write_json(environment, fingerprint(execution))
     write_json(metrics, measured)
+    if environment:
+        # No output of the stage, or another machine's name would change hashes; so DVC does not restore it with the
+        # metrics either, and it says itself which ones it belongs to.
+        write_json(environment, fingerprint(execution) | {"metrics_sha256": sha256(metrics)})
 
 
 def _rows(matrix: np.ndarray) -> list[dict[str, int]]:

@@ -16,6 +16,7 @@ def main(prepared: Path, histories: Path, metrics: Path, confusion: Path, out: P
     facts, dense = read_json(prepared / "dataset.json"), read_json(metrics / "base.json")
     measured = [read_json(metrics / "grid" / f"{key}.json") for *_, key in cells]
     points = rows.tradeoff_rows([(method, ratio) for method, ratio, _ in cells], measured)
+    _mention_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
     study = f"{params.model} on {params.dataset}, {_seeds(len(params.seeds))}"
 
     tradeoff = figures.tradeoff(points, dense | {"kept": 1.0}, f"{study}: accuracy against what is left")
@@ -38,6 +39,12 @@ def main(prepared: Path, histories: Path, metrics: Path, confusion: Path, out: P
 
     with replacing(metrics / "table.md") as partial:
         partial.write_text(table(dense, points, study, imported=bool(dense["imported"])))
+
+
+def _mention_leftovers(folder: Path, expected: set[str]) -> None:
+    # Never drawn, for cells come from params.yaml; but they look like results, and DVC hashes the folder.
+    if leftovers := sorted({path.name for path in folder.glob("*.json")} - expected):
+        print(f"no part of the grid in params.yaml, remove them: {', '.join(leftovers)} in {folder}")
 
 
 def _curve(name: str, group: str, colour: str, history: Path) -> figures.Curve:

@@ -47,7 +47,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
                 input_shape=facts["shape"],
                 normalise=normalise,
                 seed=seed,
-                imported=(imported.name, sha256(imported)) if imported else None,
+                imported=(params.weights, sha256(imported)) if imported else None,
             )
             fitted = fit(
                 model,
