@@ -128,7 +128,7 @@ def training(curves: Sequence[Curve], title: str) -> Figure:
     lines = [Line2D([], [], color=line_colour, label=name) for name, line_colour in named.items()]
     lines.append(Line2D([], [], color="grey", linestyle="--", linewidth=1, label="training (solid: validation)"))
     figure.legend(
-        handles=lines, loc="outside lower center", ncols=max(1, round(figure.get_figwidth() / 2.7)), frameon=False
+        handles=lines, loc="outside lower center", ncols=max(1, round(figure.get_figwidth() / 2.35)), frameon=False
     )
     figure.suptitle(title)
     return figure
