@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
@@ -15,6 +16,18 @@ from prunelab.training import Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
+
+
+def edit_params(path: Path, **changes: object) -> None:
+    """Set keys of a parameter file; two underscores reach into a section, as in train__epochs=3."""
+    content = YAML(typ="safe").load(path)
+    for place, value in changes.items():
+        *sections, key = place.split("__")
+        section = content
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    YAML().dump(content, path)
 
 
 @pytest.fixture(autouse=True)

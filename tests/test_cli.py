@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, PROJECT
-from ruamel.yaml import YAML
+from conftest import DIGITS_SHAPE, PROJECT, edit_params
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
@@ -24,16 +23,8 @@ def workspace(tmp_path, monkeypatch) -> Path:
 
 
 def check(**changes: object):
-    """Run `prunelab check` with some keys of the shipped parameters changed, dots as double underscores."""
-    path = Path("params.yaml")
-    content = YAML(typ="safe").load(path)
-    for place, value in changes.items():
-        *sections, key = place.split("__")
-        section = content
-        for name in sections:
-            section = section[name]
-        section[key] = value
-    YAML().dump(content, path)
+    """Run `prunelab check` with some keys of the shipped parameters changed."""
+    edit_params(Path("params.yaml"), **changes)
     return CliRunner().invoke(app, ["check"])
 
 

@@ -3,24 +3,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
-from ruamel.yaml import YAML
+from conftest import PROJECT, edit_params
 
 from prunelab.errors import Refused
 from prunelab.params import Grid, PruneSpec, load_params, validated
 
 
 def edited(tmp_path: Path, **changes: object) -> Path:
-    """The shipped params.yaml with some keys set, dots reaching into sections."""
-    content = YAML(typ="safe").load(PROJECT / "params.yaml")
-    for place, value in changes.items():
-        *sections, key = place.split("__")
-        section = content
-        for name in sections:
-            section = section[name]
-        section[key] = value
+    """The shipped params.yaml with some keys set."""
     path = tmp_path / "params.yaml"
-    YAML().dump(content, path)
+    path.write_text((PROJECT / "params.yaml").read_text())
+    edit_params(path, **changes)
     return path
 
 

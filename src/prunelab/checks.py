@@ -65,7 +65,7 @@ def _runtime(params: Params, raw: Path, base: Path) -> None:
 def _data(params: Params, raw: Path, base: Path) -> None:
     dataset = DATASETS[params.dataset]
     prepared = raw.parent / "prepared" / "dataset.json"
-    if prepared.exists() and read_json(prepared)["dataset"] == params.dataset:
+    if prepared.exists() and read_json(prepared).get("dataset") == params.dataset:
         return  # what is prepared already needs no raw files
     missing = dataset.missing(raw)
     unreachable = missing and not dataset.reachable()
@@ -104,10 +104,10 @@ def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
 def _reachable(params: Params, raw: Path, base: Path) -> None:
     dataset = DATASETS[params.dataset]
     model = build(params.model, dataset.classes, dataset.shape)
-    wanted = dict.fromkeys([(method, ratio) for method, ratio, _ in params.grid.cells()])
-    wanted[params.method, params.ratio] = None
-    wanted = {(method, ratio): None for method, ratio in wanted if method in METHODS}
-    if problems := unreachable(model, params.model, [params.spec(*each) for each in wanted], shape=dataset.shape):
+    cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
+    wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
+    specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]
+    if problems := unreachable(model, params.model, specs, shape=dataset.shape):
         raise Refused(problems)
 
 

@@ -20,7 +20,7 @@ class Block(nn.Module):
         self.padding = (channels_out - channels_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place where nothing needs the old value again: a tenth less memory traffic.
+        # In place where nothing needs the old value again, which spares memory traffic.
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         out += self._shortcut(x)
