@@ -47,7 +47,7 @@ class PilImages(Dataset):
     """What torchvision's CIFAR10 does: an array, a PIL image of one entry, transforms on it."""
 
     def __init__(self, split: Split):
-        self.images, self.labels = split.images.transpose(0, 2, 3, 1), split.labels
+        self.images, self.labels = split.inputs.transpose(0, 2, 3, 1), split.labels
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(32, padding=4),

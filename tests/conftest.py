@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.splits import Split, channel_moments
-from prunelab.params import Normalise, Recipe, Runtime, read_params
+from prunelab.params import Finetune, Normalise, PruneSpec, Recipe, Runtime, read_params
 from prunelab.runtime import Execution, configure
 from prunelab.training import Task
 
@@ -30,6 +30,12 @@ def edit_params(path: Path, **changes: object) -> None:
     YAML().dump(content, path)
 
 
+def prune_spec(method: str, ratio: float, **changes: object) -> PruneSpec:
+    """The shipped settings of pruning with some of them changed."""
+    shipped = read_params(PROJECT / "params.yaml")["prune"]
+    return PruneSpec(**{"method": method, "ratio": ratio, "budget": "native"} | shipped | changes)
+
+
 @pytest.fixture(autouse=True)
 def execution() -> Execution:
     """The CPU in float32, deterministic, on two threads: what the shipped parameters say."""
@@ -43,7 +49,7 @@ def digits() -> Split:
 
 @pytest.fixture(scope="session")
 def normalise(digits: Split) -> Normalise:
-    mean, std = channel_moments(digits.images)
+    mean, std = channel_moments(digits.inputs)
     return Normalise(mean=mean, std=std)
 
 
@@ -63,7 +69,7 @@ def task(digits: Split, normalise: Normalise, execution: Execution) -> Task:
 @pytest.fixture
 def recipe() -> Recipe:
     shipped = read_params(PROJECT / "params.yaml")["finetune"]
-    return Recipe(**shipped | {"epochs": 2, "batch_size": 64})
+    return Finetune(**shipped | {"epochs": 2, "batch_size": 64})
 
 
 def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:

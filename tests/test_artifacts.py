@@ -107,7 +107,7 @@ def test_damaged_model_files_are_refused_by_one_line(network, tmp_path, how):
 def test_prepared_splits_are_checked_against_their_hashes(digits, tmp_path):
     save_prepared(tmp_path, {"train": digits}, {"classes": ["0"]})
     loaded = load_split(tmp_path, "train")
-    np.testing.assert_array_equal(loaded.images, digits.images)
+    np.testing.assert_array_equal(loaded.inputs, digits.inputs)
     content = bytearray((tmp_path / "train.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "train.npz").write_bytes(content)

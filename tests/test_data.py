@@ -25,8 +25,8 @@ def test_every_data_set_reads_as_uint8_and_splits_by_class(name):
     splits = split(published, test_fraction=0.25, validation_fraction=0.1, seed=0)
     assert len(published.class_names) == dataset.classes
     for part in splits.values():
-        assert part.images.dtype == np.uint8
-        assert part.images.shape[1:] == dataset.shape
+        assert part.inputs.dtype == np.uint8
+        assert part.inputs.shape[1:] == dataset.shape
         assert part.labels.dtype == np.int64
         shares = np.bincount(part.labels, minlength=dataset.classes) / len(part)
         whole = np.bincount(published.train.labels, minlength=dataset.classes) / len(published.train)
@@ -36,7 +36,7 @@ def test_every_data_set_reads_as_uint8_and_splits_by_class(name):
 
 
 def fingerprints(part: Split) -> set[str]:
-    return {hashlib.sha256(image.tobytes()).hexdigest() for image in part.images}
+    return {hashlib.sha256(image.tobytes()).hexdigest() for image in part.inputs}
 
 
 def test_splits_part_the_images_and_depend_on_the_seed_alone(digits):
@@ -44,7 +44,7 @@ def test_splits_part_the_images_and_depend_on_the_seed_alone(digits):
     again, other = split_off(digits, 0.25, seed=3)[1], split_off(digits, 0.25, seed=4)[1]
     assert len(rest) + len(taken) == len(digits)
     assert fingerprints(rest) | fingerprints(taken) == fingerprints(digits)
-    np.testing.assert_array_equal(taken.images, again.images)
+    np.testing.assert_array_equal(taken.inputs, again.inputs)
     assert fingerprints(taken) != fingerprints(other)
 
 
@@ -55,8 +55,8 @@ def test_a_split_that_would_lose_a_class_is_refused():
 
 
 def test_moments_are_those_of_the_pixels(digits):
-    mean, std = channel_moments(digits.images)
-    pixels = digits.images.astype(np.float64) / 255
+    mean, std = channel_moments(digits.inputs)
+    pixels = digits.inputs.astype(np.float64) / 255
     np.testing.assert_allclose(mean, [pixels.mean()], rtol=1e-12)
     np.testing.assert_allclose(std, [pixels.std()], rtol=1e-12)
 
@@ -80,13 +80,13 @@ def batches(images: np.ndarray, execution, mean=0.0, std=1 / 255) -> Batches:
 
 
 def test_normalisation_is_pixels_less_mean_over_deviation(digits, execution):
-    few = digits.images[:5]
+    few = digits.inputs[:5]
     ((images, _),) = batches(few, execution, mean=0.3, std=0.2).ordered(8)
     np.testing.assert_allclose(images.numpy(), (few / 255 - 0.3) / 0.2, rtol=1e-5, atol=1e-5)
 
 
 def test_an_epoch_has_every_image_once_in_batches_of_like_size_and_is_repeatable(digits, execution):
-    data = batches(digits.images[:101], execution)
+    data = batches(digits.inputs[:101], execution)
     epochs = [list(data.shuffled(10, Augmentation(2, flip=True), seed=1, epoch=e)) for e in (0, 0, 1)]
     labels = [torch.cat([batch for _, batch in epoch]).tolist() for epoch in epochs]
     assert sorted(labels[0]) == list(range(101))
@@ -116,6 +116,6 @@ def test_augmented_images_are_crops_of_the_padded_original_flipped_or_not(execut
 
 
 def test_without_augmentation_images_pass_unchanged(digits, execution):
-    data = batches(digits.images[:20], execution)
+    data = batches(digits.inputs[:20], execution)
     for images, labels in data.shuffled(7, Augmentation(), seed=0, epoch=0):
-        np.testing.assert_array_equal(images.numpy().round(), digits.images[:20][labels.numpy()])
+        np.testing.assert_array_equal(images.numpy().round(), digits.inputs[:20][labels.numpy()])

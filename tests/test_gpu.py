@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE
+from conftest import DIGITS_SHAPE, prune_spec
 
 from prunelab.artifacts.checkpoints import Checkpoint
 from prunelab.data.batches import Augmentation
 from prunelab.measuring.quality import predict
 from prunelab.models.catalogue import MODELS, build
-from prunelab.params import PruneSpec, Runtime
+from prunelab.params import Runtime
 from prunelab.pruning import masks
 from prunelab.pruning.methods import METHODS, prune
 from prunelab.runtime import configure
@@ -61,7 +61,7 @@ class _StopsAfterOne:
 @pytest.mark.parametrize("method", METHODS)
 def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    spec = PruneSpec(method=method, ratio=0.5, budget="native", round_to=1)
+    spec = prune_spec(method, 0.5)
     pruned = prune(model, "resnet8", spec, shape=DIGITS_SHAPE, seed=0)
     gpu_task.execution.place(model)
     fitted = fit(model, gpu_task, recipe, seed=0, after_step=masks.hold(model, pruned.masks))

@@ -6,7 +6,7 @@ import pytest
 from conftest import PROJECT, edit_params
 
 from prunelab.errors import Refused
-from prunelab.params import Grid, PruneSpec, load_params, validated
+from prunelab.params import Grid, load_params
 
 
 def edited(tmp_path: Path, **changes: object) -> Path:
@@ -115,4 +115,4 @@ def test_an_unknown_key_is_noticed_whatever_its_name(tmp_path):
 
 def test_a_spec_has_the_only_range_check():
     with pytest.raises(Refused, match="ratio"):
-        validated(PruneSpec, method="l1_channel", ratio=1.0, budget="native", round_to=1)
+        load_params(PROJECT / "params.yaml").spec("l1_channel", 1.0)

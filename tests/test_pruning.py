@@ -6,13 +6,13 @@ from copy import deepcopy
 import pytest
 import torch
 from conftest import DIGITS_SHAPE
+from conftest import prune_spec as spec
 from torch import nn
 
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
 from prunelab.errors import Refused
 from prunelab.measuring.cost import cost
 from prunelab.models.catalogue import MODELS, build, prunable_weights
-from prunelab.params import PruneSpec
 from prunelab.pruning import masks
 from prunelab.pruning.channels import target_width
 from prunelab.pruning.methods import METHODS, prune
@@ -24,10 +24,6 @@ CHANNEL_METHODS = [name for name, method in METHODS.items() if not method.choose
 PAIRS = [(method, "resnet8") for method in METHODS] + [
     (method, model) for model in MODELS if model != "resnet8" for method in ("l1_unstructured_layerwise", "l1_channel")
 ]
-
-
-def spec(method: str, ratio: float, round_to: int = 1) -> PruneSpec:
-    return PruneSpec(method=method, ratio=ratio, budget="native", round_to=round_to)
 
 
 def trained(name: str, seed: int = 0) -> nn.Module:
@@ -210,7 +206,7 @@ def test_a_ratio_that_rounding_cannot_meet_is_refused_with_the_reason_and_nothin
 @pytest.mark.parametrize(("ratio", "round_to"), [(0.6, 1000), (0.4, 24), (0.02, 16), (0.001, 1)])
 def test_rounding_never_excuses_doing_nothing(ratio, round_to):
     with pytest.raises(Refused, match="round_to"):
-        prune(trained("resnet8"), "resnet8", spec("l1_channel", ratio, round_to), shape=DIGITS_SHAPE, seed=0)
+        prune(trained("resnet8"), "resnet8", spec("l1_channel", ratio, round_to=round_to), shape=DIGITS_SHAPE, seed=0)
 
 
 def test_no_method_name_makes_two_cells_collide():

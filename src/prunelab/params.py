@@ -26,6 +26,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 # An integer 0 stays an integer: DVC names the cell after what is written, and so must `Grid.cells`.
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Budget = Literal["native", "params", "macs"]
 
 
 class Section(BaseModel):
@@ -34,17 +35,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class PruneSpec(Section):
+class Prune(Section):
+    """How to prune, whatever the method; each method uses what concerns it.
+
+    `protect` and `layer_ratios` take names of layers with the wildcards of a shell (`layer1.*`); a layer named in
+    `layer_ratios` loses that share of what it has, whatever the others do.
+    """
+
+    round_to: Count  # channel widths left are multiples of this, or the full width
+    floor: Fraction  # the least share of its channels that a layer keeps where layers are ranked together
+    protect: Annotated[list[str], AfterValidator(_distinct)]
+    layer_ratios: dict[str, Ratio]
+    group: Annotated[int, Field(ge=2)]  # N:M sparsity: the M
+    block_rows: Count  # block sparsity: output channels ...
+    block_columns: Count  # ... by input weights
+    patterns: Count  # pattern sparsity: so many patterns in the set that kernels choose from
+    samples: Count  # training examples shown to the criteria that look at data
+    recalibrate: Annotated[int, Field(ge=0)]  # training examples by which norms are measured anew; 0: not at all
+    iterations: Count  # rounds of iterative methods
+    epochs: Annotated[int, Field(ge=0, le=1_000_000)]  # of training within a method's schedule; iterative: per round
+    penalty: Annotated[float, Field(ge=0)]  # strength of the regulariser of sparse training
+
+
+class PruneSpec(Prune):
     """What to prune, how much and of what.
 
     `ratio` is the fraction removed, 0 (nothing) to below 1, of what `budget` names: `native` means weights for mask
-    methods and channels for channel methods. Widths left are multiples of `round_to` channels, or the full width.
+    methods and channels for channel methods; `params` and `macs` are those of the whole network, where mask methods
+    count what is not zero.
     """
 
     method: str
     ratio: Ratio
-    budget: Literal["native"]
-    round_to: Count
+    budget: Budget
 
 
 class Grid(Section):
@@ -68,14 +91,22 @@ class Normalise(Section):
 
 
 class Data(Section):
-    """Splits, normalisation (null: measured on the training split) and augmentation of training images."""
+    """Where data lies, its splits, normalisation (null: measured on the training split) and augmentation."""
 
+    source: Annotated[str, Field(min_length=1)] | None  # imagefolder: a folder of class folders; text_tsv: a table
     split_seed: Annotated[int, Field(ge=0, lt=2**32)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]  # only for sets without an official test split
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]  # of what is not test
+    resize: Annotated[int, Field(ge=1, le=4096)] | None  # images become squares of so many pixels
     normalise: Normalise | None
     crop_padding: Annotated[int, Field(ge=0, le=256)]  # random crops after padding by so many pixels; 0: none
+    crop_scale: Annotated[float, Field(gt=0, le=1)]  # random resized crops of at least this share; 1: none
     flip: bool  # random left-right flips
+    memory_mb: Count  # splits larger than this stay on disk and are streamed
+    workers: Annotated[int, Field(ge=0, le=256)]  # processes that stream; 0: the stage itself
+    text_column: str
+    label_column: str
+    tokens: Annotated[int, Field(ge=2, le=8192)]  # longer texts are cut
 
 
 class Recipe(Section):
@@ -107,6 +138,7 @@ class Train(Recipe):
     """
 
     rewind_epoch: Annotated[int, Field(ge=0)]
+    freeze: Annotated[list[str], AfterValidator(_distinct)]  # layers, with wildcards, that keep their weights
 
     @model_validator(mode="after")
     def _rewind_within(self) -> "Train":
@@ -115,8 +147,11 @@ class Train(Recipe):
         return self
 
 
-class Prune(Section):
-    round_to: Count
+class Finetune(Recipe):
+    """`distill` is the weight, 0 to 1, of the dense network's softened outputs in the loss (Hinton et al. 2015)."""
+
+    distill: Annotated[float, Field(ge=0, le=1)]
+    temperature: Annotated[float, Field(gt=0)]  # by which logits are divided before they are compared
 
 
 class Evaluate(Section):
@@ -139,21 +174,22 @@ class Runtime(Section):
 class Params(Section):
     dataset: str
     model: str
-    weights: Annotated[str, Field(min_length=1)]  # none, or the path of a file
+    weights: Annotated[str, Field(min_length=1)]  # none, imagenet, or a file (bert: a folder, a hub name)
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]
     method: str
     ratio: Ratio
-    budget: Literal["native"]
+    budget: Budget
     grid: Grid
     data: Data
     train: Train
     prune: Prune
-    finetune: Recipe
+    finetune: Finetune
     evaluate: Evaluate
     runtime: Runtime
 
     def spec(self, method: str, ratio: float) -> PruneSpec:
-        return PruneSpec(method=method, ratio=ratio, budget=self.budget, round_to=self.prune.round_to)
+        """The whole specification of one cell; raises Refused for a ratio out of range."""
+        return validated(PruneSpec, method=method, ratio=ratio, budget=self.budget, **self.prune.model_dump())
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

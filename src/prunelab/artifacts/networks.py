@@ -22,17 +22,19 @@ MASK_PREFIX = "mask/"
 class Card(BaseModel):
     """What a model file says of itself: all that is needed to rebuild and to use the network, and no environment.
 
-    `normalise` is of pixels scaled to 0..1. `imported` is the path, as given, and the SHA-256 of the file of foreign
-    weights that training started from, if any; those may have seen our validation images. `ratio_achieved` and
-    `train_macs` (what reaching this network cost after the dense one) are 0 for a dense network.
+    `options` are what a network's builder needs to know besides classes and input shape (the sizes of an encoder, say);
+    `normalise` is of pixels scaled to 0..1, None for texts. `imported` is the path, as given, and the SHA-256 of the
+    file of foreign weights that training started from, if any; those may have seen our validation images.
+    `ratio_achieved` and `train_macs` (what reaching this network cost after the dense one) are 0 for a dense one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     classes: Count
-    input_shape: tuple[Count, Count, Count]
-    normalise: Normalise
+    input_shape: tuple[Count, ...]
+    options: dict[str, int] = {}
+    normalise: Normalise | None
     seed: int
     imported: tuple[str, str] | None
     pruning: PruneSpec | None = None
@@ -82,7 +84,7 @@ def load_network(path: Path) -> Network:
         name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(MASK_PREFIX)
     }
     try:
-        model = build(card.model, card.classes, card.input_shape)
+        model = build(card.model, card.classes, card.input_shape, **card.options)
         resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
         model.load_state_dict(tensors)
     except (Refused, RuntimeError) as error:

@@ -16,7 +16,7 @@ def save_prepared(folder: Path, splits: dict[str, Split], facts: dict[str, Any])
     for name, split in splits.items():
         with replacing(folder / f"{name}.npz") as partial:
             with partial.open("wb") as file:  # a file object: given a name, savez would append .npz to it
-                np.savez(file, images=split.images, labels=split.labels)
+                np.savez(file, inputs=split.inputs, labels=split.labels)
             hashes[name] = sha256(partial)
     write_json(folder / "dataset.json", facts | {"sha256": hashes})
 
@@ -36,4 +36,4 @@ def load_split(folder: Path, name: str) -> Split:
     if (got := sha256(path)) != expected:
         raise Refused(f"{path} is damaged: SHA-256 {got}, expected {expected}; `dvc checkout {path}` restores it")
     with np.load(path, allow_pickle=False) as arrays:
-        return Split(arrays["images"], arrays["labels"])
+        return Split(arrays["inputs"], arrays["labels"])

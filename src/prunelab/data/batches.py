@@ -29,7 +29,7 @@ class Batches:
     """
 
     def __init__(self, split: Split, normalise: Normalise, execution: Execution):
-        self.images = torch.from_numpy(split.images).to(execution.device)
+        self.images = torch.from_numpy(split.inputs).to(execution.device)
         self.labels = torch.from_numpy(split.labels).to(execution.device)
         self._execution = execution
         # pixels / 255, less the mean, over the deviation: folded into one multiply and one add

@@ -7,16 +7,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """Images as uint8 [N, C, H, W] and their classes as int64 [N], 0 to classes - 1."""
+    """Images as uint8 [N, C, H, W], or token ids as int64 [N, L], and their classes as int64 [N], 0 to classes - 1."""
 
-    images: np.ndarray
+    inputs: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, indices: np.ndarray) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.inputs[indices], self.labels[indices])
 
 
 def split_off(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

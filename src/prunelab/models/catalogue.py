@@ -11,22 +11,22 @@ from prunelab.models.cifar_resnet import CifarResNet, residual_stream
 from prunelab.registry import pick
 from prunelab.runtime import seed_for
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """`build(classes, (channels, height, width))` makes the network; `head` names its last layer.
+    """`build(classes, shape, **options)` makes the network; `head` names its last layer.
 
     `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do.
     """
 
-    build: Callable[[int, Shape], nn.Module]
+    build: Callable[..., nn.Module]
     head: str
     fixed: Callable[[str], bool] = lambda name: False
 
 
-def build(name: str, classes: int, shape: Shape, seed: int = 0) -> nn.Module:
+def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
     """A fresh network, its initial weights determined by the seed.
 
     Raises:
@@ -35,7 +35,7 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0) -> nn.Module:
     architecture = pick(MODELS, name, "model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
-        return architecture.build(classes, shape)
+        return architecture.build(classes, shape, **options)
 
 
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:

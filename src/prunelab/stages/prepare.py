@@ -37,11 +37,11 @@ def split(published: Raw, test_fraction: float, validation_fraction: float, seed
 
 
 def describe(name: str, class_names: list[str], splits: dict[str, Split]) -> dict[str, object]:
-    mean, std = channel_moments(splits["train"].images)
+    mean, std = channel_moments(splits["train"].inputs)
     return {
         "dataset": name,
         "classes": class_names,
-        "shape": list(splits["train"].images.shape[1:]),
+        "shape": list(splits["train"].inputs.shape[1:]),
         "mean": mean,
         "std": std,
         "counts": {name: len(part) for name, part in splits.items()},

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
-from prunelab.params import PruneSpec, load_params, validated
+from prunelab.params import load_params
 from prunelab.pruning.methods import prune
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
@@ -16,7 +16,7 @@ def main(base: Path, out: Path, method: Annotated[str, Option()], ratio: Annotat
     """Prune the networks in the folder BASE and write them to the folder OUT."""
     params = load_params()
     configure(params.runtime)
-    spec = validated(PruneSpec, method=method, ratio=ratio, budget=params.budget, round_to=params.prune.round_to)
+    spec = params.spec(method, ratio)
     for seed in params.seeds:
         network = load_network(seed_file(base, seed))
         card = network.card
