@@ -10,9 +10,10 @@ from ruamel.yaml import YAML
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.splits import Split, channel_moments
-from prunelab.params import Finetune, Normalise, PruneSpec, Recipe, Runtime, read_params
+from prunelab.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
 from prunelab.runtime import Execution, configure
-from prunelab.training import Task
+from prunelab.trainer import SeedTrainer
+from prunelab.training import NoStore, Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
@@ -67,9 +68,19 @@ def task(digits: Split, normalise: Normalise, execution: Execution) -> Task:
 
 
 @pytest.fixture
-def recipe() -> Recipe:
+def recipe() -> Finetune:
     shipped = read_params(PROJECT / "params.yaml")["finetune"]
     return Finetune(**shipped | {"epochs": 2, "batch_size": 64})
+
+
+@pytest.fixture
+def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
+    """Seed 0 on the tiny task; a base recipe of two epochs, of which one is rewound to."""
+    shipped = read_params(PROJECT / "params.yaml")["train"]
+    base = Train(**shipped | {"epochs": 2, "rewind_epoch": 1, "batch_size": 64})
+    return SeedTrainer(
+        task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
+    )
 
 
 def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:

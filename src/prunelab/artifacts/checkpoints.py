@@ -41,8 +41,8 @@ class Checkpoint:
 @contextmanager
 def unfinished(
     out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any]
-) -> Iterator[Callable[[int], Checkpoint]]:
-    """Hand out one checkpoint per seed for the stage that writes `out`, and forget them all once it has succeeded.
+) -> Iterator[Callable[..., Checkpoint]]:
+    """Hand out one checkpoint per seed, or per seed and part of its training, for the stage that writes `out`, and forget them all once it has succeeded.
 
     They are found again only by the same command with the same parameters, input files and code: what was computed
     otherwise is dropped, not resumed.
@@ -53,5 +53,5 @@ def unfinished(
     for other in folder.glob("*"):
         if other.name != key:
             shutil.rmtree(other, ignore_errors=True)
-    yield lambda seed: Checkpoint(folder / key / f"{seed}.pt")
+    yield lambda *parts: Checkpoint(folder / key / f"{'-'.join(map(str, parts))}.pt")
     shutil.rmtree(folder, ignore_errors=True)

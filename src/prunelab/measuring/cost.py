@@ -1,6 +1,7 @@
 """What a network costs on paper: parameters, sparsity and multiply-accumulates (MACs)."""
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -29,7 +30,7 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     nonzero_weights = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
     ours, theirs = macs(model, shape), macs(dense, shape)
-    parameters, dense_parameters = _parameters(model), _parameters(dense)
+    parameters, dense_parameters = parameters(model), parameters(dense)
     return {
         "params": parameters,
         "params_nonzero": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
@@ -40,10 +41,39 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
     }
 
 
+def positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
+    """At how many places (pixels, tokens) every layer is applied to one input, by the layer's name."""
+    places: dict[str, int] = {}
+
+    def note(name: str, features: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            result = output if isinstance(output, torch.Tensor) else output[0]
+            places[name] = places.get(name, 0) + result[0].numel() // features
+
+        return hook
+
+    widths = {
+        name: module.embed_dim if isinstance(module, nn.MultiheadAttention) else module.weight.shape[0]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.LayerNorm | nn.MultiheadAttention)
+    }
+    hooks = [model.get_submodule(name).register_forward_hook(note(name, width)) for name, width in widths.items()]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(example.to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
+    return places
+
+
 def training_macs(model: nn.Module, shape: Shape, images: int) -> int:
     """MACs spent on training with so many images (an image counts once per epoch)."""
     return TRAINING_PASSES * macs(model, shape) * images
 
 
-def _parameters(model: nn.Module) -> int:
+def parameters(model: nn.Module) -> int:
+    """How many parameters a network has, zeros included."""
     return sum(parameter.numel() for parameter in model.parameters())
