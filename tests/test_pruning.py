@@ -206,7 +206,14 @@ def test_a_ratio_that_rounding_cannot_meet_is_refused_with_the_reason_and_nothin
 @pytest.mark.parametrize(("ratio", "round_to"), [(0.6, 1000), (0.4, 24), (0.02, 16), (0.001, 1)])
 def test_rounding_never_excuses_doing_nothing(ratio, round_to, trainer):
     with pytest.raises(Refused, match="round_to"):
-        prune(trained("resnet8"), "resnet8", spec("l1_channel", ratio, round_to=round_to), shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+        prune(
+            trained("resnet8"),
+            "resnet8",
+            spec("l1_channel", ratio, round_to=round_to),
+            shape=DIGITS_SHAPE,
+            seed=0,
+            trainer=trainer,
+        )
 
 
 def test_no_method_name_makes_two_cells_collide():
@@ -215,7 +222,14 @@ def test_no_method_name_makes_two_cells_collide():
 
 def test_a_network_of_which_nothing_is_left_is_refused(trainer):
     with pytest.raises(Refused, match="leaves none"):
-        prune(trained("resnet8"), "resnet8", spec("l1_unstructured", 0.99999999), shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+        prune(
+            trained("resnet8"),
+            "resnet8",
+            spec("l1_unstructured", 0.99999999),
+            shape=DIGITS_SHAPE,
+            seed=0,
+            trainer=trainer,
+        )
 
 
 def test_an_unknown_method_lists_the_valid_ones(trainer):

@@ -1,5 +1,6 @@
 """Schedules by what they promise: ratios over time, masks that only grow, units that return, weights that go back."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from prunelab.measuring.cost import parameters
 from prunelab.models.catalogue import build, prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.params import Train, read_params
-from prunelab.pruning import masks, schedules
+from prunelab.pruning import masks
 from prunelab.pruning.methods import METHODS, Bases, prune
 from prunelab.pruning.restart import Restart, retraining
 from prunelab.training import Guide, Teacher, fit
@@ -85,7 +86,7 @@ def test_iterative_rounds_are_recorded_as_the_study_did(trainer):
 def test_iterative_masks_only_grow(trainer):
     model, _, trained, _ = run("random_unstructured_iterative", trainer)
     zeros = [before for _, _, before, _ in trained] + [prunable_weights(model)]
-    for earlier, later in zip(zeros[:-1], zeros[1:], strict=True):
+    for earlier, later in itertools.pairwise(zeros):
         assert all(bool((later[name][earlier[name] == 0] == 0).all()) for name in earlier)
 
 
@@ -115,7 +116,7 @@ def test_a_scratch_control_has_the_pruned_shape_and_fresh_weights(method, traine
         if pruned.masks:
             assert torch.equal(weight, prunable_weights(fresh)[name] * pruned.masks[name])
     name = "layer1.0.conv1.weight"
-    rows = [row for row in prunable_weights(model)[name].flatten(1)]
+    rows = list(prunable_weights(model)[name].flatten(1))
     if not pruned.masks:  # every filter left is one of the fresh network's
         source = prunable_weights(fresh)[name].flatten(1)
         assert all(any(torch.equal(row, other) for other in source) for row in rows)
@@ -128,11 +129,6 @@ def test_at_init_methods_judge_and_keep_the_initial_weights(trainer):
 
 
 def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monkeypatch):
-    asked = []
-    original = schedules.Session.cut
-    monkeypatch.setattr(
-        schedules.Session, "cut", lambda self, ratio: (asked.append(ratio), original(self, ratio))[1]
-    )
     seen = []
     from prunelab.pruning.cutting import MaskCutter
 
@@ -142,7 +138,7 @@ def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monke
     assert sparsity(prunable_weights(model)) == pytest.approx(0.8, abs=1e-3)
     assert seen == sorted(seen)
     assert seen[0] == 0
-    middle = [ratio for ratio in seen if ratio > 0.8 * (1 - 0.5**3) - 1e-9][0]  # at half of the training
+    middle = next(ratio for ratio in seen if ratio > 0.8 * (1 - 0.5**3) - 1e-9)  # at half of the training
     assert middle == pytest.approx(0.8 * 0.875)
     assert sparsity(trained[0][3]) > 0.7
 
@@ -159,7 +155,7 @@ def test_soft_pruning_lets_units_return_and_removes_them_in_the_end(trainer):
 @pytest.mark.parametrize("method", [name for name in METHODS if name.endswith("_sparse")])
 def test_sparse_training_makes_what_is_removed_small(method, trainer):
     def smallest(**settings: object) -> float:
-        _, _, ((_, _, before, after),), _ = run(method, trainer, epochs=2, ratio=0.5, **settings)
+        _, _, ((*_, after),), _ = run(method, trainer, epochs=2, ratio=0.5, **settings)
         norms = [weight.flatten(1).norm(dim=1) for name, weight in after.items() if name.endswith("0.conv1.weight")]
         return float(torch.cat([n.sort().values[: len(n) // 2] for n in norms]).sum())
 
@@ -262,9 +258,7 @@ def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tm
     for method in ("l1_unstructured_iterative", "l1_unstructured_gradual", "l2_channel_soft", "l1_channel_iterative"):
         whole, _, _, _ = run(method, trainer, epochs=2)
         deaths = {"round-1", "round-2", "gradual", "soft"}
-        again = replace(
-            trainer, store=lambda name, m=method, d=deaths: DiesOnce(tmp_path / f"{m}-{name}.pt", name, d)
-        )
+        again = replace(trainer, store=lambda name, m=method, d=deaths: DiesOnce(tmp_path / f"{m}-{name}.pt", name, d))
         for _ in range(4):
             try:
                 resumed, _, _, _ = run(method, again, epochs=2)

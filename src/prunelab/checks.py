@@ -107,7 +107,7 @@ def _reachable(params: Params, raw: Path, base: Path) -> None:
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
     specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]
-    if problems := unreachable(model, params.model, specs, shape=dataset.shape):
+    if problems := unreachable(model, params.model, specs, shape=dataset.shape, train=params.train):
         raise Refused(problems)
 
 
@@ -117,5 +117,5 @@ CHECKS = {
     _normalise: {"dataset", "data"},
     _weights: {"dataset", "model", "weights"},
     _unchanged_weights: {"weights", "seeds"},
-    _reachable: {"dataset", "model", "grid", "method", "ratio", "budget", "prune"},
+    _reachable: {"dataset", "model", "grid", "method", "ratio", "budget", "prune", "train"},
 }

@@ -58,7 +58,9 @@ class SeedTrainer:
         model.eval()
         validation = self.task.validation
         return (
-            _accuracy(model, self.task, self.task.train.sample(len(validation), self.finetune.batch_size, seed=self.seed)),
+            _accuracy(
+                model, self.task, self.task.train.sample(len(validation), self.finetune.batch_size, seed=self.seed)
+            ),
             _accuracy(model, self.task, validation.ordered(self.finetune.batch_size)),
         )
 

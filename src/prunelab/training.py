@@ -113,7 +113,9 @@ class Teacher:
         with torch.no_grad(), task.execution.autocast():
             wanted = self.model(inputs).float()
         t = self.temperature
-        soft = F.kl_div(F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1), log_target=True, reduction="batchmean")
+        soft = F.kl_div(
+            F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1), log_target=True, reduction="batchmean"
+        )
         return (1 - self.weight) * own + self.weight * t**2 * soft
 
 

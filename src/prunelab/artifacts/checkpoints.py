@@ -39,11 +39,10 @@ class Checkpoint:
 
 
 @contextmanager
-def unfinished(
-    out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any]
-) -> Iterator[Callable[..., Checkpoint]]:
-    """Hand out one checkpoint per seed, or per seed and part of its training, for the stage that writes `out`, and forget them all once it has succeeded.
+def unfinished(out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any]) -> Iterator[Callable[..., Checkpoint]]:
+    """Hand out checkpoints for the stage that writes `out`, and forget them all once it has succeeded.
 
+    Each is asked for by its parts: a seed, and what is trained where that is more than one thing.
     They are found again only by the same command with the same parameters, input files and code: what was computed
     otherwise is dropped, not resumed.
     """

@@ -65,6 +65,13 @@ class Batches:
                 images = _flip(images, random)
             yield self._normalise(images), self.labels[chosen.to(self.labels.device)]
 
+    def sample(self, examples: int, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many examples (all, where there are fewer), drawn by the seed and not augmented, in batches."""
+        order = torch.randperm(len(self), generator=generator("sample", seed))[:examples]
+        for chosen in order.tensor_split(math.ceil(len(order) / batch_size)):
+            chosen = chosen.to(self.labels.device)
+            yield self._normalise(self.images[chosen]), self.labels[chosen]
+
     def _windows(self, padding: int) -> Tensor:
         """Every crop of every image as a view, [N, C, 2p + 1, 2p + 1, H, W]."""
         height, width = self.images.shape[-2:]

@@ -30,11 +30,11 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     nonzero_weights = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
     ours, theirs = macs(model, shape), macs(dense, shape)
-    parameters, dense_parameters = parameters(model), parameters(dense)
+    ours_stored, theirs_stored = parameters(model), parameters(dense)
     return {
-        "params": parameters,
+        "params": ours_stored,
         "params_nonzero": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
-        "params_ratio": dense_parameters / parameters,
+        "params_ratio": theirs_stored / ours_stored,
         "sparsity": 1 - nonzero_weights / dense_weights,
         "macs": ours,
         "macs_ratio": theirs / ours,

@@ -24,6 +24,8 @@ class Architecture:
     build: Callable[..., nn.Module]
     head: str
     fixed: Callable[[str], bool] = lambda name: False
+    mend: Callable[[nn.Module], None] = lambda model: None
+    divisor: Callable[[str], int] = lambda name: 1
 
 
 def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
@@ -36,6 +38,11 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
         return architecture.build(classes, shape, **options)
+
+
+def example(shape: Shape) -> torch.Tensor:
+    """One input of a shape: zeros for an image, ones (no padding) for a text."""
+    return torch.zeros(1, *shape) if len(shape) == 3 else torch.ones(1, *shape, dtype=torch.int64)
 
 
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:

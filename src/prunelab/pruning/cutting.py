@@ -1,4 +1,4 @@
-"""The two ways to cut: masks over weights, and groups of units removed for real; both to a ratio of the dense network."""
+"""The two ways to cut a network: masks over weights, and groups of units removed for real."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Cutter(Protocol):
         """What a cut would take out now, group by group; mask methods have none."""
 
     def take_over(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
-        """Go on with other weights, given as a dense network's; what is cut stays cut. `fresh` builds such a network."""
+        """Go on with a dense network's weights; what is cut stays cut. `fresh` builds such a network."""
 
 
 class MaskCutter:
@@ -97,20 +97,16 @@ class MaskCutter:
 
         if self._spec.budget == "native" or ratio == 0:
             return chosen(ratio)
-        low, high = 0.0, 1.0
-        for _ in range(20):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.removed(chosen(middle)) < ratio else (low, middle)
-        return min((chosen(low), chosen(high)), key=lambda kept: abs(self.removed(kept) - ratio))
+        native = bisect(lambda native: self.removed(chosen(native)), ratio)
+        return chosen(native)
 
     def removed(self, kept: Masks) -> float:
         """The share removed of what the budget names."""
         dropped = {name: mask.numel() - int(mask.sum()) for name, mask in kept.items()}
         if self._spec.budget == "native":
-            free = [mask.numel() for name, mask in kept.items() if name not in self._own]
-            return sum(count for name, count in dropped.items() if name not in self._own) / max(1, sum(free))
+            return masks.removed_share({name: mask for name, mask in kept.items() if name not in self._own})
         if self._uses is not None:
-            dropped = {name: count * self._uses[name.removesuffix(".weight")] for name, count in dropped.items()}
+            dropped = {name: count * self._uses[name.rpartition(".")[0]] for name, count in dropped.items()}
         return sum(dropped.values()) / self._total
 
     def cut(self, saliency: Saliency, ratio: float) -> Pruned:
@@ -140,9 +136,29 @@ class MaskCutter:
         masks.apply(self._model, self.masks)
 
 
+def bisect(removed: Callable[[float], float], target: float) -> float:
+    """The setting, 0 to below 1, at which the rising function `removed` comes nearest to `target`.
+
+    Raises:
+        Refused: by `removed`, where no setting that it accepts comes anywhere near.
+    """
+
+    def distance(setting: float) -> float:
+        try:
+            return removed(setting) - target
+        except Refused:  # so little that nothing goes, or so much that nothing stays
+            return -target if setting < 0.5 else 1 - target
+
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if distance(middle) < 0 else (low, middle)
+    return min((low, high), key=lambda setting: abs(distance(setting)))
+
+
 def own_ratios(model: nn.Module, spec: PruneSpec, *, whole: Sequence[str]) -> dict[str, float]:
     """The ratios of tensors that have one of their own; layers named in `whole` stay whole."""
-    found = {name: groups.own_ratio([name.removesuffix(".weight")], spec) for name in prunable_weights(model)}
+    found = {name: groups.own_ratio([name.rpartition(".")[0]], spec) for name in prunable_weights(model)}
     own = {name: ratio for name, ratio in found.items() if ratio is not None}
     return own | {f"{layer}.weight": 0.0 for layer in whole}
 
@@ -255,8 +271,8 @@ class GroupCutter:
             if abs(achieved - ratio) <= MISS:
                 return None
             return (
-                f"of {self._spec.budget} cannot be met: the nearest that can be removed is {achieved:.4f} "
-                f"(prune.round_to = {self._spec.round_to}, prune.floor = {self._spec.floor}, at least one channel a layer)"
+                f"of {self._spec.budget} cannot be met: the nearest that can be removed is {achieved:.4f} (every layer "
+                f"keeps prune.round_to = {self._spec.round_to} channels, or the share prune.floor = {self._spec.floor})"
             )
         total = sum(c.full for c, _ in free)
         removed = 1 - sum(width for _, width in free) / total

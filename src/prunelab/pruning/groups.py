@@ -1,4 +1,4 @@
-"""Groups of layers that lose units together (channels, heads, hidden units): rank, choose and cost them, then remove."""
+"""Groups of layers that lose units (channels, heads, hidden units) together: rank, choose and cost them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.params import Prune
-from prunelab.pruning.masks import Saliency
+from prunelab.pruning.granularity import Saliency
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,12 @@ class Member:
     outputs: bool
     indices: Tensor
     units: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def chosen(self, units: Sequence[int]) -> Tensor:
         """The layer's indices that belong to the given units."""

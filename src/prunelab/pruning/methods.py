@@ -15,7 +15,7 @@ from prunelab.params import PruneSpec, Train
 from prunelab.pruning import attention, channels, criteria, granularity, groups, masks, penalties, schedules
 from prunelab.pruning.criteria import Criterion
 from prunelab.pruning.cutting import Cutter, GroupCutter, MaskCutter, Pruned
-from prunelab.pruning.granularity import Granularity
+from prunelab.pruning.granularity import Granularity, Saliency
 from prunelab.pruning.groups import Group
 from prunelab.pruning.restart import Restart
 from prunelab.pruning.schedules import Schedule, Session, Trainer
@@ -115,10 +115,17 @@ def _plan(
     cutter = _cutter(method, model, architecture, spec, shape, found[kind])
     assert isinstance(cutter, GroupCutter)
     # Which units go depends on the criterion, but how many does so only where layers are ranked together.
-    noise = {n: torch.rand(w.shape, generator=torch.Generator().manual_seed(0)) for n, w in prunable_weights(model).items()}
+    noise = {
+        n: torch.rand(w.shape, generator=torch.Generator().manual_seed(0)) for n, w in prunable_weights(model).items()
+    }
     planned, widths = cutter.plan(noise, spec.ratio)
     if method.scope is groups.uniform or spec.budget == "native":
         cutter.refuse(planned, widths, spec.ratio)
+
+
+def _noise(model: nn.Module) -> Saliency:
+    random = torch.Generator().manual_seed(0)
+    return {name: torch.rand(weight.shape, generator=random) for name, weight in prunable_weights(model).items()}
 
 
 def _cutter(
@@ -141,7 +148,7 @@ def _cutter(
 
 def _find(kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module) -> list[Group]:
     """The groups of one kind in a network; raises Refused if it has none, with what would work."""
-    encoder = attention.groups(model)
+    encoder = attention.find(model)
     if encoder or kind != "channel":
         found = [group for group in encoder if group.kind == kind]
     else:
@@ -157,7 +164,7 @@ def _kinds(encoder: Sequence[Group]) -> set[str]:
     return {group.kind for group in encoder} or {"channel"}
 
 
-GLOBAL, LAYERWISE, ROWWISE = masks.GLOBAL, masks.LAYERWISE, masks.ROWWISE
+GLOBAL, LAYERWISE, ROWWISE = masks.Scope.GLOBAL, masks.Scope.LAYERWISE, masks.Scope.ROWWISE
 UNIFORM, TOGETHER = groups.uniform, groups.ranked_together
 WEIGHT, N_OF_M, PATTERN = granularity.WEIGHT, granularity.N_OF_M, granularity.PATTERN
 VECTOR, KERNEL, BLOCK, FILTER = granularity.VECTOR, granularity.KERNEL, granularity.BLOCK, granularity.FILTER
@@ -207,7 +214,7 @@ METHODS: dict[str, Method] = {
     "l1_channel": Method(criteria.l1, "channel", UNIFORM),
     "l2_channel": Method(criteria.l2, "channel", UNIFORM),
     "bn_scale_channel": Method(criteria.bn_scale, "channel", UNIFORM),
-    "taylor_channel": Method(criteria.taylor, "channel", UNIFORM),
+    "taylor_channel": Method(criteria.taylor_filter, "channel", UNIFORM),
     "fisher_channel": Method(criteria.fisher, "channel", UNIFORM),
     "fpgm_channel": Method(criteria.fpgm, "channel", UNIFORM),
     "lamp_channel": Method(criteria.lamp, "channel", UNIFORM),
@@ -215,7 +222,7 @@ METHODS: dict[str, Method] = {
     "random_channel_global": Method(criteria.random, "channel", TOGETHER),
     "l1_channel_global": Method(criteria.l1, "channel", TOGETHER),
     "bn_scale_channel_global": Method(criteria.bn_scale, "channel", TOGETHER),
-    "taylor_channel_global": Method(criteria.taylor, "channel", TOGETHER),
+    "taylor_channel_global": Method(criteria.taylor_filter, "channel", TOGETHER),
     "fisher_channel_global": Method(criteria.fisher, "channel", TOGETHER),
     # channels, over time
     "random_channel_iterative": Method(criteria.random, "channel", UNIFORM, schedules.iterative),

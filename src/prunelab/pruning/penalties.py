@@ -1,4 +1,4 @@
-"""Regularisers of sparse training: they make units small before they are removed. (groups with doomed units) -> loss."""
+"""Regularisers of sparse training, which make units small before they are removed."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +18,7 @@ def scales(doomed: Doomed, strength: float) -> Penalty:
 
 
 def group_lasso(doomed: Doomed, strength: float) -> Penalty:
-    """The L2 norm of all weights that make a unit, summed over units, each times the root of its size (Wen et al. 2016).
+    """The L2 norm of all weights that make a unit, times the root of its size, summed over units (Wen et al. 2016).
 
     The root keeps large units from being spared less than small ones (Yuan & Lin 2006).
     """
@@ -30,7 +30,7 @@ def growing_l2(doomed: Doomed, strength: float) -> Penalty:
 
     Which units are doomed is settled once, before the training.
     """
-    chosen = [(member.module.weight, member.chosen(units)) for group, units in doomed for member in group.filters]
+    chosen = [(member.weight, member.chosen(units)) for group, units in doomed for member in group.filters]
     return lambda progress: (
         strength * progress / 2 * _sum([w[indices.to(w.device)].square().sum() for w, indices in chosen])
     )
@@ -42,10 +42,10 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
 
 def _norms(group: Group) -> Tensor:
     """sqrt(size) x ||weights||_2 of every unit of a group."""
-    weight = group.filters[0].module.weight
+    weight = group.filters[0].weight
     squares, size = torch.zeros(group.count, device=weight.device), 0
     for member in group.filters:
-        weights = member.module.weight
+        weights = member.weight
         per_output = weights.flatten(1).square().sum(1)[member.indices.to(weight.device)]
         squares = squares.index_add(0, member.units.to(weight.device), per_output.float())
         size += weights[0].numel() * len(member.indices) // group.count

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from prunelab.measuring.cost import parameters, training_macs
@@ -102,7 +101,8 @@ def iterative(session: Session) -> Pruned:
         if index < total:
             if session.rewind:
                 session.rewind()
-            session.train(f"round-{index}", AfterStep(masks.hold(session.model, pruned.masks)), None if session.rewind else spec.epochs)
+            hold = AfterStep(masks.hold(session.model, pruned.masks))
+            session.train(f"round-{index}", hold, None if session.rewind else spec.epochs)
             row |= _accuracies(session, "tuned")
     return pruned
 
@@ -158,7 +158,7 @@ class _Gradual(Guide):
 
 
 def soft(session: Session) -> Pruned:
-    """Soft filter pruning (He et al. 2018): ahead of every epoch the least salient units are zeroed, but go on learning.
+    """Soft filter pruning (He et al. 2018): ahead of every epoch the least salient units are zeroed, but learn on.
 
     The threshold is found anew each time, so that a unit may return; after `epochs` they are removed for real.
     """

@@ -1,4 +1,4 @@
-"""Prune every seed's dense network by one method at one ratio, training in between where the method's schedule says so."""
+"""Prune every seed's dense network by one method at one ratio, training in between where its schedule says so."""
 
 from functools import partial
 from pathlib import Path
