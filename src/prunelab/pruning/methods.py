@@ -11,8 +11,9 @@ from prunelab.models.catalogue import Shape, fixed_layers
 from prunelab.params import PruneSpec
 from prunelab.pruning import channels, criteria, masks
 from prunelab.pruning.channels import Width
-from prunelab.pruning.criteria import Criterion
-from prunelab.pruning.masks import Masks, Saliency
+from prunelab.pruning.criteria import Criterion, Evidence
+from prunelab.pruning.granularity import WEIGHT
+from prunelab.pruning.masks import Masks, Saliency, Scope
 from prunelab.registry import pick
 from prunelab.runtime import generator
 
@@ -22,7 +23,7 @@ class Method:
     """`choose` turns the criterion's saliency into masks; None removes channels for real."""
 
     criterion: Criterion
-    choose: Callable[[Saliency, float], Masks] | None
+    choose: Callable[[Saliency, PruneSpec], Masks] | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def prune(model: nn.Module, architecture: str, spec: PruneSpec, *, shape: Shape,
     method = pick(METHODS, spec.method, "method")
     if refused := unreachable(model, architecture, [spec], shape=shape):
         raise Refused(refused)
-    saliency = method.criterion(model, generator("prune", seed))
+    saliency = method.criterion(model, Evidence(generator("prune", seed), batches=tuple))
     if method.choose is None:
         widths = channels.remove(
             model,
@@ -70,7 +71,7 @@ def prune(model: nn.Module, architecture: str, spec: PruneSpec, *, shape: Shape,
         if missed := _why_not(widths, spec):
             raise Refused(missed)
         return Pruned({}, widths, _removed(widths))
-    kept = method.choose(saliency, spec.ratio)
+    kept = method.choose(saliency, spec)
     masks.apply(model, kept)
     masks.verify(model, kept)
     return Pruned(kept, [], _checked_ratio(kept, spec))
@@ -124,10 +125,14 @@ def _checked_ratio(kept: Masks, spec: PruneSpec) -> float:
     return achieved
 
 
+def _weights(scope: Scope) -> Callable[[Saliency, PruneSpec], Masks]:
+    return lambda saliency, spec: masks.choose(saliency, WEIGHT, scope, spec.ratio, spec)
+
+
 METHODS: dict[str, Method] = {
-    "random_unstructured": Method(criteria.random, masks.choose_global),
-    "l1_unstructured": Method(criteria.l1, masks.choose_global),
-    "l1_unstructured_layerwise": Method(criteria.l1, masks.choose_layerwise),
+    "random_unstructured": Method(criteria.random, _weights(Scope.GLOBAL)),
+    "l1_unstructured": Method(criteria.l1, _weights(Scope.GLOBAL)),
+    "l1_unstructured_layerwise": Method(criteria.l1, _weights(Scope.LAYERWISE)),
     "random_channel": Method(criteria.random, choose=None),
     "l1_channel": Method(criteria.l1, choose=None),
     "l2_channel": Method(criteria.l2, choose=None),
