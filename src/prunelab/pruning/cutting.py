@@ -228,8 +228,11 @@ class GroupCutter:
         return [(candidate.group, candidate.drop(width)) for candidate, width in zip(found, widths, strict=True)]
 
     def silence(self, saliency: Saliency, ratio: float) -> None:
-        doomed = self.doomed(saliency, ratio)
-        channels.silence(self._model, [group for group, _ in doomed], [units for _, units in doomed])
+        # The weights alone: with its norm's scale and shift gone as well, a unit could never learn again.
+        with torch.no_grad():
+            for group, units in self.doomed(saliency, ratio):
+                for member in group.filters:
+                    member.weight[member.chosen(units).to(member.weight.device)] = 0
 
     def take_over(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
         # The other network goes through the same cuts, after which its tensors have our shapes.
