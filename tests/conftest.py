@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
 from prunelab.params import Finetune, Normalise, PruneSpec, Recipe, Runtime, read_params
 from prunelab.runtime import Execution, configure
@@ -44,7 +45,9 @@ def execution() -> Execution:
 
 @pytest.fixture(scope="session")
 def digits() -> Split:
-    return DATASETS["digits"].read(Path("unused")).train
+    train = DATASETS["digits"](Source(Path("unused"))).read().train
+    assert isinstance(train, Split)
+    return train
 
 
 @pytest.fixture(scope="session")
