@@ -85,7 +85,7 @@ class ImageFolder:
 
     def missing(self) -> list[str]:
         if self._root is None:
-            return ["data.source is null; imagefolder needs the path of a folder of class folders"]
+            return ["data.source: null; imagefolder needs the path of a folder of class folders"]
         if not self._root.is_dir():
             return [f"data.source: {self._root} is no folder; imagefolder needs a folder of class folders"]
         return []
