@@ -1,14 +1,17 @@
 """What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
 from prunelab.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
 from prunelab.runtime import Execution, configure
@@ -45,7 +48,9 @@ def execution() -> Execution:
 
 @pytest.fixture(scope="session")
 def digits() -> Split:
-    return DATASETS["digits"].read(Path("unused")).train
+    train = DATASETS["digits"](Source(Path("unused"))).read().train
+    assert isinstance(train, Split)
+    return train
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +86,21 @@ def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
     return SeedTrainer(
         task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
     )
+
+
+def write_image_folder(
+    folder: Path, counts: dict[str, int], sizes: Sequence[tuple[int, int]] = ((9, 7), (6, 8))
+) -> None:
+    """Folders of random PNG files, so many per class; their (width, height) in turn."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            width, height = sizes[index % len(sizes)]
+            pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:03}.png")
 
 
 def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:

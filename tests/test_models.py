@@ -8,6 +8,7 @@ from torch import nn
 
 from prunelab.data.batches import Batches
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.errors import Refused
 from prunelab.measuring.quality import predict
 from prunelab.models.catalogue import MODELS, build, fixed_layers
@@ -49,7 +50,7 @@ def test_cifar_resnets_are_those_of_the_paper(name, layers, millions):
 )
 def test_published_checkpoints_reach_their_published_accuracy(name, file, accuracy, cifar_folder, execution):
     folder = real_data("PRUNELAB_WEIGHTS", PROJECT / "data/raw", "the checkpoint", file)
-    test = DATASETS["cifar10"].read(cifar_folder).test
+    test = DATASETS["cifar10"](Source(cifar_folder)).read().test
     model = build(name, 10, (3, 32, 32))
     load_weights(model, folder / file)
     normalise = Normalise(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])

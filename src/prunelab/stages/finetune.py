@@ -5,15 +5,14 @@ from pathlib import Path
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
-from prunelab.artifacts.prepared import load_split
-from prunelab.data.batches import Augmentation
 from prunelab.measuring.cost import training_macs
 from prunelab.params import load_params
 from prunelab.pruning import masks
 from prunelab.pruning.restart import retraining
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.training import AfterStep, Task, Teacher, fit
+from prunelab.stages.task import load_task
+from prunelab.training import AfterStep, Teacher, fit
 
 
 def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> None:
@@ -23,23 +22,16 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     """
     params = load_params()
     execution = configure(params.runtime)
-    augmentation = Augmentation.of(params.data)
     networks = {seed: load_network(seed_file(pruned, seed)) for seed in params.seeds}
     first = networks[params.seeds[0]].card
     assert first.pruning is not None, f"{pruned} holds dense networks"
     recipe, first_epoch = retraining(first.restart, params.train, params.finetune)
-    task = Task.of(
-        load_split(prepared, "train", params.data.memory_mb),
-        load_split(prepared, "validation", params.data.memory_mb),
-        normalise=first.normalise,
-        augmentation=augmentation,
-        execution=execution,
-    )
+    task = load_task(prepared, params.data, first.normalise, execution)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)],
-        parameters=[recipe, first_epoch, params.finetune, augmentation, params.runtime, execution],
+        parameters=[recipe, first_epoch, params.finetune, task.augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed, network in networks.items():
             execution.place(network.model)

@@ -9,15 +9,14 @@ from typer import Option
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
-from prunelab.artifacts.prepared import load_split
-from prunelab.data.batches import Augmentation
 from prunelab.models.catalogue import build
 from prunelab.params import load_params
 from prunelab.pruning.methods import METHODS, Bases, prune
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
+from prunelab.stages.task import load_task
 from prunelab.trainer import SeedTrainer
-from prunelab.training import Task, Teacher
+from prunelab.training import Teacher
 
 
 def main(
@@ -27,20 +26,13 @@ def main(
     params = load_params()
     execution = configure(params.runtime)
     spec = params.spec(method, ratio)
-    augmentation = Augmentation.of(params.data)
     dense = {seed: load_network(seed_file(base / "final", seed)) for seed in params.seeds}
-    task = Task.of(
-        load_split(prepared, "train", params.data.memory_mb),
-        load_split(prepared, "validation", params.data.memory_mb),
-        normalise=dense[params.seeds[0]].card.normalise,
-        augmentation=augmentation,
-        execution=execution,
-    )
+    task = load_task(prepared, params.data, dense[params.seeds[0]].card.normalise, execution)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *(seed_file(base / "final", seed) for seed in params.seeds)],
-        parameters=[spec, params.train, params.finetune, augmentation, params.runtime, execution],
+        parameters=[spec, params.train, params.finetune, task.augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed, network in dense.items():
             card = network.card

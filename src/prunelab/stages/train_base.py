@@ -5,14 +5,13 @@ from pathlib import Path
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import read_json, sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
-from prunelab.artifacts.prepared import load_split
-from prunelab.data.batches import Augmentation
 from prunelab.models.catalogue import build
 from prunelab.models.weights import is_file, load_weights
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.training import Task, fit
+from prunelab.stages.task import load_task
+from prunelab.training import fit
 
 
 def main(prepared: Path, out: Path, history: Path) -> None:
@@ -21,21 +20,14 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     execution = configure(params.runtime)
     facts = read_json(prepared / "dataset.json")
     normalise = params.data.normalise or Normalise(mean=facts["mean"], std=facts["std"])
-    augmentation = Augmentation(params.data.crop_padding, params.data.flip)
     imported = Path(params.weights) if is_file(params.weights) else None
-    task = Task.of(
-        load_split(prepared, "train"),
-        load_split(prepared, "validation"),
-        normalise=normalise,
-        augmentation=augmentation,
-        execution=execution,
-    )
+    task = load_task(prepared, params.data, normalise, execution)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *([imported] if imported else [])],
-        parameters=[params.model, params.train, normalise, augmentation, params.runtime, execution],
+        parameters=[params.model, params.train, normalise, task.augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed in params.seeds:
             model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed)
