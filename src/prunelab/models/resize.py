@@ -20,8 +20,10 @@ def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise Refused(f"the tensors do not fit this network: {', '.join(unknown[:5])} in one but not in the other")
     for name, module in model.named_modules():
         for key in (*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))):
-            _resize_tensor(module, key, shapes[f"{name}.{key}" if name else key], f"{name}.{key}")
-        _set_widths(module)
+            if (full := f"{name}.{key}" if name else key) in shapes:  # others, such as positions, are in no file
+                _resize_tensor(module, key, shapes[full], full)
+    for module in model.modules():  # once all tensors are there: some modules count what their children have
+        set_widths(module)
 
 
 def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: str) -> None:
@@ -38,7 +40,12 @@ def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: st
     setattr(module, key, smaller)
 
 
-def _set_widths(module: nn.Module) -> None:
+def set_widths(module: nn.Module) -> None:
+    """Let the numbers that a layer keeps beside its tensors say what the tensors have.
+
+    Raises:
+        Refused: if attention has a broken head.
+    """
     if isinstance(module, nn.Conv2d):
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
@@ -46,3 +53,11 @@ def _set_widths(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.BatchNorm2d):
         module.num_features = module.weight.shape[0]
+    elif hasattr(module, "attention_head_size"):  # BERT's self-attention, unknown here: its import takes seconds
+        rows = {getattr(module, name).weight.shape[0] for name in ("query", "key", "value")}
+        if len(rows) > 1 or max(rows) % module.attention_head_size:
+            raise Refused(
+                f"attention of {sorted(rows)} rows is no whole number of heads of {module.attention_head_size}"
+            )
+        module.all_head_size = max(rows)
+        module.num_attention_heads = module.all_head_size // module.attention_head_size
