@@ -11,6 +11,7 @@ import numpy as np
 
 from prunelab.data.protocol import Dataset, Facts, Raw, Shape, Source
 from prunelab.data.splits import Split
+from prunelab.data.text import TextTable
 from prunelab.errors import Refused
 
 
@@ -68,9 +69,7 @@ class Cifar:
         return [(self._folder / origin.base_folder / name, md5) for name, md5 in listed]
 
     def _hint(self, path: Path, md5: str) -> str:
-        return (
-            f"expected MD5 {md5}; `dvc repro prepare` downloads it from {self._origin.url}, or unpack that archive"
-        )
+        return f"expected MD5 {md5}; `dvc repro prepare` downloads it from {self._origin.url}, or unpack that archive"
 
     def missing(self) -> list[str]:
         absent = [(path, md5) for path, md5 in self._files() if not path.is_file()]
@@ -126,4 +125,5 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
     "digits": Digits,
     "cifar10": partial(Cifar, classes=10),
     "cifar100": partial(Cifar, classes=100),
+    "text_tsv": TextTable,
 }

@@ -74,7 +74,7 @@ def bert(
         pad_token_id=pad,
         hidden_dropout_prob=DROPOUT,
         attention_probs_dropout_prob=DROPOUT,
-        # Written out as matrix products: torchprofile sees them, and their gradients are deterministic on a GPU.
-        attn_implementation="eager",
     )
+    # Written out as matrix products: torchprofile sees them, and their gradients are deterministic on a GPU.
+    config._attn_implementation = "eager"
     return Bert(BertModel(config, add_pooling_layer=False), hidden, classes, pad)

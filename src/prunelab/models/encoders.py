@@ -43,6 +43,7 @@ _GIVEN: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
 }
+_MARKS = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _HUB_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
 
@@ -100,10 +101,13 @@ def tokenizer(weights: str) -> Any:
         found = PreTrainedTokenizerFast.from_pretrained(where, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a missing or damaged file makes the readers fail in every way there is
         raise Refused(f"weights: {where} has no tokenizer that can be read: {_one_line(error)}") from None
+    for name, mark in _MARKS.items():
+        if getattr(found, name) is None and mark in found.get_vocab():  # older folders take BERT's marks for granted
+            setattr(found, name, mark)
     problems = []
     if len(found) > sizes["vocab"]:
         problems.append(f"{len(found)} tokens, but the encoder knows {sizes['vocab']}")
-    problems += [f"no token for {name}" for name in ("pad", "cls", "sep") if getattr(found, f"{name}_token_id") is None]
+    problems += [f"no {name}" for name in _MARKS if getattr(found, name) is None]
     if found.pad_token_id is not None and found.pad_token_id != sizes["pad"]:
         problems.append(f"padding {found.pad_token_id}, but the encoder's is {sizes['pad']}")
     if problems:

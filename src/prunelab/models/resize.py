@@ -1,6 +1,7 @@
 """Fit a network's layers to given tensor shapes, so that a thinner network can be rebuilt from its file alone."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -53,11 +54,14 @@ def set_widths(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.BatchNorm2d):
         module.num_features = module.weight.shape[0]
-    elif hasattr(module, "attention_head_size"):  # BERT's self-attention, unknown here: its import takes seconds
-        rows = {getattr(module, name).weight.shape[0] for name in ("query", "key", "value")}
-        if len(rows) > 1 or max(rows) % module.attention_head_size:
-            raise Refused(
-                f"attention of {sorted(rows)} rows is no whole number of heads of {module.attention_head_size}"
-            )
-        module.all_head_size = max(rows)
-        module.num_attention_heads = module.all_head_size // module.attention_head_size
+    elif hasattr(module, "attention_head_size"):  # BERT's self-attention; to import its class would take seconds
+        _count_heads(module)
+
+
+def _count_heads(attention: Any) -> None:
+    size = attention.attention_head_size
+    rows = {layer.weight.shape[0] for layer in (attention.query, attention.key, attention.value)}
+    if len(rows) > 1 or max(rows) % size:
+        raise Refused(f"queries, keys and values of {sorted(rows)} rows are no whole number of heads of {size}")
+    attention.all_head_size = max(rows)
+    attention.num_attention_heads = max(rows) // size
