@@ -6,13 +6,18 @@ import pytest
 import torch
 from conftest import real_data
 
+from prunelab.artifacts.networks import Card, Network, load_network, save_network
+from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Dataset, Source
+from prunelab.data.splits import split_off
 from prunelab.data.text import read_table
 from prunelab.errors import Refused
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models.catalogue import MODELS, build, prunable_weights
 from prunelab.models.encoders import SMALL, encoder_options, tokenizer
 from prunelab.models.weights import load_weights, weights_file
+from prunelab.pruning import masks
+from prunelab.training import Task, fit
 
 ROWS = [("good", "a fine film"), ("bad", "a dull film"), ("good", "what a joy"), ("bad", "what a bore")]
 
@@ -137,7 +142,7 @@ def test_the_packaged_encoder_is_the_one_that_its_library_computes(tmp_path):
 
     options = encoder_options("minilm")
     model = build("bert", 2, (16,), **options).eval()
-    path = weights_file("bert", "minilm")
+    path = weights_file("minilm", "bert")
     load_weights(model, path)
     ids = torch.from_numpy(dataset(table(tmp_path / "t.tsv"), tokens=16, weights="minilm").read().train.inputs)
     with torch.no_grad():
@@ -145,6 +150,40 @@ def test_the_packaged_encoder_is_the_one_that_its_library_computes(tmp_path):
         lengths = (ids != 0).sum(1)
         pooled = torch.stack([states[:length].mean(0) for states, length in zip(theirs, lengths, strict=True)])
         torch.testing.assert_close(model(ids), model.classifier(pooled), rtol=1e-4, atol=1e-5)
+
+
+def keyword_texts(folder: Path, count: int) -> Path:
+    """A table of random words among which one tells the label."""
+    random = np.random.default_rng(0)
+    fill = ["the", "film", "was", "and", "it", "of", "actor", "scene", "music", "then"]
+    rows = []
+    for index in range(count):
+        words = [*random.choice(fill, random.integers(3, 9)), ("dull", "great")[index % 2]]
+        rows.append((("bad", "good")[index % 2], " ".join(random.permutation(words))))
+    return table(folder / "keywords.tsv", rows)
+
+
+def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(tmp_path, execution, recipe):
+    raw = dataset(keyword_texts(tmp_path, 240), tokens=16).read()
+    train, validation = split_off(raw.train, 0.2, seed=0)
+    task = Task.of(train, validation, normalise=None, augmentation=Augmentation(), execution=execution)
+    options = SMALL | {"hidden": 32, "intermediate": 64}
+    model = build("bert", 2, (16,), seed=0, **options)
+    recipe = recipe.model_copy(update={"epochs": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3})
+    before = fit(model, task, recipe.model_copy(update={"epochs": 0}), seed=0).history
+    assert before == []
+    assert fit(model, task, recipe, seed=0).history[-1]["validation_accuracy"] > 0.95
+    kept = masks.choose_global({name: weight.detach().abs() for name, weight in prunable_weights(model).items()}, 0.5)
+    masks.apply(model, kept)
+    fitted = fit(model, task, recipe.model_copy(update={"epochs": 1}), seed=0, after_step=masks.hold(model, kept))
+    masks.verify(model, kept)
+    assert fitted.history[-1]["validation_accuracy"] > 0.95
+    card = Card(model="bert", classes=2, input_shape=(16,), options=options, normalise=None, seed=0, imported=None)
+    save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=kept))
+    loaded = load_network(tmp_path / "net.safetensors")
+    ids = torch.from_numpy(validation.inputs)
+    assert torch.equal(loaded.model(ids), model.eval()(ids))
+    assert loaded.card == card
 
 
 def test_scores_do_not_depend_on_padding():
@@ -196,7 +235,7 @@ def test_a_local_encoder_brings_its_sizes_its_weights_and_its_words(tmp_path):
     state = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): value for name, value in state.items()}
     save_file(state | {"cls.predictions.bias": torch.zeros(9)}, folder / "model.safetensors")
     model = build("bert", 2, (8,), seed=2, **options)
-    load_weights(model, weights_file("bert", str(folder)))
+    load_weights(model, weights_file(str(folder), "bert"))
     assert all(
         torch.equal(value, model.encoder.state_dict()[name]) for name, value in source.encoder.state_dict().items()
     )

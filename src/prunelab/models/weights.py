@@ -17,15 +17,20 @@ from prunelab.registry import pick
 NO_WEIGHTS = "none"
 
 
-def weights_file(model: str, weights: str) -> Path | None:
-    """The file that the parameter `weights` means for the network of this name; None: no weights at all.
+def is_file(weights: str) -> bool:
+    """Whether the parameter `weights` names a file (rather than no weights at all)."""
+    return weights != NO_WEIGHTS
+
+
+def weights_file(weights: str, architecture: str) -> Path | None:
+    """The file that the parameter `weights` stands for, None for no weights.
 
     Raises:
         Refused: if it names an encoder that cannot be found.
     """
-    if weights == NO_WEIGHTS:
-        return None
-    return encoders.weights_file(weights) if pick(MODELS, model, "model").reads == "texts" else Path(weights)
+    if pick(MODELS, architecture, "model").reads == "texts":
+        return encoders.weights_file(weights)
+    return Path(weights) if is_file(weights) else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

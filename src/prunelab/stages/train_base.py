@@ -7,8 +7,8 @@ from prunelab.artifacts.files import read_json, sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.batches import Augmentation
-from prunelab.models.catalogue import build
-from prunelab.models.weights import is_file, load_weights
+from prunelab.models.catalogue import MODELS, build
+from prunelab.models.weights import load_weights, weights_file
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
@@ -20,9 +20,12 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     params = load_params()
     execution = configure(params.runtime)
     facts = read_json(prepared / "dataset.json")
-    normalise = params.data.normalise or Normalise(mean=facts["mean"], std=facts["std"])
+    normalise = params.data.normalise
+    if normalise is None and facts["mean"] is not None:  # texts have no moments
+        normalise = Normalise(mean=facts["mean"], std=facts["std"])
     augmentation = Augmentation(params.data.crop_padding, params.data.flip)
-    imported = Path(params.weights) if is_file(params.weights) else None
+    imported = weights_file(params.weights, params.model)
+    options = MODELS[params.model].options(params.weights)
     task = Task.of(
         load_split(prepared, "train"),
         load_split(prepared, "validation"),
@@ -38,13 +41,14 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         parameters=[params.model, params.train, normalise, augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed in params.seeds:
-            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed)
+            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options)
             if imported:
                 load_weights(model, imported)
             card = Card(
                 model=params.model,
                 classes=len(facts["classes"]),
                 input_shape=facts["shape"],
+                options=options,
                 normalise=normalise,
                 seed=seed,
                 imported=(params.weights, sha256(imported)) if imported else None,
