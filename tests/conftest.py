@@ -9,13 +9,16 @@ from ruamel.yaml import YAML
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
+from prunelab.models.catalogue import MODELS
 from prunelab.params import Finetune, Normalise, PruneSpec, Recipe, Runtime, read_params
 from prunelab.runtime import Execution, configure
 from prunelab.training import Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
+IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
 
 
 def edit_params(path: Path, **changes: object) -> None:
@@ -44,7 +47,9 @@ def execution() -> Execution:
 
 @pytest.fixture(scope="session")
 def digits() -> Split:
-    return DATASETS["digits"].read(Path("unused")).train
+    train = DATASETS["digits"](Source(Path("unused"))).read().train
+    assert isinstance(train, Split)
+    return train
 
 
 @pytest.fixture(scope="session")

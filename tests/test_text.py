@@ -1,12 +1,16 @@
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import real_data
+from conftest import PROJECT, edit_params, real_data
+from safetensors.torch import save_file
 
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
+from prunelab.checks import find_problems
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Dataset, Source
@@ -17,6 +21,7 @@ from prunelab.models.catalogue import MODELS, build, prunable_weights
 from prunelab.models.encoders import SMALL, encoder_options, tokenizer
 from prunelab.models.weights import load_weights, weights_file
 from prunelab.pruning import masks
+from prunelab.stages import evaluate, finetune, prepare, prune, train_base
 from prunelab.training import Task, fit
 
 ROWS = [("good", "a fine film"), ("bad", "a dull film"), ("good", "what a joy"), ("bad", "what a bore")]
@@ -128,6 +133,9 @@ def test_sources_that_lead_nowhere_are_named(tmp_path):
 def test_the_digest_follows_the_content(tmp_path):
     digests = [dataset(table(tmp_path / "t.tsv", rows)).digest() for rows in (ROWS, ROWS, ROWS[:3])]
     assert digests[0] == digests[1] != digests[2]
+    used = dataset(tmp_path / "t.tsv")
+    used.read()
+    assert used.digest() == digests[2]  # whatever was done with the tokenizer before
 
 
 def test_real_sentences_are_read_whole(tmp_path):
@@ -186,6 +194,79 @@ def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(tmp_p
     assert loaded.card == card
 
 
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    """A folder with parameters for a table of keywords and a tiny local encoder."""
+    shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
+    folder = encoder_folder(tmp_path / "mine")
+    encoder = build("bert", 2, (16,), **encoder_options(str(folder))).encoder
+    save_file(encoder.state_dict(), folder / "model.safetensors")
+    rows = [(label, f"a film a {word} film") for label, word in (("bad", "dull"), ("good", "fine"))] * 30
+    edit_params(
+        tmp_path / "params.yaml",
+        dataset="text_tsv",
+        model="bert",
+        weights="mine",
+        seeds=[0],
+        data__source=str(table(tmp_path / "films.tsv", rows)),
+        data__tokens=12,
+        train__epochs=6,
+        train__optimizer="adamw",
+        train__learning_rate=0.03,
+        finetune__epochs=1,
+        grid__methods=["l1_unstructured"],
+        method="l1_unstructured",
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_study_of_texts_runs_from_the_table_to_the_metrics(workspace):
+    assert find_problems() == []
+    prepared, base, focus = Path("data/prepared"), Path("models/base"), Path("models/focus")
+    prepare.main(Path("data/raw"), prepared)
+    train_base.main(prepared, base, Path("history.json"))
+    prune.main(base / "final", focus / "pruned", "l1_unstructured", 0.6)
+    finetune.main(focus / "pruned", prepared, focus / "final", Path("finetuned.json"))
+    evaluate.main(prepared, base / "final", Path("base.json"), Path("base.npz"))
+    evaluate.main(prepared, focus / "final", Path("m.json"), Path("p.npz"), focus / "pruned", Path("base.npz"))
+    metrics = json.loads(Path("m.json").read_text())
+    assert metrics["accuracy"] == 1
+    assert metrics["sparsity"] == pytest.approx(0.6, abs=0.01)
+    assert metrics["imported"] == 1
+    card = load_network(focus / "final" / "0.safetensors").card
+    assert card.imported == ("mine", hashlib.sha256(Path("mine/model.safetensors").read_bytes()).hexdigest())
+    assert card.options == encoder_options("mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "resnet8", "weights": "none"}, "model: resnet8 reads images, the data set holds texts; valid: bert"),
+        ({"dataset": "digits"}, "model: bert reads texts, the data set holds images; valid: resnet8"),
+        ({"weights": "nowhere/at/all"}, "weights: no folder nowhere/at/all"),
+        ({"data__source": None}, "data.source: null"),
+        ({"data__tokens": 17}, "data.tokens: 17 is more than the 16 positions"),
+        ({"data__text_column": "sentence"}, "data.text_column"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_any_work_in_one_line(workspace, changes, named):
+    edit_params(workspace / "params.yaml", **changes)
+    (line,) = find_problems()
+    assert named in line
+
+
+def test_weights_that_changed_under_their_name_are_noticed(workspace):
+    prepare.main(Path("data/raw"), Path("data/prepared"))
+    edit_params(workspace / "params.yaml", train__epochs=0)
+    train_base.main(Path("data/prepared"), Path("models/base"), Path("history.json"))
+    assert find_problems() == []
+    encoder = build("bert", 2, (16,), seed=7, **encoder_options("mine")).encoder
+    save_file(encoder.state_dict(), "mine/model.safetensors")
+    (line,) = find_problems()
+    assert "mine has changed since" in line
+
+
 def test_scores_do_not_depend_on_padding():
     model = build("bert", 2, (16,), vocab=40).double().eval()
     ids = torch.arange(1, 7)[None]
@@ -225,8 +306,6 @@ def test_marks_may_be_left_unsaid_but_must_be_there(tmp_path, said):
 
 
 def test_a_local_encoder_brings_its_sizes_its_weights_and_its_words(tmp_path):
-    from safetensors.torch import save_file
-
     folder = encoder_folder(tmp_path / "mine")
     options = encoder_options(str(folder))
     source = build("bert", 2, (8,), seed=1, **options)

@@ -53,12 +53,17 @@ class Task:
         train: Split,
         validation: Split,
         *,
-        normalise: Normalise,
+        normalise: Normalise | None,
         augmentation: Augmentation,
         execution: Execution,
+        workers: int = 0,
     ) -> "Task":
+        """`workers` processes read splits that stay on disk; `normalise` is None for texts."""
         return cls(
-            Batches(train, normalise, execution), Batches(validation, normalise, execution), augmentation, execution
+            Batches(train, normalise, execution, workers=workers),
+            Batches(validation, normalise, execution, workers=workers),
+            augmentation,
+            execution,
         )
 
 

@@ -9,6 +9,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
+from prunelab.data.imagefolder import ImageFolder
 from prunelab.data.protocol import Dataset, Facts, Raw, Shape, Source
 from prunelab.data.splits import Split
 from prunelab.data.text import TextTable
@@ -125,5 +126,6 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
     "digits": Digits,
     "cifar10": partial(Cifar, classes=10),
     "cifar100": partial(Cifar, classes=100),
+    "imagefolder": ImageFolder,
     "text_tsv": TextTable,
 }

@@ -1,12 +1,13 @@
 """Stratified splits. The test split is chosen before anything else and by nothing but the split seed."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from prunelab.data.protocol import Part, Shape
+from prunelab.data.protocol import Part, Raw, Shape
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -40,9 +41,26 @@ class Split:
         return Split(self.inputs[indices], self.labels[indices], self.size)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        rows = max(1, CHUNK_BYTES // max(1, self.inputs[:1].nbytes))
-        for start in range(0, len(self), rows):
-            yield self.inputs[start : start + rows]
+        return _chunks(self.inputs)
+
+
+def chunk_rows(shape: Shape, dtype: np.dtype) -> int:
+    """How many examples of this shape make a chunk."""
+    return max(1, CHUNK_BYTES // (math.prod(shape) * dtype.itemsize))
+
+
+def three_way(published: Raw, test_fraction: float, validation_fraction: float, seed: int) -> dict[str, Part]:
+    """Train, validation and test; official splits stay what they are.
+
+    Raises:
+        Refused: if a class would be missing from a split.
+    """
+    rest, test, validation = published.train, published.test, published.validation
+    if test is None:
+        rest, test = split_off(rest, test_fraction, seed)
+    if validation is None:
+        rest, validation = split_off(rest, validation_fraction, seed)
+    return {"train": rest, "validation": validation, "test": test}
 
 
 def split_off(part: AnyPart, fraction: float, seed: int) -> tuple[AnyPart, AnyPart]:
@@ -66,11 +84,19 @@ def split_off(part: AnyPart, fraction: float, seed: int) -> tuple[AnyPart, AnyPa
     return part.at(np.sort(rest)), part.at(np.sort(taken))
 
 
-def channel_moments(chunks: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel, of pixels scaled to 0..1; images as uint8 [n, C, H, W]."""
-    # By counting the 256 values: exact whatever the chunks, and without a float copy of the whole data set.
+def channel_moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every channel, of pixels scaled to 0..1; `images` is uint8 [N, C, H, W]."""
+    # By counting the 256 values: exact, and without a float copy of the whole data set.
     values = np.arange(256) / 255
-    counts = sum(np.stack([np.bincount(c.ravel(), minlength=256) for c in images.swapaxes(0, 1)]) for images in chunks)
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for chunk in _chunks(images):
+        counts += np.stack([np.bincount(pixels.ravel(), minlength=256) for pixels in chunk.swapaxes(0, 1)])
     means = [float(np.average(values, weights=count)) for count in counts]
     variances = [float(np.average((values - mean) ** 2, weights=c)) for c, mean in zip(counts, means, strict=True)]
     return means, [variance**0.5 for variance in variances]
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    rows = chunk_rows(array.shape[1:], array.dtype)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -69,7 +70,10 @@ class TextTable:
     def digest(self) -> str | None:
         """Of the tables' bytes and of what turns them into numbers: the tokenizer's vocabulary and its rules."""
         told = [f"{part} {hashlib.sha256(path.read_bytes()).hexdigest()}" for part, path in self._paths.items()]
-        told.append(self._tokenizer.backend_tokenizer.to_str())
+        rules = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        for last_use in ("truncation", "padding"):  # left there by the last text that was encoded
+            rules.pop(last_use, None)
+        told.append(json.dumps(rules, sort_keys=True))
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     def read(self) -> Raw:
