@@ -15,7 +15,7 @@ from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Dataset, Source
 from prunelab.data.splits import split_off
-from prunelab.data.text import read_table
+from prunelab.data.tables import read_table
 from prunelab.errors import Refused
 from prunelab.models.catalogue import MODELS, build, prunable_weights
 from prunelab.models.encoders import SMALL, encoder_options, tokenizer
