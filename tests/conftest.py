@@ -1,8 +1,10 @@
 """What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -75,6 +77,21 @@ def task(digits: Split, normalise: Normalise, execution: Execution) -> Task:
 def recipe() -> Recipe:
     shipped = read_params(PROJECT / "params.yaml")["finetune"]
     return Finetune(**shipped | {"epochs": 2, "batch_size": 64})
+
+
+def write_image_folder(
+    folder: Path, counts: dict[str, int], sizes: Sequence[tuple[int, int]] = ((9, 7), (6, 8))
+) -> None:
+    """Folders of random PNG files, so many per class; their (width, height) in turn."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            width, height = sizes[index % len(sizes)]
+            pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:03}.png")
 
 
 def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:

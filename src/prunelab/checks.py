@@ -36,8 +36,10 @@ def find_problems(path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE) 
     known = sound.get("dataset") in DATASETS and sound.get("model") in MODELS
     for check, needs in CHECKS.items():
         if known and needs <= sound.keys():
-            problems += _refusals(check, Params.model_construct(**sound), raw, base)
-    return list(dict.fromkeys(problems))  # several checks ask the data set for its classes, and hear the same
+            refusals = _refusals(check, Params.model_construct(**sound), raw, base)
+            # Several checks ask the data set for its classes, and hear the same.
+            problems += [line for line in refusals if line not in problems]
+    return problems
 
 
 def _refusals(check: Callable[..., object], *args: Any, **kwargs: Any) -> list[str]:

@@ -57,7 +57,8 @@ class ImageFiles:
         try:
             image = decode(path, self.resize)
         except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+            told = " ".join(str(error).replace(repr(path), "").split())  # the caller names the file
+            return f"{type(error).__name__}: {told}"
         if image.shape != self.shape:
             return f"its shape is {image.shape}, the others have {self.shape}"
         return image
@@ -85,7 +86,7 @@ class ImageFolder:
 
     def missing(self) -> list[str]:
         if self._root is None:
-            return ["data.source is null; imagefolder needs the path of a folder of class folders"]
+            return ["data.source: null; imagefolder needs the path of a folder of class folders"]
         if not self._root.is_dir():
             return [f"data.source: {self._root} is no folder; imagefolder needs a folder of class folders"]
         return []
@@ -156,7 +157,7 @@ class ImageFolder:
                 problems.append(f"data.source: class folders of {self._root} without images in {name}: {_first(empty)}")
             if differing := sorted(classes ^ set(tree.images)):
                 told = [f"{label} ({'train' if label in classes else name} alone)" for label in differing]
-                problems.append(f"data.source: the classes of train and {name} differ: {_first(told)}")
+                problems.append(f"data.source: the classes of {self._root} differ in train and {name}: {_first(told)}")
         return problems
 
     @cached_property
