@@ -13,6 +13,7 @@ from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
+from prunelab.models.catalogue import MODELS
 from prunelab.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
 from prunelab.runtime import Execution, configure
 from prunelab.trainer import SeedTrainer
@@ -20,6 +21,7 @@ from prunelab.training import NoStore, Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
+IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
 
 
 def edit_params(path: Path, **changes: object) -> None:

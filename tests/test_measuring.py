@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS_SHAPE
+from conftest import DIGITS_SHAPE, IMAGE_MODELS
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torch import nn
@@ -11,7 +11,7 @@ from prunelab.measuring.cost import cost, macs, training_macs
 from prunelab.measuring.quality import confusion_matrix, macro_scores, predict
 from prunelab.measuring.statistics import half_width
 from prunelab.measuring.summary import mean_over_seeds, quality
-from prunelab.models.catalogue import MODELS, build, prunable_weights
+from prunelab.models.catalogue import build, prunable_weights
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_macs_agree_with_the_textbook_formula(name, shape):
     model = build(name, 10, shape)
     assert macs(model, shape) == pytest.approx(counted_macs(model, shape), rel=0.03)  # norms are counted too

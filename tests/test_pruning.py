@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE
+from conftest import DIGITS_SHAPE, IMAGE_MODELS
 from conftest import prune_spec as spec
 from torch import nn
 
@@ -22,7 +22,10 @@ MASK_METHODS = [name for name, method in METHODS.items() if method.masks]
 CHANNEL_METHODS = [name for name, method in METHODS.items() if not method.masks]
 # Every method on one small net; every net by one mask and one channel method.
 PAIRS = [(method, "resnet8") for method in METHODS] + [
-    (method, model) for model in MODELS if model != "resnet8" for method in ("l1_unstructured_layerwise", "l1_channel")
+    (method, model)
+    for model in IMAGE_MODELS
+    if model != "resnet8"
+    for method in ("l1_unstructured_layerwise", "l1_channel")
 ]
 
 
@@ -150,7 +153,7 @@ def test_option_a_networks_lose_inner_channels_only(method, trainer):
             assert module.out_channels == (width // 2 if name.endswith(".conv1") else width)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_removed_channels_are_as_if_they_had_been_silenced(name, trainer):
     """Against hooks that silence channels after each norm: another route than the check inside the library."""
     dense, model = trained(name), trained(name)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prunelab.artifacts.files import read_json, sha256
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.data.datasets import DATASETS
@@ -11,7 +13,7 @@ from prunelab.data.describe import asked
 from prunelab.data.protocol import Facts, Source
 from prunelab.errors import Refused
 from prunelab.models.catalogue import MODELS, build
-from prunelab.models.weights import is_file, load_weights
+from prunelab.models.weights import load_weights, weights_file
 from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.pruning.methods import METHODS, unreachable
 from prunelab.registry import pick
@@ -114,32 +116,36 @@ def _normalise(params: Params, raw: Path, base: Path) -> None:
         )
 
 
+def _network(params: Params, raw: Path) -> nn.Module:
+    facts, options = _facts(params, raw), MODELS[params.model].options(params.weights)
+    return build(params.model, facts.classes, facts.shape, **options)
+
+
 def _weights(params: Params, raw: Path, base: Path) -> None:
-    if is_file(params.weights):
-        facts = _facts(params, raw)
-        load_weights(build(params.model, facts.classes, facts.shape), Path(params.weights))
+    if path := weights_file(params.weights, params.model):
+        load_weights(_network(params, raw), path)
 
 
 def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
     """DVC tracks the name of the weights file, not its content: a file replaced under its name would go unnoticed."""
     trained = seed_file(base, params.seeds[0])
-    if not is_file(params.weights) or not trained.exists():
+    path = weights_file(params.weights, params.model) if trained.exists() else None
+    if path is None:
         return
     try:
         known = load_network(trained).card.imported
     except Refused:
         return  # DVC sees for itself that this is not what it stored
-    if known and known[0] == params.weights and known[1] != sha256(Path(params.weights)):
+    if known and known[0] == params.weights and known[1] != sha256(path):
         raise Refused(f"weights: {params.weights} has changed since {base} was trained; run `dvc repro -f train_base`")
 
 
 def _reachable(params: Params, raw: Path, base: Path) -> None:
-    facts = _facts(params, raw)
-    model = build(params.model, facts.classes, facts.shape)
+    model, shape = _network(params, raw), _facts(params, raw).shape
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
     specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]
-    if problems := unreachable(model, params.model, specs, shape=facts.shape, train=params.train):
+    if problems := unreachable(model, params.model, specs, shape=shape, train=params.train):
         raise Refused(problems)
 
 
@@ -148,6 +154,6 @@ CHECKS = {
     _data: {"dataset", "data", "weights"},
     _normalise: {"dataset", "data", "weights"},
     _weights: {"dataset", "data", "model", "weights"},
-    _unchanged_weights: {"weights", "seeds"},
+    _unchanged_weights: {"model", "weights", "seeds"},
     _reachable: {"dataset", "data", "weights", "model", "grid", "method", "ratio", "budget", "prune", "train"},
 }

@@ -12,6 +12,7 @@ import numpy as np
 from prunelab.data.imagefolder import ImageFolder
 from prunelab.data.protocol import Dataset, Facts, Raw, Shape, Source
 from prunelab.data.splits import Split
+from prunelab.data.text import TextTable
 from prunelab.errors import Refused
 
 
@@ -126,4 +127,5 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
     "cifar10": partial(Cifar, classes=10),
     "cifar100": partial(Cifar, classes=100),
     "imagefolder": ImageFolder,
+    "text_tsv": TextTable,
 }

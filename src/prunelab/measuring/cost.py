@@ -4,22 +4,21 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 
-import torch
 from torch import nn
 
-from prunelab.models.catalogue import Shape, prunable_weights
+from prunelab.models.catalogue import Shape, example, prunable_weights
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights: about the same work each
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
-    """Multiply-accumulates of one image, as torchprofile counts them; a zeroed weight costs like any other."""
+    """Multiply-accumulates of one input, as torchprofile counts them; a zeroed weight costs like any other."""
     from torchprofile import profile_macs
 
     copy = deepcopy(model).cpu().float().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated in torch, and kinds of operators are skipped on purpose
-        return int(profile_macs(copy, torch.zeros(1, *shape)))  # type: ignore[arg-type]
+        return int(profile_macs(copy, example(shape)))  # type: ignore[arg-type]
 
 
 def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:

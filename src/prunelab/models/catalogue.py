@@ -1,13 +1,18 @@
 """MODELS: the networks by name, each with its head and the layers whose width is not free."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
+from prunelab.errors import Refused
 from prunelab.models import torchvision_nets
+from prunelab.models.bert import bert
 from prunelab.models.cifar_resnet import CifarResNet, residual_stream
+from prunelab.models.encoders import encoder_options
 from prunelab.registry import pick
 from prunelab.runtime import seed_for
 
@@ -18,7 +23,8 @@ Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) o
 class Architecture:
     """`build(classes, shape, **options)` makes the network; `head` names its last layer.
 
-    `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do.
+    `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do;
+    `options(weights)` what the builder needs to know of the weights that are to be imported.
     """
 
     build: Callable[..., nn.Module]
@@ -26,23 +32,40 @@ class Architecture:
     fixed: Callable[[str], bool] = lambda name: False
     mend: Callable[[nn.Module], None] = lambda model: None
     divisor: Callable[[str], int] = lambda name: 1
+    reads: Literal["images", "texts"] = "images"
+    options: Callable[[str], dict[str, int]] = lambda weights: {}
 
 
 def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
     """A fresh network, its initial weights determined by the seed.
 
     Raises:
-        Refused: if there is no network of that name.
+        Refused: if there is no network of that name, or none for such input or options.
     """
     architecture = pick(MODELS, name, "model")
+    if reads(shape) != architecture.reads:
+        fitting = ", ".join(other for other, entry in MODELS.items() if entry.reads == reads(shape))
+        raise Refused(f"model: {name} reads {architecture.reads}, the data set holds {reads(shape)}; valid: {fitting}")
+    try:
+        inspect.signature(architecture.build).bind(classes, shape, **options)
+    except TypeError as error:
+        raise Refused(f"model: {name} cannot be built with the options {options}: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
         return architecture.build(classes, shape, **options)
 
 
+def reads(shape: Shape) -> Literal["images", "texts"]:
+    """What inputs of this shape are."""
+    return "texts" if len(shape) == 1 else "images"
+
+
 def example(shape: Shape) -> torch.Tensor:
-    """One input of a shape: zeros for an image, ones (no padding) for a text."""
-    return torch.zeros(1, *shape) if len(shape) == 3 else torch.ones(1, *shape, dtype=torch.int64)
+    """One input by which a network can be traced: a black image, float [1, C, H, W], or a text, int64 [1, L].
+
+    No token of the text is padding (0 in BERT's vocabulary), so that nothing is left out of what it costs.
+    """
+    return torch.ones(1, *shape, dtype=torch.int64) if reads(shape) == "texts" else torch.zeros(1, *shape)
 
 
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
@@ -72,4 +95,5 @@ MODELS: dict[str, Architecture] = {
     "resnet56": _cifar_resnet(blocks=9),
     "resnet18": Architecture(torchvision_nets.resnet18, head="fc"),
     "vgg11_bn": Architecture(torchvision_nets.vgg11_bn, head="classifier"),
+    "bert": Architecture(bert, head="classifier", reads="texts", options=encoder_options),
 }

@@ -1,5 +1,6 @@
 """Import weights trained elsewhere, running no code from the file."""
 
+import re
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.errors import Refused
+from prunelab.models import encoders
+from prunelab.models.bert import Bert
+from prunelab.models.catalogue import MODELS
+from prunelab.registry import pick
 
 NO_WEIGHTS = "none"
 
@@ -17,8 +22,19 @@ def is_file(weights: str) -> bool:
     return weights != NO_WEIGHTS
 
 
+def weights_file(weights: str, architecture: str) -> Path | None:
+    """The file that the parameter `weights` stands for, None for no weights.
+
+    Raises:
+        Refused: if it names an encoder that cannot be found.
+    """
+    if pick(MODELS, architecture, "model").reads == "texts":
+        return encoders.weights_file(weights)
+    return Path(weights) if is_file(weights) else None
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a `torch.save`d state_dict, or from one under the key `state_dict`.
+    """Tensors by name from safetensors or a `torch.save`d state_dict, or from one under the key `state_dict`.
 
     A leading `module.`, as DataParallel leaves it, is dropped.
 
@@ -28,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch thinks of an odd pickle is said better below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _safetensors(path) or torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Refused(f"weights: no file {path}; valid: none, or the path of a file with a state_dict") from None
     except UnpicklingError:
@@ -43,13 +59,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
+def _safetensors(path: Path) -> dict[str, Tensor] | None:
+    from safetensors.torch import load_file
+
+    return load_file(path) if path.suffix == ".safetensors" else None
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's weights into a network, every tensor of it and nothing else.
+    """Put a file's weights into a network, every tensor of it and nothing else; into a text network, its encoder's.
 
     Raises:
         Refused: naming what is missing, unknown or of another shape (another number of classes, for instance).
     """
-    given, wanted = read_weights(path), model.state_dict()
+    if isinstance(model, Bert):
+        model, given = model.encoder, _encoder_tensors(read_weights(path))
+    else:
+        given = read_weights(path)
+    wanted = model.state_dict()
     problems = [f"lacks {name}" for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
     misfits = ((name, _misfit(given[name], wanted[name])) for name in wanted if name in given)
@@ -58,6 +84,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
         more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
         raise Refused(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(given, strict=False)
+
+
+def _encoder_tensors(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the encoder alone, under today's names: without the heads it was trained with, and its own counters."""
+    names = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert.")) for name in given}
+    names = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in names.items()}
+    parts = ("embeddings.", "encoder.")
+    return {
+        new: given[name] for name, new in names.items() if new.startswith(parts) and not new.endswith(".position_ids")
+    }
 
 
 def _misfit(given: Tensor, wanted: Tensor) -> str | None:

@@ -47,7 +47,7 @@ def main(
     loaded, after, losses = said(networks)
     before = said(pruned)[1] if pruned else after
     card = loaded[0].card
-    reference = build(card.model, card.classes, card.input_shape)
+    reference = build(card.model, card.classes, card.input_shape, **card.options)
     measured = quality(
         test.labels,
         after=after,

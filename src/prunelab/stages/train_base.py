@@ -5,8 +5,8 @@ from pathlib import Path
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import read_json, sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
-from prunelab.models.catalogue import build
-from prunelab.models.weights import is_file, load_weights
+from prunelab.models.catalogue import MODELS, build
+from prunelab.models.weights import load_weights, weights_file
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
@@ -19,9 +19,8 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     params = load_params()
     execution = configure(params.runtime)
     facts = read_json(prepared / "dataset.json")
-    normalise = params.data.normalise or Normalise(mean=facts["mean"], std=facts["std"])
-    imported = Path(params.weights) if is_file(params.weights) else None
-    task = load_task(prepared, params.data, normalise, execution)
+from prunelab.models.catalogue import MODELS, build
+from prunelab.models.weights import load_weights, weights_file
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with unfinished(
@@ -30,13 +29,14 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         parameters=[params.model, params.train, normalise, task.augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed in params.seeds:
-            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed)
+            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options)
             if imported:
                 load_weights(model, imported)
             card = Card(
                 model=params.model,
                 classes=len(facts["classes"]),
                 input_shape=facts["shape"],
+                options=options,
                 normalise=normalise,
                 seed=seed,
                 imported=(params.weights, sha256(imported)) if imported else None,
