@@ -67,7 +67,7 @@ def run(
 
     with _refusals():
         study, overrides = load_study(name), read_overrides(set_ or [])
-        check_needs(study, overrides)
+        check_needs(study, quick, overrides)
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
         check_settings(Path.cwd(), settings)
         try:
@@ -114,7 +114,7 @@ def show(
     with _refusals():
         study, overrides = load_study(name), read_overrides(set_ or [])
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
-        records = collect(root, study, label(name, quick), settings, overrides)
+        records = collect(root, label(name, quick), settings, study.needed(quick).keys() - overrides.keys())
         draw = tables.markdown if markdown else tables.aligned
         print(f"# {study.title}\n" if markdown else f"{study.title}\n")
         print(f"{study.source.what}, by {study.source.by}{f', {study.source.link}' if study.source.link else ''}.")

@@ -12,11 +12,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from prunelab.errors import Refused
-from prunelab.params import Params, Ratio, read_params, validated
+from prunelab.params import Params, Ratio, Section, read_params, validated
 from prunelab.registry import pick
 from prunelab.studies.measures import MEASURES
 
 FOLDER = Path("studies")
+SECTIONS = {
+    key
+    for key, field in Params.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
 SAID_BY_SETTINGS = {"method", "ratio", "grid"}
 Text = Annotated[str, Field(min_length=1)]
 Overrides = dict[str, Any]  # keys of params.yaml, nested or dotted
@@ -117,6 +122,10 @@ class Study(Part):
         wanted = self.quick.settings if quick else None
         return [setting for setting in self.settings if wanted is None or setting.label in wanted]
 
+    def needed(self, quick: bool) -> dict[str, str]:
+        """The parameters that the user must give; a quick run may bring its own."""
+        return {key: what for key, what in self.needs.items() if not quick or key not in flat(self.quick.params)}
+
 
 def studies(folder: Path = FOLDER) -> dict[str, Path]:
     """The study files by name."""
@@ -190,9 +199,13 @@ def _inconsistent(study: Study) -> Iterator[str]:
         for measure in values:
             if measure not in MEASURES:
                 yield f"{place}: unknown measure {measure!r}; valid: {', '.join(MEASURES)}"
-    for place, overrides in (("params", study.params), ("quick.params", study.quick.params)):
-        for key in sorted(SAID_BY_SETTINGS & {key.partition(".")[0] for key in overrides}):
+    layers = [("params", study.params), ("quick.params", study.quick.params)]
+    layers += [(f"settings.{setting.label}.params", setting.params) for setting in study.settings]
+    for place, overrides in layers:
+        for key in sorted(SAID_BY_SETTINGS & {key.partition(".")[0] for key in flat(overrides)}):
             yield f"{place}: {key} is what the settings are for"
+    for key in sorted(study.needs.keys() & flat(study.params).keys()):
+        yield f"params: {key} stands under needs too, so it is for the user to give"
     for setting in study.settings:
         if setting.label.endswith((".", ".lock")) or ".." in setting.label:
             yield f"settings: {setting.label!r} cannot be part of the name of an experiment"
@@ -256,18 +269,23 @@ def told_of(problems: Mapping[str, list[str]], settings: int) -> list[str]:
     ]
 
 
-def override(params: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Set keys of params.yaml, nested in their sections or dotted; a value within a section is replaced as a whole."""
+def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested or dotted keys of params.yaml as dotted ones; what lies deeper than a section's keys is a value."""
+    dotted: dict[str, Any] = {}
     for key, value in overrides.items():
+        nested = key in SECTIONS and isinstance(value, Mapping)
+        dotted |= {f"{key}.{inner}": its for inner, its in value.items()} if nested else {key: value}
+    return dotted
+
+
+def override(params: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Set keys of params.yaml; a value within a section is replaced as a whole."""
+    for key, value in flat(overrides).items():
         section, _, inner = key.partition(".")
-        if not isinstance(params.get(section), dict):
-            params[key] = value
-        elif inner:
+        if inner and isinstance(params.get(section), dict):
             params[section][inner] = value
-        elif isinstance(value, Mapping):
-            params[section].update(value)
         else:
-            params[section] = value  # wrong, and validation says so
+            params[key] = value  # if that is wrong, validation says so
 
 
 def _iterations(params: Mapping[str, Any]) -> int:

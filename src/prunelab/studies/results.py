@@ -1,12 +1,13 @@
 """What has been measured of a study: out of DVC's experiments, or of studies/results/ where those are not at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from prunelab.artifacts.files import read_json, write_json
 from prunelab.studies.experiments import Record, best, chain, code_of, measured
-from prunelab.studies.files import Study
+from prunelab.studies.files import Study, override
 
 FOLDER = Path("studies/results")
 
@@ -16,21 +17,22 @@ def results_file(root: Path, name: str) -> Path:
 
 
 def collect(
-    root: Path, study: Study, name: str, settings: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Any]
+    root: Path, name: str, settings: Mapping[str, Mapping[str, Any]], free: Set[str]
 ) -> dict[str, Record | None]:
     """The record of every setting, None where it was never run with these parameters.
 
-    A parameter that the study needs and that is not given here may have had any value. A record has the key `current`:
-    whether it was made by the code that is here.
+    The parameters `free`, dotted, may have had any value. A record has the key `current`: whether it was made by the
+    code that is here.
     """
     used = chain((root / "dvc.yaml").read_text())
     code = code_of(root, "HEAD")
-    free = study.needs.keys() - overrides.keys()
     file = results_file(root, name)
     stored = read_json(file)["settings"] if file.exists() else {}
 
     def known(params: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in used.used(_portable(params)).items() if not _within(key, free)}
+        blank = deepcopy(_portable(params))
+        override(blank, dict.fromkeys(free))
+        return used.used(blank)
 
     found: dict[str, Record | None] = {}
     for label, params in settings.items():
@@ -38,10 +40,6 @@ def collect(
         record = best([record for record in records if known(record["parameters"]) == known(params)], code)
         found[label] = record and {**record, "current": record["code"] == code}
     return found
-
-
-def _within(key: str, free: set[str]) -> bool:
-    return any(key == one or key.startswith(f"{one}.") for one in free)
 
 
 def _portable(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,11 +89,11 @@ def _last_lines(path: Path) -> str:
     return "\n".join(lines[-TOLD_LINES:])
 
 
-def check_needs(study: Study, overrides: Mapping[str, Any]) -> None:
+def check_needs(study: Study, quick: bool, overrides: Mapping[str, Any]) -> None:
     """Raise Refused for every parameter that the study leaves to the user and the user has not given."""
-    missing = study.needs.keys() - overrides.keys()
+    missing = {key: what for key, what in study.needed(quick).items() if key not in overrides}
     if missing:
-        raise Refused(f"{key} is needed: {study.needs[key]}; give it with --set {key}=…" for key in sorted(missing))
+        raise Refused(f"{key} is needed: {what}; give it with --set {key}=…" for key, what in missing.items())
 
 
 def check_settings(root: Path, settings: Settings) -> None:
