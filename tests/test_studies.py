@@ -341,6 +341,9 @@ def test_experiments_are_found_by_their_parameters_on_any_commit(repository):
     assert set(collect(repository.folder, "tiny", settings, set()).values()) == {None}
     repository.experiment(label, settings[label] | {"seeds": [3]}, accuracy=0.1)
     repository.experiment(label, settings[label] | {"grid": {"methods": ["x"], "ratios": [0.5]}}, accuracy=0.8)
+    head = git(repository.folder, "rev-parse", "HEAD").strip()
+    by_hand = f"refs/exps/{head[:2]}/{head[2:]}/tiny-{label}-00000000"
+    git(repository.folder, "update-ref", by_hand, head)  # no metrics in it
     (repository.folder / "README.md").write_text("words")
     repository.commit("Words")
     found = collect(repository.folder, "tiny", settings, set())

@@ -24,11 +24,10 @@ from ruamel.yaml import YAML
 
 from prunelab.artifacts.files import read_json, replacing, sha256
 from prunelab.errors import Refused
-from prunelab.studies.experiments import TARGET, git
+from prunelab.studies.experiments import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET, git
 
 FOLDER = Path(".prunelab/studies")
 RAW = Path("data/raw")
-ENVIRONMENT = Path("metrics/environment/focus.json")
 PATIENCE_S = 5.0
 
 
@@ -91,7 +90,7 @@ class Checkout:
 
     def keep_environment(self) -> None:
         """Where numbers came out of DVC's cache, so must the note on what they were measured on: DVC stores none."""
-        metrics, noted = self.folder / "metrics/focus.json", self.folder / ENVIRONMENT
+        metrics, noted = self.folder / METRICS, self.folder / ENVIRONMENT
         if not metrics.exists():
             return
         stored = self.root / FOLDER / "environment" / f"{sha256(metrics)}.json"
@@ -105,8 +104,8 @@ class Checkout:
     def save(self, name: str, message: str, log: TextIO, started: set[subprocess.Popen]) -> None:
         """Make an experiment of what lies here and hand it to the project."""
         saving = ["exp", "save", "--force", "--name", name, "--message", message]
-        if (self.folder / ENVIRONMENT).exists():
-            saving += ["--include-untracked", str(ENVIRONMENT)]
+        for path in (METRICS, DENSE_METRICS, ENVIRONMENT):  # Git may not know them yet
+            saving += ["--include-untracked", str(path)] if (self.folder / path).exists() else []
         self.dvc(*saving, TARGET, log=log, said=lambda line: None, started=started)
         for reference in git(self.folder, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
             if reference.endswith(f"/{name}"):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ruamel.yaml import YAML
 from prunelab.errors import Refused
 
 TARGET = "evaluate_focus"
+METRICS, DENSE_METRICS = Path("metrics/focus.json"), Path("metrics/base.json")
+ENVIRONMENT = Path("metrics/environment/focus.json")
 Record = dict[str, Any]  # experiment, baseline, code, parameters, metrics, dense, environment
 
 
@@ -99,7 +102,8 @@ def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
         commit, reference = line.split(" ", 1)
         found = re.fullmatch(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)", reference)
         if found and re.fullmatch(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}", found[3]):
-            yield _record(root, commit, name=found[3], baseline=found[1] + found[2])
+            with suppress(Refused):  # made by hand, without what a study stores
+                yield _record(root, commit, name=found[3], baseline=found[1] + found[2])
 
 
 def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
@@ -108,16 +112,16 @@ def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
         "baseline": baseline,
         "code": code_of(root, commit),
         "parameters": YAML(typ="safe", pure=True).load(git(root, "show", f"{commit}:params.yaml")),
-        "metrics": json.loads(git(root, "show", f"{commit}:metrics/focus.json")),
-        "dense": json.loads(git(root, "show", f"{commit}:metrics/base.json")),
+        "metrics": json.loads(git(root, "show", f"{commit}:{METRICS}")),
+        "dense": json.loads(git(root, "show", f"{commit}:{DENSE_METRICS}")),
         "environment": _environment(root, commit),
     }
 
 
 def _environment(root: Path, commit: str) -> Any:
     try:
-        text = git(root, "show", f"{commit}:metrics/environment/focus.json")
-        metrics = git(root, "show", f"{commit}:metrics/focus.json")
+        text = git(root, "show", f"{commit}:{ENVIRONMENT}")
+        metrics = git(root, "show", f"{commit}:{METRICS}")
     except Refused:
         return None
     environment = json.loads(text)

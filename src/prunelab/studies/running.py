@@ -17,6 +17,7 @@ from prunelab.artifacts.files import read_json
 from prunelab.errors import Refused
 from prunelab.studies.checkouts import FOLDER, RAW, Failed, cache_folder, checkout
 from prunelab.studies.experiments import (
+    METRICS,
     TARGET,
     best,
     chain,
@@ -67,7 +68,7 @@ class Run:
                 )
                 clone.keep_environment()
                 clone.save(name, f"study {self.study}: {label}", log, self.started)
-                accuracy = read_json(clone.folder / "metrics/focus.json")["accuracy"]
+                accuracy = read_json(clone.folder / METRICS)["accuracy"]
             self.tell(f"[{place}] {label}: accuracy {accuracy:.2%} after {time.monotonic() - begun:,.0f} s")
         except (Failed, Refused, OSError) as error:
             if not self.stopped.is_set():
