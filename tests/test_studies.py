@@ -436,7 +436,7 @@ def test_list_and_show_work_before_anything_was_run(workspace):
     assert "unknown study" in study_command("show", "tni").stderr
 
 
-# The machinery on real digits, through DVC. About two minutes.
+# The machinery on real digits, through DVC. Two minutes and more.
 
 
 class StudyClone(Clone):
@@ -496,7 +496,7 @@ def test_a_study_runs_survives_kills_and_shows_what_was_measured(tmp_path):
     # Killed in the middle of the second stage: nothing of it lives on.
     killed = clone.start("tiny", until="train_base")
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     deadline = time.monotonic() + 10
     while clone.alive() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -539,7 +539,6 @@ def test_a_study_runs_survives_kills_and_shows_what_was_measured(tmp_path):
     assert measured["metrics"]["macs_ratio"] > 1.5
     assert measured["dense"] == stored["random_unstructured-0.5"]["dense"]
     change = 100 * (measured["metrics"]["accuracy"] - measured["dense"]["accuracy"])
-    (compared,) = [line for line in shown.splitlines() if line.startswith("l1_channel-0.5  half  accuracy")]
+    (compared,) = [line for line in shown.splitlines() if line.split()[:3] == ["l1_channel-0.5", "half", "accuracy,"]]
     assert compared.split()[-1] == f"{change - (80.25 - 90.5):+.2f}"
-    (missing,) = [line for line in shown.splitlines() if line.startswith("l2_channel-0.5")]
-    assert "not run" in missing
+    assert "l2_channel-0.5 not run" in [" ".join(line.split()) for line in shown.splitlines()]

@@ -78,12 +78,13 @@ class Checkout:
         )
         started.add(process)
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                said(line)
-            if process.wait() != 0:
+            with process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    log.write(line)
+                    log.flush()
+                    said(line)
+            if process.returncode != 0:
                 raise Failed(f"dvc {arguments[0]} ended with {process.returncode}")
         finally:
             started.discard(process)
