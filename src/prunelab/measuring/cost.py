@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 
+import torch
 from torch import nn
 
 from prunelab.models.catalogue import Shape, example, prunable_weights

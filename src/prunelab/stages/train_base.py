@@ -19,8 +19,12 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     params = load_params()
     execution = configure(params.runtime)
     facts = read_json(prepared / "dataset.json")
-from prunelab.models.catalogue import MODELS, build
-from prunelab.models.weights import load_weights, weights_file
+    normalise = params.data.normalise
+    if normalise is None and facts["mean"] is not None:  # texts have no moments
+        normalise = Normalise(mean=facts["mean"], std=facts["std"])
+    imported = weights_file(params.weights, params.model)
+    options = MODELS[params.model].options(params.weights)
+    task = load_task(prepared, params.data, normalise, execution)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with unfinished(
