@@ -9,7 +9,7 @@ from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.data.datasets import DATASETS
 from prunelab.errors import Refused
 from prunelab.models.catalogue import MODELS, build
-from prunelab.models.weights import is_file, load_weights
+from prunelab.models.weights import IMAGENET, imagenet_place, is_file, load_weights
 from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.pruning.methods import METHODS, unreachable
 from prunelab.registry import pick
@@ -83,6 +83,8 @@ def _normalise(params: Params, raw: Path, base: Path) -> None:
 
 
 def _weights(params: Params, raw: Path, base: Path) -> None:
+    if params.weights == IMAGENET:
+        imagenet_place(params.model)  # the stage downloads them
     if is_file(params.weights):
         dataset = DATASETS[params.dataset]
         load_weights(build(params.model, dataset.classes, dataset.shape), Path(params.weights))

@@ -1,20 +1,82 @@
 """Import weights trained elsewhere, running no code from the file."""
 
+import hashlib
+import re
 import warnings
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.errors import Refused
+from prunelab.models.catalogue import MODELS
+from prunelab.registry import pick
 
 NO_WEIGHTS = "none"
+IMAGENET = "imagenet"
 
 
 def is_file(weights: str) -> bool:
-    """Whether the parameter `weights` names a file (rather than no weights at all)."""
-    return weights != NO_WEIGHTS
+    """Whether the parameter `weights` names a file (rather than no weights at all, or those of ImageNet)."""
+    return weights not in (NO_WEIGHTS, IMAGENET)
+
+
+def weights_file(weights: str, architecture: str) -> Path | None:
+    """The file that the parameter `weights` stands for, None for no weights; those of ImageNet are downloaded once.
+
+    Raises:
+        Refused: if there are no weights of ImageNet for this network, or they cannot be had.
+    """
+    if weights == IMAGENET:
+        return fetch_imagenet(architecture)
+    return Path(weights) if is_file(weights) else None
+
+
+def imagenet_place(architecture: str) -> tuple[str, Path]:
+    """The address of a network's ImageNet weights, and their place in torch hub's cache (below $TORCH_HOME).
+
+    Raises:
+        Refused: if there are none for this network.
+    """
+    name = pick(MODELS, architecture, "model").imagenet
+    if not name:
+        published = ", ".join(known for known, entry in MODELS.items() if entry.imagenet)
+        raise Refused(
+            f"weights: there are no {IMAGENET} weights for {architecture}; "
+            f"valid: none, a file, or one of the models {published}"
+        )
+    from torchvision import models
+
+    url = models.get_weight(name).url
+    return url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+
+
+def fetch_imagenet(architecture: str) -> Path:
+    """The file of a network's ImageNet weights, downloaded unless it is there, its hash checked in either case.
+
+    Raises:
+        Refused: if there are none, they cannot be downloaded, or the file is damaged.
+    """
+    url, path = imagenet_place(architecture)
+    published = path.stem.rpartition("-")[2]  # torchvision ends its file names with the start of the SHA-256
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=published, progress=False)
+        except (OSError, RuntimeError) as error:  # no network, no such file, no space; another hash
+            raise Refused(
+                f"weights: {url} cannot be downloaded to {path.parent}: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}; the file can be put there by hand"
+            ) from None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(published):
+        raise Refused(f"weights: {path} is damaged: SHA-256 {digest[:16]}, not {published}; delete it to download anew")
+    return path
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -35,7 +97,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise Refused(f"weights: {path} holds more than tensors, or is damaged; nothing in it was run") from None
     except Exception as error:  # a damaged file makes torch's readers fail in every way there is
         raise Refused(
-            f"weights: {path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+            f"weights: {path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -49,7 +111,37 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         Refused: naming what is missing, unknown or of another shape (another number of classes, for instance).
     """
-    given, wanted = read_weights(path), model.state_dict()
+    _put(model, read_weights(path), path, fresh=())
+
+
+def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
+    """Put ImageNet weights into a network but where it is made for other images; returns what stays fresh.
+
+    That may be layers of the classifier, for other classes, and the first convolution, for other channels or a smaller
+    kernel. The position embeddings of a vision transformer are interpolated (Dosovitskiy et al. 2021, section 3.2).
+
+    Raises:
+        Refused: if anything else does not fit.
+    """
+    given, wanted = _modern(read_weights(path)), model.state_dict()
+    if "encoder.pos_embedding" in given:
+        given = _interpolated(given, model)
+    classifier = MODELS[architecture].head.split(".")[0]
+    stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    replaced = [f"{layer}." for layer in _layers(wanted) if layer.split(".")[0] == classifier or layer == stem]
+    fresh = [prefix for prefix in replaced if not _fits(prefix, given, wanted)]
+    given = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(tuple(fresh)) and (name in wanted or name.split(".")[0] != classifier)
+    }
+    _put(model, given, path, fresh)
+    return [prefix.removesuffix(".") for prefix in fresh]
+
+
+def _put(model: nn.Module, given: dict[str, Tensor], path: Path, fresh: Iterable[str]) -> None:
+    """Load tensors, all that a network has but those whose names start as one of `fresh`."""
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(fresh))}
     problems = [f"lacks {name}" for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
     misfits = ((name, _misfit(given[name], wanted[name])) for name in wanted if name in given)
@@ -58,6 +150,34 @@ def load_weights(model: nn.Module, path: Path) -> None:
         more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
         raise Refused(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(given, strict=False)
+
+
+def _layers(state: Iterable[str]) -> list[str]:
+    """The layers that tensors belong to, each once and in order."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+
+
+def _fits(prefix: str, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """Whether all tensors that a network has under a prefix are given in their shapes."""
+    return all(
+        name in given and given[name].shape == value.shape for name, value in wanted.items() if name.startswith(prefix)
+    )
+
+
+def _modern(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under today's names: torchvision's older files call layers of DenseNet and of ViT otherwise."""
+    dense = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+    first, second = re.compile(r"\.mlp\.linear_1\."), re.compile(r"\.mlp\.linear_2\.")
+    return {
+        second.sub(".mlp.3.", first.sub(".mlp.0.", dense.sub(r"\1\2", name))): value for name, value in state.items()
+    }
+
+
+def _interpolated(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    image_size, patch_size = (getattr(model, key) for key in ("image_size", "patch_size"))
+    return dict(interpolate_embeddings(image_size, patch_size, OrderedDict(state)))
 
 
 def _misfit(given: Tensor, wanted: Tensor) -> str | None:

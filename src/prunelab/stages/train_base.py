@@ -8,7 +8,8 @@ from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.batches import Augmentation
 from prunelab.models.catalogue import build
-from prunelab.models.weights import is_file, load_weights
+from prunelab.models.frozen import freeze
+from prunelab.models.weights import IMAGENET, load_imagenet, load_weights, weights_file
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
@@ -22,7 +23,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     facts = read_json(prepared / "dataset.json")
     normalise = params.data.normalise or Normalise(mean=facts["mean"], std=facts["std"])
     augmentation = Augmentation(params.data.crop_padding, params.data.flip)
-    imported = Path(params.weights) if is_file(params.weights) else None
+    imported = weights_file(params.weights, params.model)
     task = Task.of(
         load_split(prepared, "train"),
         load_split(prepared, "validation"),
@@ -39,8 +40,12 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     ) as checkpoint:
         for seed in params.seeds:
             model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed)
-            if imported:
+            if imported and params.weights == IMAGENET:
+                fresh = load_imagenet(model, params.model, imported)
+                print(f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}")
+            elif imported:
                 load_weights(model, imported)
+            freeze(model, params.train.freeze)
             card = Card(
                 model=params.model,
                 classes=len(facts["classes"]),
