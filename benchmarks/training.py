@@ -24,6 +24,7 @@ from torchvision import transforms
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import build
 from prunelab.params import Normalise, Recipe, Runtime, read_params
@@ -35,9 +36,9 @@ RAW = Path("data/raw")
 
 
 def images(count: int) -> Split:
-    dataset = DATASETS["cifar10"]
-    if not dataset.missing(RAW):
-        return dataset.read(RAW).train.at(np.arange(count))
+    dataset = DATASETS["cifar10"](Source(RAW))
+    if not dataset.missing():
+        return dataset.read().train.at(np.arange(count))
     print("CIFAR-10 is not in data/raw: random images of its size instead")
     random = np.random.default_rng(0)
     return Split(random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, count))

@@ -1,21 +1,31 @@
 """What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
+from torch import nn
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
-from prunelab.params import Finetune, Normalise, PruneSpec, Recipe, Runtime, read_params
+from prunelab.models.catalogue import MODELS, Shape, skeleton
+from prunelab.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
 from prunelab.runtime import Execution, configure
-from prunelab.training import Task
+from prunelab.trainer import SeedTrainer
+from prunelab.training import NoStore, Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
+IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
+# One network of every kind: what takes long goes over these, and over the others in the slow tests.
+KINDS = ("resnet8", "resnet20", "resnet20_b", "resnet26_dse", "vgg11", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
+SLOW_BUT_KINDS = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
 
 
 def edit_params(path: Path, **changes: object) -> None:
@@ -28,6 +38,14 @@ def edit_params(path: Path, **changes: object) -> None:
             section = section[name]
         section[key] = value
     YAML().dump(content, path)
+
+
+def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
+    """A network of nothing but zeros: drawing the weights of a large one takes seconds."""
+    model = skeleton(name, classes, shape).to_empty(device="cpu").eval()
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return model
 
 
 def prune_spec(method: str, ratio: float, **changes: object) -> PruneSpec:
@@ -44,7 +62,9 @@ def execution() -> Execution:
 
 @pytest.fixture(scope="session")
 def digits() -> Split:
-    return DATASETS["digits"].read(Path("unused")).train
+    train = DATASETS["digits"](Source(Path("unused"))).read().train
+    assert isinstance(train, Split)
+    return train
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +87,34 @@ def task(digits: Split, normalise: Normalise, execution: Execution) -> Task:
 
 
 @pytest.fixture
-def recipe() -> Recipe:
+def recipe() -> Finetune:
     shipped = read_params(PROJECT / "params.yaml")["finetune"]
     return Finetune(**shipped | {"epochs": 2, "batch_size": 64})
+
+
+@pytest.fixture
+def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
+    """Seed 0 on the tiny task; a base recipe of two epochs, of which one is rewound to."""
+    shipped = read_params(PROJECT / "params.yaml")["train"]
+    base = Train(**shipped | {"epochs": 2, "rewind_epoch": 1, "batch_size": 64})
+    return SeedTrainer(
+        task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
+    )
+
+
+def write_image_folder(
+    folder: Path, counts: dict[str, int], sizes: Sequence[tuple[int, int]] = ((9, 7), (6, 8))
+) -> None:
+    """Folders of random PNG files, so many per class; their (width, height) in turn."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            width, height = sizes[index % len(sizes)]
+            pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:03}.png")
 
 
 def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:

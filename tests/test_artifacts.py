@@ -105,23 +105,23 @@ def test_damaged_model_files_are_refused_by_one_line(network, tmp_path, how):
 
 
 def test_prepared_splits_are_checked_against_their_hashes(digits, tmp_path):
-    save_prepared(tmp_path, {"train": digits}, {"classes": ["0"]})
-    loaded = load_split(tmp_path, "train")
+    save_prepared(tmp_path, {"train": digits}, lambda splits: {"classes": ["0"]})
+    loaded, inputs = load_split(tmp_path, "train"), tmp_path / "train/inputs.npy"
     np.testing.assert_array_equal(loaded.inputs, digits.inputs)
-    content = bytearray((tmp_path / "train.npz").read_bytes())
+    content = bytearray(inputs.read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / "train.npz").write_bytes(content)
-    with pytest.raises(Refused, match="train.npz is damaged: SHA-256"):
+    inputs.write_bytes(content)
+    with pytest.raises(Refused, match="train/inputs.npy is damaged: SHA-256"):
         load_split(tmp_path, "train")
-    (tmp_path / "train.npz").unlink()
+    inputs.unlink()
     with pytest.raises(Refused, match="is missing; `dvc repro prepare`"):
         load_split(tmp_path, "train")
 
 
 def test_prepared_files_are_the_same_to_the_byte(digits, tmp_path):
     for name in ("a", "b"):
-        save_prepared(tmp_path / name, {"train": digits}, {"classes": ["0"]})
-    for file in ("train.npz", "dataset.json"):
+        save_prepared(tmp_path / name, {"train": digits}, lambda splits: {"classes": ["0"]})
+    for file in ("train/inputs.npy", "train/labels.npy", "dataset.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 

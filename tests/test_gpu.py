@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, prune_spec
+from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec
 
 from prunelab.artifacts.checkpoints import Checkpoint
 from prunelab.data.batches import Augmentation
 from prunelab.measuring.quality import predict
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models.catalogue import build
 from prunelab.params import Runtime
 from prunelab.pruning import masks
 from prunelab.pruning.methods import METHODS, prune
@@ -30,7 +30,7 @@ def gpu_task(request, digits, normalise) -> Task:
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SLOW_BUT_KINDS)
 def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_task, recipe, tmp_path):
     whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
     expected = fit(whole, gpu_task, recipe, seed=0)

@@ -1,11 +1,12 @@
 import pytest
 import torch
 import torch_pruning
+from conftest import IMAGE_MODELS, zeroed
 from torch import nn
 
 from prunelab.errors import Refused
 from prunelab.measuring.cost import macs
-from prunelab.models.catalogue import MODELS, Shape, build, fixed_layers, prunable_weights, skeleton
+from prunelab.models.catalogue import MODELS, build, fixed_layers, prunable_weights, skeleton
 from prunelab.models.resize import resize
 from prunelab.models.vit import patch_size
 
@@ -16,19 +17,12 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
-    """A network of nothing but zeros: drawing the weights of a large one takes seconds."""
-    model = skeleton(name, classes, shape).to_empty(device="cpu").eval()
-    for tensor in model.state_dict().values():
-        tensor.zero_()
-    return model
-
-
-LIGHT = [name for name in MODELS if parameters(skeleton(name, 10, SMALL)) < 15e6]
+LIGHT = [name for name in IMAGE_MODELS if parameters(skeleton(name, 10, SMALL)) < 15e6]
+BUILT = [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
 
 
 @pytest.mark.parametrize("shape", [SMALL, (1, 28, 28), (3, 32, 32), (3, 64, 64), LARGE])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_model_takes_images_of_any_size_and_names_its_head(name, shape):
     model = skeleton(name, 7, shape).eval()
     assert model(torch.zeros(2, *shape, device="meta")).shape == (2, 7)
@@ -38,14 +32,15 @@ def test_every_model_takes_images_of_any_size_and_names_its_head(name, shape):
     assert head in fixed_layers(name, model)
 
 
-@pytest.mark.parametrize("name", [n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+@pytest.mark.parametrize("name", [*BUILT, "bert"])
 def test_initial_weights_depend_on_the_seed_alone(name):
-    first, again, other = (build(name, 10, SMALL, seed).state_dict() for seed in (1, 1, 2))
+    shape = (8,) if MODELS[name].reads == "texts" else SMALL
+    first, again, other = (build(name, 10, shape, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_a_skeleton_has_the_tensors_of_the_network_and_no_values(name):
     model = skeleton(name, 10, SMALL)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
@@ -88,7 +83,7 @@ def test_the_compact_vgg_is_as_large_as_the_course_that_published_it_says():
 @pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("_dse")])
 def test_separable_variants_have_no_full_3x3_convolution_and_cost_less(name):
     model, plain = zeroed(name, 10, (3, 32, 32)), zeroed(name.removesuffix("_dse"), 10, (3, 32, 32))
-    wide = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    _stem, *wide = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
     assert wide
     assert all(layer.groups == layer.in_channels == layer.out_channels for layer in wide)
     assert parameters(model) < 0.7 * parameters(plain)
@@ -147,7 +142,7 @@ def test_the_grid_behind_larger_images_is_what_adaptive_pooling_gives():
     torch.testing.assert_close(model.avgpool(x), nn.AdaptiveAvgPool2d(7)(x))
 
 
-@pytest.fixture(params=[n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+@pytest.fixture(params=BUILT)
 def halved(request) -> tuple[str, nn.Module, list, dict[str, list[torch.Size]]]:
     """A network that lost half the channels of every group, with the groups and the shapes of its fixed layers."""
     torch.manual_seed(0)
@@ -171,23 +166,18 @@ def test_thinner_networks_run_and_are_rebuilt_from_their_tensors_alone(halved):
     share = parameters(model) / parameters(skeleton(name, 10, SMALL))
     assert share < (0.7 if fixed.keys() - {MODELS[name].head} else 0.3)  # half of one side, or half of both
 
+    head = model.get_submodule(MODELS[name].head)
+    head.weight.copy_(torch.randn_like(head.weight))  # that of a fresh vision transformer is zero
     rebuilt = skeleton(name, 10, SMALL).eval()
-    state = model.state_dict()
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     resize(rebuilt, {key: tuple(tensor.shape) for key, tensor in state.items()})
     rebuilt.load_state_dict(state, assign=True)
-    randomise_head(model, name)
     images = torch.randn(3, *SMALL)
     assert model(images).abs().sum() > 0
     assert torch.equal(rebuilt(images), model(images))
     attributes = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
     for ours, theirs in zip(rebuilt.modules(), model.modules(), strict=True):
         assert all(getattr(ours, key, None) == getattr(theirs, key, None) for key in attributes)
-
-
-def randomise_head(model: nn.Module, name: str) -> None:
-    """Give the head weights other than zero, which those of fresh vision transformers are."""
-    head = model.get_submodule(MODELS[name].head)
-    head.weight.copy_(torch.randn_like(head.weight))
 
 
 def test_resize_refuses_what_no_pruning_could_have_left():

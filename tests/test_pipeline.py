@@ -86,6 +86,8 @@ def params_read(file: Path) -> set[str]:
                 node = node.value
             if isinstance(node, ast.Name) and node.id == "params":
                 keys.add(".".join(reversed(parts)))
+    if "spec" in keys:
+        keys = keys - {"spec"} | {"budget", "prune"}
     return {key.removesuffix(".cells") for key in keys}
 
 
@@ -108,7 +110,7 @@ def test_every_stage_runs_its_own_checkout():
 
 
 def test_only_evaluate_reads_the_test_split():
-    readers = {name for name, stage in STAGES.items() if any("test.npz" in dep for dep in stage["deps"])}
+    readers = {name for name, stage in STAGES.items() if any("prepared/test" in dep for dep in stage["deps"])}
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
 
 

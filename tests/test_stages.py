@@ -1,6 +1,7 @@
 """Stages as commands, in temporary folders: what they refuse, and that a kill costs nothing but time."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_every_stage_has_help(name):
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(workspace):
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    (workspace / "data/prepared/test.npz").unlink()  # which training has no business with
+    shutil.rmtree(workspace / "data/prepared/test")  # which training has no business with
     assert stage(*TRAIN).returncode == 0
     expected = files(workspace / "models")
     for path in (workspace / "models").rglob("*.*"):
@@ -102,12 +103,12 @@ def test_a_stage_without_its_inputs_says_what_makes_them(workspace):
 
 def test_a_stage_refuses_damaged_data_and_writes_nothing(workspace):
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    train = workspace / "data/prepared/train.npz"
+    train = workspace / "data/prepared/train/inputs.npy"
     train.write_bytes(train.read_bytes()[:-1])
     result = stage(*TRAIN)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert "train.npz is damaged" in line
+    assert "train/inputs.npy is damaged" in line
     assert not (workspace / "models").exists()
 
 

@@ -10,10 +10,12 @@ from torch import nn
 
 from prunelab.data.batches import Batches
 from prunelab.data.datasets import DATASETS
+from prunelab.data.protocol import Source
 from prunelab.errors import Refused
 from prunelab.measuring.quality import predict
 from prunelab.models.catalogue import MODELS, build, skeleton
-from prunelab.models.weights import IMAGENET, fetch_imagenet, load_imagenet, load_weights, weights_file
+from prunelab.models.imagenet import IMAGENET, fetch
+from prunelab.models.weights import load_imagenet, load_weights, weights_file
 from prunelab.params import Normalise
 
 
@@ -23,7 +25,7 @@ from prunelab.params import Normalise
 )
 def test_published_checkpoints_reach_their_published_accuracy(name, file, accuracy, cifar_folder, execution):
     folder = real_data("PRUNELAB_WEIGHTS", PROJECT / "data/raw", "the checkpoint", file)
-    test = DATASETS["cifar10"].read(cifar_folder).test
+    test = DATASETS["cifar10"](Source(cifar_folder)).read().test
     model = build(name, 10, (3, 32, 32))
     load_weights(model, folder / file)
     normalise = Normalise(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
@@ -139,7 +141,7 @@ def pretrained(name: str, shape: tuple[int, ...], hub: Hub, classes: int = 10) -
     model = skeleton(name, classes, shape).to_empty(device="cpu")
     for tensor in model.state_dict().values():
         tensor.zero_()
-    return model, load_imagenet(model, name, fetch_imagenet(name)), published
+    return model, load_imagenet(model, name, fetch(name)), published
 
 
 PUBLISHED = [name for name, entry in MODELS.items() if entry.imagenet]
@@ -198,7 +200,7 @@ def test_old_names_of_layers_are_known(hub):
     assert set(renamed) != set(published)
     hub.publish(renamed)
     model = build("densenet121", 10, (3, 224, 224))
-    assert load_imagenet(model, "densenet121", fetch_imagenet("densenet121")) == ["classifier"]
+    assert load_imagenet(model, "densenet121", fetch("densenet121")) == ["classifier"]
     key = "features.denseblock1.denselayer1.conv2.weight"
     assert torch.equal(model.state_dict()[key], published[key])
 
@@ -206,17 +208,17 @@ def test_old_names_of_layers_are_known(hub):
 def test_weights_of_another_network_are_no_imagenet_weights_for_this_one(hub):
     hub.publish(torchvisions("mobilenet_v2").state_dict())
     with pytest.raises(Refused, match="does not fit: lacks bn1.weight"):
-        load_imagenet(build("resnet18", 10, (3, 32, 32)), "resnet18", fetch_imagenet("resnet18"))
+        load_imagenet(build("resnet18", 10, (3, 32, 32)), "resnet18", fetch("resnet18"))
 
 
 def test_imagenet_weights_are_downloaded_once_and_checked_every_time(hub):
     file = hub.publish({"a": torch.ones(1)})
     assert weights_file(IMAGENET, "resnet18") == hub.cache / file.name
     file.unlink()  # what is in the cache needs no server
-    assert fetch_imagenet("resnet18").read_bytes()
+    assert fetch("resnet18").read_bytes()
     (hub.cache / file.name).write_bytes(b"half")
     with pytest.raises(Refused, match=rf"{file.name} is damaged: SHA-256 .* delete it"):
-        fetch_imagenet("resnet18")
+        fetch("resnet18")
 
 
 @pytest.mark.parametrize("how", ["missing", "other content"])
@@ -227,7 +229,7 @@ def test_a_download_that_fails_is_refused_by_one_line(hub, how):
     else:
         file.write_bytes(b"something else")
     with pytest.raises(Refused) as refused:
-        fetch_imagenet("resnet18")
+        fetch("resnet18")
     (line,) = refused.value.problems
     assert file.as_uri() in line
     assert "cannot be downloaded" in line

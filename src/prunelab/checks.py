@@ -4,12 +4,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prunelab.artifacts.files import read_json, sha256
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.data.datasets import DATASETS
+from prunelab.data.describe import asked
+from prunelab.data.protocol import Facts, Source
 from prunelab.errors import Refused
-from prunelab.models.catalogue import MODELS, build
-from prunelab.models.weights import IMAGENET, imagenet_place, is_file, load_weights
+from prunelab.models import imagenet
+from prunelab.models.catalogue import MODELS, build, skeleton
+from prunelab.models.frozen import freeze
+from prunelab.models.weights import load_weights, weights_file
 from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.pruning.methods import METHODS, unreachable
 from prunelab.registry import pick
@@ -32,7 +38,9 @@ def find_problems(path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE) 
     known = sound.get("dataset") in DATASETS and sound.get("model") in MODELS
     for check, needs in CHECKS.items():
         if known and needs <= sound.keys():
-            problems += _refusals(check, Params.model_construct(**sound), raw, base)
+            refusals = _refusals(check, Params.model_construct(**sound), raw, base)
+            # Several checks ask the data set for its classes, and hear the same.
+            problems += [line for line in refusals if line not in problems]
     return problems
 
 
@@ -62,62 +70,101 @@ def _runtime(params: Params, raw: Path, base: Path) -> None:
     configure(params.runtime)
 
 
+def _source(params: Params, raw: Path) -> Source:
+    data = params.data
+    return Source(raw, data.source, data.resize, data.text_column, data.label_column, data.tokens, params.weights)
+
+
+def _prepared(params: Params, raw: Path) -> dict[str, Any] | None:
+    """What dataset.json says, if it was made with these parameters: then the raw files are no longer needed."""
+    path, data = raw.parent / "prepared" / "dataset.json", params.data
+    facts = read_json(path) if path.exists() else None
+    wanted = asked(
+        params.dataset, _source(params, raw), data.test_fraction, data.validation_fraction, data.split_seed
+    )  # fmt: skip
+    return facts if isinstance(facts, dict) and wanted.items() <= facts.items() else None
+
+
+def _facts(params: Params, raw: Path) -> Facts:
+    if known := _prepared(params, raw):
+        return Facts(len(known["classes"]), tuple(known["shape"]))
+    return DATASETS[params.dataset](_source(params, raw)).facts()
+
+
 def _data(params: Params, raw: Path, base: Path) -> None:
-    dataset = DATASETS[params.dataset]
-    prepared = raw.parent / "prepared" / "dataset.json"
-    if prepared.exists() and read_json(prepared).get("dataset") == params.dataset:
-        return  # what is prepared already needs no raw files
-    missing = dataset.missing(raw)
+    dataset = DATASETS[params.dataset](_source(params, raw))
+    missing = dataset.missing()
+    if known := _prepared(params, raw):
+        # DVC tracks the name of the source, not its content: what changed under its name would go unnoticed.
+        if not missing and known.get("digest") != dataset.digest():
+            raise Refused(
+                f"data.source: {params.data.source} has changed since it was prepared; run `dvc repro -f prepare`"
+            )
+        return
     unreachable = missing and not dataset.reachable()
-    if problems := dataset.damaged(raw) + (missing if unreachable else []):
+    if problems := dataset.damaged() + (missing if unreachable else []):
         raise Refused(problems)
 
 
 def _normalise(params: Params, raw: Path, base: Path) -> None:
-    normalise, channels = params.data.normalise, DATASETS[params.dataset].shape[0]
-    if normalise and {len(normalise.mean), len(normalise.std)} != {channels}:
+    if (normalise := params.data.normalise) is None:
+        return
+    shape = _facts(params, raw).shape
+    channels = shape[0] if len(shape) == 3 else 0
+    if {len(normalise.mean), len(normalise.std)} != {channels}:
         raise Refused(
             f"data.normalise: {len(normalise.mean)} means and {len(normalise.std)} deviations, "
             f"but {params.dataset} has {channels} channels"
         )
 
 
+def _network(params: Params, raw: Path) -> nn.Module:
+    facts, options = _facts(params, raw), MODELS[params.model].options(params.weights)
+    return build(params.model, facts.classes, facts.shape, **options)
+
+
 def _weights(params: Params, raw: Path, base: Path) -> None:
-    if params.weights == IMAGENET:
-        imagenet_place(params.model)  # the stage downloads them
-    if is_file(params.weights):
-        dataset = DATASETS[params.dataset]
-        load_weights(build(params.model, dataset.classes, dataset.shape), Path(params.weights))
+    if params.weights == imagenet.IMAGENET:
+        imagenet.place(params.model)  # the stage downloads them
+    elif path := weights_file(params.weights, params.model):
+        load_weights(_network(params, raw), path)
+
+
+def _freeze(params: Params, raw: Path, base: Path) -> None:
+    facts, options = _facts(params, raw), MODELS[params.model].options(params.weights)
+    freeze(skeleton(params.model, facts.classes, facts.shape, **options), params.train.freeze)
 
 
 def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
     """DVC tracks the name of the weights file, not its content: a file replaced under its name would go unnoticed."""
     trained = seed_file(base, params.seeds[0])
-    if not is_file(params.weights) or not trained.exists():
+    if params.weights == imagenet.IMAGENET or not trained.exists():  # torchvision's have their hash in their name
+        return
+    if (path := weights_file(params.weights, params.model)) is None:
         return
     try:
         known = load_network(trained).card.imported
     except Refused:
         return  # DVC sees for itself that this is not what it stored
-    if known and known[0] == params.weights and known[1] != sha256(Path(params.weights)):
+    if known and known[0] == params.weights and known[1] != sha256(path):
         raise Refused(f"weights: {params.weights} has changed since {base} was trained; run `dvc repro -f train_base`")
 
 
 def _reachable(params: Params, raw: Path, base: Path) -> None:
-    dataset = DATASETS[params.dataset]
-    model = build(params.model, dataset.classes, dataset.shape)
+    model, shape = _network(params, raw), _facts(params, raw).shape
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
     specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]
-    if problems := unreachable(model, params.model, specs, shape=dataset.shape):
+    if problems := unreachable(model, params.model, specs, shape=shape, train=params.train):
         raise Refused(problems)
 
 
 CHECKS = {
     _runtime: {"runtime"},
-    _data: {"dataset"},
-    _normalise: {"dataset", "data"},
-    _weights: {"dataset", "model", "weights"},
-    _unchanged_weights: {"weights", "seeds"},
-    _reachable: {"dataset", "model", "grid", "method", "ratio", "budget", "prune"},
+    _data: {"dataset", "data", "weights"},
+    _normalise: {"dataset", "data", "weights"},
+    _weights: {"dataset", "data", "model", "weights"},
+    _freeze: {"dataset", "data", "model", "weights", "train"},
+    _unchanged_weights: {"model", "weights", "seeds"},
+    _reachable: {"dataset", "data", "weights", "model", "grid", "method", "ratio", "budget", "prune", "train"},
 }

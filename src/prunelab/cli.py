@@ -4,6 +4,8 @@ import sys
 
 import typer
 
+from prunelab.studies.commands import app as studies
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -11,6 +13,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Pruning studies that anybody can repeat. The pipeline itself is run by DVC: dvc repro, dvc exp run.",
 )
+
+app.add_typer(studies, name="study")
 
 
 @app.callback()

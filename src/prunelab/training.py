@@ -1,4 +1,4 @@
-"""The one training loop, for base training and fine-tuning alike. It knows no paths and no pruning."""
+"""The one training loop, for base training, fine-tuning and schedules alike. It knows no paths and no pruning."""
 
 import math
 from collections.abc import Callable, Collection
@@ -14,7 +14,7 @@ from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.models.frozen import train_mode
 from prunelab.optimisers import optimiser, rate_factor
-from prunelab.params import Normalise, Recipe
+from prunelab.params import Finetune, Normalise, Recipe
 from prunelab.progress import Progress, Tally
 from prunelab.runtime import Execution, seed_for
 
@@ -54,13 +54,75 @@ class Task:
         train: Split,
         validation: Split,
         *,
-        normalise: Normalise,
+        normalise: Normalise | None,
         augmentation: Augmentation,
         execution: Execution,
+        workers: int = 0,
     ) -> "Task":
+        """`workers` processes read splits that stay on disk; `normalise` is None for texts."""
         return cls(
-            Batches(train, normalise, execution), Batches(validation, normalise, execution), augmentation, execution
+            Batches(train, normalise, execution, workers=workers),
+            Batches(validation, normalise, execution, workers=workers),
+            augmentation,
+            execution,
         )
+
+
+class Guide:
+    """What a method does to a network while it trains; this one does nothing.
+
+    A resumed run begins with `before_epoch`, so a guide must find all it needs in the weights and the epoch.
+    """
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called ahead of every epoch, 0 for a recipe's first."""
+
+    def penalty(self, progress: float) -> Tensor | None:
+        """What to add to the loss of a step; `progress` through the training is 0 to below 1."""
+        return None
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step, with the progress made before it."""
+
+
+class AfterStep(Guide):
+    """Calls a function after every optimiser step."""
+
+    def __init__(self, function: Callable[[], None]):
+        self._function = function
+
+    def after_step(self, progress: float) -> None:
+        self._function()
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network whose softened outputs make up `weight`, 0 to 1, of the loss (Hinton et al. 2015)."""
+
+    model: nn.Module
+    weight: float
+    temperature: float
+
+    @classmethod
+    def of(cls, model: nn.Module, finetune: Finetune, execution: Execution) -> "Teacher | None":
+        """The teacher that a recipe asks for, if it asks for one."""
+        if not finetune.distill:
+            return None
+        execution.place(model).eval().requires_grad_(False)
+        return cls(model, finetune.distill, finetune.temperature)
+
+    def loss(self, logits: Tensor, inputs: Tensor, task: "Task", own: Tensor) -> Tensor:
+        """`own`, the loss against the labels, and the divergence from the teacher, weighted.
+
+        The divergence is multiplied by the temperature squared, which keeps its gradients of one size.
+        """
+        with torch.no_grad(), task.execution.autocast():
+            wanted = self.model(inputs).float()
+        t = self.temperature
+        soft = F.kl_div(
+            F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1), log_target=True, reduction="batchmean"
+        )
+        return (1 - self.weight) * own + self.weight * t**2 * soft
 
 
 @dataclass
@@ -88,14 +150,16 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    after_step: Callable[[], None] | None = None,
+    first_epoch: int = 0,
+    guide: Guide | None = None,
+    teacher: Teacher | None = None,
     keep_epochs: Collection[int] = (),
     store: Store | None = None,
     label: str = "",
 ) -> Fitted:
-    """Train `model` in place for the recipe's epochs, and say how it went.
+    """Train `model` in place for the recipe's epochs, from `first_epoch` on, and say how it went.
 
-    `after_step` runs after every optimiser step (to hold masks, say). Copies of the weights after `keep_epochs` are
+    The `guide` acts before epochs and after steps (to hold masks, say). Copies of the weights after `keep_epochs` are
     returned (0: before training). With a store, finished epochs are never done twice: a run that was killed and
     started again ends with the same bits as one that was not.
 
@@ -109,12 +173,12 @@ def fit(
     if not fitted.history and 0 in keep_epochs:
         fitted.kept[0] = _copy(model)
     steps_per_epoch = task.train.count(recipe.batch_size)
-    done = len(fitted.history)
-    if done:
+    done = first_epoch + len(fitted.history)
+    if fitted.history:
         print(f"{label}: going on after epoch {done}")
     with Progress(label, recipe.epochs, steps_per_epoch, done) as progress:
         for epoch in range(done, recipe.epochs):
-            row = _train_epoch(model, optimizer, task, recipe, seed, epoch, after_step or (lambda: None), progress)
+            row = _train_epoch(model, optimizer, task, recipe, seed, epoch, guide or Guide(), teacher, progress)
             row |= _validate(model, task, recipe.batch_size)
             _assert_finite(row)
             fitted.history.append({key: round(value, 6) for key, value in row.items()})
@@ -154,26 +218,32 @@ def _train_epoch(
     recipe: Recipe,
     seed: int,
     epoch: int,
-    after_step: Callable[[], None],
+    guide: Guide,
+    teacher: Teacher | None,
     progress: Progress,
 ) -> dict[str, float]:
     # Dropout and the like draw from the global stream: set anew each epoch, it does not depend on what ran before.
     torch.manual_seed(seed_for("epoch", seed, epoch))
+    guide.before_epoch(epoch)
     train_mode(model)
     steps = task.train.count(recipe.batch_size)
     tally = Tally(task.execution.device)
     batches = task.train.shuffled(recipe.batch_size, task.augmentation, seed=seed, epoch=epoch)
-    for step, (images, labels) in enumerate(batches, start=epoch * steps):
+    for step, (inputs, labels) in enumerate(batches, start=epoch * steps):
+        done = step / (recipe.epochs * steps)
         factor = rate_factor(recipe, step, recipe.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
         with task.execution.autocast():
-            logits = model(images)
+            logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        if teacher:
+            loss = teacher.loss(logits.float(), inputs, task, loss)
+        penalty = guide.penalty(done)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
-        after_step()
+        guide.after_step(done)
         tally.add(loss.detach() * len(labels), logits.detach(), labels)
         progress.step(len(labels), tally)
     loss_mean, accuracy = tally.means()

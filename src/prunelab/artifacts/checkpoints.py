@@ -39,11 +39,10 @@ class Checkpoint:
 
 
 @contextmanager
-def unfinished(
-    out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any]
-) -> Iterator[Callable[[int], Checkpoint]]:
-    """Hand out one checkpoint per seed for the stage that writes `out`, and forget them all once it has succeeded.
+def unfinished(out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any]) -> Iterator[Callable[..., Checkpoint]]:
+    """Hand out checkpoints for the stage that writes `out`, and forget them all once it has succeeded.
 
+    Each is asked for by its parts: a seed, and what is trained where that is more than one thing.
     They are found again only by the same command with the same parameters, input files and code: what was computed
     otherwise is dropped, not resumed.
     """
@@ -53,5 +52,5 @@ def unfinished(
     for other in folder.glob("*"):
         if other.name != key:
             shutil.rmtree(other, ignore_errors=True)
-    yield lambda seed: Checkpoint(folder / key / f"{seed}.pt")
+    yield lambda *parts: Checkpoint(folder / key / f"{'-'.join(map(str, parts))}.pt")
     shutil.rmtree(folder, ignore_errors=True)

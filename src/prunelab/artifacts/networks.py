@@ -14,6 +14,7 @@ from prunelab.errors import Refused
 from prunelab.models.catalogue import build, skeleton
 from prunelab.models.resize import resize
 from prunelab.params import Count, Normalise, PruneSpec
+from prunelab.pruning.restart import Restart
 
 METADATA_KEY = "prunelab"
 MASK_PREFIX = "mask/"
@@ -38,6 +39,7 @@ class Card(BaseModel):
     seed: int
     imported: tuple[str, str] | None
     pruning: PruneSpec | None = None
+    restart: Restart = Restart.NONE
     ratio_achieved: float = 0.0
     train_macs: int = 0
 

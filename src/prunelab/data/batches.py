@@ -1,43 +1,40 @@
-"""Batches of a split that lives on the device as uint8: shuffled, augmented and normalised there."""
+"""Batches of a split on the device, images or texts, resident or streamed: shuffled, augmented and normalised there."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from prunelab.data.augment import Augmentation, crop_resized, flip, random_boxes, resize, shift
+from prunelab.data.rows import rows
 from prunelab.data.splits import Split
+from prunelab.errors import Refused
 from prunelab.params import Normalise
 from prunelab.runtime import Execution, generator
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crops after zero padding by `crop_padding` pixels (0: none), and random left-right flips."""
-
-    crop_padding: int = 0
-    flip: bool = False
+PAD = 0  # the token id that fills texts up to the length of their array
 
 
 class Batches:
-    """One split on the device; iterate in order, or shuffled and augmented.
+    """One split; iterate in order, or shuffled and augmented.
 
-    Images are handed out as float [B, C, H, W], normalised, in the execution's memory format; labels as int64 [B].
-    The batches of one pass differ in size by one image at most, so none is a sliver that upsets batch norm.
+    Images are handed out as float [B, C, H, W], normalised, in the execution's memory format; texts as int64 [B, L],
+    cut to the longest of the batch, neither normalised (`normalise` is None) nor augmented; labels as int64 [B].
+    The batches of one pass differ in size by one example at most, so none is a sliver that upsets batch norm.
+    Streamed inputs (a memory map, read by `workers` processes) give the same batches to the bit as resident ones.
     """
 
-    def __init__(self, split: Split, normalise: Normalise, execution: Execution):
-        self.images = torch.from_numpy(split.inputs).to(execution.device)
+    def __init__(self, split: Split, normalise: Normalise | None, execution: Execution, *, workers: int = 0):
         self.labels = torch.from_numpy(split.labels).to(execution.device)
-        self._execution = execution
-        # pixels / 255, less the mean, over the deviation: folded into one multiply and one add
-        mean, std = (
-            torch.tensor(values, device=execution.device).view(1, -1, 1, 1)
-            for values in (normalise.mean, normalise.std)
-        )
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._form: _Images | _Texts
+        if len(split.shape) == 1:
+            self._form = _Texts(execution)
+        elif normalise is None:
+            raise Refused(f"images of shape {split.shape} need a mean and a deviation to be normalised by")
+        else:
+            self._form = _Images(normalise, split.size or (split.shape[1], split.shape[2]), execution)
+        self._rows = rows(split.inputs, self._form.home, workers)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,39 +45,70 @@ class Batches:
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         parts = self.count(batch_size)
-        for images, labels in zip(self.images.tensor_split(parts), self.labels.tensor_split(parts), strict=True):
-            yield self._normalise(images), labels
+        for inputs, labels in zip(self._rows.ordered(parts), self.labels.tensor_split(parts), strict=True):
+            yield self._form.plain(inputs), labels
 
     def shuffled(
         self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch; the same seed and epoch give the same batches, whatever came before."""
-        # Random numbers come from the CPU on every device, so that a GPU sees the same images in the same order.
         random = generator("batches", seed, epoch)
-        windows = self._windows(augmentation.crop_padding)
-        order = torch.randperm(len(self), generator=random)
-        for chosen in order.tensor_split(self.count(batch_size)):
-            images = _crop(windows, chosen, random)
-            if augmentation.flip:
-                images = _flip(images, random)
-            yield self._normalise(images), self.labels[chosen.to(self.labels.device)]
+        parts = torch.randperm(len(self), generator=random).tensor_split(self.count(batch_size))
+        for chosen, inputs in zip(parts, self._rows.chosen(parts), strict=True):
+            yield self._form.augmented(inputs, augmentation, random), self.labels[chosen.to(self.labels.device)]
 
-    def _windows(self, padding: int) -> Tensor:
-        """Every crop of every image as a view, [N, C, 2p + 1, 2p + 1, H, W]."""
-        height, width = self.images.shape[-2:]
-        return F.pad(self.images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        floats = images.to(torch.float32, memory_format=self._execution.memory_format)
-        return floats.mul_(self._scale).add_(self._shift)
+    def sample(self, examples: int, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many examples (all, where there are fewer), drawn by the seed and not augmented, in batches."""
+        order = torch.randperm(len(self), generator=generator("sample", seed))[:examples]
+        parts = order.tensor_split(math.ceil(len(order) / batch_size))
+        for chosen, inputs in zip(parts, self._rows.chosen(parts), strict=True):
+            yield self._form.plain(inputs), self.labels[chosen.to(self.labels.device)]
 
 
-def _crop(windows: Tensor, chosen: Tensor, random: torch.Generator) -> Tensor:
-    positions = windows.shape[2]
-    down, right = torch.randint(positions, (2, len(chosen)), generator=random).to(windows.device)
-    return windows[chosen.to(windows.device), :, down, right]
+class _Images:
+    def __init__(self, normalise: Normalise, size: tuple[int, int], execution: Execution):
+        self.home = execution.device
+        self._size, self._memory_format = size, execution.memory_format
+        # pixels / 255, less the mean, over the deviation: folded into one multiply and one add
+        mean, std = (
+            torch.tensor(values, device=execution.device).view(1, -1, 1, 1)
+            for values in (normalise.mean, normalise.std)
+        )
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def plain(self, images: Tensor) -> Tensor:
+        return self._normalised(self._floats(images))
+
+    def augmented(self, images: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
+        images = shift(images, augmentation.crop_padding, random)
+        if augmentation.flip:
+            images = flip(images, random)
+        floats = self._floats(images)
+        if augmentation.crop_scale < 1:
+            height, width = floats.shape[-2:]
+            boxes = random_boxes(len(floats), height, width, augmentation.crop_scale, random)
+            # Straight to the size wanted if that is larger; else down to it in a second step, which is antialiased.
+            floats = crop_resized(floats, boxes, (max(height, self._size[0]), max(width, self._size[1])))
+        return self._normalised(floats)
+
+    def _floats(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32, memory_format=self._memory_format)
+
+    def _normalised(self, floats: Tensor) -> Tensor:
+        sized = resize(floats, self._size).contiguous(memory_format=self._memory_format)
+        return sized.mul_(self._scale).add_(self._shift)
 
 
-def _flip(images: Tensor, random: torch.Generator) -> Tensor:
-    flipped = torch.rand(len(images), generator=random).to(images.device) < 0.5
-    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+class _Texts:
+    def __init__(self, execution: Execution):
+        # Ids wait on the CPU: finding the longest text there makes no GPU wait, and a batch is some kilobytes.
+        self.home = torch.device("cpu")
+        self._device = execution.device
+
+    def plain(self, ids: Tensor) -> Tensor:
+        used = (ids != PAD).any(dim=0).nonzero()
+        longest = int(used[-1]) + 1 if len(used) else 1
+        return ids[:, :longest].to(self._device)
+
+    def augmented(self, ids: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
+        return self.plain(ids)

@@ -1,24 +1,25 @@
 """What a network costs on paper: parameters, sparsity and multiply-accumulates (MACs)."""
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import nn
 
-from prunelab.models.catalogue import Shape, prunable_weights
+from prunelab.models.catalogue import Shape, example, prunable_weights
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights: about the same work each
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
-    """Multiply-accumulates of one image, as torchprofile counts them; a zeroed weight costs like any other."""
+    """Multiply-accumulates of one input, as torchprofile counts them; a zeroed weight costs like any other."""
     from torchprofile import profile_macs
 
     copy = deepcopy(model).cpu().float().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated in torch, and kinds of operators are skipped on purpose
-        return int(profile_macs(copy, torch.zeros(1, *shape)))  # type: ignore[arg-type]
+        return int(profile_macs(copy, example(shape)))  # type: ignore[arg-type]
 
 
 def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
@@ -29,15 +30,46 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     nonzero_weights = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
     ours, theirs = macs(model, shape), macs(dense, shape)
-    parameters, dense_parameters = _parameters(model), _parameters(dense)
+    ours_stored, theirs_stored = parameters(model), parameters(dense)
     return {
-        "params": parameters,
+        "params": ours_stored,
         "params_nonzero": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
-        "params_ratio": dense_parameters / parameters,
+        "params_ratio": theirs_stored / ours_stored,
         "sparsity": 1 - nonzero_weights / dense_weights,
         "macs": ours,
         "macs_ratio": theirs / ours,
     }
+
+
+def positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
+    """At how many places (pixels, tokens) every layer is applied to one input, by the layer's name."""
+    places: dict[str, int] = {}
+
+    def note(name: str, features: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            result = output if isinstance(output, torch.Tensor) else output[0]
+            places[name] = places.get(name, 0) + result[0].numel() // features
+
+        return hook
+
+    widths = {
+        name: module.embed_dim if isinstance(module, nn.MultiheadAttention) else module.weight.shape[0]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.LayerNorm | nn.MultiheadAttention)
+    }
+    hooks = [model.get_submodule(name).register_forward_hook(note(name, width)) for name, width in widths.items()]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(example.to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and name in places:
+            places[f"{name}.out_proj"] = places[name]  # it is used without being called
+    return places
 
 
 def training_macs(model: nn.Module, shape: Shape, images: int) -> int:
@@ -45,5 +77,6 @@ def training_macs(model: nn.Module, shape: Shape, images: int) -> int:
     return TRAINING_PASSES * macs(model, shape) * images
 
 
-def _parameters(model: nn.Module) -> int:
+def parameters(model: nn.Module) -> int:
+    """How many parameters a network has, zeros included."""
     return sum(parameter.numel() for parameter in model.parameters())

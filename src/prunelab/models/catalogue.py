@@ -1,14 +1,19 @@
 """MODELS: the networks by name, each with its head and the layers whose width is not free."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from prunelab.errors import Refused
+from prunelab.models.bert import bert
 from prunelab.models.cifar_resnet import CifarResNet, residual_stream
+from prunelab.models.encoders import encoder_options
 from prunelab.models.feature_nets import CompactVgg, alexnet, vgg, vgg_classic
 from prunelab.models.torchvision_nets import densenet121, mobile, resnet
 from prunelab.models.vit import embedding_stream, vit_b_16, vit_tiny
@@ -22,13 +27,18 @@ Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) o
 class Architecture:
     """`build(classes, shape, **options)` makes the network; `head` names its last layer.
 
-    `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do. `imagenet` is
+    `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do;
+    `options(weights)` what the builder needs to know of the weights that are to be imported; `imagenet`
     torchvision's name of weights trained on ImageNet, empty where there are none.
     """
 
     build: Callable[..., nn.Module]
     head: str
     fixed: Callable[[str], bool] = lambda name: False
+    mend: Callable[[nn.Module], None] = lambda model: None
+    divisor: Callable[[str], int] = lambda name: 1
+    reads: Literal["images", "texts"] = "images"
+    options: Callable[[str], dict[str, int]] = lambda weights: {}
     imagenet: str = ""
 
 
@@ -36,9 +46,9 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
     """A fresh network, its initial weights determined by the seed.
 
     Raises:
-        Refused: if there is no network of that name.
+        Refused: if there is no network of that name, or none for such input or options.
     """
-    architecture = pick(MODELS, name, "model")
+    architecture = _for_input(name, classes, shape, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
         return architecture.build(classes, shape, **options)
@@ -48,10 +58,11 @@ def skeleton(name: str, classes: int, shape: Shape, **options: int) -> nn.Module
     """A network without values, on the meta device: to be given them, or for its structure alone.
 
     Raises:
-        Refused: if there is no network of that name.
+        Refused: as `build` does.
     """
+    architecture = _for_input(name, classes, shape, options)
     with torch.device("meta"), _NoDraws():
-        return pick(MODELS, name, "model").build(classes, shape, **options)
+        return architecture.build(classes, shape, **options)
 
 
 class _NoDraws(TorchFunctionMode):
@@ -59,6 +70,31 @@ class _NoDraws(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def _for_input(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
+    architecture = pick(MODELS, name, "model")
+    if reads(shape) != architecture.reads:
+        fitting = ", ".join(other for other, entry in MODELS.items() if entry.reads == reads(shape))
+        raise Refused(f"model: {name} reads {architecture.reads}, the data set holds {reads(shape)}; valid: {fitting}")
+    try:
+        inspect.signature(architecture.build).bind(classes, shape, **options)
+    except TypeError as error:
+        raise Refused(f"model: {name} cannot be built with the options {options}: {error}") from None
+    return architecture
+
+
+def reads(shape: Shape) -> Literal["images", "texts"]:
+    """What inputs of this shape are."""
+    return "texts" if len(shape) == 1 else "images"
+
+
+def example(shape: Shape) -> torch.Tensor:
+    """One input by which a network can be traced: a black image, float [1, C, H, W], or a text, int64 [1, L].
+
+    No token of the text is padding (0 in BERT's vocabulary), so that nothing is left out of what it costs.
+    """
+    return torch.ones(1, *shape, dtype=torch.int64) if reads(shape) == "texts" else torch.zeros(1, *shape)
 
 
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
@@ -141,5 +177,6 @@ MODELS: dict[str, Architecture] = {
     "efficientnet_b0": _mobile("efficientnet_b0", "classifier.1", "EfficientNet_B0_Weights.IMAGENET1K_V1"),
     "densenet121": Architecture(densenet121, head="classifier", imagenet="DenseNet121_Weights.IMAGENET1K_V1"),
     "vit_tiny": Architecture(vit_tiny, "heads.head", embedding_stream),
-    "vit_b_16": Architecture(vit_b_16, "heads.head", embedding_stream, "ViT_B_16_Weights.IMAGENET1K_V1"),
+    "vit_b_16": Architecture(vit_b_16, "heads.head", embedding_stream, imagenet="ViT_B_16_Weights.IMAGENET1K_V1"),
+    "bert": Architecture(bert, head="classifier", reads="texts", options=encoder_options),
 }

@@ -1,6 +1,7 @@
 """Fit a network's layers to given tensor shapes, so that a thinner network can be rebuilt from its file alone."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -21,8 +22,10 @@ def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise Refused(f"the tensors do not fit this network: {', '.join(unknown[:5])} in one but not in the other")
     for name, module in model.named_modules():
         for key in (*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))):
-            _resize_tensor(module, key, shapes[f"{name}.{key}" if name else key], f"{name}.{key}")
-        _set_widths(module)
+            if (full := f"{name}.{key}" if name else key) in shapes:  # others, such as positions, are in no file
+                _resize_tensor(module, key, shapes[full], full)
+    for module in model.modules():  # once all tensors are there: some modules count what their children have
+        set_widths(module)
 
 
 def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: str) -> None:
@@ -39,7 +42,12 @@ def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: st
     setattr(module, key, smaller)
 
 
-def _set_widths(module: nn.Module) -> None:
+def set_widths(module: nn.Module) -> None:
+    """Let the numbers that a layer keeps beside its tensors say what the tensors have.
+
+    Raises:
+        Refused: if attention has a broken head.
+    """
     if isinstance(module, nn.Conv2d):
         if module.groups == module.out_channels:  # depthwise
             module.groups = module.weight.shape[0]
@@ -49,3 +57,14 @@ def _set_widths(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.BatchNorm2d):
         module.num_features = module.weight.shape[0]
+    elif hasattr(module, "attention_head_size"):  # BERT's self-attention; to import its class would take seconds
+        _count_heads(module)
+
+
+def _count_heads(attention: Any) -> None:
+    size = attention.attention_head_size
+    rows = {layer.weight.shape[0] for layer in (attention.query, attention.key, attention.value)}
+    if len(rows) > 1 or max(rows) % size:
+        raise Refused(f"queries, keys and values of {sorted(rows)} rows are no whole number of heads of {size}")
+    attention.all_head_size = max(rows)
+    attention.num_attention_heads = max(rows) // size

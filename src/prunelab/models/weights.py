@@ -1,23 +1,22 @@
 """Import weights trained elsewhere, running no code from the file."""
 
-import hashlib
 import re
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.errors import Refused
+from prunelab.models import encoders, imagenet
+from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
+from prunelab.models.imagenet import IMAGENET
 from prunelab.registry import pick
 
 NO_WEIGHTS = "none"
-IMAGENET = "imagenet"
 
 
 def is_file(weights: str) -> bool:
@@ -29,58 +28,17 @@ def weights_file(weights: str, architecture: str) -> Path | None:
     """The file that the parameter `weights` stands for, None for no weights; those of ImageNet are downloaded once.
 
     Raises:
-        Refused: if there are no weights of ImageNet for this network, or they cannot be had.
+        Refused: if it names an encoder that cannot be found, or weights of ImageNet that cannot be had.
     """
     if weights == IMAGENET:
-        return fetch_imagenet(architecture)
+        return imagenet.fetch(architecture)
+    if pick(MODELS, architecture, "model").reads == "texts":
+        return encoders.weights_file(weights)
     return Path(weights) if is_file(weights) else None
 
 
-def imagenet_place(architecture: str) -> tuple[str, Path]:
-    """The address of a network's ImageNet weights, and their place in torch hub's cache (below $TORCH_HOME).
-
-    Raises:
-        Refused: if there are none for this network.
-    """
-    name = pick(MODELS, architecture, "model").imagenet
-    if not name:
-        published = ", ".join(known for known, entry in MODELS.items() if entry.imagenet)
-        raise Refused(
-            f"weights: there are no {IMAGENET} weights for {architecture}; "
-            f"valid: none, a file, or one of the models {published}"
-        )
-    from torchvision import models
-
-    url = models.get_weight(name).url
-    return url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
-
-
-def fetch_imagenet(architecture: str) -> Path:
-    """The file of a network's ImageNet weights, downloaded unless it is there, its hash checked in either case.
-
-    Raises:
-        Refused: if there are none, they cannot be downloaded, or the file is damaged.
-    """
-    url, path = imagenet_place(architecture)
-    published = path.stem.rpartition("-")[2]  # torchvision ends its file names with the start of the SHA-256
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=published, progress=False)
-        except (OSError, RuntimeError) as error:  # no network, no such file, no space; another hash
-            raise Refused(
-                f"weights: {url} cannot be downloaded to {path.parent}: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}; the file can be put there by hand"
-            ) from None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(published):
-        raise Refused(f"weights: {path} is damaged: SHA-256 {digest[:16]}, not {published}; delete it to download anew")
-    return path
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a `torch.save`d state_dict, or from one under the key `state_dict`.
+    """Tensors by name from safetensors or a `torch.save`d state_dict, or from one under the key `state_dict`.
 
     A leading `module.`, as DataParallel leaves it, is dropped.
 
@@ -90,7 +48,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch thinks of an odd pickle is said better below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _safetensors(path) or torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Refused(f"weights: no file {path}; valid: none, or the path of a file with a state_dict") from None
     except UnpicklingError:
@@ -105,27 +63,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
+def _safetensors(path: Path) -> dict[str, Tensor] | None:
+    from safetensors.torch import load_file
+
+    return load_file(path) if path.suffix == ".safetensors" else None
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's weights into a network, every tensor of it and nothing else.
+    """Put a file's weights into a network, every tensor of it and nothing else; into a text network, its encoder's.
 
     Raises:
         Refused: naming what is missing, unknown or of another shape (another number of classes, for instance).
     """
-    _put(model, read_weights(path), path, fresh=())
+    if isinstance(model, Bert):
+        model, given = model.encoder, _encoder_tensors(read_weights(path))
+    else:
+        given = read_weights(path)
+    _put(model, given, path, fresh=())
 
 
 def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
     """Put ImageNet weights into a network but where it is made for other images; returns what stays fresh.
 
     That may be layers of the classifier, for other classes, and the first convolution, for other channels or a smaller
-    kernel. The position embeddings of a vision transformer are interpolated (Dosovitskiy et al. 2021, section 3.2).
+    kernel.
 
     Raises:
         Refused: if anything else does not fit.
     """
-    given, wanted = _modern(read_weights(path)), model.state_dict()
+    given, wanted = imagenet.modern(read_weights(path)), model.state_dict()
     if "encoder.pos_embedding" in given:
-        given = _interpolated(given, model)
+        given = imagenet.interpolated(given, model)
     classifier = MODELS[architecture].head.split(".")[0]
     stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     replaced = [f"{layer}." for layer in _layers(wanted) if layer.split(".")[0] == classifier or layer == stem]
@@ -164,20 +132,14 @@ def _fits(prefix: str, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> b
     )
 
 
-def _modern(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under today's names: torchvision's older files call layers of DenseNet and of ViT otherwise."""
-    dense = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-    first, second = re.compile(r"\.mlp\.linear_1\."), re.compile(r"\.mlp\.linear_2\.")
+def _encoder_tensors(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the encoder alone, under today's names: without the heads it was trained with, and its own counters."""
+    names = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert.")) for name in given}
+    names = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in names.items()}
+    parts = ("embeddings.", "encoder.")
     return {
-        second.sub(".mlp.3.", first.sub(".mlp.0.", dense.sub(r"\1\2", name))): value for name, value in state.items()
+        new: given[name] for name, new in names.items() if new.startswith(parts) and not new.endswith(".position_ids")
     }
-
-
-def _interpolated(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    from torchvision.models.vision_transformer import interpolate_embeddings
-
-    image_size, patch_size = (getattr(model, key) for key in ("image_size", "patch_size"))
-    return dict(interpolate_embeddings(image_size, patch_size, OrderedDict(state)))
 
 
 def _misfit(given: Tensor, wanted: Tensor) -> str | None:

@@ -1,32 +1,126 @@
 """Masks over weights: choose them from a saliency, apply them, hold them, verify them. True keeps a weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
 
 import torch
 from torch import Tensor, nn
 
-Saliency = dict[str, Tensor]
-Masks = dict[str, Tensor]
+from prunelab.errors import Refused
+from prunelab.params import Prune
+from prunelab.pruning.granularity import WEIGHT, Granularity, Masks, Saliency, Tiling, keep_largest, why_not
 
 
-def choose_global(saliency: Saliency, ratio: float) -> Masks:
-    """Drop the `ratio` of all weights that matter least, by one threshold over the whole network."""
-    scores = torch.cat([score.flatten() for score in saliency.values()])
-    kept = _keep(scores, ratio)
-    parts = kept.split([score.numel() for score in saliency.values()])
-    return {name: part.view(score.shape) for (name, score), part in zip(saliency.items(), parts, strict=True)}
+class Scope(Enum):
+    """Which units compete: those of all tensors, of one tensor, or single weights of one row, that is one output."""
+
+    GLOBAL = auto()
+    LAYERWISE = auto()
+    ROWWISE = auto()
 
 
-def choose_layerwise(saliency: Saliency, ratio: float) -> Masks:
-    """Drop the `ratio` of the weights of every layer that matter least there."""
-    return {name: _keep(score.flatten(), ratio).view(score.shape) for name, score in saliency.items()}
+def choose(
+    saliency: Saliency,
+    granularity: Granularity,
+    scope: Scope,
+    ratio: float,
+    settings: Prune,
+    own_ratios: Mapping[str, float] | None = None,
+) -> Masks:
+    """Drop the share `ratio` of the weights, in units of the granularity, least mean saliency first.
+
+    The share is of the weights that the granularity applies to, and is met to within half of one unit (in every layer,
+    or row, where these compete by themselves); N:M and patterns choose within groups, so for them the scope is
+    LAYERWISE and the share what `achievable` says. Tensors named in `own_ratios` lose that share of their own weights,
+    whatever the scope, and the others share `ratio`.
+
+    Tensors that the granularity does not apply to, or whose own ratio is 0, are left out: no mask keeps all of them.
+
+    Raises:
+        Refused: if a saliency is not a number, or a ratio would remove nothing, or everything, of what it is about.
+    """
+    assert scope is Scope.LAYERWISE or not granularity.select, "a choice within groups is no ranking of layers"
+    assert scope is not Scope.ROWWISE or granularity is WEIGHT, "only single weights are ranked within a row"
+    own = {name: share for name, share in (own_ratios or {}).items() if name in saliency}
+    scores = {
+        name: score
+        for name, score in saliency.items()
+        if own.get(name, 1) > 0 and granularity.applies(tuple(score.shape), settings)
+    }
+    _refuse(scores, granularity, ratio, settings, own)
+    ratios = {name: own.get(name, ratio) for name in scores}
+    if granularity.select:
+        return granularity.select(scores, ratios, settings)
+    if scope is Scope.ROWWISE:
+        return {name: _keep_in_rows(score, ratios[name]) for name, score in scores.items()}
+    alone = scores if scope is Scope.LAYERWISE else scores.keys() & own.keys()
+    parts = [[name] for name in scores if name in alone] + [[name for name in scores if name not in alone]]
+    masks: Masks = {}
+    for names in filter(None, parts):
+        tilings = {name: _tiling(granularity, scores[name], settings) for name in names}
+        masks |= _keep_units({name: scores[name] for name in names}, tilings, ratios[names[0]])
+    return {name: masks[name] for name in scores}
 
 
-def _keep(scores: Tensor, ratio: float) -> Tensor:
-    # By rank, not by threshold: equal scores must not change how many go. Stable, so that ties are settled alike.
-    kept = torch.ones(len(scores), dtype=torch.bool)
-    kept[scores.argsort(stable=True)[: round(ratio * len(scores))]] = False
+def _refuse(
+    scores: Saliency, granularity: Granularity, ratio: float, settings: Prune, own: Mapping[str, float]
+) -> None:
+    problems = [f"the saliency of {name} is not a number" for name, score in scores.items() if score.isnan().any()]
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    shared = {name: shape for name, shape in shapes.items() if name not in own}
+    if shared or not shapes:
+        problems += filter(None, [why_not(shared, granularity, ratio, settings)])
+    for name in shapes.keys() & own.keys():
+        if problem := why_not({name: shapes[name]}, granularity, own[name], settings):
+            problems.append(f"{name}: {problem}")
+    if problems:
+        raise Refused(problems)
+
+
+def _tiling(granularity: Granularity, score: Tensor, settings: Prune) -> Tiling:
+    tiling = granularity.tiling(tuple(score.shape), settings)
+    assert tiling is not None, "asked of tensors that it applies to"
+    return tiling
+
+
+def _keep_units(scores: Saliency, tilings: Mapping[str, Tiling], ratio: float) -> Masks:
+    """Rank the units of these tensors together and drop those of least mean saliency."""
+    means = [tilings[name].means(score) for name, score in scores.items()]
+    edges = {(tiling.rows % tiling.tall, tiling.columns % tiling.wide) for tiling in tilings.values()}
+    if edges == {(0, 0)} and len({tiling.tall * tiling.wide for tiling in tilings.values()}) == 1:
+        kept = _keep_alike(torch.cat(means), ratio)
+    else:
+        kept = _keep_sized(torch.cat(means), torch.cat([tiling.sizes() for tiling in tilings.values()]), ratio)
+    parts = kept.split([len(part) for part in means])
+    return {
+        name: tilings[name].widen(part, tuple(score.shape))
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def _keep_alike(means: Tensor, ratio: float) -> Tensor:
+    return keep_largest(means.unsqueeze(0), round(ratio * len(means)))[0]
+
+
+def _keep_sized(means: Tensor, sizes: Tensor, ratio: float) -> Tensor:
+    """Drop as many units, in order, as bring the number of dropped weights nearest to the share."""
+    order = means.argsort(stable=True)
+    dropped = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[order].cumsum(0)])  # weights, by number of units
+    nearest = int((dropped.double() - ratio * int(dropped[-1])).abs().argmin())
+    kept = torch.ones(len(means), dtype=torch.bool)
+    kept[order[:nearest]] = False
     return kept
+
+
+def _keep_in_rows(score: Tensor, ratio: float) -> Tensor:
+    rows = score.flatten(1).contiguous()
+    return keep_largest(rows, round(ratio * rows.shape[1])).view(score.shape)
+
+
+def removed_share(masks: Masks) -> float:
+    """The share of their weights that masks drop; 0 without masks."""
+    total = sum(mask.numel() for mask in masks.values())
+    return 1 - sum(int(mask.count_nonzero()) for mask in masks.values()) / total if total else 0.0
 
 
 def apply(model: nn.Module, masks: Masks) -> None:

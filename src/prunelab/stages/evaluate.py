@@ -33,12 +33,12 @@ def main(
     """Measure the networks in the folder NETWORKS; without --pruned and --dense they are the dense ones."""
     params = load_params()
     execution = configure(params.runtime)
-    test = load_split(prepared, "test")
+    test = load_split(prepared, "test", params.data.memory_mb)
 
     def said(folder: Path) -> tuple[list[Network], np.ndarray, np.ndarray]:
         """The networks of all seeds, their predicted classes and their losses, both [seeds, images]."""
         loaded = [load_network(seed_file(folder, seed)) for seed in params.seeds]
-        batches = Batches(test, loaded[0].card.normalise, execution)
+        batches = Batches(test, loaded[0].card.normalise, execution, workers=params.data.workers)
         told: list[Predictions] = [
             predict(network.model, batches, params.evaluate.batch_size, execution) for network in loaded
         ]
@@ -47,7 +47,7 @@ def main(
     loaded, after, losses = said(networks)
     before = said(pruned)[1] if pruned else after
     card = loaded[0].card
-    reference = build(card.model, card.classes, card.input_shape)
+    reference = build(card.model, card.classes, card.input_shape, **card.options)
     measured = quality(
         test.labels,
         after=after,

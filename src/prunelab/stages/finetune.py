@@ -5,43 +5,47 @@ from pathlib import Path
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
-from prunelab.artifacts.prepared import load_split
-from prunelab.data.batches import Augmentation
 from prunelab.measuring.cost import training_macs
 from prunelab.params import load_params
 from prunelab.pruning import masks
+from prunelab.pruning.restart import retraining
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.training import Task, fit
+from prunelab.stages.task import load_task
+from prunelab.training import AfterStep, Teacher, fit
 
 
-def main(pruned: Path, prepared: Path, out: Path, history: Path) -> None:
-    """Fine-tune the networks of the folder PRUNED on PREPARED into OUT, and write a row per epoch to HISTORY."""
+def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> None:
+    """Fine-tune the networks of the folder PRUNED on PREPARED into OUT, and write a row per epoch to HISTORY.
+
+    BASE holds the dense networks, which teach where `finetune.distill` says so.
+    """
     params = load_params()
     execution = configure(params.runtime)
-    augmentation = Augmentation(params.data.crop_padding, params.data.flip)
     networks = {seed: load_network(seed_file(pruned, seed)) for seed in params.seeds}
-    task = Task.of(
-        load_split(prepared, "train"),
-        load_split(prepared, "validation"),
-        normalise=networks[params.seeds[0]].card.normalise,
-        augmentation=augmentation,
-        execution=execution,
-    )
+    first = networks[params.seeds[0]].card
+    assert first.pruning is not None, f"{pruned} holds dense networks"
+    recipe, first_epoch = retraining(first.restart, params.train, params.finetune)
+    task = load_task(prepared, params.data, first.normalise, execution)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)],
-        parameters=[params.finetune, augmentation, params.runtime, execution],
+        parameters=[recipe, first_epoch, params.finetune, task.augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed, network in networks.items():
             execution.place(network.model)
+            teacher = None
+            if recipe is params.finetune:
+                teacher = Teacher.of(load_network(seed_file(base, seed)).model, params.finetune, execution)
             fitted = fit(
                 network.model,
                 task,
-                params.finetune,
+                recipe,
                 seed=seed,
-                after_step=masks.hold(network.model, network.masks),
+                first_epoch=first_epoch,
+                guide=AfterStep(masks.hold(network.model, network.masks)),
+                teacher=teacher,
                 store=checkpoint(seed),
                 label=f"finetune {out.parent.name}, seed {seed}",
             )

@@ -1,29 +1,70 @@
-"""Prune every seed's dense network by one method at one ratio."""
+"""Prune every seed's dense network by one method at one ratio, training in between where its schedule says so."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
+from prunelab.artifacts.checkpoints import unfinished
+from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
+from prunelab.models.catalogue import build
 from prunelab.params import load_params
-from prunelab.pruning.methods import prune
+from prunelab.pruning.methods import METHODS, Bases, prune
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
+from prunelab.stages.task import load_task
+from prunelab.trainer import SeedTrainer
+from prunelab.training import Teacher
 
 
-def main(base: Path, out: Path, method: Annotated[str, Option()], ratio: Annotated[float, Option()]) -> None:
-    """Prune the networks in the folder BASE and write them to the folder OUT."""
+def main(
+    base: Path, prepared: Path, out: Path, method: Annotated[str, Option()], ratio: Annotated[float, Option()]
+) -> None:
+    """Prune the networks in the folder BASE/final, on data of the folder PREPARED, and write them to the folder OUT."""
     params = load_params()
-    configure(params.runtime)
+    execution = configure(params.runtime)
     spec = params.spec(method, ratio)
-    for seed in params.seeds:
-        network = load_network(seed_file(base, seed))
-        card = network.card
-        pruned = prune(network.model, card.model, spec, shape=card.input_shape, seed=seed)
-        card = card.model_copy(update={"pruning": spec, "ratio_achieved": pruned.ratio_achieved})
-        save_network(seed_file(out, seed), Network(model=network.model, card=card, masks=pruned.masks))
-        print(f"seed {seed}: {pruned.describe()}")
+    dense = {seed: load_network(seed_file(base / "final", seed)) for seed in params.seeds}
+    task = load_task(prepared, params.data, dense[params.seeds[0]].card.normalise, execution)
+    rows = []
+    with unfinished(
+        out,
+        inputs=[prepared / "dataset.json", *(seed_file(base / "final", seed) for seed in params.seeds)],
+        parameters=[spec, params.train, params.finetune, task.augmentation, params.runtime, execution],
+    ) as checkpoint:
+        for seed, network in dense.items():
+            card = network.card
+            trainer = SeedTrainer(
+                task=task,
+                finetune=params.finetune,
+                train=params.train,
+                teacher=Teacher.of(load_network(seed_file(base / "final", seed)).model, params.finetune, execution),
+                seed=seed,
+                store=partial(checkpoint, seed),
+                label=f"prune {method} at {ratio}, seed {seed}",
+            )
+            bases = Bases(
+                init=load_network(seed_file(base / "init", seed)).model.state_dict(),
+                rewind=load_network(seed_file(base / "rewind", seed)).model.state_dict(),
+                fresh=partial(build, card.model, card.classes, card.input_shape, seed + 2**31, **card.options),
+            )
+            pruned = prune(
+                network.model, card.model, spec, shape=card.input_shape, seed=seed, trainer=trainer, bases=bases
+            )
+            card = card.model_copy(
+                update={
+                    "pruning": spec,
+                    "restart": METHODS[method].restart,
+                    "ratio_achieved": pruned.ratio_achieved,
+                    "train_macs": pruned.train_macs,
+                }
+            )
+            save_network(seed_file(out, seed), Network(model=network.model, card=card, masks=pruned.masks))
+            print(f"seed {seed}: {pruned.describe()}")
+            rows += [{"seed": seed, **row} for row in pruned.rounds]
+        write_json(out / "rounds.json", rows)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ from pathlib import Path
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import read_json, sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
-from prunelab.artifacts.prepared import load_split
-from prunelab.data.batches import Augmentation
-from prunelab.models.catalogue import build
+from prunelab.models.catalogue import MODELS, build
 from prunelab.models.frozen import freeze
-from prunelab.models.weights import IMAGENET, load_imagenet, load_weights, weights_file
+from prunelab.models.imagenet import IMAGENET
+from prunelab.models.weights import load_imagenet, load_weights, weights_file
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.training import Task, fit
+from prunelab.stages.task import load_task
+from prunelab.training import fit
 
 
 def main(prepared: Path, out: Path, history: Path) -> None:
@@ -21,25 +21,21 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     params = load_params()
     execution = configure(params.runtime)
     facts = read_json(prepared / "dataset.json")
-    normalise = params.data.normalise or Normalise(mean=facts["mean"], std=facts["std"])
-    augmentation = Augmentation(params.data.crop_padding, params.data.flip)
+    normalise = params.data.normalise
+    if normalise is None and facts["mean"] is not None:  # texts have no moments
+        normalise = Normalise(mean=facts["mean"], std=facts["std"])
     imported = weights_file(params.weights, params.model)
-    task = Task.of(
-        load_split(prepared, "train"),
-        load_split(prepared, "validation"),
-        normalise=normalise,
-        augmentation=augmentation,
-        execution=execution,
-    )
+    options = MODELS[params.model].options(params.weights)
+    task = load_task(prepared, params.data, normalise, execution)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *([imported] if imported else [])],
-        parameters=[params.model, params.train, normalise, augmentation, params.runtime, execution],
+        parameters=[params.model, params.train, normalise, task.augmentation, params.runtime, execution],
     ) as checkpoint:
         for seed in params.seeds:
-            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed)
+            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options)
             if imported and params.weights == IMAGENET:
                 fresh = load_imagenet(model, params.model, imported)
                 print(f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}")
@@ -50,6 +46,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
                 model=params.model,
                 classes=len(facts["classes"]),
                 input_shape=facts["shape"],
+                options=options,
                 normalise=normalise,
                 seed=seed,
                 imported=(params.weights, sha256(imported)) if imported else None,

@@ -1,0 +1,81 @@
+"""Rows of a split's inputs: resident on a device, or streamed from a file by worker processes."""
+
+import mmap
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+class Rows(Protocol):
+    def ordered(self, batches: int) -> Iterator[Tensor]:
+        """All rows in order, in so many batches whose sizes differ by one at most."""
+
+    def chosen(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The rows of the indices of each batch."""
+
+
+def rows(inputs: np.ndarray, device: torch.device, workers: int) -> Rows:
+    """Inputs mapped from a file stay there and are streamed; others move to the device at once."""
+    # A slice of a map is an array like any other: what is asked for in part is meant to be in memory.
+    if isinstance(inputs, np.memmap) and isinstance(inputs.base, mmap.mmap):
+        return Streamed(str(inputs.filename), len(inputs), device, workers)
+    return Resident(inputs, device)
+
+
+class Resident:
+    def __init__(self, inputs: np.ndarray, device: torch.device):
+        self._inputs = torch.from_numpy(np.require(inputs, requirements="W")).to(device)
+
+    def ordered(self, batches: int) -> Iterator[Tensor]:
+        return iter(self._inputs.tensor_split(batches))
+
+    def chosen(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        return (self._inputs[indices.to(self._inputs.device)] for indices in batches)
+
+
+class Streamed:
+    """The rows of one .npy file; only reading is left to the workers (0: this process), so that no random number is."""
+
+    def __init__(self, path: str, count: int, device: torch.device, workers: int):
+        self._file, self._count, self._device, self._workers = _File(path), count, device, workers
+
+    def ordered(self, batches: int) -> Iterator[Tensor]:
+        return self.chosen(torch.arange(self._count).tensor_split(batches))
+
+    def chosen(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            self._file,
+            sampler=[indices.numpy() for indices in batches],  # all indices of a batch at once
+            batch_size=None,
+            num_workers=self._workers,
+            worker_init_fn=_leave_interrupts_alone if self._workers else None,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # its own: the global stream, which dropout draws from, is left as it is
+        )
+        return (batch.to(self._device, non_blocking=True) for batch in loader)
+
+
+class _File(Dataset):
+    """Opened where it is read, so that it travels to worker processes as a name."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._inputs: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_path": self._path, "_inputs": None}
+
+    def __getitem__(self, indices: np.ndarray) -> Tensor:
+        if self._inputs is None:
+            self._inputs = np.load(self._path, mmap_mode="r")
+        return torch.from_numpy(self._inputs[indices])
+
+
+def _leave_interrupts_alone(worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal: the stage alone answers, and its workers end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

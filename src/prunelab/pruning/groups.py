@@ -1,0 +1,243 @@
+"""Groups of layers that lose units (channels, heads, hidden units) together: rank, choose and cost them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.params import Prune
+from prunelab.pruning.granularity import Saliency
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer's part in a group: the `indices` of its outputs (or inputs), and the unit that each belongs to."""
+
+    layer: str
+    module: nn.Module
+    outputs: bool
+    indices: Tensor
+    units: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def chosen(self, units: Sequence[int]) -> Tensor:
+        """The layer's indices that belong to the given units."""
+        return self.indices[torch.isin(self.units, torch.tensor(units, dtype=torch.int64))]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that lose their units together. `remove` takes units out for real; what stays is a multiple of `divisor`.
+
+    `exact` tells whether that equals silencing them; it does not where a norm averages over what is removed.
+    """
+
+    name: str
+    kind: str  # channel, head or hidden
+    count: int
+    members: list[Member]
+    remove: Callable[[Sequence[int]], None]
+    divisor: int = 1
+    exact: bool = True
+
+    @property
+    def filters(self) -> list[Member]:
+        """The members whose weights make the units: convolutions and linear layers that lose outputs."""
+        return [m for m in self.members if m.outputs and isinstance(m.module, nn.Conv2d | nn.Linear)]
+
+
+@dataclass(frozen=True)
+class Width:
+    """A set of layers that share their units: how many there were and how many stay."""
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+def scores(group: Group, saliency: Saliency) -> Tensor:
+    """A group's units by the sum of the saliency of all weights that make them, float64 [count]."""
+    total = torch.zeros(group.count, dtype=torch.float64)
+    for member in group.filters:
+        if (weights := saliency.get(f"{member.layer}.weight")) is not None:
+            total.index_add_(0, member.units, weights.double().flatten(1).sum(1)[member.indices])
+    return total
+
+
+def judged(groups: Sequence[Group], saliency: Saliency) -> list[Group]:
+    """The groups of which the criterion says anything; the others are left alone."""
+    return [group for group in groups if any(f"{member.layer}.weight" in saliency for member in group.filters)]
+
+
+def own_ratio(names: Sequence[str], settings: Prune) -> float | None:
+    """The ratio that parameters give to layers of these names, 0 for protected ones; None if they say nothing.
+
+    A group is protected as soon as one of its layers is.
+    """
+    if any(fnmatchcase(name, pattern) for name in names for pattern in settings.protect):
+        return 0.0
+    own = [ratio for pattern, ratio in settings.layer_ratios.items() if any(fnmatchcase(n, pattern) for n in names)]
+    return own[-1] if own else None  # the last word counts, as in a list of rules
+
+
+def target_width(channels: int, ratio: float, round_to: int) -> int:
+    """How many of `channels` stay: the multiple of `round_to` nearest to the exact share, and never none."""
+    if ratio == 0:  # nothing asked, nothing done, whatever the rounding
+        return channels
+    multiple = round((1 - ratio) * channels / round_to) * round_to
+    return min(channels, max(multiple, round_to))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A group with what deciding its width needs: `full` units in the dense network, and how salient each left is."""
+
+    group: Group
+    full: int
+    scores: Tensor
+    own: float | None  # its own ratio, if it has one
+    round_to: int
+
+    def width(self, ratio: float) -> int:
+        return min(self.group.count, target_width(self.full, ratio if self.own is None else self.own, self.round_to))
+
+    def drop(self, width: int) -> list[int]:
+        """The least salient units, those beyond `width`."""
+        return self.scores.argsort(stable=True)[: self.group.count - width].sort().values.tolist()
+
+
+def candidates(
+    groups: Sequence[Group], saliency: Saliency, settings: Prune, full: Mapping[str, int]
+) -> list[Candidate]:
+    """Every group that may lose units; `full` gives the units that groups had in the dense network."""
+    return [
+        Candidate(
+            group,
+            full.get(group.name, group.count),
+            scores(group, saliency),
+            own_ratio([member.layer for member in group.filters], settings),
+            math.lcm(settings.round_to if group.kind != "head" else 1, group.divisor),
+        )
+        for group in judged(groups, saliency)
+    ]
+
+
+Scope = Callable[[Sequence[Candidate], float, float], list[int]]
+
+
+def uniform(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
+    """Every group keeps the same share of its units."""
+    return [candidate.width(ratio) for candidate in found]
+
+
+def ranked_together(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
+    """All units ranked in one list; every group keeps at least the share `floor`.
+
+    A unit's saliency counts relative to the mean of its group, or wide filters would always beat narrow ones.
+    """
+    free = [candidate for candidate in found if candidate.own is None]
+    least = {id(c): max(1, c.round_to, -int(-floor * c.full // 1)) for c in free}
+    # Only what is above its group's floor takes part; the order within a group is that of `Candidate.drop`.
+    above = [(c, score) for c in free for score in _relative(c).sort().values[: max(0, c.group.count - least[id(c)])]]
+    to_drop = round(ratio * sum(c.full for c in free)) - sum(c.full - c.group.count for c in free)
+    order = sorted(range(len(above)), key=lambda index: float(above[index][1]))[: max(0, to_drop)]
+    dropped = {id(c): 0 for c in free}
+    for index in order:
+        dropped[id(above[index][0])] += 1
+    return [
+        candidate.width(ratio) if candidate.own is not None else _rounded(candidate, dropped[id(candidate)])
+        for candidate in found
+    ]
+
+
+def _relative(candidate: Candidate) -> Tensor:
+    mean = candidate.scores.mean()
+    return candidate.scores / mean if mean > 0 else candidate.scores
+
+
+def _rounded(candidate: Candidate, dropped: int) -> int:
+    if dropped == 0:
+        return candidate.group.count
+    step = candidate.round_to
+    return min(candidate.group.count, max(step, round((candidate.group.count - dropped) / step) * step))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs as a function of its groups' widths: `params` or `macs`, counted layer by layer.
+
+    `positions` says at how many places (pixels, tokens) a layer is applied to one input.
+    """
+
+    model: nn.Module
+    positions: Mapping[str, int]
+    macs: bool
+
+    def total(self, groups: Sequence[Group], widths: Sequence[int]) -> int:
+        """The cost of the network once every group keeps so many units (the first ones: which does not matter)."""
+        gone: dict[tuple[str, bool], int] = {}
+        for group, width in zip(groups, widths, strict=True):
+            for member in group.members:
+                key = (member.layer, member.outputs)
+                per_unit = len(member.indices) / group.count
+                gone[key] = gone.get(key, 0) + round(per_unit * (group.count - width))
+        whole = {name for name, module in self.model.named_modules() if isinstance(module, nn.MultiheadAttention)}
+        return sum(
+            self._layer(name, module, gone.get((name, True), 0), gone.get((name, False), 0))
+            for name, module in self.model.named_modules()
+            if name.rpartition(".")[0] not in whole  # attention is counted as one layer
+        )
+
+    def _layer(self, name: str, module: nn.Module, outputs_gone: int, inputs_gone: int) -> int:
+        places = self.positions.get(name, 1)
+        if isinstance(module, nn.Conv2d):
+            outputs = module.out_channels - outputs_gone
+            # A depthwise convolution loses its one input per filter with the filter.
+            inputs = module.in_channels // module.groups - (inputs_gone if module.groups == 1 else 0)
+            weights, biases = outputs * inputs * module.weight[0, 0].numel(), outputs * (module.bias is not None)
+        elif isinstance(module, nn.Linear):
+            outputs = module.out_features - outputs_gone
+            weights = outputs * (module.in_features - inputs_gone)
+            biases = outputs * (module.bias is not None)
+        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            features = module.weight.numel() - max(outputs_gone, inputs_gone)
+            return features * places if self.macs else 2 * features
+        elif isinstance(module, nn.MultiheadAttention):
+            width = module.embed_dim - max(outputs_gone, inputs_gone)
+            weights, biases = 4 * width**2, 4 * width
+        else:
+            return 0 if self.macs else sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        return weights * places if self.macs else weights + biases
+
+
+def solve(
+    found: Sequence[Candidate], scope: Scope, floor: float, kept: Callable[[Sequence[int]], float], target: float
+) -> list[int]:
+    """The widths whose cost is nearest to the share `target` that is to be kept; `kept` gives a share for widths.
+
+    A ratio is bisected until the widths at its two ends differ by single steps; then these are taken one after the
+    other, since many groups make a step at the same ratio.
+    """
+    low, high = 0.0, 1.0 - 1e-9  # at `low` too much is kept, at `high` too little (or the least there can be)
+    more, less = scope(found, low, floor), scope(found, high, floor)
+    for _ in range(40):
+        middle = (low + high) / 2
+        widths = scope(found, middle, floor)
+        if kept(widths) >= target:
+            low, more = middle, widths
+        else:
+            high, less = middle, widths
+    best, widths = more, list(more)
+    for index, width in enumerate(less):
+        widths[index] = width
+        if abs(kept(widths) - target) < abs(kept(best) - target):
+            best = list(widths)
+    return best

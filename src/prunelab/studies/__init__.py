@@ -1,0 +1,1 @@
+"""Published studies as files, run as DVC experiments and compared with what was printed."""

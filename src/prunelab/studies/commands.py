@@ -1,0 +1,131 @@
+"""`prunelab study list | run | show`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, Argument(help="A study, as `prunelab study list` names it.")]
+Quick = Annotated[bool, Option("--quick", help="The small run of the same code that a CPU bears in minutes.")]
+Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Override a parameter, such as seeds=[0].")]
+
+
+@app.callback()
+def _root() -> None:
+    """Published studies: run them as DVC experiments and compare with what was printed."""
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    from prunelab.errors import Refused
+
+    try:
+        yield
+    except Refused as refused:
+        for problem in refused.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command("list")
+def list_studies() -> None:
+    """List the studies there are, and what of them has been measured here.
+
+    Example: prunelab study list
+    """
+    from prunelab.studies.files import load_study, studies
+
+    for name in studies():
+        with _refusals():
+            study = load_study(name)
+        needs = f"; needs --set {' --set '.join(f'{key}=…' for key in study.needs)}" if study.needs else ""
+        print(f"{name}: {study.title} ({len(study.settings)} settings{needs})")
+
+
+@app.command()
+def run(
+    name: Name,
+    quick: Quick = False,
+    jobs: Annotated[int, Option(min=1, help="How many settings at a time.")] = 1,
+    set_: Set = None,
+) -> None:
+    """Run every setting of a study that has not been measured yet, each as one DVC experiment.
+
+    Everything that can be found wrong is reported before any work starts. A killed run goes on where it was.
+
+    Example: prunelab study run vgg_layerwise --quick
+    """
+    from prunelab.params import PARAMS_FILE
+    from prunelab.studies.files import load_study, read_overrides, resolve
+    from prunelab.studies.running import check_needs, check_settings, run_study
+
+    with _refusals():
+        study, overrides = load_study(name), read_overrides(set_ or [])
+        check_needs(study, quick, overrides)
+        settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
+        check_settings(Path.cwd(), settings)
+        try:
+            failures = run_study(Path.cwd(), label(name, quick), settings, jobs=jobs, tell=_tell)
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+            raise typer.Exit(130) from None
+    for setting, lines in failures.items():
+        print(f"\n{setting} failed; the end of its log:\n{lines}", file=sys.stderr)
+    if failures:
+        print(
+            f"\n{len(failures)} of {len(settings)} settings failed; the same command tries them again", file=sys.stderr
+        )
+        raise typer.Exit(1)
+    print(f"all {len(settings)} settings are measured; prunelab study show {name}{' --quick' if quick else ''}")
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def label(name: str, quick: bool) -> str:
+    """What experiments and results of a study are called."""
+    return f"{name}-quick" if quick else name
+
+
+@app.command()
+def show(
+    name: Name,
+    quick: Quick = False,
+    markdown: Annotated[bool, Option("--markdown", help="Tables in Markdown.")] = False,
+    set_: Set = None,
+) -> None:
+    """Print what was measured beside what was published, and write it to studies/results/.
+
+    Example: prunelab study show vgg_layerwise --quick --markdown
+    """
+    from prunelab.params import PARAMS_FILE
+    from prunelab.studies import tables
+    from prunelab.studies.files import load_study, read_overrides, resolve
+    from prunelab.studies.results import collect, write_results
+
+    root = Path.cwd()
+    with _refusals():
+        study, overrides = load_study(name), read_overrides(set_ or [])
+        settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
+        records = collect(root, label(name, quick), settings, study.needed(quick).keys() - overrides.keys())
+        draw = tables.markdown if markdown else tables.aligned
+        print(f"# {study.title}\n" if markdown else f"{study.title}\n")
+        print(f"{study.source.what}, by {study.source.by}{f', {study.source.link}' if study.source.link else ''}.")
+        print(f"Network: {study.network}. Data: {study.data}.\n")
+        print(draw(*tables.measured_table(records)), end="\n\n")
+        if study.published.rows:
+            print(draw(*tables.compared_table(study, records)), end="\n\n")
+        for note in tables.notes(study, records, quick):
+            print(f"- {note}")
+        if overrides.keys() - study.needs.keys():
+            print("\nnothing was written: --set made this another study", file=sys.stderr)
+        elif any(records.values()):
+            written = write_results(root, study, label(name, quick), records)
+            print(f"\nwritten to {written.relative_to(root)}", file=sys.stderr)

@@ -1,0 +1,69 @@
+"""What has been measured of a study: out of DVC's experiments, or of studies/results/ where those are not at hand."""
+
+from collections.abc import Mapping, Set
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from prunelab.artifacts.files import read_json, write_json
+from prunelab.studies.experiments import Record, best, chain, code_of, measured
+from prunelab.studies.files import Study, override
+
+FOLDER = Path("studies/results")
+
+
+def results_file(root: Path, name: str) -> Path:
+    return root / FOLDER / f"{name}.json"
+
+
+def collect(
+    root: Path, name: str, settings: Mapping[str, Mapping[str, Any]], free: Set[str]
+) -> dict[str, Record | None]:
+    """The record of every setting, None where it was never run with these parameters.
+
+    The parameters `free`, dotted, may have had any value. A record has the key `current`: whether it was made by the
+    code that is here.
+    """
+    used = chain((root / "dvc.yaml").read_text())
+    code = code_of(root, "HEAD")
+    file = results_file(root, name)
+    stored = read_json(file)["settings"] if file.exists() else {}
+
+    def known(params: Mapping[str, Any]) -> dict[str, Any]:
+        blank = deepcopy(_portable(params))
+        override(blank, dict.fromkeys(free))
+        return used.used(blank)
+
+    found: dict[str, Record | None] = {}
+    for label, params in settings.items():
+        records = [*measured(root, name, label), *([stored[label]] if label in stored else [])]
+        record = best([record for record in records if known(record["parameters"]) == known(params)], code)
+        found[label] = record and {**record, "current": record["code"] == code}
+    return found
+
+
+def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without the folders of this machine: absolute paths come down to the file's name."""
+    data = dict(params["data"])
+    data["source"] = _name(data.get("source"))
+    return {**params, "data": data, "weights": _name(params["weights"])}
+
+
+def _name(path: Any) -> Any:
+    return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
+
+
+def write_results(root: Path, study: Study, name: str, records: Mapping[str, Record | None]) -> Path:
+    """Store all that is known: parameters, metrics, the dense network's, environment, code and commit."""
+    settings = {
+        label: {
+            key: value
+            for key, value in {**record, "parameters": _portable(record["parameters"])}.items()
+            if key != "current"
+        }
+        for label, record in records.items()
+        if record
+    }
+    path = results_file(root, name)
+    write_json(path, {"study": name, "title": study.title, "settings": settings})
+    return path

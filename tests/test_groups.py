@@ -1,0 +1,156 @@
+"""Groups of channels: what they cost, how widths are chosen, and that budgets are met, against the real networks."""
+
+import pytest
+import torch
+from conftest import DIGITS_SHAPE, prune_spec
+from torch import nn
+
+from prunelab.errors import Refused
+from prunelab.measuring.cost import macs, parameters, positions
+from prunelab.models.catalogue import build, example, fixed_layers, prunable_weights
+from prunelab.pruning import channels, groups, penalties
+from prunelab.pruning.methods import prune
+
+
+def found_in(name: str, model: nn.Module) -> list[groups.Group]:
+    return channels.find(model, fixed_layers(name, model), example(DIGITS_SHAPE))
+
+
+def noise(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(weight.shape, generator=generator) for name, weight in prunable_weights(model).items()}
+
+
+def candidates(name: str, **settings: object) -> list[groups.Candidate]:
+    model = build(name, 10, DIGITS_SHAPE)
+    return groups.candidates(found_in(name, model), noise(model), prune_spec("l1_channel", 0.5, **settings), {})
+
+
+@pytest.mark.parametrize("what", ["params", "macs"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "vgg11_bn", "mobilenet_v2", "efficientnet_b0"])
+def test_costs_foretold_are_those_of_the_thinner_network(name, what):
+    model = build(name, 10, DIGITS_SHAPE)
+    found = found_in(name, model)
+    costs = groups.Costs(model, positions(model, example(DIGITS_SHAPE)), macs=what == "macs")
+    before = costs.total(found, [group.count for group in found])
+    widths = [max(1, group.count // 3) for group in found]
+    after = costs.total(found, widths)
+    measure = parameters if what == "params" else lambda net: macs(net, DIGITS_SHAPE)
+    dense = measure(model)
+    channels.remove(
+        model, found, [list(range(g.count - w)) for g, w in zip(found, widths, strict=True)], example(DIGITS_SHAPE)
+    )
+    if what == "params":
+        assert (before, after) == (dense, measure(model))
+    else:  # torchprofile counts pooling as well
+        assert before == pytest.approx(dense, rel=0.02)
+        assert after / before == pytest.approx(measure(model) / dense, abs=0.005)
+
+
+@pytest.mark.parametrize("method", ["l1_channel", "l1_channel_global"])
+@pytest.mark.parametrize(("budget", "ratio"), [("params", 0.3), ("params", 0.7), ("macs", 0.3), ("macs", 0.6)])
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
+def test_a_budget_is_met_within_one_percent(name, method, budget, ratio, trainer):
+    model, dense = (build(name, 10, DIGITS_SHAPE) for _ in range(2))
+    pruned = prune(model, name, prune_spec(method, ratio, budget=budget), shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    measure = parameters if budget == "params" else lambda net: macs(net, DIGITS_SHAPE)
+    assert 1 - measure(model) / measure(dense) == pytest.approx(ratio, abs=0.0101)
+    assert pruned.ratio_achieved == pytest.approx(ratio, abs=0.01)
+
+
+@pytest.mark.parametrize(("budget", "ratio"), [("params", 0.8), ("macs", 0.5)])
+def test_a_budget_of_a_mask_method_counts_what_is_not_zero(budget, ratio, trainer):
+    model, dense = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+    prune(
+        model, "resnet8", prune_spec("l1_unstructured", ratio, budget=budget),
+        shape=DIGITS_SHAPE, seed=0, trainer=trainer,
+    )  # fmt: skip
+    if budget == "params":
+        total = sum(p.numel() for p in dense.parameters())
+        removed = sum(int((w == 0).sum()) for w in prunable_weights(model).values())
+    else:
+        total = macs(dense, DIGITS_SHAPE)
+        places = positions(dense, example(DIGITS_SHAPE))
+        removed = sum(
+            int((w == 0).sum()) * places[name.removesuffix(".weight")] for name, w in prunable_weights(model).items()
+        )
+    assert removed / total == pytest.approx(ratio, abs=0.01)
+
+
+def test_a_budget_beyond_the_least_widths_is_refused_with_what_can_be_had(trainer):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    with pytest.raises(Refused, match=r"nearest that can be removed is 0\.\d+"):
+        prune(
+            model, "resnet8", prune_spec("l1_channel", 0.99, budget="macs"),
+            shape=DIGITS_SHAPE, seed=0, trainer=trainer,
+        )  # fmt: skip
+
+
+def test_positions_are_the_pixels_of_every_layer():
+    model = build("resnet20", 10, DIGITS_SHAPE)
+    places = positions(model, example(DIGITS_SHAPE))
+    assert places["conv1"] == places["layer1.0.bn2"] == 64
+    assert places["layer2.0.conv1"] == 16
+    assert places["layer3.2.conv2"] == 4
+    assert places["linear"] == 1
+
+
+def test_ranking_together_keeps_every_floor_and_the_share():
+    found = candidates("resnet20")
+    for ratio in (0.2, 0.5, 0.8):
+        widths = groups.ranked_together(found, ratio, floor=0.15)
+        full = [candidate.full for candidate in found]
+        assert all(width >= 0.15 * count for width, count in zip(widths, full, strict=True))
+        assert 1 - sum(widths) / sum(full) == pytest.approx(ratio, abs=0.5 / sum(full))
+    assert len({width / count for width, count in zip(widths, full, strict=True)}) > 1
+
+
+def test_ranking_together_drops_the_least_salient_relative_to_their_layers():
+    found = candidates("resnet20")
+    widths = groups.ranked_together(found, 0.4, floor=0.0)
+    kept, dropped = [], []
+    for candidate, width in zip(found, widths, strict=True):
+        relative = candidate.scores / candidate.scores.mean()
+        gone = candidate.drop(width)
+        dropped += relative[gone].tolist()
+        kept += [value for index, value in enumerate(relative.tolist()) if index not in gone]
+    assert max(dropped) <= min(kept)
+
+
+def test_layers_with_a_ratio_of_their_own_get_it_and_protected_ones_stay_whole():
+    found = candidates("resnet20", layer_ratios={"layer3.*": 0.75, "layer3.2.*": 0.25}, protect=["layer1.*"])
+    widths = dict(zip([c.group.name for c in found], groups.uniform(found, 0.5, 0.0), strict=True))
+    assert widths["layer1.0.conv1"] == 16
+    assert widths["layer2.0.conv1"] == 16
+    assert widths["layer3.0.conv1"] == 16
+    assert widths["layer3.2.conv1"] == 48  # the last rule that fits
+
+
+def test_silencing_a_copy_zeroes_exactly_the_units():
+    model = build("resnet20", 10, DIGITS_SHAPE)
+    found = found_in("resnet20", model)
+    channels.silence(model, found, [[1, 3] for _ in found])
+    assert model.layer1[0].conv1.weight.flatten(1).abs().sum(1).eq(0).nonzero().flatten().tolist() == [1, 3]
+    assert model.layer1[0].bn1.weight.eq(0).nonzero().flatten().tolist() == [1, 3]
+    assert not model.layer1[0].conv2.weight.eq(0).any()
+
+
+def test_penalties_are_what_their_papers_say():
+    model = build("resnet20", 10, DIGITS_SHAPE)
+    found = found_in("resnet20", model)
+    doomed = [(group, [0, 2]) for group in found]
+    inner = [model.get_submodule(group.name) for group in found]
+    norms = [model.get_submodule(group.name.replace("conv", "bn")) for group in found]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.normal_()
+    by_hand = 0.3 * sum(float(norm.weight.detach().abs().sum()) for norm in norms)
+    assert penalties.scales(doomed, 0.3)(0.5).item() == pytest.approx(by_hand, rel=1e-5)
+    by_hand = sum(
+        (conv.weight[0].numel() ** 0.5) * float(filter.norm()) for conv in inner for filter in conv.weight.detach()
+    )
+    assert penalties.group_lasso(doomed, 0.1)(0.0).item() == pytest.approx(0.1 * by_hand, rel=1e-4)
+    by_hand = sum(float(conv.weight.detach()[[0, 2]].square().sum()) for conv in inner)
+    growing = penalties.growing_l2(doomed, 2.0)
+    assert growing(0.25).item() == pytest.approx(0.25 * by_hand, rel=1e-5)
+    assert growing(0.0).item() == 0
