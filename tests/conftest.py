@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
+from torch import nn
 
 from prunelab.data.batches import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import MODELS, Shape, skeleton
 from prunelab.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
 from prunelab.runtime import Execution, configure
 from prunelab.trainer import SeedTrainer
@@ -22,6 +23,9 @@ from prunelab.training import NoStore, Task
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
 IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
+# One network of every kind: what takes long goes over these, and over the others in the slow tests.
+KINDS = ("resnet8", "resnet20", "resnet20_b", "resnet26_dse", "vgg11", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
+SLOW_BUT_KINDS = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
 
 
 def edit_params(path: Path, **changes: object) -> None:
@@ -34,6 +38,14 @@ def edit_params(path: Path, **changes: object) -> None:
             section = section[name]
         section[key] = value
     YAML().dump(content, path)
+
+
+def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
+    """A network of nothing but zeros: drawing the weights of a large one takes seconds."""
+    model = skeleton(name, classes, shape).to_empty(device="cpu").eval()
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return model
 
 
 def prune_spec(method: str, ratio: float, **changes: object) -> PruneSpec:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, IMAGE_MODELS, prune_spec
+from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec
 
 from prunelab.artifacts.checkpoints import Checkpoint
 from prunelab.data.batches import Augmentation
@@ -30,7 +30,7 @@ def gpu_task(request, digits, normalise) -> Task:
     )
 
 
-@pytest.mark.parametrize("name", IMAGE_MODELS)
+@pytest.mark.parametrize("name", SLOW_BUT_KINDS)
 def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_task, recipe, tmp_path):
     whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
     expected = fit(whole, gpu_task, recipe, seed=0)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, IMAGE_MODELS
+from conftest import DIGITS_SHAPE, IMAGE_MODELS, zeroed
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torch import nn
@@ -86,18 +86,21 @@ def test_counts_stay_integers_in_the_mean():
 
 
 def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers, by the textbook formula on recorded output shapes."""
+    """Multiply-accumulates of convolutions, linear layers and attention, by textbook formulas on recorded shapes."""
     total = 0
 
     def record(layer, args, output):
         nonlocal total
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.MultiheadAttention):
+            _, tokens, width = args[0].shape
+            total += 4 * tokens * width**2 + 2 * tokens**2 * width  # its four projections, and its two products
+        elif isinstance(layer, nn.Conv2d):
             total += output.numel() * layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
         else:
             total += output.numel() * layer.in_features
 
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
             module.register_forward_hook(record)
     with torch.no_grad():
         model.eval()(torch.zeros(1, *shape))
@@ -107,8 +110,17 @@ def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_macs_agree_with_the_textbook_formula(name, shape):
-    model = build(name, 10, shape)
+    model = zeroed(name, 10, shape)
     assert macs(model, shape) == pytest.approx(counted_macs(model, shape), rel=0.03)  # norms are counted too
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_every_prunable_weight_has_the_places_at_which_it_is_used(name):
+    model = zeroed(name, 10, DIGITS_SHAPE)
+    places = positions(model, torch.zeros(1, *DIGITS_SHAPE))
+    weights = prunable_weights(model)
+    spent = sum(weight[0].numel() * len(weight) * places[key.rpartition(".")[0]] for key, weight in weights.items())
+    assert spent == pytest.approx(counted_macs(model, DIGITS_SHAPE), rel=0.01)  # all but attention's two products
 
 
 def test_cost_counts_zeros_and_not_macs_of_masks():

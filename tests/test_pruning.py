@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, IMAGE_MODELS
+from conftest import DIGITS_SHAPE, IMAGE_MODELS, KINDS
 from conftest import prune_spec as spec
 from torch import nn
 
@@ -22,7 +22,7 @@ MASK_METHODS = [name for name, method in METHODS.items() if method.masks]
 CHANNEL_METHODS = [name for name, method in METHODS.items() if not method.masks]
 # Every method on one small net; every net by one mask and one channel method.
 PAIRS = [(method, "resnet8") for method in METHODS] + [
-    (method, model)
+    (method, model) if model in KINDS else pytest.param(method, model, marks=pytest.mark.slow)
     for model in IMAGE_MODELS
     if model != "resnet8"
     for method in ("l1_unstructured_layerwise", "l1_channel")
@@ -153,7 +153,7 @@ def test_option_a_networks_lose_inner_channels_only(method, trainer):
             assert module.out_channels == (width // 2 if name.endswith(".conv1") else width)
 
 
-@pytest.mark.parametrize("name", IMAGE_MODELS)
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet20_b", "resnet56", "resnet18", "vgg11_bn"])
 def test_removed_channels_are_as_if_they_had_been_silenced(name, trainer):
     """Against hooks that silence channels after each norm: another route than the check inside the library."""
     dense, model = trained(name), trained(name)

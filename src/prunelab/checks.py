@@ -12,7 +12,9 @@ from prunelab.data.datasets import DATASETS
 from prunelab.data.describe import asked
 from prunelab.data.protocol import Facts, Source
 from prunelab.errors import Refused
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models import imagenet
+from prunelab.models.catalogue import MODELS, build, skeleton
+from prunelab.models.frozen import freeze
 from prunelab.models.weights import load_weights, weights_file
 from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.pruning.methods import METHODS, unreachable
@@ -122,15 +124,23 @@ def _network(params: Params, raw: Path) -> nn.Module:
 
 
 def _weights(params: Params, raw: Path, base: Path) -> None:
-    if path := weights_file(params.weights, params.model):
+    if params.weights == imagenet.IMAGENET:
+        imagenet.place(params.model)  # the stage downloads them
+    elif path := weights_file(params.weights, params.model):
         load_weights(_network(params, raw), path)
+
+
+def _freeze(params: Params, raw: Path, base: Path) -> None:
+    facts, options = _facts(params, raw), MODELS[params.model].options(params.weights)
+    freeze(skeleton(params.model, facts.classes, facts.shape, **options), params.train.freeze)
 
 
 def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
     """DVC tracks the name of the weights file, not its content: a file replaced under its name would go unnoticed."""
     trained = seed_file(base, params.seeds[0])
-    path = weights_file(params.weights, params.model) if trained.exists() else None
-    if path is None:
+    if params.weights == imagenet.IMAGENET or not trained.exists():  # torchvision's have their hash in their name
+        return
+    if (path := weights_file(params.weights, params.model)) is None:
         return
     try:
         known = load_network(trained).card.imported
@@ -154,6 +164,7 @@ CHECKS = {
     _data: {"dataset", "data", "weights"},
     _normalise: {"dataset", "data", "weights"},
     _weights: {"dataset", "data", "model", "weights"},
+    _freeze: {"dataset", "data", "model", "weights", "train"},
     _unchanged_weights: {"model", "weights", "seeds"},
     _reachable: {"dataset", "data", "weights", "model", "grid", "method", "ratio", "budget", "prune", "train"},
 }

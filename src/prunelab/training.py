@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunelab.data.batches import Augmentation, Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
+from prunelab.models.frozen import train_mode
 from prunelab.optimisers import optimiser, rate_factor
 from prunelab.params import Finetune, Normalise, Recipe
 from prunelab.progress import Progress, Tally
@@ -224,7 +225,7 @@ def _train_epoch(
     # Dropout and the like draw from the global stream: set anew each epoch, it does not depend on what ran before.
     torch.manual_seed(seed_for("epoch", seed, epoch))
     guide.before_epoch(epoch)
-    model.train()
+    train_mode(model)
     steps = task.train.count(recipe.batch_size)
     tally = Tally(task.execution.device)
     batches = task.train.shuffled(recipe.batch_size, task.augmentation, seed=seed, epoch=epoch)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunelab.artifacts.files import replacing
 from prunelab.errors import Refused
-from prunelab.models.catalogue import build
+from prunelab.models.catalogue import build, skeleton
 from prunelab.models.resize import resize
 from prunelab.params import Count, Normalise, PruneSpec
 from prunelab.pruning.restart import Restart
@@ -86,14 +86,28 @@ def load_network(path: Path) -> Network:
         name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(MASK_PREFIX)
     }
     try:
-        model = build(card.model, card.classes, card.input_shape, **card.options)
-        resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        model.load_state_dict(tensors)
+        model = _rebuilt(card, tensors)
     except (Refused, RuntimeError) as error:
         raise Refused(f"{path} does not hold a {card.model}: {' '.join(str(error).split())}") from None
     if misfits := [name for name, mask in masks.items() if name not in tensors or mask.shape != tensors[name].shape]:
         raise Refused(f"{path} has masks that fit no weights: {', '.join(misfits[:5])}")
     return Network(model=model.eval(), card=card, masks=masks)
+
+
+def _rebuilt(card: Card, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of a card, given the tensors of its file."""
+    model = skeleton(card.model, card.classes, card.input_shape, **card.options)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # Without values at first: to initialise what is then overwritten takes most of the time of loading a large network.
+    resize(model, shapes)
+    # Copied, for what was read is the file itself, mapped into memory, which must not matter once this is done.
+    given = {name: tensors[name].to(value.dtype, copy=True) for name, value in model.state_dict().items()}
+    model.load_state_dict(given, assign=True)
+    if any(buffer.is_meta for buffer in model.buffers()):  # some that no file keeps: only building gives their values
+        model = build(card.model, card.classes, card.input_shape, **card.options)
+        resize(model, shapes)
+        model.load_state_dict(tensors)
+    return model
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:

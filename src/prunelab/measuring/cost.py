@@ -66,6 +66,9 @@ def positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
         model.train(training)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and name in places:
+            places[f"{name}.out_proj"] = places[name]  # it is used without being called
     return places
 
 

@@ -3,16 +3,20 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from prunelab.errors import Refused
-from prunelab.models import torchvision_nets
 from prunelab.models.bert import bert
 from prunelab.models.cifar_resnet import CifarResNet, residual_stream
 from prunelab.models.encoders import encoder_options
+from prunelab.models.feature_nets import CompactVgg, alexnet, vgg, vgg_classic
+from prunelab.models.torchvision_nets import densenet121, mobile, resnet
+from prunelab.models.vit import embedding_stream, vit_b_16, vit_tiny
 from prunelab.registry import pick
 from prunelab.runtime import seed_for
 
@@ -24,7 +28,8 @@ class Architecture:
     """`build(classes, shape, **options)` makes the network; `head` names its last layer.
 
     `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do;
-    `options(weights)` what the builder needs to know of the weights that are to be imported.
+    `options(weights)` what the builder needs to know of the weights that are to be imported; `imagenet`
+    torchvision's name of weights trained on ImageNet, empty where there are none.
     """
 
     build: Callable[..., nn.Module]
@@ -34,6 +39,7 @@ class Architecture:
     divisor: Callable[[str], int] = lambda name: 1
     reads: Literal["images", "texts"] = "images"
     options: Callable[[str], dict[str, int]] = lambda weights: {}
+    imagenet: str = ""
 
 
 def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
@@ -42,6 +48,31 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
     Raises:
         Refused: if there is no network of that name, or none for such input or options.
     """
+    architecture = _for_input(name, classes, shape, options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("init", seed))
+        return architecture.build(classes, shape, **options)
+
+
+def skeleton(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
+    """A network without values, on the meta device: to be given them, or for its structure alone.
+
+    Raises:
+        Refused: as `build` does.
+    """
+    architecture = _for_input(name, classes, shape, options)
+    with torch.device("meta"), _NoDraws():
+        return architecture.build(classes, shape, **options)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out draws of normal values: without a device, torch imports its compiler for them, which takes seconds."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def _for_input(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
     architecture = pick(MODELS, name, "model")
     if reads(shape) != architecture.reads:
         fitting = ", ".join(other for other, entry in MODELS.items() if entry.reads == reads(shape))
@@ -50,9 +81,7 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
         inspect.signature(architecture.build).bind(classes, shape, **options)
     except TypeError as error:
         raise Refused(f"model: {name} cannot be built with the options {options}: {error}") from None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for("init", seed))
-        return architecture.build(classes, shape, **options)
+    return architecture
 
 
 def reads(shape: Shape) -> Literal["images", "texts"]:
@@ -75,25 +104,79 @@ def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
 
 
 def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that pruning may zero: those of every convolution and linear layer, the head's too; no biases."""
-    return {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    """The weights that pruning may zero: those of every convolution and linear layer, the head's too; no biases.
+
+    Attention counts with all its projections: those of queries, keys and values lie in one matrix, which is a parameter
+    without a layer of its own.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weights[f"{name}.weight"] = module.weight
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            weights[f"{name}.in_proj_weight"] = module.in_proj_weight
+    return weights
 
 
-def _cifar_resnet(blocks: int) -> Architecture:
+def _cifar(blocks: int) -> Architecture:
     return Architecture(
         lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0]), head="linear", fixed=residual_stream
     )
 
 
+def _cifar_b(blocks: int) -> Architecture:
+    return Architecture(
+        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0], projection=True), head="linear"
+    )
+
+
+def _resnet(block: str, *depths: int, imagenet: str = "") -> Architecture:
+    return Architecture(partial(resnet, depths, block), head="fc", imagenet=imagenet)
+
+
+def _vgg(depth: int, norms: bool = False) -> Architecture:
+    imagenet = f"VGG{depth}_BN_Weights" if norms else f"VGG{depth}_Weights"
+    return Architecture(partial(vgg, depth, norms), head="classifier", imagenet=f"{imagenet}.IMAGENET1K_V1")
+
+
+def _vgg_classic(depth: int) -> Architecture:
+    return Architecture(partial(vgg_classic, depth), "classifier.6", imagenet=f"VGG{depth}_Weights.IMAGENET1K_V1")
+
+
+def _mobile(name: str, head: str, imagenet: str) -> Architecture:
+    return Architecture(partial(mobile, name), head, imagenet=imagenet)
+
+
 MODELS: dict[str, Architecture] = {
-    "resnet8": _cifar_resnet(blocks=1),
-    "resnet20": _cifar_resnet(blocks=3),
-    "resnet56": _cifar_resnet(blocks=9),
-    "resnet18": Architecture(torchvision_nets.resnet18, head="fc"),
-    "vgg11_bn": Architecture(torchvision_nets.vgg11_bn, head="classifier"),
+    "resnet8": _cifar(blocks=1),
+    "resnet20": _cifar(blocks=3),
+    "resnet32": _cifar(blocks=5),
+    "resnet44": _cifar(blocks=7),
+    "resnet56": _cifar(blocks=9),
+    "resnet110": _cifar(blocks=18),
+    "resnet20_b": _cifar_b(blocks=3),
+    "resnet56_b": _cifar_b(blocks=9),
+    "resnet18": _resnet("BasicBlock", 2, 2, 2, 2, imagenet="ResNet18_Weights.IMAGENET1K_V1"),
+    "resnet34": _resnet("BasicBlock", 3, 4, 6, 3, imagenet="ResNet34_Weights.IMAGENET1K_V1"),
+    "resnet26": _resnet("Bottleneck", 2, 2, 2, 2),
+    "resnet50": _resnet("Bottleneck", 3, 4, 6, 3, imagenet="ResNet50_Weights.IMAGENET1K_V1"),
+    "resnet26_dse": _resnet("SeparableBottleneck", 2, 2, 2, 2),
+    "resnet50_dse": _resnet("SeparableBottleneck", 3, 4, 6, 3),
+    "vgg11": _vgg(11),
+    "vgg16": _vgg(16),
+    "vgg19": _vgg(19),
+    "vgg11_bn": _vgg(11, norms=True),
+    "vgg16_bn": _vgg(16, norms=True),
+    "vgg19_bn": _vgg(19, norms=True),
+    "vgg_compact": Architecture(CompactVgg, head="classifier"),
+    "vgg16_classic": _vgg_classic(16),
+    "vgg19_classic": _vgg_classic(19),
+    "alexnet": Architecture(alexnet, head="classifier.6", imagenet="AlexNet_Weights.IMAGENET1K_V1"),
+    "mobilenet_v2": _mobile("mobilenet_v2", "classifier.1", "MobileNet_V2_Weights.IMAGENET1K_V1"),
+    "mobilenet_v3_small": _mobile("mobilenet_v3_small", "classifier.3", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"),
+    "efficientnet_b0": _mobile("efficientnet_b0", "classifier.1", "EfficientNet_B0_Weights.IMAGENET1K_V1"),
+    "densenet121": Architecture(densenet121, head="classifier", imagenet="DenseNet121_Weights.IMAGENET1K_V1"),
+    "vit_tiny": Architecture(vit_tiny, "heads.head", embedding_stream),
+    "vit_b_16": Architecture(vit_b_16, "heads.head", embedding_stream, imagenet="ViT_B_16_Weights.IMAGENET1K_V1"),
     "bert": Architecture(bert, head="classifier", reads="texts", options=encoder_options),
 }

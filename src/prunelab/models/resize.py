@@ -11,7 +11,8 @@ from prunelab.errors import Refused
 def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give every layer the widths that `shapes`, tensor name to shape, implies; the values are then undefined.
 
-    Enough for networks whose forward pass holds no widths, and whose convolutions are not grouped.
+    Enough for networks whose forward pass holds no widths. Depthwise convolutions get as many groups as channels; the
+    groups of others are kept.
 
     Raises:
         Refused: if the names are not the network's, or a layer cannot take its shape (another kernel size, say).
@@ -48,6 +49,8 @@ def set_widths(module: nn.Module) -> None:
         Refused: if attention has a broken head.
     """
     if isinstance(module, nn.Conv2d):
+        if module.groups == module.out_channels:  # depthwise
+            module.groups = module.weight.shape[0]
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -9,25 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.errors import Refused
-from prunelab.models import encoders
+from prunelab.models import encoders, imagenet
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
+from prunelab.models.imagenet import IMAGENET
 from prunelab.registry import pick
 
 NO_WEIGHTS = "none"
 
 
 def is_file(weights: str) -> bool:
-    """Whether the parameter `weights` names a file (rather than no weights at all)."""
-    return weights != NO_WEIGHTS
+    """Whether the parameter `weights` names a file (rather than no weights at all, or those of ImageNet)."""
+    return weights not in (NO_WEIGHTS, IMAGENET)
 
 
 def weights_file(weights: str, architecture: str) -> Path | None:
-    """The file that the parameter `weights` stands for, None for no weights.
+    """The file that the parameter `weights` stands for, None for no weights; those of ImageNet are downloaded once.
 
     Raises:
-        Refused: if it names an encoder that cannot be found.
+        Refused: if it names an encoder that cannot be found, or weights of ImageNet that cannot be had.
     """
+    if weights == IMAGENET:
+        return imagenet.fetch(architecture)
     if pick(MODELS, architecture, "model").reads == "texts":
         return encoders.weights_file(weights)
     return Path(weights) if is_file(weights) else None
@@ -51,7 +55,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise Refused(f"weights: {path} holds more than tensors, or is damaged; nothing in it was run") from None
     except Exception as error:  # a damaged file makes torch's readers fail in every way there is
         raise Refused(
-            f"weights: {path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+            f"weights: {path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -75,7 +79,37 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model, given = model.encoder, _encoder_tensors(read_weights(path))
     else:
         given = read_weights(path)
-    wanted = model.state_dict()
+    _put(model, given, path, fresh=())
+
+
+def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
+    """Put ImageNet weights into a network but where it is made for other images; returns what stays fresh.
+
+    That may be layers of the classifier, for other classes, and the first convolution, for other channels or a smaller
+    kernel.
+
+    Raises:
+        Refused: if anything else does not fit.
+    """
+    given, wanted = imagenet.modern(read_weights(path)), model.state_dict()
+    if "encoder.pos_embedding" in given:
+        given = imagenet.interpolated(given, model)
+    classifier = MODELS[architecture].head.split(".")[0]
+    stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    replaced = [f"{layer}." for layer in _layers(wanted) if layer.split(".")[0] == classifier or layer == stem]
+    fresh = [prefix for prefix in replaced if not _fits(prefix, given, wanted)]
+    given = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(tuple(fresh)) and (name in wanted or name.split(".")[0] != classifier)
+    }
+    _put(model, given, path, fresh)
+    return [prefix.removesuffix(".") for prefix in fresh]
+
+
+def _put(model: nn.Module, given: dict[str, Tensor], path: Path, fresh: Iterable[str]) -> None:
+    """Load tensors, all that a network has but those whose names start as one of `fresh`."""
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(fresh))}
     problems = [f"lacks {name}" for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
     misfits = ((name, _misfit(given[name], wanted[name])) for name in wanted if name in given)
@@ -84,6 +118,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
         more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
         raise Refused(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(given, strict=False)
+
+
+def _layers(state: Iterable[str]) -> list[str]:
+    """The layers that tensors belong to, each once and in order."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+
+
+def _fits(prefix: str, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """Whether all tensors that a network has under a prefix are given in their shapes."""
+    return all(
+        name in given and given[name].shape == value.shape for name, value in wanted.items() if name.startswith(prefix)
+    )
 
 
 def _encoder_tensors(given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def find(
 
     names = {module: name for name, module in model.named_modules()}
     names |= {parameter: name for name, parameter in model.named_parameters()}  # some take part without a module
-    graph = tp.DependencyGraph().build_dependency(model.eval(), example)
+    graph = tp.DependencyGraph().build_dependency(model.eval(), example, verbose=False)
     found = graph.get_all_groups(ignored_layers=list(fixed), root_module_types=[nn.Conv2d, nn.Linear])
     return [_group(group, graph, names, divisor) for group in found]
 

@@ -6,7 +6,9 @@ from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import read_json, sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.models.catalogue import MODELS, build
-from prunelab.models.weights import load_weights, weights_file
+from prunelab.models.frozen import freeze
+from prunelab.models.imagenet import IMAGENET
+from prunelab.models.weights import load_imagenet, load_weights, weights_file
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
@@ -34,8 +36,12 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     ) as checkpoint:
         for seed in params.seeds:
             model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options)
-            if imported:
+            if imported and params.weights == IMAGENET:
+                fresh = load_imagenet(model, params.model, imported)
+                print(f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}")
+            elif imported:
                 load_weights(model, imported)
+            freeze(model, params.train.freeze)
             card = Card(
                 model=params.model,
                 classes=len(facts["classes"]),

@@ -1,0 +1,79 @@
+"""The weights that torchvision publishes: where they are, their download, and their tensors under today's names."""
+
+import hashlib
+import re
+from collections import OrderedDict
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.errors import Refused
+from prunelab.models.catalogue import MODELS
+from prunelab.registry import pick
+
+IMAGENET = "imagenet"
+
+
+def place(architecture: str) -> tuple[str, Path]:
+    """The address of a network's ImageNet weights, and their place in torch hub's cache (below $TORCH_HOME).
+
+    Raises:
+        Refused: if there are none for this network.
+    """
+    name = pick(MODELS, architecture, "model").imagenet
+    if not name:
+        published = ", ".join(known for known, entry in MODELS.items() if entry.imagenet)
+        raise Refused(
+            f"weights: there are no {IMAGENET} weights for {architecture}; "
+            f"valid: none, a file, or one of the models {published}"
+        )
+    from torchvision import models
+
+    url = models.get_weight(name).url
+    return url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+
+
+def fetch(architecture: str) -> Path:
+    """The file of a network's ImageNet weights, downloaded unless it is there, its hash checked in either case.
+
+    Raises:
+        Refused: if there are none, they cannot be downloaded, or the file is damaged.
+    """
+    url, path = place(architecture)
+    published = path.stem.rpartition("-")[2]  # torchvision ends its file names with the start of the SHA-256
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=published, progress=False)
+        except (OSError, RuntimeError) as error:  # no network, no such file, no space; another hash
+            raise Refused(
+                f"weights: {url} cannot be downloaded to {path.parent}: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}; the file can be put there by hand"
+            ) from None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(published):
+        raise Refused(f"weights: {path} is damaged: SHA-256 {digest[:16]}, not {published}; delete it to download anew")
+    return path
+
+
+def modern(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under today's names: torchvision's older files call layers of DenseNet and of ViT otherwise."""
+    dense = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+    first, second = re.compile(r"\.mlp\.linear_1\."), re.compile(r"\.mlp\.linear_2\.")
+    return {
+        second.sub(".mlp.3.", first.sub(".mlp.0.", dense.sub(r"\1\2", name))): value for name, value in state.items()
+    }
+
+
+def interpolated(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a vision transformer with position embeddings for as many patches as another one has.
+
+    They are interpolated (Dosovitskiy et al. 2021, section 3.2).
+    """
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    image_size, patch_size = (getattr(model, key) for key in ("image_size", "patch_size"))
+    return dict(interpolate_embeddings(image_size, patch_size, OrderedDict(state)))
