@@ -7,7 +7,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import nn
 
 from prunelab.artifacts.networks import sizes
-from prunelab.measuring.cost import cost, macs, training_macs
+from prunelab.measuring.cost import cost, macs, positions, training_macs
 from prunelab.measuring.quality import confusion_matrix, macro_scores, predict
 from prunelab.measuring.statistics import half_width
 from prunelab.measuring.summary import mean_over_seeds, quality
