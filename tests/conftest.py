@@ -22,6 +22,7 @@ from prunelab.training import NoStore, Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
+TOKENS = 12
 IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
 # One network of every kind: what takes long goes over these, and over the others in the slow tests.
 KINDS = ("resnet8", "resnet20", "resnet20_b", "resnet26_dse", "vgg11", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
@@ -93,10 +94,27 @@ def recipe() -> Finetune:
 
 
 @pytest.fixture
+def text_task(execution: Execution) -> Task:
+    """192 texts of random tokens, each with one that tells its class of ten; 64 of them to validate."""
+    random = np.random.default_rng(0)
+    inputs, labels = random.integers(11, 40, (192, TOKENS)), random.integers(0, 10, 192)
+    inputs[np.arange(192), random.integers(0, TOKENS, 192)] = 1 + labels
+    texts = Split(inputs, labels)
+    ids = np.arange(192)
+    return Task.of(
+        texts.at(ids[:128]), texts.at(ids[128:]), normalise=None, augmentation=Augmentation(), execution=execution
+    )
+
+
+def train_params(**changes: object) -> Train:
+    """The shipped base recipe with some settings changed."""
+    return Train(**read_params(PROJECT / "params.yaml")["train"] | changes)
+
+
+@pytest.fixture
 def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
     """Seed 0 on the tiny task; a base recipe of two epochs, of which one is rewound to."""
-    shipped = read_params(PROJECT / "params.yaml")["train"]
-    base = Train(**shipped | {"epochs": 2, "rewind_epoch": 1, "batch_size": 64})
+    base = train_params(epochs=2, rewind_epoch=1, batch_size=64)
     return SeedTrainer(
         task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
     )

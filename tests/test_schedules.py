@@ -6,12 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, prune_spec
+from conftest import DIGITS_SHAPE, prune_spec, train_params
 
 from prunelab.measuring.cost import parameters
 from prunelab.models.catalogue import build, prunable_weights
 from prunelab.models.norms import recalibrate
-from prunelab.params import Train, read_params
 from prunelab.pruning import masks
 from prunelab.pruning.methods import METHODS, Bases, prune
 from prunelab.pruning.restart import Restart, retraining
@@ -166,12 +165,6 @@ def test_sparse_training_makes_what_is_removed_small(method, trainer):
     if method.startswith("bn_scale"):
         pytest.skip("its penalty acts on norms, tested with the penalties")
     assert smallest(penalty=0.05 if "lasso" in method else 5.0) < 0.9 * smallest(penalty=0.0)
-
-
-def train_params(**changes: object) -> Train:
-    from conftest import PROJECT
-
-    return Train(**read_params(PROJECT / "params.yaml")["train"] | changes)
 
 
 def test_retraining_gives_no_method_a_larger_budget(recipe):

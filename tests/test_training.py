@@ -15,11 +15,11 @@ from prunelab.optimisers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
 from prunelab.params import Recipe
 from prunelab.progress import Progress
 from prunelab.pruning import masks
-from prunelab.training import fit
+from prunelab.training import AfterStep, fit
 
 
 def with_(recipe: Recipe, **changes: object) -> Recipe:
-    return Recipe(**recipe.model_dump() | changes)
+    return type(recipe)(**recipe.model_dump() | changes)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -91,7 +91,7 @@ def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
         seen.append(int(revived))
         masks.verify(model, kept)
 
-    fit(model, task, with_(recipe, optimizer=name), seed=0, after_step=after_step)
+    fit(model, task, with_(recipe, optimizer=name), seed=0, guide=AfterStep(after_step))
     assert len(seen) == 2 * task.train.count(64)
     assert max(seen) > 0  # the optimiser does revive them: without the hold this test would fail
 
