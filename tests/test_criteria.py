@@ -51,7 +51,7 @@ def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
 def shaken(model: nn.Module) -> nn.Module:
     """No tensor at its initial value, where a forgotten bias or scale would not show."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
                 tensor.normal_()
             module.running_var.uniform_(0.5, 1.5)
