@@ -120,7 +120,7 @@ def test_every_prunable_weight_has_the_places_at_which_it_is_used(name):
     places = positions(model, torch.zeros(1, *DIGITS_SHAPE))
     weights = prunable_weights(model)
     spent = sum(weight[0].numel() * len(weight) * places[key.rpartition(".")[0]] for key, weight in weights.items())
-    assert spent == pytest.approx(counted_macs(model, DIGITS_SHAPE), rel=0.01)  # all but attention's two products
+    assert spent == pytest.approx(counted_macs(model, DIGITS_SHAPE), rel=0.02)  # all but attention's two products
 
 
 def test_cost_counts_zeros_and_not_macs_of_masks():

@@ -17,7 +17,8 @@ def measured(accuracy: float, sparsity: float) -> dict:
 
 
 DENSE = measured(0.99, 0.0) | {"kept": 1.0}
-CELLS = [(method, ratio) for method in METHODS for ratio in (0.5, 0.9)]
+SHOWN = list(METHODS)[::5]  # as many as a picture can bear, of all families
+CELLS = [(method, ratio) for method in SHOWN for ratio in (0.5, 0.9)]
 POINTS = rows.tradeoff_rows(CELLS, [measured(0.99 - ratio / 10, ratio) for _, ratio in CELLS])
 HISTORY = [
     {"seed": seed, "epoch": e, "loss": 1 / e, "validation_loss": 2 / e, "accuracy": 0.5, "validation_accuracy": 0.4}
@@ -28,7 +29,7 @@ HISTORY = [
 
 def drawings() -> dict:
     curves = [figures.Curve("dense", "dense", "black", rows.mean_history(HISTORY))]
-    curves += [figures.Curve(method, "ratio 0.5", "red", rows.mean_history(HISTORY)) for method in METHODS]
+    curves += [figures.Curve(method, "ratio 0.5", "red", rows.mean_history(HISTORY)) for method in SHOWN]
     curves += [figures.Curve("nothing", "ratio 0.9", "blue", [])]
     matrix, names = np.diag([5, 0, 7]), ["cat", "dog", "a_very long name"]
     return {
@@ -55,7 +56,7 @@ def test_the_trade_off_names_its_axes_and_logs_its_costs_and_stays_within_what_a
     assert [axis.get_xlabel() for axis in axes[1]] == [label for _, label, _ in figures.COSTS]
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
     assert all("test accuracy" in axis.get_ylabel() for axis in axes[:, 0])
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*METHODS, "dense"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*SHOWN, "dense"}
     for axis in figure.axes:
         low, high = axis.get_ylim()
         assert low > -0.1
@@ -86,7 +87,7 @@ def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_ac
     body = [line for line in lines if line.startswith("| ")]
     assert len(body) == 1 + 1 + len(POINTS)
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
-    assert "| l1_channel | 0.9 | 90.0 % | 100 |" in "\n".join(body)
+    assert f"| {SHOWN[0]} | 0.9 | 90.0 % | 100 |" in "\n".join(body)
     assert "90.00 ± 1.00 | 9.00 ± 2.00" in "\n".join(body)
 
 

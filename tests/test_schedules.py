@@ -133,7 +133,7 @@ def test_at_init_methods_judge_and_keep_the_initial_weights(trainer):
 
 def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monkeypatch):
     seen = []
-    from prunelab.pruning.cutting import MaskCutter
+    from prunelab.pruning.mask_cutter import MaskCutter
 
     cut = MaskCutter.cut
     monkeypatch.setattr(MaskCutter, "cut", lambda self, s, ratio: (seen.append(ratio), cut(self, s, ratio))[1])
@@ -265,3 +265,10 @@ def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tm
         assert len(deaths) < 4
         for name, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), f"{method}: {name}"
+
+
+@pytest.mark.parametrize("method", ["l1_channel_iterative", "l1_unstructured_iterative"])
+def test_a_round_too_small_to_remove_anything_is_no_reason_to_refuse_the_whole(method, trainer):
+    model, pruned, _, _ = run(method, trainer, ratio=0.05, iterations=4, epochs=0, protect=["layer[23]*", "conv1"])
+    assert pruned.ratio_achieved == pytest.approx(0.05, abs=0.03)
+    assert len(pruned.rounds) == 4

@@ -13,9 +13,8 @@ import pytest
 from conftest import PROJECT
 from ruamel.yaml import YAML
 
-STAGES = sorted(
-    path.stem for path in (PROJECT / "src/prunelab/stages").glob("*.py") if path.stem not in ("__init__", "entry")
-)
+SHARED = ("__init__", "entry", "task")
+STAGES = sorted(path.stem for path in (PROJECT / "src/prunelab/stages").glob("*.py") if path.stem not in SHARED)
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def test_a_stage_refuses_bad_parameters_with_all_problems_and_the_way_back(works
     (workspace / "params.yaml").write_text(
         text.replace("ratio: 0.6", "ratio: 1.5").replace("model: resnet8", "model: x")
     )
-    args = ("models/base/final", "models/focus/pruned", "--method", "l1_channel", "--ratio", "1.5")
+    args = ("models/base", "data/prepared", "models/focus/pruned", "--method", "l1_channel", "--ratio", "1.5")
     result = stage("prune", *args, DVC_STAGE="prune_focus")
     lines = result.stderr.splitlines()
     assert result.returncode == 1
@@ -96,7 +95,7 @@ def test_a_stage_refuses_bad_parameters_with_all_problems_and_the_way_back(works
 
 
 def test_a_stage_without_its_inputs_says_what_makes_them(workspace):
-    result = stage("prune", "models/base/final", "out", "--method", "l1_channel", "--ratio", "0.5")
+    result = stage("prune", "models/base", "data/prepared", "out", "--method", "l1_channel", "--ratio", "0.5")
     assert result.returncode == 1
     assert result.stderr.splitlines() == ["models/base/final/0.safetensors is missing; `dvc repro` makes it"]
 

@@ -6,7 +6,7 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import torch
 from prunelab.errors import Refused
 from prunelab.params import Runtime
 
-FINGERPRINT_PACKAGES = ("torch", "torchvision", "torch-pruning", "torchprofile", "numpy", "scikit-learn", "dvc")
+FINGERPRINT_PACKAGES = (
+    *("torch", "torchvision", "torch-pruning", "torchprofile", "numpy", "scikit-learn", "dvc", "pillow"),
+    *("transformers", "tokenizers"),  # only with the extra [text]
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,15 @@ def fingerprint(execution: Execution) -> dict[str, Any]:
         "precision": "bf16" if execution.autocast_dtype else "fp32",
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "packages": {name: version(name) for name in FINGERPRINT_PACKAGES},
+        "packages": {name: found for name in FINGERPRINT_PACKAGES if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

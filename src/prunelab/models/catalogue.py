@@ -35,8 +35,6 @@ class Architecture:
     build: Callable[..., nn.Module]
     head: str
     fixed: Callable[[str], bool] = lambda name: False
-    mend: Callable[[nn.Module], None] = lambda model: None
-    divisor: Callable[[str], int] = lambda name: 1
     reads: Literal["images", "texts"] = "images"
     options: Callable[[str], dict[str, int]] = lambda weights: {}
     imagenet: str = ""

@@ -1,6 +1,6 @@
 """Remove channels for real. The only file that imports torch_pruning, which follows a channel through the network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from prunelab.pruning.groups import Group, Member
 
 
-def find(
-    model: nn.Module, fixed: Sequence[nn.Module], example: Tensor, divisor: Callable[[str], int] = lambda name: 1
-) -> list[Group]:
+def find(model: nn.Module, fixed: Sequence[nn.Module], example: Tensor) -> list[Group]:
     """Every set of layers that lose their channels together, found by tracing the network once, which takes a while.
 
-    Layers in `fixed` keep their output channels. `example` is one input, [1, C, H, W]. Channels left of the group led
-    by a layer are a multiple of `divisor(name)`.
+    Layers in `fixed` keep their output channels. `example` is one input, [1, C, H, W].
     """
     import torch_pruning as tp  # slow to import: only for those who use it
 
@@ -24,10 +21,10 @@ def find(
     names |= {parameter: name for name, parameter in model.named_parameters()}  # some take part without a module
     graph = tp.DependencyGraph().build_dependency(model.eval(), example, verbose=False)
     found = graph.get_all_groups(ignored_layers=list(fixed), root_module_types=[nn.Conv2d, nn.Linear])
-    return [_group(group, graph, names, divisor) for group in found]
+    return [_group(group, graph, names) for group in found]
 
 
-def _group(group: Any, graph: Any, names: dict[Any, str], divisor: Callable[[str], int]) -> Group:
+def _group(group: Any, graph: Any, names: dict[Any, str]) -> Group:
     members = [
         Member(
             names[item.dep.target.module],
@@ -39,16 +36,12 @@ def _group(group: Any, graph: Any, names: dict[Any, str], divisor: Callable[[str
         for item in group
         if item.dep.target.module in names  # else one of the graph's own nodes, such as an addition
     ]
-    averaging = (nn.LayerNorm, nn.MultiheadAttention)
-    name = members[0].layer
     return Group(
-        name=name,
+        name=members[0].layer,
         kind="channel",
         count=len(group[0].idxs),
         members=members,
         remove=lambda units: group.prune(list(units)),
-        divisor=divisor(name),
-        exact=not any(isinstance(member.module, averaging) for member in members),
     )
 
 
@@ -57,9 +50,8 @@ def remove(
     groups: Sequence[Group],
     dropped: Sequence[list[int]],
     example: Tensor,
-    mend: Callable[[nn.Module], None] = lambda model: None,
 ) -> None:
-    """Take the units `dropped` out of every group, in place; `mend` then sets what the network keeps of its widths.
+    """Take the units `dropped` out of every group, in place.
 
     Raises:
         AssertionError: if the thinner network computes anything else than the full one with those units silenced.
@@ -68,9 +60,7 @@ def remove(
     for group, units in zip(groups, dropped, strict=True):
         if units:
             group.remove(units)
-    mend(model)
-    if all(group.exact for group, units in zip(groups, dropped, strict=True) if units):
-        _assert_same_outputs(silenced, model, example)
+    _assert_same_outputs(silenced, model, example)
 
 
 def silence(model: nn.Module, groups: Sequence[Group], dropped: Sequence[Sequence[int]]) -> nn.Module:

@@ -1,6 +1,5 @@
 """Groups of layers that lose units (channels, heads, hidden units) together: rank, choose and cost them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -35,18 +34,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that lose their units together. `remove` takes units out for real; what stays is a multiple of `divisor`.
-
-    `exact` tells whether that equals silencing them; it does not where a norm averages over what is removed.
-    """
+    """Layers that lose their units together; `remove` takes units out for real."""
 
     name: str
     kind: str  # channel, head or hidden
     count: int
     members: list[Member]
     remove: Callable[[Sequence[int]], None]
-    divisor: int = 1
-    exact: bool = True
 
     @property
     def filters(self) -> list[Member]:
@@ -124,7 +118,7 @@ def candidates(
             full.get(group.name, group.count),
             scores(group, saliency),
             own_ratio([member.layer for member in group.filters], settings),
-            math.lcm(settings.round_to if group.kind != "head" else 1, group.divisor),
+            settings.round_to if group.kind != "head" else 1,
         )
         for group in judged(groups, saliency)
     ]

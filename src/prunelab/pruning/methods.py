@@ -14,9 +14,11 @@ from prunelab.models.norms import recalibrate
 from prunelab.params import PruneSpec, Train
 from prunelab.pruning import attention, channels, criteria, granularity, groups, masks, penalties, schedules
 from prunelab.pruning.criteria import Criterion
-from prunelab.pruning.cutting import Cutter, GroupCutter, MaskCutter, Pruned
+from prunelab.pruning.cutting import Cutter, Pruned
 from prunelab.pruning.granularity import Granularity, Saliency
+from prunelab.pruning.group_cutter import GroupCutter
 from prunelab.pruning.groups import Group
+from prunelab.pruning.mask_cutter import MaskCutter
 from prunelab.pruning.restart import Restart
 from prunelab.pruning.schedules import Schedule, Session, Trainer
 from prunelab.registry import pick
@@ -142,8 +144,7 @@ def _cutter(
         whole = [head] if method.granularity is granularity.FILTER else []  # a class must not vanish
         return MaskCutter(model, spec, method.granularity, method.scope, whole=whole, example=inputs)  # type: ignore[arg-type]
     find = partial(_find, method.granularity, architecture, shape, spec.method)
-    mend = MODELS[architecture].mend
-    return GroupCutter(model, spec, method.scope, find=find, mend=mend, example=inputs, known=known)  # type: ignore[arg-type]
+    return GroupCutter(model, spec, method.scope, find=find, example=inputs, known=known)  # type: ignore[arg-type]
 
 
 def _find(kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module) -> list[Group]:
@@ -152,8 +153,7 @@ def _find(kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Mo
     if encoder or kind != "channel":
         found = [group for group in encoder if group.kind == kind]
     else:
-        divisor = MODELS[architecture].divisor
-        found = channels.find(model, fixed_layers(architecture, model), example(shape), divisor)
+        found = channels.find(model, fixed_layers(architecture, model), example(shape))
     if not found:
         others = [name for name, other in METHODS.items() if other.granularity in _kinds(encoder)]
         raise Refused(f"{method}: {architecture} has no {kind}s to remove; these would work: {', '.join(others)}")
