@@ -269,6 +269,6 @@ def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tm
 
 @pytest.mark.parametrize("method", ["l1_channel_iterative", "l1_unstructured_iterative"])
 def test_a_round_too_small_to_remove_anything_is_no_reason_to_refuse_the_whole(method, trainer):
-    model, pruned, _, _ = run(method, trainer, ratio=0.05, iterations=4, epochs=0, protect=["layer[23]*", "conv1"])
+    _, pruned, _, _ = run(method, trainer, ratio=0.05, iterations=4, epochs=0, protect=["layer[23]*", "conv1"])
     assert pruned.ratio_achieved == pytest.approx(0.05, abs=0.03)
     assert len(pruned.rounds) == 4
