@@ -22,12 +22,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from prunelab.data.batches import Augmentation
+from prunelab.data.augment import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import build
-from prunelab.params import Normalise, Recipe, Runtime, read_params
+from prunelab.params import Finetune, Normalise, Recipe, Runtime, read_params
 from prunelab.runtime import Execution, configure
 from prunelab.training import Task, fit
 
@@ -122,7 +122,7 @@ def main(
     """Compare the training loops; see the top of this file."""
     split = images(count)
     shipped = read_params()
-    recipe = Recipe(**shipped["finetune"] | {"epochs": 1, "batch_size": 128})
+    recipe = Finetune(**shipped["finetune"] | {"epochs": 1, "batch_size": 128})
     for precision in ("fp32", "auto"):
         execution = configure(
             Runtime.model_validate(

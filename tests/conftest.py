@@ -10,7 +10,7 @@ import torch
 from ruamel.yaml import YAML
 from torch import nn
 
-from prunelab.data.batches import Augmentation
+from prunelab.data.augment import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, channel_moments
@@ -111,13 +111,17 @@ def train_params(**changes: object) -> Train:
     return Train(**read_params(PROJECT / "params.yaml")["train"] | changes)
 
 
-@pytest.fixture
-def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
-    """Seed 0 on the tiny task; a base recipe of two epochs, of which one is rewound to."""
+def seed_trainer(task: Task, recipe: Finetune) -> SeedTrainer:
+    """Seed 0; a base recipe of two epochs, of which one is rewound to."""
     base = train_params(epochs=2, rewind_epoch=1, batch_size=64)
     return SeedTrainer(
         task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
     )
+
+
+@pytest.fixture
+def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
+    return seed_trainer(task, recipe)
 
 
 def write_image_folder(

@@ -7,9 +7,10 @@ from torch import nn
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
 from prunelab.errors import Refused
 from prunelab.measuring.cost import macs
-from prunelab.models.catalogue import build, prunable_weights
+from prunelab.models.catalogue import build, example, prunable_weights
 from prunelab.pruning import channels
 from prunelab.pruning.attention import find
+from prunelab.pruning.budget import Costs
 from prunelab.pruning.groups import Group
 
 TOKENS = 12
@@ -133,3 +134,16 @@ def test_every_linear_layer_can_be_pruned_and_no_embedding(model):
     names = prunable_weights(model)
     assert len(names) == 2 * 6 + 1  # q, k, v, their output and two of the feed-forward part; the classifier
     assert not [name for name in names if "embedding" in name]
+
+
+@pytest.mark.parametrize("kind", ["head", "hidden"])
+@pytest.mark.parametrize("tokens", [16, 512])
+def test_costs_foretold_are_those_of_the_thinner_encoder(kind, tokens):
+    thin = build("bert", 3, (tokens,), **SIZES | {"positions": 512})
+    found = [group for group in find(thin) if group.kind == kind]
+    costs = Costs.of(thin, example((tokens,)), macs=True)
+    assert costs.total(found, [group.count for group in found]) == macs(thin, (tokens,))
+    foretold = costs.total(found, [group.count // 2 for group in found])
+    for group in found:
+        group.remove(range(group.count // 2))
+    assert macs(thin, (tokens,)) == pytest.approx(foretold, rel=0.01)

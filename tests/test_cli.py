@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.cli import app
-from prunelab.data.datasets import Cifar
-from prunelab.models.catalogue import build
+from prunelab.data.datasets import DATASETS, Cifar
+from prunelab.models.catalogue import MODELS, build
 from prunelab.params import Normalise
+from prunelab.pruning.methods import METHODS
 
 
 @pytest.fixture
@@ -116,7 +117,8 @@ def test_damaged_data_is_refused_even_where_it_could_be_downloaded(workspace, mo
 def test_help_and_list_tell_what_there_is():
     assert "dvc repro" in CliRunner().invoke(app, ["--help"]).stdout
     assert "Example:" in CliRunner().invoke(app, ["check", "--help"]).stdout
-    listing = CliRunner().invoke(app, ["list"]).stdout
-    assert "l1_channel" in listing
-    assert "resnet56" in listing
-    assert "cifar100" in listing
+    listed = [line.split()[0] for line in CliRunner().invoke(app, ["list"]).stdout.splitlines() if line]
+    assert listed == ["method", *METHODS, "model", *MODELS, "dataset", *DATASETS]
+    only = CliRunner().invoke(app, ["list", "models"]).stdout
+    assert "resnet56" in only
+    assert "l1_channel" not in only

@@ -324,6 +324,22 @@ def test_synflow_refuses_what_is_no_sum_of_path_products():
 # --- magnitudes
 
 
+def test_synflow_says_nothing_of_gates():
+    model = build("resnet26_dse", 10, DIGITS_SHAPE)
+    judged = CRITERIA["synflow"](model, evidence_for("resnet26_dse"))
+    gates = {name for name in prunable_weights(model) if ".se." in name or "fc" in name.split(".")[-2]} - {"fc.weight"}
+    assert gates
+    assert prunable_weights(model).keys() - judged.keys() == gates
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])
+def test_grasp_judges_networks_with_hard_activations(name):
+    model = build(name, 10, DIGITS_SHAPE)
+    saliency = CRITERIA["grasp"](model, evidence_for(name))
+    assert saliency.keys() == prunable_weights(model).keys()
+    assert all(score.isfinite().all() for score in saliency.values())
+
+
 def test_lamp_is_the_weights_square_over_that_of_all_no_smaller():
     model = network("mlp")
     for name, score in criteria.lamp(model, evidence_for("mlp")).items():

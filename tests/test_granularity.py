@@ -25,7 +25,8 @@ from prunelab.pruning.granularity import (
     achievable,
     why_not,
 )
-from prunelab.pruning.masks import Masks, Saliency, Scope, choose, removed_share
+from prunelab.pruning.masks import Scope, choose, expected, removed_share
+from prunelab.pruning.selection import Masks, Saliency
 
 UNITS = {name: granularity for name, granularity in GRANULARITIES.items() if not granularity.select}
 WITHIN_GROUPS = {name: granularity for name, granularity in GRANULARITIES.items() if granularity.select}
@@ -121,6 +122,32 @@ def test_of_equal_weights_the_first_go(scope):
             gone = flat.argsort(stable=True)[: round(ratio * len(flat))]
             expected = torch.ones(len(flat), dtype=torch.bool).index_fill(0, gone, False)
             assert torch.equal(torch.cat([kept[name].flatten() for name in group]), expected)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_layers_and_rows_that_compete_by_themselves_keep_something(name):
+    masks = choose(saliencies(), UNITS[name], Scope.LAYERWISE, 0.97, settings())
+    assert all(mask.any() for mask in masks.values())
+    if name == "weight":
+        masks = choose(saliencies(), UNITS[name], Scope.ROWWISE, 0.97, settings())
+        assert all(mask.flatten(1).any(1).all() for mask in masks.values())
+
+
+@pytest.mark.parametrize("name", GRANULARITIES)
+@pytest.mark.parametrize("ratio", [0.21, 0.5, 0.83])
+def test_what_is_expected_to_go_goes(name, ratio):
+    scopes = [Scope.LAYERWISE] if GRANULARITIES[name].select else [Scope.LAYERWISE, Scope.GLOBAL]
+    own = {"wide": 0.4}
+    for scope in scopes + [Scope.ROWWISE] * (name == "weight"):
+        kept = choose(saliencies(CONVS), GRANULARITIES[name], scope, ratio, settings(), own)
+        foretold = expected(CONVS, GRANULARITIES[name], scope, ratio, settings(), own)
+        assert kept.keys() == foretold.keys()
+        gone = {tensor: int((~mask).sum()) for tensor, mask in kept.items()}
+        if scope is Scope.GLOBAL:  # among tensors that compete, only the sum can be known
+            gone, foretold = ({"wide": its["wide"], "": sum(its.values())} for its in (gone, foretold))
+        for tensor, count in gone.items():
+            unit = 30 if name in ("filter", "block") else 9  # edges of blocks are smaller
+            assert count == pytest.approx(foretold[tensor], abs=unit if name != "weight" else 0.51)
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -1,5 +1,7 @@
 """Groups of channels: what they cost, how widths are chosen, and that budgets are met, against the real networks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import DIGITS_SHAPE, prune_spec
@@ -9,7 +11,9 @@ from prunelab.errors import Refused
 from prunelab.measuring.cost import macs, parameters, positions
 from prunelab.models.catalogue import build, example, fixed_layers, prunable_weights
 from prunelab.pruning import channels, groups, penalties
-from prunelab.pruning.methods import prune
+from prunelab.pruning.applying import prune
+from prunelab.pruning.budget import Costs
+from prunelab.pruning.cutting import on_the_way
 
 
 def found_in(name: str, model: nn.Module) -> list[groups.Group]:
@@ -31,7 +35,7 @@ def candidates(name: str, **settings: object) -> list[groups.Candidate]:
 def test_costs_foretold_are_those_of_the_thinner_network(name, what):
     model = build(name, 10, DIGITS_SHAPE)
     found = found_in(name, model)
-    costs = groups.Costs(model, positions(model, example(DIGITS_SHAPE)), macs=what == "macs")
+    costs = Costs(model, positions(model, example(DIGITS_SHAPE)), macs=what == "macs")
     before = costs.total(found, [group.count for group in found])
     widths = [max(1, group.count // 3) for group in found]
     after = costs.total(found, widths)
@@ -56,6 +60,15 @@ def test_a_budget_is_met_within_one_percent(name, method, budget, ratio, trainer
     measure = parameters if budget == "params" else lambda net: macs(net, DIGITS_SHAPE)
     assert 1 - measure(model) / measure(dense) == pytest.approx(ratio, abs=0.0101)
     assert pruned.ratio_achieved == pytest.approx(ratio, abs=0.01)
+
+
+def test_a_budget_of_a_transformer_counts_the_products_of_attention(trainer):
+    model, dense = (build("vit_tiny", 10, (1, 32, 32)) for _ in range(2))
+    spec = prune_spec("l1_channel", 0.3, budget="macs")
+    pruned = prune(model, "vit_tiny", spec, shape=(1, 32, 32), seed=0, trainer=trainer)
+    removed = 1 - macs(model, (1, 32, 32)) / macs(dense, (1, 32, 32))
+    assert removed == pytest.approx(0.3, abs=0.01)
+    assert pruned.ratio_achieved == pytest.approx(removed, abs=1e-6)
 
 
 @pytest.mark.parametrize(("budget", "ratio"), [("params", 0.8), ("macs", 0.5)])
@@ -95,26 +108,78 @@ def test_positions_are_the_pixels_of_every_layer():
     assert places["linear"] == 1
 
 
-def test_ranking_together_keeps_every_floor_and_the_share():
+RANKINGS = {
+    groups.ranked_together: lambda scores: scores,
+    groups.ranked_relatively: lambda scores: scores / scores.mean(),
+}
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_ranking_together_keeps_every_floor_and_the_share(ranking):
     found = candidates("resnet20")
     for ratio in (0.2, 0.5, 0.8):
-        widths = groups.ranked_together(found, ratio, floor=0.15)
+        widths = ranking(found, ratio, floor=0.15)
         full = [candidate.full for candidate in found]
         assert all(width >= 0.15 * count for width, count in zip(widths, full, strict=True))
         assert 1 - sum(widths) / sum(full) == pytest.approx(ratio, abs=0.5 / sum(full))
     assert len({width / count for width, count in zip(widths, full, strict=True)}) > 1
 
 
-def test_ranking_together_drops_the_least_salient_relative_to_their_layers():
-    found = candidates("resnet20")
-    widths = groups.ranked_together(found, 0.4, floor=0.0)
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_ranking_together_drops_the_least_salient_of_all(ranking):
+    found = [replace(c, scores=c.scores + 0.9 * c.scores.mean()) for c in candidates("resnet20")]  # no layer vanishes
+    widths = ranking(found, 0.2, floor=0.0)
     kept, dropped = [], []
     for candidate, width in zip(found, widths, strict=True):
-        relative = candidate.scores / candidate.scores.mean()
+        ranks = RANKINGS[ranking](candidate.scores)
         gone = candidate.drop(width)
-        dropped += relative[gone].tolist()
-        kept += [value for index, value in enumerate(relative.tolist()) if index not in gone]
+        dropped += ranks[gone].tolist()
+        if width > 1:  # the last one stays, whatever its rank
+            kept += [value for index, value in enumerate(ranks.tolist()) if index not in gone]
     assert max(dropped) <= min(kept)
+
+
+def test_rounding_never_undercuts_the_floor():
+    found = candidates("resnet20", round_to=4)
+    for ranking in RANKINGS:
+        widths = ranking(found, 0.9, 0.3)
+        assert all(width >= 0.3 * c.full and width % 4 == 0 for c, width in zip(found, widths, strict=True))
+
+
+def test_layers_narrower_than_the_rounding_keep_their_width_and_the_others_are_pruned(trainer):
+    model, dense = (build("resnet26_dse", 10, DIGITS_SHAPE) for _ in range(2))
+    spec = prune_spec("l1_channel", 0.5, round_to=8)
+    prune(model, "resnet26_dse", spec, shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    widths, full = ({name: weight.shape[0] for name, weight in prunable_weights(net).items()} for net in (model, dense))
+    assert min(full.values()) < 8
+    assert all(widths[name] == count for name, count in full.items() if count < 8)
+    assert sum(widths.values()) < 0.6 * sum(full.values())
+    with pytest.raises(Refused, match="widest layer"):
+        prune(
+            dense, "resnet26_dse", prune_spec("l1_channel", 0.5, round_to=4096),
+            shape=DIGITS_SHAPE, seed=0, trainer=trainer,
+        )  # fmt: skip
+
+
+def test_a_pattern_names_a_layer_and_all_within_it_and_must_name_something(trainer):
+    model = build("resnet20", 10, DIGITS_SHAPE)
+    spec = prune_spec("l1_unstructured", 0.5, protect=["layer1"])
+    prune(model, "resnet20", spec, shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    assert all(weight.all() for name, weight in prunable_weights(model).items() if name.startswith("layer1."))
+    for changes in ({"protect": ["layer9"]}, {"layer_ratios": {"layer9": 0.5}}):
+        with pytest.raises(Refused, match=r"'layer9' matches no layer"):
+            prune(
+                model, "resnet20", prune_spec("l1_channel", 0.5, **changes), shape=DIGITS_SHAPE, seed=0, trainer=trainer
+            )
+
+
+def test_an_own_ratio_goes_as_fast_as_the_others_and_arrives():
+    assert on_the_way(0.7, 0.5, final=0.5) == 0.7
+    assert on_the_way(0.0, 0.3, final=0.5) == 0
+    assert on_the_way(0.5, 0.3, final=0.5) == pytest.approx(0.3)  # a ratio like the others' stays like theirs
+    steps = [on_the_way(0.7, ratio, final=0.5) for ratio in (0.0, 0.1, 0.3, 0.4)]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
 
 
 def test_layers_with_a_ratio_of_their_own_get_it_and_protected_ones_stay_whole():

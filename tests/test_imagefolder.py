@@ -94,8 +94,22 @@ def test_a_test_folder_without_classes_is_not_used(tmp_path):
     assert "val" in Path(published.test.paths[0]).parts
 
 
+def test_a_flat_test_folder_beside_train_alone_is_not_used_either(tmp_path):
+    write_image_folder(tmp_path / "train", {"cat": 4, "dog": 4})
+    write_image_folder(tmp_path, {"test": 3})
+    published = folder_of(tmp_path).read()
+    assert (published.test, len(published.train)) == (None, 8)
+
+
+def test_classes_too_small_for_the_splits_are_named(tmp_path):
+    write_image_folder(tmp_path, {"cat": 9, "dog": 2, "emu": 1})
+    (line,) = problems(folder_of(tmp_path))
+    assert "2 of 3 classes" in line
+    assert "dog (2), emu (1)" in line
+
+
 def test_classes_may_be_named_train_and_test(tmp_path):
-    write_image_folder(tmp_path, {"train": 3, "test": 4, "bus": 2})
+    write_image_folder(tmp_path, {"train": 3, "test": 4, "bus": 3})
     assert folder_of(tmp_path).read().class_names == ["bus", "test", "train"]
 
 
@@ -182,6 +196,10 @@ def test_images_of_two_sizes_are_refused_by_name_unless_resized(tmp_path):
         ({"cat": 3, "dog": 0, "emu": 0}, ["without images in train: dog, emu"]),
         ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/emu": 2}, ["dog (train alone)", "emu (val alone)"]),
         ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/dog": 0}, ["without images in val: dog"]),
+        ({"Train/cat": 3, "Train/dog": 3, "Test/cat": 3}, ["Test, Train", "look like official splits"]),
+        ({"train": 5, "test": 5}, ["test, train", "look like official splits"]),
+        ({"train/cat": 3, "train/dog": 3, "extra": 3}, ["train", "look like official splits"]),
+        ({"val/cat": 3, "val/dog": 3, "test/cat": 3}, ["test, val", "look like official splits"]),
     ],
 )  # fmt: skip
 def test_folders_that_make_no_classes_are_refused(tmp_path, layout, named):

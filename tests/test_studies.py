@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from prunelab.cli import app
 from prunelab.data.datasets import DATASETS
 from prunelab.errors import Refused
-from prunelab.models.catalogue import MODELS
-from prunelab.params import read_params
+from prunelab.models.catalogue import MODELS, build
+from prunelab.params import Params, read_params
+from prunelab.pruning.applying import unreachable
 from prunelab.pruning.methods import METHODS
 from prunelab.studies import tables
 from prunelab.studies.experiments import chain, code_of, experiment_name, git
@@ -70,11 +71,11 @@ def test_every_shipped_study_means_valid_parameters(name, quick):
     study = load_study(name, PROJECT / "studies")
     settings = resolve(study, SHIPPED, quick=quick, overrides={})
     assert settings
-    names = {experiment_name(name, label, PIPELINE.used(params)) for label, params in settings.items()}
+    names = {experiment_name(name, label, PIPELINE.used(params), {}) for label, params in settings.items()}
     assert len(names) == len(settings)
     for params in settings.values():
         if quick:
-            assert max(params["train"]["epochs"], params["finetune"]["epochs"], params["prune"]["iterations"]) <= 4
+            assert max(params["train"]["epochs"], params["finetune"]["epochs"], params["prune"]["iterations"]) <= 5
             assert len(params["seeds"]) == 1
 
 
@@ -86,6 +87,29 @@ def test_every_shipped_study_names_what_there_is(name):
             assert params["method"] in METHODS
             assert params["model"] in MODELS
             assert params["dataset"] in DATASETS
+
+
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_every_setting_of_every_shipped_study_can_be_met(name, quick):
+    specs: dict[tuple, list] = {}
+    for values in resolve(load_study(name, PROJECT / "studies"), SHIPPED, quick=quick, overrides={}).values():
+        params = Params.model_validate(values)
+        if params.dataset == "text_tsv":
+            continue  # its network's sizes are those of the weights
+        side = (params.data.resize,) * 2 if params.data.resize else SHAPES[params.dataset][1:]
+        key = params.model, CLASSES[params.dataset], (SHAPES[params.dataset][0], *side)
+        specs.setdefault(key, []).append((params.spec(params.method, params.ratio), params.train))
+    for (model, classes, shape), wanted in specs.items():
+        network = build(model, classes, shape)
+        for train in {train.model_dump_json(): train for _, train in wanted}.values():
+            mine = [spec for spec, its in wanted if its == train]
+            assert not unreachable(network, model, mine, shape=shape, train=train)
 
 
 def test_a_control_belongs_to_every_comparison_of_ours():
@@ -215,11 +239,12 @@ def test_the_chain_holds_what_the_focus_rests_on_and_nothing_of_the_grid():
 
 def test_names_follow_the_parameters_that_are_used():
     params = read_params(SHIPPED)
-    name = experiment_name("study", "one", PIPELINE.used(params))
+    name = experiment_name("study", "one", PIPELINE.used(params), {})
     assert name.startswith("study-one-")
-    assert experiment_name("study", "one", PIPELINE.used(params | {"grid": {}})) == name
+    assert experiment_name("study", "one", PIPELINE.used(params | {"grid": {}}), {}) == name
     for change in ({"ratio": 0.25}, {"seeds": [7]}, {"finetune": params["finetune"] | {"epochs": 99}}):
-        assert experiment_name("study", "one", PIPELINE.used(params | change)) != name
+        assert experiment_name("study", "one", PIPELINE.used(params | change), {}) != name
+    assert experiment_name("study", "one", PIPELINE.used(params), {"weights": "other bytes"}) != name
 
 
 def test_published_measures_mean_the_same_in_our_metrics():
@@ -314,7 +339,7 @@ class Repository:
         noted = {"device": "a test", "metrics_sha256": told if environment else "other"}
         (self.folder / "metrics/environment/focus.json").write_text(json.dumps(noted))
         made = self.commit("An experiment")
-        name = experiment_name("tiny", label, PIPELINE.used(params))
+        name = experiment_name("tiny", label, PIPELINE.used(params), {})
         git(self.folder, "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", made)
         git(self.folder, "reset", "--quiet", "--hard", baseline)
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
 from prunelab.checks import find_problems
-from prunelab.data.batches import Augmentation
+from prunelab.data.augment import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Dataset, Source
 from prunelab.data.splits import split_off
@@ -91,7 +91,7 @@ def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
             ["2 rows have another number of fields than the 2 of the header: line 2 (1)"],
         ),
         (b"label\ttext\nx\tone\ny\tcaf\xe9\n", ["line 3: byte 0xe9 at 22 is not UTF-8"]),
-        (b"label\tsentence\nx\tone\n", ["data.text_column", "no column 'text'; its columns: label, sentence"]),
+        (b"label\tsentence\nx\tone\n", ["data.text_column", "no column 'text'; its columns: 'label', 'sentence'"]),
         (b"text\ttext\tlabel\nx\tone\ty\n", ["more than one column 'text'"]),
         (b"label\ttext\nx\tone\nx\ttwo\n", ["has one label, {'x'}; 2 are needed"]),
         (b"label\ttext\n", ["has no rows below a header"]),

@@ -1,6 +1,7 @@
 """Everything that can be found wrong with params.yaml and the files it names, before any work starts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from prunelab.models.catalogue import MODELS, build, skeleton
 from prunelab.models.frozen import freeze
 from prunelab.models.weights import load_weights, weights_file
 from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
-from prunelab.pruning.methods import METHODS, unreachable
+from prunelab.pruning.applying import unreachable
+from prunelab.pruning.methods import METHODS
 from prunelab.registry import pick
 from prunelab.runtime import configure
 
 RAW = Path("data/raw")
 BASE = Path("models/base/final")
+Check = Callable[[Params, Path, Path], None]
 
 
-def find_problems(path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE) -> list[str]:
-    """One line per problem, all of them; an empty list means that a run can start."""
+def find_problems(
+    path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE, *, checks: Sequence[Check] | None = None
+) -> list[str]:
+    """One line per problem, all of them (or of some `checks`); an empty list means that a run can start."""
     try:
         content = read_params(path)
     except Refused as refused:
@@ -37,7 +42,7 @@ def find_problems(path: Path = PARAMS_FILE, raw: Path = RAW, base: Path = BASE) 
     sound = valid_parts(content)
     known = sound.get("dataset") in DATASETS and sound.get("model") in MODELS
     for check, needs in CHECKS.items():
-        if known and needs <= sound.keys():
+        if known and needs <= sound.keys() and (checks is None or check in checks):
             refusals = _refusals(check, Params.model_construct(**sound), raw, base)
             # Several checks ask the data set for its classes, and hear the same.
             problems += [line for line in refusals if line not in problems]
@@ -94,9 +99,8 @@ def _facts(params: Params, raw: Path) -> Facts:
 def _data(params: Params, raw: Path, base: Path) -> None:
     dataset = DATASETS[params.dataset](_source(params, raw))
     missing = dataset.missing()
-    if known := _prepared(params, raw):
-        # DVC tracks the name of the source, not its content: what changed under its name would go unnoticed.
-        if not missing and known.get("digest") != dataset.digest():
+    if _prepared(params, raw):
+        if data_changed(params, raw):
             raise Refused(
                 f"data.source: {params.data.source} has changed since it was prepared; run `dvc repro -f prepare`"
             )
@@ -104,6 +108,12 @@ def _data(params: Params, raw: Path, base: Path) -> None:
     unreachable = missing and not dataset.reachable()
     if problems := dataset.damaged() + (missing if unreachable else []):
         raise Refused(problems)
+
+
+def data_changed(params: Params, raw: Path = RAW) -> bool:
+    """Whether what is prepared is not what lies in the source now: DVC tracks the name of the source alone."""
+    dataset, known = DATASETS[params.dataset](_source(params, raw)), _prepared(params, raw)
+    return bool(known and not dataset.missing() and known.get("digest") != dataset.digest())
 
 
 def _normalise(params: Params, raw: Path, base: Path) -> None:
@@ -135,23 +145,38 @@ def _freeze(params: Params, raw: Path, base: Path) -> None:
     freeze(skeleton(params.model, facts.classes, facts.shape, **options), params.train.freeze)
 
 
-def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
-    """DVC tracks the name of the weights file, not its content: a file replaced under its name would go unnoticed."""
+def weights_changed(params: Params, base: Path = BASE) -> bool:
+    """Whether the networks in `base` began with other weights than those in the file now: DVC tracks its name alone."""
     trained = seed_file(base, params.seeds[0])
     if params.weights == imagenet.IMAGENET or not trained.exists():  # torchvision's have their hash in their name
-        return
+        return False
     if (path := weights_file(params.weights, params.model)) is None:
-        return
+        return False
     try:
         known = load_network(trained).card.imported
     except Refused:
-        return  # DVC sees for itself that this is not what it stored
-    if known and known[0] == params.weights and known[1] != sha256(path):
+        return False  # DVC sees for itself that this is not what it stored
+    return bool(known and known[0] == params.weights and known[1] != sha256(path))
+
+
+def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
+    if weights_changed(params, base):
         raise Refused(f"weights: {params.weights} has changed since {base} was trained; run `dvc repro -f train_base`")
 
 
-def _reachable(params: Params, raw: Path, base: Path) -> None:
-    model, shape = _network(params, raw), _facts(params, raw).shape
+def contents(params: Params, raw: Path = RAW) -> dict[str, str | None]:
+    """Hashes of what the user's own names stand for: the data source, the file of weights."""
+    named = {}
+    if params.data.source is not None:
+        named["data.source"] = DATASETS[params.dataset](_source(params, raw)).digest()
+    if params.weights != imagenet.IMAGENET and (path := weights_file(params.weights, params.model)):
+        named["weights"] = sha256(path)
+    return named
+
+
+def reachable(params: Params, raw: Path, base: Path) -> None:
+    shape = _facts(params, raw).shape
+    model = _traced(params.model, _facts(params, raw), params.weights)
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
     specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]
@@ -159,12 +184,18 @@ def _reachable(params: Params, raw: Path, base: Path) -> None:
         raise Refused(problems)
 
 
-CHECKS = {
+@lru_cache(maxsize=1)
+def _traced(name: str, facts: Facts, weights: str) -> nn.Module:
+    """The network to plan on; kept, since the settings of a study mostly share it."""
+    return build(name, facts.classes, facts.shape, **MODELS[name].options(weights))
+
+
+CHECKS: dict[Check, set[str]] = {
     _runtime: {"runtime"},
     _data: {"dataset", "data", "weights"},
     _normalise: {"dataset", "data", "weights"},
     _weights: {"dataset", "data", "model", "weights"},
     _freeze: {"dataset", "data", "model", "weights", "train"},
     _unchanged_weights: {"model", "weights", "seeds"},
-    _reachable: {"dataset", "data", "weights", "model", "grid", "method", "ratio", "budget", "prune", "train"},
+    reachable: {"dataset", "data", "weights", "model", "grid", "method", "ratio", "budget", "prune", "train"},
 }

@@ -1,6 +1,9 @@
 """The `prunelab` command: what is not a stage."""
 
 import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
@@ -15,6 +18,12 @@ app = typer.Typer(
 )
 
 app.add_typer(studies, name="study")
+
+
+class Kind(StrEnum):
+    methods = "methods"
+    models = "models"
+    datasets = "datasets"
 
 
 @app.callback()
@@ -41,14 +50,24 @@ def check() -> None:
 
 
 @app.command("list")
-def list_names() -> None:
+def list_names(
+    what: Annotated[Kind | None, typer.Argument(help="only these", show_default=False)] = None,
+) -> None:
     """List the methods, models and data sets there are.
 
-    Example: dvc exp run -S method=l2_channel -S ratio=0.7
-    """
-    from prunelab.data.datasets import DATASETS
-    from prunelab.models.catalogue import MODELS
-    from prunelab.pruning.methods import METHODS
+    A method's line says what it judges by, what goes at once, among what, and when; after it, with which weights and by
+    which recipe training goes on, unless with its own by the fine-tuning recipe.
 
-    for kind, table in (("methods", METHODS), ("models", MODELS), ("datasets", DATASETS)):
-        print(f"{kind}: {', '.join(table)}")
+    Example: prunelab list methods | grep channel; dvc exp run -S method=taylor_channel_global
+    """
+    from prunelab.listing import datasets, methods, models
+
+    tables = {Kind.methods: methods, Kind.models: models, Kind.datasets: datasets}
+    print("\n\n".join(_aligned(table()) for kind, table in tables.items() if what in (kind, None)))
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

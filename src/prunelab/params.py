@@ -22,6 +22,12 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def _none_or_several(count: int) -> int:
+    if count == 1:
+        raise ValueError("1 is too few; valid: 0 (not at all), or 2 and more")
+    return count
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # An integer 0 stays an integer: DVC names the cell after what is written, and so must `Grid.cells`.
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
@@ -50,8 +56,10 @@ class Prune(Section):
     block_rows: Count  # block sparsity: output channels ...
     block_columns: Count  # ... by input weights
     patterns: Count  # pattern sparsity: so many patterns in the set that kernels choose from
-    samples: Count  # training examples shown to the criteria that look at data
-    recalibrate: Annotated[int, Field(ge=0)]  # training examples by which norms are measured anew; 0: not at all
+    # A norm has nothing to measure in a batch of one example.
+    samples: Annotated[int, Field(ge=2)]  # training examples shown to the criteria that look at data
+    # Training examples by which norms are measured anew; 0: not at all.
+    recalibrate: Annotated[int, Field(ge=0), AfterValidator(_none_or_several)]
     iterations: Count  # rounds of iterative methods
     epochs: Annotated[int, Field(ge=0, le=1_000_000)]  # of training within a method's schedule; iterative: per round
     penalty: Annotated[float, Field(ge=0)]  # strength of the regulariser of sparse training
@@ -113,7 +121,7 @@ class Recipe(Section):
     """How to train. The learning rate is `learning_rate` times the schedule's factor, set at every step."""
 
     epochs: Annotated[int, Field(ge=0, le=1_000_000)]
-    batch_size: Annotated[int, Field(ge=2)]  # batch norm has nothing to normalise in a batch of one
+    batch_size: Annotated[int, Field(ge=3)]  # of 3 or more, no batch has one example, which norms cannot bear
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Fraction  # SGD's momentum, Adam's beta1
@@ -151,7 +159,7 @@ class Finetune(Recipe):
     """`distill` is the weight, 0 to 1, of the dense network's softened outputs in the loss (Hinton et al. 2015)."""
 
     distill: Annotated[float, Field(ge=0, le=1)]
-    temperature: Annotated[float, Field(gt=0)]  # by which logits are divided before they are compared
+    temperature: Annotated[float, Field(ge=0.01)]  # by which logits are divided before they are compared
 
 
 class Evaluate(Section):

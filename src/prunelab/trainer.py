@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from prunelab.models.frozen import frozen
 from prunelab.params import Recipe, Train
 from prunelab.training import Fitted, Guide, Store, Task, Teacher, fit
 
@@ -36,7 +37,8 @@ class SeedTrainer:
 
     def refit(self, model: nn.Module, name: str, guide: Guide) -> Fitted:
         first_epoch = min(self.train.rewind_epoch, self.train.epochs)
-        return self._fit(model, name, guide, self.train, first_epoch=first_epoch, teacher=None)
+        with frozen(model, self.train.freeze):
+            return self._fit(model, name, guide, self.train, first_epoch=first_epoch, teacher=None)
 
     def _fit(
         self, model: nn.Module, name: str, guide: Guide, recipe: Recipe, *, first_epoch: int, teacher: Teacher | None

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunelab.data.batches import Augmentation, Batches
+from prunelab.data.augment import Augmentation
+from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.models.frozen import train_mode
 from prunelab.optimisers import optimiser, rate_factor
-from prunelab.params import Finetune, Normalise, Recipe
+from prunelab.params import Normalise, Recipe
 from prunelab.progress import Progress, Tally
 from prunelab.runtime import Execution, seed_for
 
@@ -99,17 +100,9 @@ class AfterStep(Guide):
 class Teacher:
     """A network whose softened outputs make up `weight`, 0 to 1, of the loss (Hinton et al. 2015)."""
 
-    model: nn.Module
+    model: nn.Module  # in evaluation mode, where the student is
     weight: float
     temperature: float
-
-    @classmethod
-    def of(cls, model: nn.Module, finetune: Finetune, execution: Execution) -> "Teacher | None":
-        """The teacher that a recipe asks for, if it asks for one."""
-        if not finetune.distill:
-            return None
-        execution.place(model).eval().requires_grad_(False)
-        return cls(model, finetune.distill, finetune.temperature)
 
     def loss(self, logits: Tensor, inputs: Tensor, task: "Task", own: Tensor) -> Tensor:
         """`own`, the loss against the labels, and the divergence from the teacher, weighted.

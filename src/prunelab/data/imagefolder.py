@@ -12,12 +12,12 @@ import numpy as np
 
 from prunelab.data.images import decode, size_of
 from prunelab.data.protocol import Facts, Raw, Shape, Source
-from prunelab.data.splits import chunk_rows
+from prunelab.data.splits import NAMED, chunk_rows, too_few
 from prunelab.errors import Refused
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 VALIDATION = ("val", "validation", "valid")
-NAMED = 5  # so many offenders are named; the rest is counted
+SPLITS = {"train", *VALIDATION, "test"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ImageFolder:
         root, digest = self._folder, hashlib.sha256()
         paths = [path for tree in self._trees.values() for paths in tree.images.values() for path in paths]
         for name, path in sorted((os.path.relpath(path, root), path) for path in paths):
-            digest.update(os.fsencode(name) + b"\0%d\n" % os.stat(path).st_size)  # noqa: PTH116 (a million of them)
+            digest.update(os.fsencode(name) + b"\0%d\n" % os.lstat(path).st_size)  # a link may lead nowhere
         return digest.hexdigest()
 
     def read(self) -> Raw:
@@ -147,6 +147,8 @@ class ImageFolder:
 
     @cached_property
     def _structure(self) -> list[str]:
+        if unclear := _unclear(self._folder):
+            return [unclear]
         classes, problems = set(self._class_names), []
         if len(classes) < 2:
             found = f"only the class folder {next(iter(classes))}" if classes else "no class folders"
@@ -158,27 +160,28 @@ class ImageFolder:
             if differing := sorted(classes ^ set(tree.images)):
                 told = [f"{label} ({'train' if label in classes else name} alone)" for label in differing]
                 problems.append(f"data.source: the classes of {self._root} differ in train and {name}: {_first(told)}")
-        return problems
+        counts = {label: len(images) for label, images in self._trees["train"].images.items()}
+        return problems or too_few(counts, needed=4 - len(self._trees))
 
     @cached_property
     def _sizes(self) -> tuple[tuple[int, int], list[str]]:
         """The (width, height) of all images, and the problem, if any; with `resize` they may be of any size."""
         first: tuple[tuple[int, int], str] | None = None
+        unread = []
         if self._resize:
             return (self._resize, self._resize), []
         for tree in self._trees.values():
             for path in (path for paths in tree.images.values() for path in paths):
                 size = size_of(path)
                 if size is None:
-                    continue  # named among those that cannot be decoded
-                if first is None:
+                    unread.append(path)
+                elif first is None:
                     first = size, path
                 elif size != first[0]:
                     sizes = [f"{width}x{height} ({path})" for (width, height), path in (first, (size, path))]
                     return size, [f"data.resize is null, but images differ in size: {' and '.join(sizes)}; set a size"]
-        if first is None:
-            return (0, 0), [f"data.source: none of the images of {self._root} can be read"]
-        return first[0], []
+        problems = [f"data.source: {len(unread)} images cannot be read: {_first(unread)}"] if unread else []
+        return first[0] if first else (0, 0), problems
 
 
 def _official(root: Path) -> dict[str, Path]:
@@ -188,7 +191,20 @@ def _official(root: Path) -> dict[str, Path]:
     named = {"train": root / "train", "val": root / validation, "test": root / "test"}
     # A folder of images without classes, as ImageNet's test has it, tells nothing: those files are not used.
     found = {name: folder for name, folder in named.items() if folder.name in folders and _subfolders(folder)}
-    return found if "train" in found and (len(found) > 1 or folders == {"train"}) else {"train": root}
+    return found if "train" in found and (len(found) > 1 or folders <= SPLITS) else {"train": root}
+
+
+def _unclear(root: Path) -> str | None:
+    """What is wrong if folders look like official splits and cannot be read as such; a class may be called train."""
+    folders = [folder.name for folder in _subfolders(root)]
+    alike = [name for name in folders if name.lower() in SPLITS]
+    splits = (alike == folders and len(alike) > 1) or any(_subfolders(root / name) for name in alike)
+    if not splits or _official(root) != {"train": root}:
+        return None
+    return (
+        f"data.source: {', '.join(alike)} in {root} look like official splits, but these are train, val and test, in "
+        "small letters, train among them, with class folders in each; give that, or a folder of class folders alone"
+    )
 
 
 def _subfolders(folder: Path) -> list[Path]:

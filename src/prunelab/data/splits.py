@@ -1,7 +1,7 @@
 """Stratified splits. The test split is chosen before anything else and by nothing but the split seed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 from prunelab.data.protocol import Part, Raw, Shape
 
 CHUNK_BYTES = 64 * 2**20
+NAMED = 5  # so many offenders are named; the rest is counted
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 
@@ -82,6 +83,18 @@ def split_off(part: AnyPart, fraction: float, seed: int) -> tuple[AnyPart, AnyPa
         if missing := set(np.unique(part.labels).tolist()) - set(np.unique(part.labels[half]).tolist()):
             raise Refused(f"splitting off {fraction:g} of {len(part)} examples leaves a part without classes {missing}")
     return part.at(np.sort(rest)), part.at(np.sort(taken))
+
+
+def too_few(counts: Mapping[str, int], needed: int) -> list[str]:
+    """One line that names the classes with less than one example for each of the `needed` splits; none if all have."""
+    small = [f"{name} ({count})" for name, count in counts.items() if count < needed]
+    if not small:
+        return []
+    more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+    return [
+        f"data.source: {len(small)} of {len(counts)} classes have less than the {needed} examples that {needed} splits "
+        f"need: {', '.join(small[:NAMED])}{more}"
+    ]
 
 
 def channel_moments(images: np.ndarray) -> tuple[list[float], list[float]]:

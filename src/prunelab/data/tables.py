@@ -22,6 +22,9 @@ def read_table(path: Path, *, text_column: str, label_column: str) -> Table:
     Raises:
         Refused: naming the lines that are not UTF-8, lack a field, or have no text or label; or the columns found.
     """
+    if text_column == label_column:
+        raise Refused(f"data.text_column and data.label_column are both {text_column!r}; they must be two columns")
+    csv.field_size_limit(2**31 - 1)  # a text may be a book
     rows = csv.reader(
         StringIO(_decoded(path), newline=""),
         delimiter="\t" if path.suffix == ".tsv" else ",",
@@ -59,7 +62,8 @@ def _keys(text_column: str, label_column: str) -> list[tuple[str, str]]:
 def _column(path: Path, header: list[str], key: str, name: str) -> int:
     if header.count(name) != 1:
         what = "no column" if name not in header else "more than one column"
-        raise Refused(f"{key}: {path} has {what} {name!r}; its columns: {', '.join(header)}")
+        hint = "; fields of a .tsv are separated by tabs" if path.suffix == ".tsv" and len(header) == 1 else ""
+        raise Refused(f"{key}: {path} has {what} {name!r}; its columns: {', '.join(map(repr, header))}{hint}")
     return header.index(name)
 
 

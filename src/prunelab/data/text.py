@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prunelab.data.protocol import Facts, Raw, Source
-from prunelab.data.splits import Split
+from prunelab.data.splits import Split, too_few
 from prunelab.data.tables import Table, read_table
 from prunelab.errors import Refused
 
@@ -32,7 +33,7 @@ class TextTable:
         if path is None:
             return [f"data.source: null; text_tsv needs {VALID}"]
         try:
-            found = _files(Path(path))
+            found = _files(Path(path).expanduser())
         except Refused as refused:
             return refused.problems
         if not found:
@@ -43,10 +44,11 @@ class TextTable:
         if self.missing():
             return []
         try:
-            self._class_names  # noqa: B018 (reads all that there is to read)
+            names = self._class_names
         except Refused as refused:
             return refused.problems
-        return []
+        counts = Counter(self._tables["train"].labels)
+        return too_few({name: counts[name] for name in names}, needed=4 - len(self._tables))
 
     def reachable(self) -> bool:
         return False
@@ -96,7 +98,7 @@ class TextTable:
     def _paths(self) -> dict[str, Path]:
         if missing := self.missing():
             raise Refused(missing)
-        return _files(Path(self._source.path or ""))
+        return _files(Path(self._source.path or "").expanduser())
 
     @cached_property
     def _tables(self) -> dict[str, Table]:
@@ -129,7 +131,7 @@ class TextTable:
         if problems:
             raise Refused(problems)
         try:
-            return sorted(labels["train"], key=int)
+            return sorted(labels["train"], key=lambda label: (int(label), label))  # 1 and 01 are two labels
         except ValueError:
             return sorted(labels["train"])
 

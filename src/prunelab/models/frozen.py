@@ -1,6 +1,7 @@
 """Layers that keep their weights while the rest of a network is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
@@ -19,7 +20,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         Refused: if a pattern matches nothing, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
-    frozen = {pattern: [name for name in parameters if _within(name, pattern)] for pattern in patterns}
+    frozen = {pattern: [name for name in parameters if within(name, pattern)] for pattern in patterns}
     parts = ", ".join(name for name, _ in model.named_children())
     problems = [
         f"train.freeze: {pattern!r} matches no layer with weights; valid: names of layers, with wildcards, in {parts}"
@@ -35,6 +36,16 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         parameters[name].requires_grad_(False)
 
 
+@contextmanager
+def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
+    """Freeze for a while; afterwards everything may be trained again."""
+    freeze(model, patterns)
+    try:
+        yield
+    finally:
+        model.requires_grad_(True)
+
+
 def train_mode(model: nn.Module) -> None:
     """Put a network into training mode, but for batch norms that are frozen: their running statistics stay too."""
     model.train()
@@ -43,6 +54,6 @@ def train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def _within(name: str, pattern: str) -> bool:
+def within(name: str, pattern: str) -> bool:
     """Whether a pattern matches a dotted name or one of the layers it lies in."""
     return any(fnmatchcase(prefix, pattern) for prefix in accumulate(name.split("."), "{}.{}".format))

@@ -31,6 +31,8 @@ def vit(classes: int, shape: tuple[int, int, int], *, layers: int, heads: int, w
         model.conv_proj = nn.Conv2d(channels, width, patch, stride=patch)
         nn.init.trunc_normal_(model.conv_proj.weight, std=(channels * patch**2) ** -0.5)
         nn.init.zeros_(model.conv_proj.bias)
+    # torchvision's head begins at zero, which lets no gradient through to what methods at initialisation judge.
+    nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
     return model
 
 

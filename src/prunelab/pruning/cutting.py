@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import log1p
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from prunelab.pruning.granularity import Masks, Saliency
 from prunelab.pruning.groups import Width
 from prunelab.pruning.penalties import Doomed
+from prunelab.pruning.selection import Masks, Saliency
 
 MISS = 0.01  # of the dense network's cost: how far from its budget a cut may end
+
+
+def on_the_way(own: float, ratio: float, final: float) -> float:
+    """A layer's own ratio at a cut by `ratio` of a schedule that ends at `final`: as far on its way as the others."""
+    return own if ratio >= final else 1 - (1 - own) ** (log1p(-ratio) / log1p(-final))
 
 
 @dataclass

@@ -1,18 +1,19 @@
 """Cut a network by removing units of its groups (channels, heads, hidden units) for real."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.errors import Refused
-from prunelab.measuring.cost import positions
 from prunelab.params import PruneSpec
 from prunelab.pruning import channels, groups
-from prunelab.pruning.cutting import MISS, Pruned
-from prunelab.pruning.granularity import Saliency
+from prunelab.pruning.budget import Costs, solve
+from prunelab.pruning.cutting import MISS, Pruned, on_the_way
 from prunelab.pruning.groups import Group, Width
 from prunelab.pruning.penalties import Doomed
+from prunelab.pruning.selection import Saliency
 
 
 class GroupCutter:
@@ -35,16 +36,16 @@ class GroupCutter:
         self._dense = self._costs().total(self._groups, list(self.full.values())) if spec.budget != "native" else 0
         self._history: list[list[list[int]]] = []
 
-    def _costs(self) -> groups.Costs:
-        return groups.Costs(self._model, positions(self._model, self._example), macs=self._spec.budget == "macs")
+    def _costs(self) -> Costs:
+        return Costs.of(self._model, self._example, macs=self._spec.budget == "macs")
 
     def plan(self, saliency: Saliency, ratio: float) -> tuple[list[groups.Candidate], list[int]]:
         """The groups that may lose units, and the widths they get; nothing is touched."""
-        found = groups.candidates(self._groups, saliency, self._spec, self.full)
+        found = groups.candidates(self._groups, saliency, self._spec, self.full, partial(self._on_the_way, ratio))
         if self._spec.budget == "native" or ratio == 0:
             return found, self._scope(found, ratio, self._spec.floor)
         costs, members = self._costs(), [candidate.group for candidate in found]
-        return found, groups.solve(
+        return found, solve(
             found,
             self._scope,
             self._spec.floor,
@@ -52,9 +53,14 @@ class GroupCutter:
             target=1 - ratio,
         )
 
-    def refuse(self, found: Sequence[groups.Candidate], widths: Sequence[int], ratio: float) -> None:
-        """Raise Refused if widths miss the ratio by more than rounding explains."""
-        if problem := self._why_not(found, widths, ratio):
+    def _on_the_way(self, ratio: float, own: float) -> float:
+        return on_the_way(own, ratio, self._spec.ratio)
+
+    def refuse(
+        self, found: Sequence[groups.Candidate], widths: Sequence[int], ratio: float, *, exactly: bool = True
+    ) -> None:
+        """Raise Refused if widths miss the ratio by more than rounding explains; `exactly`: also if more would go."""
+        if problem := self._why_not(found, widths, ratio, exactly):
             raise Refused(f"{self._spec.method} at ratio {ratio} {problem}")
 
     def cut(self, saliency: Saliency, ratio: float) -> Pruned:
@@ -100,13 +106,14 @@ class GroupCutter:
     def _removed(self, found: Sequence[groups.Candidate], widths: Sequence[int]) -> float:
         """The share removed of what the budget names, since the dense network."""
         if self._spec.budget != "native":
-            left = groups.Costs(self._model, positions(self._model, self._example), macs=self._spec.budget == "macs")
-            current = [group.count for group in self._groups]
-            return 1 - left.total(self._groups, current) / self._dense
+            left = self._costs().total(self._groups, [group.count for group in self._groups])
+            return 1 - left / self._dense
         free = [(c.full, width) for c, width in zip(found, widths, strict=True) if c.own is None]
         return 1 - sum(width for _, width in free) / max(1, sum(full for full, _ in free))
 
-    def _why_not(self, found: Sequence[groups.Candidate], widths: Sequence[int], ratio: float) -> str | None:
+    def _why_not(
+        self, found: Sequence[groups.Candidate], widths: Sequence[int], ratio: float, exactly: bool
+    ) -> str | None:
         if not found:
             return "cannot apply: there is nothing to remove"
         if ratio == 0:
@@ -114,16 +121,16 @@ class GroupCutter:
         free = [(c, width) for c, width in zip(found, widths, strict=True) if c.own is None]
         if not free:
             return "cannot apply: prune.protect and prune.layer_ratios leave no layer to it"
-        narrowest = min((c for c, _ in free), key=lambda c: c.full)
-        if narrowest.round_to > narrowest.full:
+        widest = max((c for c, _ in free), key=lambda c: c.full)
+        if widest.round_to > widest.full:  # narrower layers keep their width; if all do so, nothing goes
             return (
-                f"cannot be met: prune.round_to = {self._spec.round_to} is more than the {narrowest.full} channels of "
-                f"{narrowest.group.name}, which could then lose none; valid: 1 to that number"
+                f"cannot be met: prune.round_to = {self._spec.round_to} is more than the {widest.full} channels of "
+                f"{widest.group.name}, the widest layer, so nothing could go; valid: 1 to that number"
             )
         if self._spec.budget != "native":
             costs = self._costs()
             achieved = 1 - costs.total([c.group for c in found], widths) / self._dense
-            if abs(achieved - ratio) <= MISS:
+            if abs(achieved - ratio) <= MISS or (achieved > ratio and not exactly):
                 return None
             return (
                 f"of {self._spec.budget} cannot be met: the nearest that can be removed is {achieved:.4f} (every layer "
@@ -131,7 +138,8 @@ class GroupCutter:
             )
         total = sum(c.full for c, _ in free)
         removed = 1 - sum(width for _, width in free) / total
-        allowed = sum(c.round_to for c, _ in free) / 2 / total  # half a step of rounding in every layer
+        # Half a step of rounding in every layer; all of one that is narrower than a step.
+        allowed = sum(c.round_to / 2 if c.round_to <= c.full else c.full for c, _ in free) / total
         if removed > 0 and abs(removed - ratio) <= allowed + 1e-9:
             return None
         worst, kept = max(free, key=lambda pair: abs(pair[1] / pair[0].full - (1 - ratio)))

@@ -1,14 +1,15 @@
-"""Groups of layers that lose units (channels, heads, hidden units) together: rank, choose and cost them."""
+"""Groups of layers that lose units (channels, heads, hidden units) together: rank and choose them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
+from prunelab.models.frozen import within
 from prunelab.params import Prune
-from prunelab.pruning.granularity import Saliency
+from prunelab.pruning.selection import Saliency
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ def own_ratio(names: Sequence[str], settings: Prune) -> float | None:
 
     A group is protected as soon as one of its layers is.
     """
-    if any(fnmatchcase(name, pattern) for name in names for pattern in settings.protect):
+    if any(within(name, pattern) for name in names for pattern in settings.protect):
         return 0.0
-    own = [ratio for pattern, ratio in settings.layer_ratios.items() if any(fnmatchcase(n, pattern) for n in names)]
+    own = [ratio for pattern, ratio in settings.layer_ratios.items() if any(within(name, pattern) for name in names)]
     return own[-1] if own else None  # the last word counts, as in a list of rules
 
 
@@ -109,19 +110,29 @@ class Candidate:
 
 
 def candidates(
-    groups: Sequence[Group], saliency: Saliency, settings: Prune, full: Mapping[str, int]
+    groups: Sequence[Group],
+    saliency: Saliency,
+    settings: Prune,
+    full: Mapping[str, int],
+    scaled: Callable[[float], float] = lambda own: own,
 ) -> list[Candidate]:
-    """Every group that may lose units; `full` gives the units that groups had in the dense network."""
-    return [
-        Candidate(
-            group,
-            full.get(group.name, group.count),
-            scores(group, saliency),
-            own_ratio([member.layer for member in group.filters], settings),
-            settings.round_to if group.kind != "head" else 1,
+    """Every group that may lose units; `full` gives the units that groups had in the dense network.
+
+    `scaled` says how much of its own ratio a group loses at this cut.
+    """
+    found = []
+    for group in judged(groups, saliency):
+        own = own_ratio([member.layer for member in group.filters], settings)
+        found.append(
+            Candidate(
+                group,
+                full.get(group.name, group.count),
+                scores(group, saliency),
+                None if own is None else scaled(own),
+                settings.round_to if group.kind != "head" else 1,
+            )
         )
-        for group in judged(groups, saliency)
-    ]
+    return found
 
 
 Scope = Callable[[Sequence[Candidate], float, float], list[int]]
@@ -133,14 +144,26 @@ def uniform(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]
 
 
 def ranked_together(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
-    """All units ranked in one list; every group keeps at least the share `floor`.
+    """All units ranked in one list by their saliency as it is; every group keeps at least the share `floor`.
 
-    A unit's saliency counts relative to the mean of its group, or wide filters would always beat narrow ones.
+    For criteria whose values compare across layers: scales of norms, effects on the loss.
     """
+    return _ranked(found, ratio, floor, lambda candidate: candidate.scores)
+
+
+def ranked_relatively(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
+    """As `ranked_together`, but a unit's saliency counts relative to the mean of its group.
+
+    For sums over weights, by which wide filters would always beat narrow ones.
+    """
+    return _ranked(found, ratio, floor, _relative)
+
+
+def _ranked(found: Sequence[Candidate], ratio: float, floor: float, ranks: Callable[[Candidate], Tensor]) -> list[int]:
     free = [candidate for candidate in found if candidate.own is None]
-    least = {id(c): max(1, c.round_to, -int(-floor * c.full // 1)) for c in free}
+    least = {id(c): min(c.full, ceil(max(1.0, floor * c.full) / c.round_to) * c.round_to) for c in free}
     # Only what is above its group's floor takes part; the order within a group is that of `Candidate.drop`.
-    above = [(c, score) for c in free for score in _relative(c).sort().values[: max(0, c.group.count - least[id(c)])]]
+    above = [(c, score) for c in free for score in ranks(c).sort().values[: max(0, c.group.count - least[id(c)])]]
     to_drop = round(ratio * sum(c.full for c in free)) - sum(c.full - c.group.count for c in free)
     order = sorted(range(len(above)), key=lambda index: float(above[index][1]))[: max(0, to_drop)]
     dropped = {id(c): 0 for c in free}
@@ -162,76 +185,3 @@ def _rounded(candidate: Candidate, dropped: int) -> int:
         return candidate.group.count
     step = candidate.round_to
     return min(candidate.group.count, max(step, round((candidate.group.count - dropped) / step) * step))
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a network costs as a function of its groups' widths: `params` or `macs`, counted layer by layer.
-
-    `positions` says at how many places (pixels, tokens) a layer is applied to one input.
-    """
-
-    model: nn.Module
-    positions: Mapping[str, int]
-    macs: bool
-
-    def total(self, groups: Sequence[Group], widths: Sequence[int]) -> int:
-        """The cost of the network once every group keeps so many units (the first ones: which does not matter)."""
-        gone: dict[tuple[str, bool], int] = {}
-        for group, width in zip(groups, widths, strict=True):
-            for member in group.members:
-                key = (member.layer, member.outputs)
-                per_unit = len(member.indices) / group.count
-                gone[key] = gone.get(key, 0) + round(per_unit * (group.count - width))
-        whole = {name for name, module in self.model.named_modules() if isinstance(module, nn.MultiheadAttention)}
-        return sum(
-            self._layer(name, module, gone.get((name, True), 0), gone.get((name, False), 0))
-            for name, module in self.model.named_modules()
-            if name.rpartition(".")[0] not in whole  # attention is counted as one layer
-        )
-
-    def _layer(self, name: str, module: nn.Module, outputs_gone: int, inputs_gone: int) -> int:
-        places = self.positions.get(name, 1)
-        if isinstance(module, nn.Conv2d):
-            outputs = module.out_channels - outputs_gone
-            # A depthwise convolution loses its one input per filter with the filter.
-            inputs = module.in_channels // module.groups - (inputs_gone if module.groups == 1 else 0)
-            weights, biases = outputs * inputs * module.weight[0, 0].numel(), outputs * (module.bias is not None)
-        elif isinstance(module, nn.Linear):
-            outputs = module.out_features - outputs_gone
-            weights = outputs * (module.in_features - inputs_gone)
-            biases = outputs * (module.bias is not None)
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            features = module.weight.numel() - max(outputs_gone, inputs_gone)
-            return features * places if self.macs else 2 * features
-        elif isinstance(module, nn.MultiheadAttention):
-            width = module.embed_dim - max(outputs_gone, inputs_gone)
-            weights, biases = 4 * width**2, 4 * width
-        else:
-            return 0 if self.macs else sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        return weights * places if self.macs else weights + biases
-
-
-def solve(
-    found: Sequence[Candidate], scope: Scope, floor: float, kept: Callable[[Sequence[int]], float], target: float
-) -> list[int]:
-    """The widths whose cost is nearest to the share `target` that is to be kept; `kept` gives a share for widths.
-
-    A ratio is bisected until the widths at its two ends differ by single steps; then these are taken one after the
-    other, since many groups make a step at the same ratio.
-    """
-    low, high = 0.0, 1.0 - 1e-9  # at `low` too much is kept, at `high` too little (or the least there can be)
-    more, less = scope(found, low, floor), scope(found, high, floor)
-    for _ in range(40):
-        middle = (low + high) / 2
-        widths = scope(found, middle, floor)
-        if kept(widths) >= target:
-            low, more = middle, widths
-        else:
-            high, less = middle, widths
-    best, widths = more, list(more)
-    for index, width in enumerate(less):
-        widths[index] = width
-        if abs(kept(widths) - target) < abs(kept(best) - target):
-            best = list(widths)
-    return best

@@ -10,10 +10,13 @@ from prunelab.measuring.cost import macs, parameters, positions
 from prunelab.models.catalogue import prunable_weights
 from prunelab.params import PruneSpec
 from prunelab.pruning import masks
-from prunelab.pruning.cutting import MISS, Pruned
-from prunelab.pruning.granularity import Granularity, Masks, Saliency
+from prunelab.pruning.cutting import MISS, Pruned, on_the_way
+from prunelab.pruning.granularity import Granularity
 from prunelab.pruning.groups import own_ratio
 from prunelab.pruning.penalties import Doomed
+from prunelab.pruning.selection import Masks, Saliency
+
+COARSE = 0.05  # how far units, none of which can be cut in two, may miss a ratio
 
 
 class MaskCutter:
@@ -32,6 +35,7 @@ class MaskCutter:
         self._model, self._spec, self._granularity, self._scope = model, spec, granularity, scope
         self.masks: Masks = {}
         self._own = own_ratios(model, spec, whole=whole)
+        self._sizes = {name: weight.numel() for name, weight in prunable_weights(model).items()}
         self._total = parameters(model) if spec.budget == "params" else 0
         self._uses = None
         if spec.budget == "macs":
@@ -44,8 +48,10 @@ class MaskCutter:
             for name, score in saliency.items()
         }
 
+        own = {name: on_the_way(share, ratio, self._spec.ratio) for name, share in self._own.items()}
+
         def chosen(native: float) -> Masks:
-            return masks.choose(saliency, self._granularity, self._scope, native, self._spec, self._own)
+            return masks.choose(saliency, self._granularity, self._scope, native, self._spec, own)
 
         if self._spec.budget == "native" or ratio == 0:
             return chosen(ratio)
@@ -54,14 +60,44 @@ class MaskCutter:
 
     def removed(self, kept: Masks) -> float:
         """The share removed of what the budget names."""
-        dropped = {name: mask.numel() - int(mask.sum()) for name, mask in kept.items()}
+        return self._share({name: mask.numel() - int(mask.sum()) for name, mask in kept.items()})
+
+    def _share(self, dropped: Mapping[str, float]) -> float:
         if self._spec.budget == "native":
-            return masks.removed_share({name: mask for name, mask in kept.items() if name not in self._own})
+            dropped = {name: count for name, count in dropped.items() if name not in self._own}
+            return sum(dropped.values()) / max(1, sum(self._sizes[name] for name in dropped))
         if self._uses is not None:
             dropped = {name: count * self._uses[name.rpartition(".")[0]] for name, count in dropped.items()}
         return sum(dropped.values()) / self._total
 
+    def refuse(self, ratio: float) -> None:
+        """Raise Refused if a ratio cannot be met, as far as the sizes of tensors tell."""
+        self._refuse_none_free(ratio)
+        shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(self._model).items()}
+
+        def share(native: float) -> float:
+            return self._share(masks.expected(shapes, self._granularity, self._scope, native, self._spec, self._own))
+
+        self._refuse_miss(share(ratio if self._spec.budget == "native" else bisect(share, ratio)), ratio)
+
+    def _refuse_miss(self, achieved: float, ratio: float) -> None:
+        # N:M and patterns go to the nearest step that they have.
+        native = 1.0 if self._granularity.select else COARSE
+        if abs(achieved - ratio) > (native if self._spec.budget == "native" else MISS):
+            raise Refused(
+                f"{self._spec.method} at ratio {ratio} of {self._spec.budget} cannot be met: the nearest that can be "
+                f"removed is {achieved:.4f}"
+            )
+
+    def _refuse_none_free(self, ratio: float) -> None:
+        if ratio and self._own.keys() >= self._sizes.keys():
+            raise Refused(
+                f"{self._spec.method} at ratio {ratio} cannot apply: prune.protect and prune.layer_ratios leave no "
+                "layer to it"
+            )
+
     def cut(self, saliency: Saliency, ratio: float) -> Pruned:
+        self._refuse_none_free(ratio)
         try:
             kept = self.choose(saliency, ratio)
         except Refused:
@@ -72,11 +108,8 @@ class MaskCutter:
             total = sum(mask.numel() for mask in kept.values())
             raise Refused(f"{self._spec.method} at ratio {ratio} leaves none of the {total} weights")
         achieved = self.removed(kept)
-        if self._spec.budget != "native" and ratio >= self._spec.ratio and abs(achieved - ratio) > MISS:
-            raise Refused(
-                f"{self._spec.method} at ratio {ratio} of {self._spec.budget} cannot be met: "
-                f"the nearest that can be removed is {achieved:.4f}"
-            )
+        if ratio >= self._spec.ratio:
+            self._refuse_miss(achieved, ratio)
         masks.apply(self._model, kept)
         masks.verify(self._model, kept)
         self.masks = kept

@@ -13,8 +13,8 @@ Penalty = Callable[[float], Tensor]  # progress through the training, 0 to below
 
 def scales(doomed: Doomed, strength: float) -> Penalty:
     """L1 on the scales of all norms within the groups (network slimming, Liu et al. 2017)."""
-    norms = [m.module for group, _ in doomed for m in group.members if isinstance(m.module, nn.BatchNorm2d)]
-    return lambda progress: strength * _sum([norm.weight.abs().sum() for norm in norms])
+    norms = [m for group, _ in doomed for m in group.members if isinstance(m.module, nn.BatchNorm2d)]
+    return lambda progress: strength * _sum([m.weight[m.indices.to(m.weight.device)].abs().sum() for m in norms])
 
 
 def group_lasso(doomed: Doomed, strength: float) -> Penalty:

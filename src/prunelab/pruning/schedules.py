@@ -13,6 +13,7 @@ from prunelab.pruning import masks
 from prunelab.pruning.criteria import Criterion, Evidence
 from prunelab.pruning.cutting import Cutter, Pruned
 from prunelab.pruning.penalties import Doomed, Penalty
+from prunelab.pruning.selection import Saliency
 from prunelab.runtime import generator
 from prunelab.training import AfterStep, Fitted, Guide
 
@@ -55,7 +56,7 @@ class Session:
     train_macs: int = 0
     rounds: list[dict[str, float]] = field(default_factory=list)
 
-    def saliency(self) -> masks.Saliency:
+    def saliency(self) -> Saliency:
         self.trainer.place(self.model)
         # The first cut draws as a lone one does, so that one-shot and iterative controls begin alike.
         labels = ("prune", self.seed, self.cuts) if self.cuts else ("prune", self.seed)
@@ -95,7 +96,7 @@ def iterative(session: Session) -> Pruned:
     total, spec = session.spec.iterations, session.spec
     full = parameters(session.model)
     for index in range(1, total + 1):
-        pruned = session.cut(1 - (1 - spec.ratio) ** (index / total))
+        pruned = session.cut(spec.ratio if index == total else 1 - (1 - spec.ratio) ** (index / total))
         row = {"round": index, **_left(session.model, pruned, full), **_accuracies(session, "pruned")}
         session.rounds.append(row)
         if index < total:
@@ -126,9 +127,9 @@ def _accuracies(session: Session, when: str) -> dict[str, float]:
 
 def repeated(session: Session) -> Pruned:
     """Many cuts of equal shares without training between, the criterion measured anew (Tanaka et al. 2020)."""
-    for index in range(1, SYNFLOW_ROUNDS + 1):
-        pruned = session.cut(1 - (1 - session.spec.ratio) ** (index / SYNFLOW_ROUNDS))
-    return pruned
+    for index in range(1, SYNFLOW_ROUNDS):
+        session.cut(1 - (1 - session.spec.ratio) ** (index / SYNFLOW_ROUNDS))
+    return session.cut(session.spec.ratio)
 
 
 def gradual(session: Session) -> Pruned:
@@ -184,6 +185,7 @@ def sparse(penalty: Callable[[Doomed, float], Penalty]) -> Schedule:
             session.train("sparse", _Regularised(penalty(doomed, session.spec.penalty)), session.spec.epochs)
         return session.cut(session.spec.ratio)
 
+    schedule.__name__ = f"sparse ({penalty.__name__})"
     return schedule
 
 

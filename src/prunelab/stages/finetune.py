@@ -6,13 +6,14 @@ from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
 from prunelab.measuring.cost import training_macs
+from prunelab.models.frozen import frozen
 from prunelab.params import load_params
 from prunelab.pruning import masks
 from prunelab.pruning.restart import retraining
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task
-from prunelab.training import AfterStep, Teacher, fit
+from prunelab.stages.task import load_task, load_teacher
+from prunelab.training import AfterStep, fit
 
 
 def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> None:
@@ -26,6 +27,7 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     first = networks[params.seeds[0]].card
     assert first.pruning is not None, f"{pruned} holds dense networks"
     recipe, first_epoch = retraining(first.restart, params.train, params.finetune)
+    tuned = recipe is params.finetune  # or trained by the base recipe again, as it says and without a teacher
     task = load_task(prepared, params.data, first.normalise, execution)
     rows = []
     with unfinished(
@@ -35,20 +37,18 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     ) as checkpoint:
         for seed, network in networks.items():
             execution.place(network.model)
-            teacher = None
-            if recipe is params.finetune:
-                teacher = Teacher.of(load_network(seed_file(base, seed)).model, params.finetune, execution)
-            fitted = fit(
-                network.model,
-                task,
-                recipe,
-                seed=seed,
-                first_epoch=first_epoch,
-                guide=AfterStep(masks.hold(network.model, network.masks)),
-                teacher=teacher,
-                store=checkpoint(seed),
-                label=f"finetune {out.parent.name}, seed {seed}",
-            )
+            with frozen(network.model, [] if tuned else params.train.freeze):
+                fitted = fit(
+                    network.model,
+                    task,
+                    recipe,
+                    seed=seed,
+                    first_epoch=first_epoch,
+                    guide=AfterStep(masks.hold(network.model, network.masks)),
+                    teacher=load_teacher(base, seed, params.finetune, execution) if tuned else None,
+                    store=checkpoint(seed),
+                    label=f"finetune {out.parent.name}, seed {seed}",
+                )
             masks.verify(network.model, network.masks)
             card = network.card
             spent = training_macs(network.model, card.input_shape, fitted.images_seen)

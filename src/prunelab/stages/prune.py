@@ -11,12 +11,12 @@ from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
 from prunelab.models.catalogue import build
 from prunelab.params import load_params
-from prunelab.pruning.methods import METHODS, Bases, prune
+from prunelab.pruning.applying import Bases, prune
+from prunelab.pruning.methods import METHODS
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task
+from prunelab.stages.task import load_task, load_teacher
 from prunelab.trainer import SeedTrainer
-from prunelab.training import Teacher
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
                 task=task,
                 finetune=params.finetune,
                 train=params.train,
-                teacher=Teacher.of(load_network(seed_file(base / "final", seed)).model, params.finetune, execution),
+                teacher=load_teacher(base / "final", seed, params.finetune, execution),
                 seed=seed,
                 store=partial(checkpoint, seed),
                 label=f"prune {method} at {ratio}, seed {seed}",

@@ -1,12 +1,13 @@
-"""What the stages that train have in common: the prepared splits as a task."""
+"""What the stages that train have in common: the prepared splits as a task, the dense network as a teacher."""
 
 from pathlib import Path
 
+from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.augment import Augmentation
-from prunelab.params import Data, Normalise
+from prunelab.params import Data, Finetune, Normalise
 from prunelab.runtime import Execution
-from prunelab.training import Task
+from prunelab.training import Task, Teacher
 
 
 def load_task(prepared: Path, data: Data, normalise: Normalise | None, execution: Execution) -> Task:
@@ -20,3 +21,11 @@ def load_task(prepared: Path, data: Data, normalise: Normalise | None, execution
         execution=execution,
         workers=data.workers,
     )
+
+
+def load_teacher(dense: Path, seed: int, finetune: Finetune, execution: Execution) -> Teacher | None:
+    """A seed's network of the folder `dense` as a teacher, if the recipe asks for one."""
+    if not finetune.distill:
+        return None
+    model = execution.place(load_network(seed_file(dense, seed)).model).requires_grad_(False)
+    return Teacher(model, finetune.distill, finetune.temperature)

@@ -1,5 +1,6 @@
 """`prunelab study list | run | show`."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,17 +36,26 @@ def _refusals() -> Iterator[None]:
 
 @app.command("list")
 def list_studies() -> None:
-    """List the studies there are, and what of them has been measured here.
+    """List the studies there are, and what each leaves to you to give.
 
     Example: prunelab study list
     """
+    from prunelab.errors import Refused
     from prunelab.studies.files import load_study, studies
 
+    broken = []
     for name in studies():
-        with _refusals():
+        try:
             study = load_study(name)
+        except Refused as refused:
+            broken += refused.problems
+            continue
+        count = len(study.settings)
         needs = f"; needs --set {' --set '.join(f'{key}=…' for key in study.needs)}" if study.needs else ""
-        print(f"{name}: {study.title} ({len(study.settings)} settings{needs})")
+        print(f"{name}: {study.title} ({count} setting{'s' * (count > 1)}{needs})")
+    with _refusals():
+        if broken:
+            raise Refused(broken)
 
 
 @app.command()
@@ -63,12 +73,14 @@ def run(
     """
     from prunelab.params import PARAMS_FILE
     from prunelab.studies.files import load_study, read_overrides, resolve
-    from prunelab.studies.running import check_needs, check_settings, run_study
+    from prunelab.studies.running import check_amounts, check_needs, check_settings, run_study
 
     with _refusals():
         study, overrides = load_study(name), read_overrides(set_ or [])
         check_needs(study, quick, overrides)
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
+        _tell(f"checking {len(settings)} settings ...")
+        check_amounts(study)
         check_settings(Path.cwd(), settings)
         try:
             failures = run_study(Path.cwd(), label(name, quick), settings, jobs=jobs, tell=_tell)
@@ -82,7 +94,8 @@ def run(
             f"\n{len(failures)} of {len(settings)} settings failed; the same command tries them again", file=sys.stderr
         )
         raise typer.Exit(1)
-    print(f"all {len(settings)} settings are measured; prunelab study show {name}{' --quick' if quick else ''}")
+    again = [name, *(["--quick"] if quick else []), *(f"--set {shlex.quote(assignment)}" for assignment in set_ or [])]
+    print(f"all {len(settings)} settings are measured; prunelab study show {' '.join(again)}")
 
 
 def _tell(line: str) -> None:

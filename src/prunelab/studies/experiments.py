@@ -90,9 +90,12 @@ def uncommitted(root: Path, used: Chain) -> list[str]:
     return [line[3:] for line in status.splitlines()]
 
 
-def experiment_name(study: str, setting: str, used: Mapping[str, Any]) -> str:
-    """The name of the experiment that measures a setting: study, setting, and a short hash of its parameters."""
-    return f"{study}-{setting}-{digest(used)[:8]}"
+def experiment_name(study: str, setting: str, used: Mapping[str, Any], held: Mapping[str, Any]) -> str:
+    """The name of the experiment that measures a setting: study, setting, and a short hash of its parameters.
+
+    `held` are hashes of what the parameters name and DVC does not look into.
+    """
+    return f"{study}-{setting}-{digest({**used, **{f'{key} holds': its for key, its in held.items()}})[:8]}"
 
 
 def measured(root: Path, study: str, setting: str) -> Iterator[Record]:

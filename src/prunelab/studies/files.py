@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import repr as short
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -103,7 +104,7 @@ class Quick(Part):
 
     note: Text
     params: Overrides
-    settings: list[Text] | None = None
+    settings: Annotated[list[Text], Field(min_length=1)] | None = None
 
 
 class Study(Part):
@@ -139,8 +140,12 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
         Refused: if there is no such study, or with one line per problem of its file, all of them at once.
     """
     path = pick(studies(folder), name, "study")
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise Refused(f"{path}: {name!r} cannot be part of the name of an experiment; valid: a-z, 0-9 and _")
     try:
         study = Study.model_validate(YAML(typ="safe", pure=True).load(path))
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise Refused(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -160,7 +165,10 @@ def _line(problem: Any) -> str:
         return f"{where}: unknown key{guess}; known here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{where}: missing"
-    return f"{where or 'the file'}: {message.replace('Input should be', 'must be')}"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{where or 'the file'}: {short(problem['input'])} is not a section of keys"
+    told = "" if problem["type"] == "value_error" else f", not {short(problem['input'])}"
+    return f"{where or 'the file'}: {message.replace('Input should be', 'must be')}{told}"
 
 
 def _part(place: tuple[Any, ...]) -> type[BaseModel]:
@@ -204,11 +212,19 @@ def _inconsistent(study: Study) -> Iterator[str]:
     for place, overrides in layers:
         for key in sorted(SAID_BY_SETTINGS & {key.partition(".")[0] for key in flat(overrides)}):
             yield f"{place}: {key} is what the settings are for"
+    known = {*Params.model_fields, *(f"{section}.{key}" for section in SECTIONS for key in _keys(section))}
+    for key in sorted(study.needs.keys() - known):
+        yield f"needs: {key} is no key of params.yaml"
     for key in sorted(study.needs.keys() & flat(study.params).keys()):
         yield f"params: {key} stands under needs too, so it is for the user to give"
     for setting in study.settings:
         if setting.label.endswith((".", ".lock")) or ".." in setting.label:
             yield f"settings: {setting.label!r} cannot be part of the name of an experiment"
+
+
+def _keys(section: str) -> list[str]:
+    annotation: Any = Params.model_fields[section].annotation
+    return list(annotation.model_fields)
 
 
 def read_overrides(assignments: list[str]) -> Overrides:
@@ -254,7 +270,7 @@ def resolve(study: Study, base: Path, *, quick: bool, overrides: Mapping[str, An
             validated(Params, **params)
         except Refused as refused:
             for problem in refused.problems:
-                problems.setdefault(problem, []).append(setting.label)
+                problems.setdefault(problem.replace("-S '", "--set '"), []).append(setting.label)
         resolved[setting.label] = params
     if problems:
         raise Refused(told_of(problems, len(resolved)))

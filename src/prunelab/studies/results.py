@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.artifacts.files import read_json, write_json
+from prunelab.errors import Refused
 from prunelab.studies.experiments import Record, best, chain, code_of, measured
 from prunelab.studies.files import Study, override
 
@@ -27,7 +28,7 @@ def collect(
     used = chain((root / "dvc.yaml").read_text())
     code = code_of(root, "HEAD")
     file = results_file(root, name)
-    stored = read_json(file)["settings"] if file.exists() else {}
+    stored = _stored(file)
 
     def known(params: Mapping[str, Any]) -> dict[str, Any]:
         blank = deepcopy(_portable(params))
@@ -40,6 +41,13 @@ def collect(
         record = best([record for record in records if known(record["parameters"]) == known(params)], code)
         found[label] = record and {**record, "current": record["code"] == code}
     return found
+
+
+def _stored(file: Path) -> dict[str, Record]:
+    content = read_json(file) if file.exists() else {"settings": {}}
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise Refused(f"{file} holds no results; remove it, or take it back with git checkout {file}")
+    return content["settings"]
 
 
 def _portable(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 
 from prunelab.artifacts.files import read_json
 from prunelab.errors import Refused
+from prunelab.params import Params
 from prunelab.studies.checkouts import FOLDER, RAW, Failed, cache_folder, checkout
 from prunelab.studies.experiments import (
     METRICS,
@@ -31,6 +33,7 @@ from prunelab.studies.experiments import (
 from prunelab.studies.files import Study, told_of
 
 DENSE_TARGET = "evaluate_base"
+OWN = ("method", "ratio", "budget", "prune", "finetune")  # what settings of a study differ in
 TOLD_LINES = 15
 PATHS = ("weights", "data.source")
 
@@ -52,7 +55,7 @@ class Run:
     stopped: threading.Event = field(default_factory=threading.Event)
     started: set[subprocess.Popen] = field(default_factory=set)
 
-    def setting(self, label: str, params: Parameters, name: str, place: str) -> None:
+    def setting(self, label: str, params: Parameters, held: Mapping[str, Any], name: str, place: str) -> None:
         """Measure one setting; whatever goes wrong with it is noted, so that the others go on."""
         if self.stopped.is_set():
             return
@@ -63,9 +66,9 @@ class Run:
             with checkout(self.root, name, self.slots) as clone, log_path.open("w") as log:
                 self.tell(f"[{place}] {label}: started")
                 clone.start(name, self.revision, params, self.cache)
-                clone.dvc(
-                    "repro", TARGET, log=log, said=lambda line: self._stage(place, label, line), started=self.started
-                )
+                dvc = partial(clone.dvc, log=log, said=partial(self._stage, place, label), started=self.started)
+                _renew(clone.folder, params, held, dvc)
+                dvc("repro", TARGET)
                 clone.keep_environment()
                 clone.save(name, f"study {self.study}: {label}", log, self.started)
                 accuracy = read_json(clone.folder / METRICS)["accuracy"]
@@ -85,6 +88,21 @@ class Run:
             process.terminate()
 
 
+def _renew(folder: Path, params: Parameters, held: Mapping[str, Any], dvc: Callable[..., None]) -> None:
+    """Do the stages again whose outputs, kept here or in DVC's cache, were made from other content of the same name."""
+    from prunelab.checks import BASE, data_changed, weights_changed
+
+    parsed = Params.model_validate(params)
+    for key, stage, changed in (
+        ("data.source", "prepare", partial(data_changed, parsed, folder / RAW)),
+        ("weights", "train_base", partial(weights_changed, parsed, folder / BASE)),
+    ):
+        if key in held:
+            dvc("repro", stage)
+            if changed():
+                dvc("repro", "--force", "--single-item", stage)
+
+
 def _last_lines(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
     return "\n".join(lines[-TOLD_LINES:])
@@ -97,23 +115,52 @@ def check_needs(study: Study, quick: bool, overrides: Mapping[str, Any]) -> None
         raise Refused(f"{key} is needed: {what}; give it with --set {key}=…" for key, what in missing.items())
 
 
+def check_amounts(study: Study) -> None:
+    """Raise Refused for an amount per round of a method that has no rounds."""
+    from prunelab.pruning.methods import METHODS
+    from prunelab.pruning.schedules import iterative
+
+    wrong = [
+        setting
+        for setting in study.settings
+        if setting.prune_fraction and setting.method in METHODS and METHODS[setting.method].schedule is not iterative
+    ]
+    if wrong:
+        raise Refused(
+            f"settings: {setting.label}: prune_fraction is what each of several rounds removes, and {setting.method} "
+            "has no rounds; give ratio or times_fewer"
+            for setting in wrong
+        )
+
+
 def check_settings(root: Path, settings: Settings) -> None:
     """Look for everything that can be found wrong with any setting before any work starts.
 
     Raises:
         Refused: with one line per problem, all of them at once, naming the settings that have it.
     """
-    from prunelab.checks import find_problems
+    from prunelab.checks import CHECKS, find_problems, reachable
 
     found: dict[str, list[str]] = {}
+    looked_into: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
-        for label, params in settings.items():
+
+        def problems(params: Parameters, checks: Sequence[Any]) -> list[str]:
             # The grid does not run here, so it must not be what a setting is refused for.
             own = {**params, "grid": {"methods": [params["method"]], "ratios": [params["ratio"]]}}
             YAML(typ="safe").dump(own, path)
-            told = find_problems(path, raw=root / RAW, base=Path(folder))
-            for problem in [line.removeprefix(f"{path}: ") for line in told] + _left_behind(root, params):
+            told = find_problems(path, raw=root / RAW, base=Path(folder), checks=checks)
+            return [line.removeprefix(f"{path}: ") for line in told]
+
+        for label, params in settings.items():
+            # Data and weights, which most settings share, are read once.
+            shared = digest({key: its for key, its in params.items() if key not in OWN})
+            if shared not in looked_into:
+                looked_into[shared] = problems(params, [check for check in CHECKS if check is not reachable])
+            for problem in dict.fromkeys(
+                looked_into[shared] + problems(params, [reachable]) + _left_behind(root, params)
+            ):
                 if not problem.startswith("grid."):
                     found.setdefault(problem, []).append(label)
     if found:
@@ -136,6 +183,20 @@ def _left_behind(root: Path, params: Parameters) -> list[str]:
     return problems
 
 
+def contents_of(root: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
+    """What lies behind the names that the user gave, by setting; read once where settings share it."""
+    from prunelab.checks import contents
+
+    known: dict[str, Mapping[str, Any]] = {}
+    found = {}
+    for label, params in settings.items():
+        key = digest([params["dataset"], params["data"], params["model"], params["weights"]])
+        if key not in known:
+            known[key] = contents(Params.model_validate(params), root / RAW)
+        found[label] = known[key]
+    return found
+
+
 def run_study(root: Path, name: str, settings: Settings, *, jobs: int, tell: Callable[[str], None]) -> dict[str, str]:
     """Run what has not been measured by this code with these parameters; return the failures, log's end by setting.
 
@@ -153,12 +214,11 @@ def run_study(root: Path, name: str, settings: Settings, *, jobs: int, tell: Cal
         )
     revision = git(root, "rev-parse", "HEAD").strip()
     code = code_of(root, revision)
+    held = contents_of(root, settings)
+    names = {label: experiment_name(name, label, used.used(its), held[label]) for label, its in settings.items()}
     pending = {}
     for label, params in settings.items():
-        mine = [
-            record for record in measured(root, name, label) if used.used(record["parameters"]) == used.used(params)
-        ]
-        found = best(mine, code)
+        found = best([record for record in measured(root, name, label) if record["experiment"] == names[label]], code)
         if found and found["code"] == code:
             tell(f"{label}: measured already ({found['experiment']})")
         else:
@@ -182,7 +242,8 @@ def run_study(root: Path, name: str, settings: Settings, *, jobs: int, tell: Cal
                         run.setting,
                         label,
                         pending[label],
-                        experiment_name(name, label, used.used(pending[label])),
+                        held[label],
+                        names[label],
                         place[label],
                     )
                     for label in wave

@@ -43,7 +43,7 @@ def _measured(label: str, record: Record | None) -> Line:
 
 
 def _interval(share: float, half_width: float, sign: str = "") -> str:
-    return f"{100 * share:{sign}.2f} ± {100 * half_width:.2f}"
+    return f"{100 * share:{sign}z.2f} ± {100 * half_width:.2f}"
 
 
 def compared_table(study: Study, records: Mapping[str, Record | None]) -> tuple[Line, list[Line]]:
@@ -89,7 +89,7 @@ def _ours(measure: Measure, record: Record | None) -> tuple[Line, float | None]:
 
 
 def _number(value: float | None, measure: Measure, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign},.{measure.decimals}f}"
+    return "" if value is None else f"{value:{sign}z,.{measure.decimals}f}"
 
 
 def notes(study: Study, records: Mapping[str, Record | None], quick: bool) -> list[str]:

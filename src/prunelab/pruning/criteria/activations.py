@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunelab.errors import Refused
 from prunelab.models.catalogue import prunable_weights
 from prunelab.pruning.criteria.evidence import Evidence, evaluating, spread
-from prunelab.pruning.masks import Saliency
+from prunelab.pruning.selection import Saliency
 
 
 def bn_scale(model: nn.Module, evidence: Evidence) -> Saliency:

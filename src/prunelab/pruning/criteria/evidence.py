@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.pruning.masks import Saliency
+from prunelab.pruning.selection import Saliency
 
 
 @dataclass(frozen=True)

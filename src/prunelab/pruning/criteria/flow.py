@@ -7,11 +7,12 @@ from torch.func import functional_call
 from prunelab.errors import Refused
 from prunelab.models.catalogue import prunable_weights
 from prunelab.pruning.criteria.evidence import Evidence, evaluating
-from prunelab.pruning.masks import Saliency
+from prunelab.pruning.selection import Saliency
 
 # Inputs are all ones, scaled by a power of two, which costs no precision: so near to zero the slope of ReLU6, GELU and
 # the like is constant, as that of ReLU is everywhere, and sums over 100 layers stay within the range of a float64.
 TINY = 2.0**-300
+GATED = 2.0**-100  # layers that flow passes through have shares of the order of one
 
 
 def synflow(model: nn.Module, evidence: Evidence) -> Saliency:
@@ -21,6 +22,8 @@ def synflow(model: nn.Module, evidence: Evidence) -> Saliency:
     the sum of the outputs to inputs of one, with biases and running means set to zero and every other parameter to its
     magnitude. Batch norms are in evaluation mode: they multiply by |gamma| over the running deviation. All in float64.
     The paper prunes in 100 small steps; at once, this is no better than other criteria at avoiding empty layers.
+
+    Layers that only set gates, such as those of squeeze and excitation, are absent.
 
     Raises:
         Refused: if inputs are tokens, if the network is no sum of such products (layer norms subtract), or if no path
@@ -42,11 +45,13 @@ def synflow(model: nn.Module, evidence: Evidence) -> Saliency:
             doubled = functional_call(model, tensors, (2 * inputs,)).sum()
         found = torch.autograd.grad(flow, list(weights.values()), allow_unused=True)
     flow = flow.detach()
-    saliency = {
+    shares = {
         name: (weight.detach() * gradient / flow).cpu()
         for (name, weight), gradient in zip(weights.items(), found, strict=True)
         if gradient is not None
     }
+    # Of a gate (squeeze and excitation), which no flow passes through at inputs so small, this says nothing.
+    saliency = {name: share for name, share in shares.items() if not 0 < share.sum() < GATED}
     if flow == 0:
         raise Refused("synflow: no path from an input to an output is left in this network")
     sums_of_products = torch.isclose(doubled, 2 * flow, rtol=1e-6, atol=0)

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from prunelab.models.catalogue import prunable_weights
 from prunelab.pruning.criteria.evidence import Evidence, evaluating, spread
-from prunelab.pruning.masks import Saliency
+from prunelab.pruning.selection import Saliency
 
 GRASP_TEMPERATURE = 200.0
 Network = Callable[[Tensor], Tensor]
@@ -80,7 +81,7 @@ def grasp(model: nn.Module, evidence: Evidence) -> Saliency:
     def loss(network: Network, inputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(network(inputs) / GRASP_TEMPERATURE, labels, reduction="sum")
 
-    with _differentiable(model, batch_statistics=True) as (weights, network):
+    with _TwiceDifferentiable(), _differentiable(model, batch_statistics=True) as (weights, network):
         gradient, count = _summed_gradient(lambda *batch: loss(network, *batch), weights, evidence)
         known = {name: weights[name] for name in gradient}
         products = {name: torch.zeros_like(weight) for name, weight in known.items()}
@@ -90,6 +91,16 @@ def grasp(model: nn.Module, evidence: Evidence) -> Saliency:
             for name, part in _gradients(aligned, known).items():
                 products[name] += part
     return {name: (weights[name].detach() * product / count).cpu() for name, product in products.items()}
+
+
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Writes out the activations of which torch knows no second derivative."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (F.hardsigmoid, F.hardswish):
+            gate = F.relu6(args[0] + 3) / 6
+            return gate if func is F.hardsigmoid else args[0] * gate
+        return func(*args, **(kwargs or {}))
 
 
 def _weight_times_gradient(model: nn.Module, evidence: Evidence, *, batch_statistics: bool) -> Saliency:

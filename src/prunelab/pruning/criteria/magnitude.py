@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from prunelab.models.catalogue import prunable_weights
 from prunelab.pruning.criteria.evidence import Evidence, spread
-from prunelab.pruning.masks import Saliency
+from prunelab.pruning.selection import Saliency
 
 
 def random(model: nn.Module, evidence: Evidence) -> Saliency:
