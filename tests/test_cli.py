@@ -122,3 +122,20 @@ def test_help_and_list_tell_what_there_is():
     only = CliRunner().invoke(app, ["list", "models"]).stdout
     assert "resnet56" in only
     assert "l1_channel" not in only
+
+
+def test_layers_are_those_that_patterns_name(workspace):
+    listed = CliRunner().invoke(app, ["list", "layers"]).stdout.splitlines()
+    assert listed[0].split() == ["layer", "of", "resnet8", "weights"]
+    assert [line.split()[0] for line in listed[1:3]] == ["conv1", "layer1.0.conv1"]
+    assert listed[1].split()[1] == "16x1x3x3"
+    Path("params.yaml").unlink()
+    refused = CliRunner().invoke(app, ["list", "layers"])
+    assert refused.exit_code == 1
+    assert "run this in the top folder" in refused.stderr
+
+
+def test_studies_are_those_of_the_folder_one_stands_in(workspace):
+    refused = CliRunner().invoke(app, ["study", "list"])
+    assert refused.exit_code == 1
+    assert "run this in the top folder" in refused.stderr

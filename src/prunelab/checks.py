@@ -90,7 +90,8 @@ def _prepared(params: Params, raw: Path) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and wanted.items() <= facts.items() else None
 
 
-def _facts(params: Params, raw: Path) -> Facts:
+def facts_of(params: Params, raw: Path = RAW) -> Facts:
+    """How many classes the data set of the parameters has, and the shape of its inputs."""
     if known := _prepared(params, raw):
         return Facts(len(known["classes"]), tuple(known["shape"]))
     return DATASETS[params.dataset](_source(params, raw)).facts()
@@ -119,7 +120,7 @@ def data_changed(params: Params, raw: Path = RAW) -> bool:
 def _normalise(params: Params, raw: Path, base: Path) -> None:
     if (normalise := params.data.normalise) is None:
         return
-    shape = _facts(params, raw).shape
+    shape = facts_of(params, raw).shape
     channels = shape[0] if len(shape) == 3 else 0
     if {len(normalise.mean), len(normalise.std)} != {channels}:
         raise Refused(
@@ -129,7 +130,7 @@ def _normalise(params: Params, raw: Path, base: Path) -> None:
 
 
 def _network(params: Params, raw: Path) -> nn.Module:
-    facts, options = _facts(params, raw), MODELS[params.model].options(params.weights)
+    facts, options = facts_of(params, raw), MODELS[params.model].options(params.weights)
     return build(params.model, facts.classes, facts.shape, **options)
 
 
@@ -141,7 +142,7 @@ def _weights(params: Params, raw: Path, base: Path) -> None:
 
 
 def _freeze(params: Params, raw: Path, base: Path) -> None:
-    facts, options = _facts(params, raw), MODELS[params.model].options(params.weights)
+    facts, options = facts_of(params, raw), MODELS[params.model].options(params.weights)
     freeze(skeleton(params.model, facts.classes, facts.shape, **options), params.train.freeze)
 
 
@@ -175,8 +176,8 @@ def contents(params: Params, raw: Path = RAW) -> dict[str, str | None]:
 
 
 def reachable(params: Params, raw: Path, base: Path) -> None:
-    shape = _facts(params, raw).shape
-    model = _traced(params.model, _facts(params, raw), params.weights)
+    shape = facts_of(params, raw).shape
+    model = _traced(params.model, facts_of(params, raw), params.weights)
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
     specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     methods = "methods"
     models = "models"
     datasets = "datasets"
+    layers = "layers"
 
 
 @app.callback()
@@ -53,17 +54,25 @@ def check() -> None:
 def list_names(
     what: Annotated[Kind | None, typer.Argument(help="only these", show_default=False)] = None,
 ) -> None:
-    """List the methods, models and data sets there are.
+    """List the methods, models and data sets there are; `layers`: those of the model in params.yaml.
 
-    A method's line says what it judges by, what goes at once, among what, and when; after it, with which weights and by
-    which recipe training goes on, unless with its own by the fine-tuning recipe.
+    Of methods: criterion (how weights are judged), granularity (what is removed at once), scope (what competes: the
+    weights of all layers, of a layer, of a row; or channels: uniform, the same share of every layer, or ranked
+    together, as they are or relative to their layer), schedule (when), restart (whose weights and recipe follow the
+    last cut, where not the network's own and fine-tuning: weights and rate rewind, init and scratch begin anew).
 
     Example: prunelab list methods | grep channel; dvc exp run -S method=taylor_channel_global
     """
-    from prunelab.listing import datasets, methods, models
+    from prunelab import listing
+    from prunelab.errors import Refused
 
-    tables = {Kind.methods: methods, Kind.models: models, Kind.datasets: datasets}
-    print("\n\n".join(_aligned(table()) for kind, table in tables.items() if what in (kind, None)))
+    tables = {Kind.methods: listing.methods, Kind.models: listing.models, Kind.datasets: listing.datasets}
+    chosen = [listing.layers] if what is Kind.layers else [tables[what]] if what else tables.values()
+    try:
+        print("\n\n".join(_aligned(table()) for table in chosen))
+    except Refused as refused:
+        print("\n".join(refused.problems), file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

@@ -1,9 +1,12 @@
 """What there is to choose from, as rows of words under a row of headings, made from the tables themselves."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from prunelab.checks import facts_of
 from prunelab.data.datasets import DATASETS
-from prunelab.models.catalogue import MODELS, Architecture
+from prunelab.models.catalogue import MODELS, Architecture, prunable_weights, skeleton
+from prunelab.params import load_params
 from prunelab.pruning.granularity import GRANULARITIES, Granularity
 from prunelab.pruning.masks import Scope
 from prunelab.pruning.methods import METHODS
@@ -44,5 +47,20 @@ def _weights(architecture: Architecture) -> str:
 
 
 def datasets() -> Rows:
-    rows = [(name, (getattr(make, "func", make).__doc__ or "").splitlines()[0]) for name, make in DATASETS.items()]
-    return [("dataset", "what it is"), *rows]
+    return [("dataset", "what it is"), *((name, _described(make)) for name, make in DATASETS.items())]
+
+
+def _described(make: Any) -> str:
+    """The first sentence, and what else is settled where several entries share a class."""
+    settled = "".join(f" Here: {key} = {value}." for key, value in getattr(make, "keywords", {}).items())
+    return (getattr(make, "func", make).__doc__ or "").splitlines()[0] + settled
+
+
+def layers() -> Rows:
+    """The layers of the network in params.yaml that can be pruned, as prune.protect and the like name them."""
+    params = load_params()
+    facts, options = facts_of(params), MODELS[params.model].options(params.weights)
+    network = skeleton(params.model, facts.classes, facts.shape, **options)
+    weights = prunable_weights(network)
+    rows = [(name.rpartition(".")[0], "x".join(map(str, weight.shape))) for name, weight in weights.items()]
+    return [(f"layer of {params.model}", "weights"), *rows]

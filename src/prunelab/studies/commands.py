@@ -44,7 +44,9 @@ def list_studies() -> None:
     from prunelab.studies.files import load_study, studies
 
     broken = []
-    for name in studies():
+    with _refusals():
+        names = studies()
+    for name in names:
         try:
             study = load_study(name)
         except Refused as refused:
@@ -63,6 +65,7 @@ def run(
     name: Name,
     quick: Quick = False,
     jobs: Annotated[int, Option(min=1, help="How many settings at a time.")] = 1,
+    only: Annotated[list[str] | None, Option(help="This setting, and others so named, instead of all.")] = None,
     set_: Set = None,
 ) -> None:
     """Run every setting of a study that has not been measured yet, each as one DVC experiment.
@@ -72,6 +75,7 @@ def run(
     Example: prunelab study run vgg_layerwise --quick
     """
     from prunelab.params import PARAMS_FILE
+    from prunelab.registry import pick
     from prunelab.studies.files import load_study, read_overrides, resolve
     from prunelab.studies.running import check_amounts, check_needs, check_settings, run_study
 
@@ -79,6 +83,10 @@ def run(
         study, overrides = load_study(name), read_overrides(set_ or [])
         check_needs(study, quick, overrides)
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
+        if only:
+            for setting in only:
+                pick(settings, setting, "setting")
+            settings = {setting: settings[setting] for setting in only}
         _tell(f"checking {len(settings)} settings ...")
         check_amounts(study)
         check_settings(Path.cwd(), settings)

@@ -129,7 +129,9 @@ class Study(Part):
 
 
 def studies(folder: Path = FOLDER) -> dict[str, Path]:
-    """The study files by name."""
+    """The study files by name; raises Refused where there is no folder of them."""
+    if not folder.is_dir():
+        raise Refused(f"no folder {folder} here; run this in the top folder of the project")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
