@@ -14,7 +14,6 @@ from prunelab.models.catalogue import build, prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.pruning import masks
 from prunelab.pruning.applying import Bases, prune
-from prunelab.pruning.methods import METHODS
 from prunelab.pruning.restart import Restart, retraining
 from prunelab.training import Guide, Teacher, fit
 

@@ -56,9 +56,9 @@ def _notes(dense: Mapping[str, Any], imported: bool) -> list[str]:
     covers = several if seeds > 1 else "is a bootstrap over test images, there being one seed"
     notes = [
         f"Accuracy in per cent on the test split, after the last epoch; ± is half the 95 % interval, which {covers}. "
-        "Drops are paired seed by seed. `ratio` is the share of channels (channel methods) or weights (the others) "
-        "removed; sparsity is what that comes to in weights. A masked weight still costs its MACs, and its place in "
-        "an uncompressed file.",
+        "Drops are paired seed by seed. `ratio` is the share removed of what `budget` names (native: of the weights, "
+        "channels, heads or hidden units, whichever the method removes); sparsity is what that comes to in weights. A "
+        "masked weight still costs its MACs, and its place in an uncompressed file.",
     ]
     if imported:
         notes += ["", "**The dense weights were imported: they may have been trained on our validation images.**"]
