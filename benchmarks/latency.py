@@ -1,0 +1,137 @@
+"""What pruning saves in time, beside what it saves in MACs, on this machine.
+
+    python benchmarks/latency.py [--network resnet56] [--rounds 12] [--device cpu] [--threads 2] [--compiled]
+
+For each network, at 2, 4 and 8 times fewer MACs, with channel widths as they come and as multiples of 8: the latency
+of the dense and the pruned network, which take turns, their ratio with its 95 % interval, and the exponent that relates
+the two gains, log(latency gain) / log(MACs gain). For ResNet-50 on GPUs published values give 0.42 to 0.58. Below them
+masks over single weights at 50, 80, 90 and 95 %, which save nothing. Weights are random: time does not depend on them.
+With --compiled, one budget also by torch.compile.
+"""
+
+import math
+import platform
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+
+from prunelab.errors import Refused
+from prunelab.measuring.cost import macs
+from prunelab.measuring.speed import clock, forward, ratio, summary, take_turns
+from prunelab.models.catalogue import Shape, build
+from prunelab.params import PruneSpec, Runtime, read_params
+from prunelab.pruning.applying import prune
+from prunelab.runtime import Execution, configure
+
+SMALL, LARGE = (3, 32, 32), (3, 224, 224)
+NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {
+    "resnet56": (SMALL, (1, 64)),
+    "resnet18": (SMALL, (1, 64)),
+    "vgg16_bn": (SMALL, (1, 64)),
+    "efficientnet_b0": (LARGE, (1, 8)),
+}
+FEWER = (2, 4, 8)
+COMPILED_AT = 4
+SPARSITIES = (0.5, 0.8, 0.9, 0.95)
+HEADER = (
+    "| network | batch | what | MACs | dense, ms | pruned, ms | faster | exponent |\n|:--|--:|:--|--:|--:|--:|:--|--:|"
+)
+
+
+class Untrained:
+    """Stands in for the trainer of methods that neither train nor look at data."""
+
+    def place(self, model: nn.Module) -> None:
+        pass
+
+    def batches(self, examples: int) -> type[list]:
+        return list  # no batches: an L1 norm needs none
+
+
+def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: object) -> nn.Module:
+    shipped = read_params()["prune"]
+    model = deepcopy(dense)
+    spec = PruneSpec(**shipped | {"method": method, **settings})
+    prune(model, name, spec, shape=shape, seed=0, trainer=Untrained())  # type: ignore[arg-type]
+    return model
+
+
+def variants(name: str, dense: nn.Module, shape: Shape) -> Iterable[tuple[str, nn.Module | str, bool]]:
+    """What it is, the network (or why there is none), and whether to compile it too."""
+    for fewer in FEWER:
+        for step in (1, 8):
+            what = f"{fewer}x fewer MACs" + (", widths in steps of 8" if step > 1 else "")
+            settings = {"ratio": 1 - 1 / fewer, "budget": "macs", "round_to": step}
+            try:
+                yield what, pruned(name, dense, shape, "l1_channel", **settings), fewer == COMPILED_AT and step > 1
+            except Refused as refused:
+                yield what, str(refused).partition(" (every layer")[0], False
+    for sparsity in SPARSITIES:
+        masked = pruned(name, dense, shape, "l1_unstructured", ratio=sparsity, budget="native")
+        yield f"{sparsity:.0%} of the weights masked", masked, False
+
+
+def line(
+    name: str,
+    batch: int,
+    what: str,
+    pair: tuple[nn.Module, nn.Module],
+    gain: float,
+    shape: Shape,
+    execution: Execution,
+    rounds: int,
+) -> str:
+    inputs = torch.randn(batch, *shape).to(execution.device, memory_format=execution.memory_format)
+    arms = {which: forward(model, inputs) for which, model in zip(("dense", "pruned"), pair, strict=True)}
+    seconds = take_turns(arms, clock(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0)
+    faster = ratio(seconds["dense"], seconds["pruned"])
+    slow, fast = (summary(seconds[which], batch)["latency_ms_p50"] for which in arms)
+    exponent = f"{math.log(faster.value) / math.log(gain):.2f}" if gain > 1.01 and faster.differs else ""
+    return f"| {name} | {batch} | {what} | {gain:.2f}x | {slow:.2f} | {fast:.2f} | {faster.told()} | {exponent} |"
+
+
+def main(
+    network: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(NETWORKS)}; all by default")] = None,
+    rounds: Annotated[int, typer.Option(min=2)] = 12,
+    device: Annotated[str, typer.Option()] = "cpu",
+    threads: Annotated[int, typer.Option()] = 2,
+    compiled: Annotated[bool, typer.Option("--compiled")] = False,
+) -> None:
+    """Measure and print; see the top of this file."""
+    runtime = read_params()["runtime"] | {"device": device, "threads": threads, "precision": "fp32"}
+    execution = configure(Runtime(**runtime))
+    where = torch.cuda.get_device_name() if execution.device.type == "cuda" else _processor()
+    print(
+        f"{where}, {threads} threads, fp32, channels_last, eager unless it says compiled, {rounds} rounds\n\n{HEADER}"
+    )
+    for name in network or NETWORKS:
+        shape, batches = NETWORKS[name]
+        dense = build(name, 10, shape).eval()
+        cost = macs(dense, shape)
+        for what, model, compile_too in variants(name, dense, shape):
+            if isinstance(model, str):
+                print(f"| {name} | | {what} | {model} | | | | |", flush=True)
+                continue
+            gain = cost / macs(model, shape)
+            pair = execution.place(deepcopy(dense)).eval(), execution.place(model).eval()
+            for batch in batches:
+                print(line(name, batch, what, pair, gain, shape, execution, rounds), flush=True)
+                if compiled and compile_too:
+                    both = torch.compile(pair[0]), torch.compile(pair[1])
+                    print(line(name, batch, f"{what}, compiled", both, gain, shape, execution, rounds), flush=True)
+
+
+def _processor() -> str:
+    for entry in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if entry.startswith("model name"):
+            return entry.partition(":")[2].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,102 @@
+"""Latency, measured: networks take turns in one process, so that what slows the machine slows all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunelab.measuring.statistics import half_width
+
+Arm = Callable[[], object]  # one call of what is measured
+Clock = Callable[[], float]  # seconds; waits for the device where there is one
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one arm is than another, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out 1: only then may one be called faster."""
+        return not self.low <= 1 <= self.high
+
+    def told(self) -> str:
+        return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})" if self.differs else "no difference"
+
+
+def clock(device: torch.device) -> Clock:
+    """Seconds that pass; on a GPU the clock of torch.utils.benchmark, which waits until the device is done."""
+    if device.type != "cuda":
+        return time.perf_counter
+    from torch.utils.benchmark.utils.timer import timer
+
+    return timer
+
+
+def forward(model: nn.Module, inputs: torch.Tensor) -> Arm:
+    """A network's inference on these inputs, as something to measure; the network must be in evaluation mode."""
+    assert not model.training
+
+    def call() -> object:
+        with torch.inference_mode():
+            return model(inputs)
+
+    return call
+
+
+def take_turns(
+    arms: Mapping[str, Arm], now: Clock, *, rounds: int, round_s: float, warm_up_s: float
+) -> dict[str, np.ndarray]:
+    """Seconds of every call, float64 [rounds, calls] by arm.
+
+    After a warm-up of every arm for `warm_up_s`, all are called in turn, for about `round_s` each, `rounds` times: in
+    every second round in reverse order, so that a drift of the machine's speed favours none.
+    """
+    counts = {name: max(1, round(round_s / _warm_up(call, now, warm_up_s))) for name, call in arms.items()}
+    seconds = {name: np.empty((rounds, count)) for name, count in counts.items()}
+    for index in range(rounds):
+        for name in list(arms)[:: 1 if index % 2 == 0 else -1]:
+            seconds[name][index] = [_timed(arms[name], now) for _ in range(counts[name])]
+    return seconds
+
+
+def _warm_up(call: Arm, now: Clock, seconds: float) -> float:
+    """Call until so much time is over, at least three times; returns the shortest call."""
+    start = now()
+    taken: list[float] = []
+    while len(taken) < 3 or now() - start < seconds:
+        taken.append(_timed(call, now))
+    return max(min(taken), 1e-9)
+
+
+def _timed(call: Arm, now: Clock) -> float:
+    start = now()
+    call()
+    return now() - start
+
+
+def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
+    """How many times faster `fast` is than `slow`, both [rounds, calls] out of `take_turns`.
+
+    The median of a round's calls stands for the round; the logarithms of the rounds' ratios, which are paired, have a
+    mean and Student's interval. At least two rounds are needed.
+    """
+    logs = np.log(np.median(slow, axis=1) / np.median(fast, axis=1))
+    half = half_width(logs[:, np.newaxis], resamples=0)
+    value, low, high = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])
+    return Ratio(float(value), float(low), float(high))
+
+
+def summary(seconds: np.ndarray, batch_size: int) -> dict[str, float]:
+    """Latency in milliseconds by percentile, and inputs per second at the median."""
+    percentiles = np.percentile(seconds, PERCENTILES)
+    told = {f"latency_ms_p{which}": 1000 * float(value) for which, value in zip(PERCENTILES, percentiles, strict=True)}
+    return told | {"throughput_per_s": batch_size / float(percentiles[0]), "calls": seconds.size}
