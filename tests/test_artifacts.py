@@ -126,7 +126,7 @@ def test_prepared_files_are_the_same_to_the_byte(digits, tmp_path):
 
 
 def test_predictions_come_back_and_damage_is_refused(tmp_path):
-    arrays = {name: np.arange(6).reshape(2, 3) for name in ("before", "after", "losses")}
+    arrays = {name: np.arange(6).reshape(2, 3) for name in ("labels", "before", "after", "losses")}
     save_predictions(tmp_path / "p.npz", **arrays)
     np.testing.assert_array_equal(load_predictions(tmp_path / "p.npz")["after"], [[0, 1, 2], [3, 4, 5]])
     for length in (50, 0):

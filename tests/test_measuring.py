@@ -7,10 +7,12 @@ from sklearn import metrics as sklearn_metrics
 from torch import nn
 
 from prunelab.artifacts.networks import sizes
+from prunelab.measuring.comparison import alike
 from prunelab.measuring.cost import cost, macs, positions, training_macs
-from prunelab.measuring.quality import confusion_matrix, macro_scores, predict
+from prunelab.measuring.layers import by_layer, histogram
+from prunelab.measuring.quality import Predictions, calibration_error, confusion_matrix, macro_scores, predict
 from prunelab.measuring.statistics import half_width
-from prunelab.measuring.summary import mean_over_seeds, quality
+from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, quality
 from prunelab.models.catalogue import build, prunable_weights
 
 
@@ -67,18 +69,71 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.93 < covered / 400 < 0.998
 
 
+def sure(predicted: np.ndarray) -> Predictions:
+    """Predictions [seeds, images] made with full confidence, the label among the likeliest wherever it was not 4."""
+    return Predictions(predicted, np.zeros(predicted.shape), np.ones(predicted.shape), predicted != 4)
+
+
+def judged(labels: np.ndarray, after: np.ndarray, dense: np.ndarray) -> dict[str, float]:
+    return quality(labels, after=sure(after), before=dense, dense=dense, classes=5, resamples=100)
+
+
 def test_drops_are_paired_by_seed_and_image(said):
     labels, predicted = said
-    dense = np.stack([labels, predicted])
-    after = np.stack([predicted, labels])
-    losses = np.zeros(dense.shape)
-    measured = quality(labels, after=after, before=dense, dense=dense, losses=losses, classes=5, resamples=100)
+    dense, after = np.stack([labels, predicted]), np.stack([predicted, labels])
+    measured = judged(labels, after, dense)
     wrong = (predicted != labels).mean()
     assert measured["accuracy"] == pytest.approx(1 - wrong / 2)
     assert measured["accuracy_drop"] == pytest.approx(0)
     assert measured["accuracy_drop_ci95"] > wrong  # one seed gains what the other loses: nothing is certain
-    same = quality(labels, after=dense, before=dense, dense=dense, losses=losses, classes=5, resamples=100)
-    assert same["accuracy_drop"] == same["accuracy_drop_ci95"] == 0
+    same = judged(labels, dense, dense)
+    assert same["accuracy_drop"] == same["accuracy_drop_ci95"] == same["worst_class_drop"] == 0
+
+
+def test_the_worst_class_is_the_one_that_loses_most_recall(said):
+    labels, predicted = said
+    dense, after = labels[np.newaxis], predicted[np.newaxis]
+    measured = judged(labels, after, dense)
+    assert measured["worst_class_drop"] == 1  # class 4 is never predicted
+    rows = by_class(labels, after=after, dense=dense, classes=5)
+    assert [row["support"] for row in rows] == [int((labels == c).sum()) for c in range(5)]
+    for row in rows:
+        expected = sklearn_metrics.recall_score(labels == row["class"], predicted == row["class"])
+        assert row["recall"] == pytest.approx(expected) == pytest.approx(1 - row["recall_drop"])
+    assert np.mean([row["f1"] for row in rows]) == pytest.approx(measured["f1_macro"])
+
+
+def test_rows_of_seeds_have_the_means_of_the_metrics(said):
+    labels, predicted = said
+    after, dense = np.stack([predicted, labels]), np.stack([labels, labels])
+    rows = by_seed(labels, [7, 8], after=sure(after), before=dense, dense=dense)
+    measured = judged(labels, after, dense)
+    assert [row["seed"] for row in rows] == [7, 8]
+    for key in ("accuracy", "accuracy_pruned", "accuracy_drop", "loss"):
+        assert np.mean([row[key] for row in rows]) == pytest.approx(measured[key])
+
+
+def test_the_calibration_error_is_the_gap_between_how_sure_and_how_often_right():
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(0.2, 1, 200_000)
+    right = rng.random(200_000) < confidences
+    assert calibration_error(confidences, right) < 0.01  # as often right as it says
+    assert calibration_error(np.full(100, 0.9), np.arange(100) < 60) == pytest.approx(0.3)
+    assert calibration_error(np.array([1.0, 1.0, 0.1, 0.1]), np.array([True, False, True, False])) == pytest.approx(
+        (2 * 0.5 + 2 * 0.4) / 4
+    )
+
+
+def test_configurations_are_alike_unless_their_paired_difference_leaves_out_zero():
+    rng = np.random.default_rng(0)
+    base = rng.random((3, 400)) < 0.8
+    worse = base & (rng.random((3, 400)) < 0.9)
+    other = rng.random((3, 400)) < 0.8  # as good as base, on other images
+    found = alike({"base": base, "worse": worse, "other": other}, resamples=100)
+    assert found["base"] == ["other"]  # from the one that errs on its own images and some more, it can be told
+    assert "base" not in found["worse"]
+    gap = base.astype(float) - worse
+    assert gap.mean() > half_width(gap, resamples=100)
 
 
 def test_counts_stay_integers_in_the_mean():
@@ -136,6 +191,53 @@ def test_cost_counts_zeros_and_not_macs_of_masks():
     assert training_macs(model, DIGITS_SHAPE, 10) == 30 * macs(model, DIGITS_SHAPE)
 
 
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_macs_agree_with_a_second_counter(name):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = (3, 32, 32)
+    model = zeroed(name, 10, shape).eval()
+    # The fused attention of evaluation hides its work from the counter.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, *shape))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    # torchprofile also counts a multiply-accumulate for every value that a norm scales, torch's counter none: that is
+    # a large part only of networks with depthwise convolutions, so it is taken out before they are compared.
+    norms = [layer for layer in model.named_modules() if isinstance(layer[1], nn.BatchNorm2d | nn.LayerNorm)]
+    places = positions(model, torch.zeros(1, *shape))
+    scaled = sum(places[name] * norm.weight.numel() for name, norm in norms)
+    assert macs(model, shape) - scaled == pytest.approx(counter.get_total_flops() / 2, rel=0.03)
+
+
+def test_macs_of_zeros_are_those_that_a_thinner_network_lacks():
+    dense, model = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+    assert cost(dense, dense, DIGITS_SHAPE)["macs_nonzero"] == macs(dense, DIGITS_SHAPE)
+    with torch.no_grad():
+        model.layer3[0].conv2.weight[:16].zero_()
+    gone = 16 * 64 * 9 * 2 * 2  # 8x8 images, halved twice on the way there
+    assert cost(model, dense, DIGITS_SHAPE)["macs_nonzero"] == macs(dense, DIGITS_SHAPE) - gone
+
+
+def test_rows_of_layers_add_up_to_the_network():
+    dense, model = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[:4].zero_()
+    rows = by_layer(model, dense)
+    assert rows["layer1.0.conv1"]["sparsity"] == pytest.approx(4 / 16)
+    assert sum(row["weights_nonzero"] for row in rows.values()) == sum(
+        int(weight.count_nonzero()) for weight in prunable_weights(model).values()
+    )
+    spread = histogram([model, dense])
+    weights = [weight for network in (model, dense) for weight in prunable_weights(network).values()]
+    assert sum(spread["counts"]) + spread["zeros"] == sum(weight.numel() for weight in weights)
+    assert spread["zeros"] == 4 * 16 * 9
+    assert spread["limit"] == pytest.approx(max(float(weight.detach().abs().max()) for weight in weights))
+
+
 def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
     from safetensors.torch import save_file
 
@@ -149,6 +251,10 @@ def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
     masked = sizes(model)
     assert masked["size_bytes"] == dense["size_bytes"]
     assert masked["size_compressed_bytes"] < 0.1 * dense["size_compressed_bytes"]
+    assert dense["size_sparse_bytes"] == dense["size_bytes"]
+    left = sum(4 * value.numel() for name, value in model.state_dict().items() if name not in prunable_weights(model))
+    ends = sum(4 * (len(weight) + 1) for weight in prunable_weights(model).values())
+    assert left + ends < masked["size_sparse_bytes"] < left + ends + 8192  # and a header
 
 
 def test_predictions_are_those_of_the_network_image_by_image(task, execution):
@@ -160,3 +266,7 @@ def test_predictions_are_those_of_the_network_image_by_image(task, execution):
     np.testing.assert_array_equal(predictions.classes, logits.argmax(1).numpy())
     expected = nn.functional.cross_entropy(logits, labels, reduction="none").numpy()
     np.testing.assert_allclose(predictions.losses, expected, rtol=1e-4, atol=1e-5)
+    shares = logits.double().softmax(1).numpy()
+    np.testing.assert_allclose(predictions.confidences, shares.max(axis=1), rtol=1e-4)
+    places = (shares > shares[np.arange(len(labels)), labels.numpy()][:, np.newaxis]).sum(axis=1)
+    np.testing.assert_array_equal(predictions.among_top, places < 5)

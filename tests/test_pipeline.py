@@ -129,9 +129,12 @@ def test_focus_paths_carry_no_swept_value():
 CONTRACT = {
     "accuracy", "accuracy_ci95", "accuracy_pruned", "accuracy_drop", "accuracy_drop_ci95", "loss", "precision_macro",
     "recall_macro", "f1_macro", "specificity_macro", "params", "params_nonzero", "sparsity", "macs", "macs_ratio",
-    "params_ratio", "size_bytes", "size_compressed_bytes", "train_macs", "seeds",
+    "params_ratio", "size_bytes", "size_compressed_bytes", "train_macs", "seeds", "accuracy_top5", "worst_class_drop",
+    "calibration_error", "macs_nonzero", "size_sparse_bytes",
 }  # fmt: skip
-COUNTS = {"params", "params_nonzero", "macs", "size_bytes", "size_compressed_bytes", "train_macs", "seeds"}
+COUNTS = {
+    key for key in CONTRACT if key.startswith(("params", "macs", "size", "train", "seeds")) and "ratio" not in key
+}
 
 
 class Clone:
@@ -222,6 +225,20 @@ def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
     assert thin["macs_ratio"] > 1.5
     assert masked["accuracy_drop"] == pytest.approx(base["accuracy"] - masked["accuracy"], abs=2e-6)
     assert thin["train_macs"] < masked["train_macs"]
+
+
+def test_details_agree_with_the_metrics(clone):
+    for name in ("base.json", "grid/l1_unstructured-0.5.json", "grid/random_channel-0.5.json", "focus.json"):
+        measured, details = clone.metrics(name), clone.metrics(f"details/{name}")
+        assert len(details["seeds"]) == measured["seeds"]
+        accuracies = [row["accuracy"] for row in details["seeds"]]
+        assert sum(accuracies) / len(accuracies) == pytest.approx(measured["accuracy"], abs=2e-6)
+        recalls = [row["recall"] for row in details["classes"]]
+        assert sum(recalls) / len(recalls) == pytest.approx(measured["recall_macro"], abs=2e-6)
+        left = sum(row["weights_nonzero"] for row in details["layers"])
+        assert 1 - left / sum(row["weights_dense"] for row in details["layers"]) == pytest.approx(
+            measured["sparsity"], abs=1e-4
+        )
 
 
 def test_pictures_table_and_environment_are_there(clone):

@@ -19,7 +19,10 @@ def measured(accuracy: float, sparsity: float) -> dict:
 DENSE = measured(0.99, 0.0) | {"kept": 1.0}
 SHOWN = list(METHODS)[::5]  # as many as a picture can bear, of all families
 CELLS = [(method, ratio) for method in SHOWN for ratio in (0.5, 0.9)]
-POINTS = rows.tradeoff_rows(CELLS, [measured(0.99 - ratio / 10, ratio) for _, ratio in CELLS])
+POINTS = [
+    {**row, "alike": []}
+    for row in rows.tradeoff_rows(CELLS, [measured(0.99 - ratio / 10, ratio) for _, ratio in CELLS])
+]
 HISTORY = [
     {"seed": seed, "epoch": e, "loss": 1 / e, "validation_loss": 2 / e, "accuracy": 0.5, "validation_accuracy": 0.4}
     for seed in (0, 1)
@@ -88,7 +91,14 @@ def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_ac
     assert len(body) == 1 + 1 + len(POINTS)
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert f"| {SHOWN[0]} | 0.9 | 90.0 % | 100 |" in "\n".join(body)
-    assert "90.00 ± 1.00 | 9.00 ± 2.00" in "\n".join(body)
+    assert "90.00 ± 1.00 | 9.00 ± 2.00 |" in "\n".join(body)
+
+
+def test_the_table_says_where_no_difference_was_shown():
+    small, large = {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02}, {"accuracy_drop": 0.03, "alike": ["l2_channel"]}
+    body = table(DENSE, [POINTS[0] | small, POINTS[0] | large], "title", imported=False).splitlines()[5:7]
+    assert "| 1.00 ± 2.00 = |  |" in body[0]
+    assert "| 3.00 ± 2.00 | l2_channel |" in body[1]
 
 
 def test_imported_weights_are_flagged():

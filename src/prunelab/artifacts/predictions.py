@@ -10,7 +10,7 @@ from prunelab.errors import Refused
 
 
 def save_predictions(path: Path, **arrays: np.ndarray) -> None:
-    """Write what the networks of all seeds said about the test split, arrays [seeds, images]."""
+    """Write the labels [images] and what the networks of all seeds said, arrays [seeds, images]."""
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -18,7 +18,7 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("before", "after", "losses")}
+            return {name: arrays[name] for name in ("labels", "before", "after", "losses")}
     except FileNotFoundError:
         raise Refused(f"{path} is missing; `dvc repro evaluate_base` makes it") from None
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:

@@ -25,7 +25,8 @@ def macs(model: nn.Module, shape: Shape) -> int:
 def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
     """Counts for `model`, and ratios against the dense network it came from (dense ÷ this, so 2 is half the cost).
 
-    `sparsity` is 1 less non-zero prunable weights ÷ the dense network's prunable weights, so thinner nets count too.
+    `sparsity` is 1 less non-zero prunable weights ÷ the dense network's prunable weights, so thinner nets count too;
+    `macs_nonzero` leaves out the multiplications by a zero weight, which no dense kernel does.
     """
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     nonzero_weights = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
@@ -37,8 +38,15 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
         "params_ratio": theirs_stored / ours_stored,
         "sparsity": 1 - nonzero_weights / dense_weights,
         "macs": ours,
+        "macs_nonzero": ours - _macs_of_zeros(model, shape),
         "macs_ratio": theirs / ours,
     }
+
+
+def _macs_of_zeros(model: nn.Module, shape: Shape) -> int:
+    places = positions(model, example(shape))
+    zeros = {name: weight.numel() - int(weight.count_nonzero()) for name, weight in prunable_weights(model).items()}
+    return sum(count * places[name.rpartition(".")[0]] for name, count in zeros.items())
 
 
 def positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:

@@ -1,34 +1,51 @@
 """How good a network is: its predictions, and what they say against the labels."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.data.batches import Batches
 from prunelab.runtime import Execution
 
+TOP = 5
+CALIBRATION_BINS = 15
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted classes, int64 [N], and the cross-entropy of every image, float64 [N]."""
+    """What a network said of every image, arrays [images]; or several networks of the same images, [seeds, images].
+
+    `classes` predicted (int64), cross-entropy `losses` (float64), `confidences` in the predicted class (float64, above
+    0 to 1), and whether the label was among the `TOP` likeliest (bool).
+    """
 
     classes: np.ndarray
     losses: np.ndarray
+    confidences: np.ndarray
+    among_top: np.ndarray
+
+    @classmethod
+    def stacked(cls, several: Sequence["Predictions"]) -> "Predictions":
+        return cls(*(np.stack([getattr(one, field.name) for one in several]) for field in fields(cls)))
 
 
 def predict(model: nn.Module, batches: Batches, batch_size: int, execution: Execution) -> Predictions:
     """Run a network over a split in order, in float32 whatever it was trained in."""
     execution.place(model).eval()
-    classes, losses = [], []
     with torch.inference_mode():
-        for images, labels in batches.ordered(batch_size):
-            logits = model(images)
-            classes.append(logits.argmax(1))
-            losses.append(F.cross_entropy(logits, labels, reduction="none"))
-    return Predictions(torch.cat(classes).cpu().numpy(), torch.cat(losses).double().cpu().numpy())
+        parts = [_said(model(inputs), labels) for inputs, labels in batches.ordered(batch_size)]
+    return Predictions(*(torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)))
+
+
+def _said(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    losses = F.cross_entropy(logits, labels, reduction="none").double()
+    likeliest = logits.topk(min(TOP, logits.shape[1]), dim=1).indices
+    among_top = (likeliest == labels[:, None]).any(dim=1)
+    return logits.argmax(1), losses, logits.double().softmax(dim=1).amax(dim=1), among_top
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -36,18 +53,33 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def macro_scores(confusion: np.ndarray) -> dict[str, float]:
-    """Precision, recall, F1 and specificity, averaged over the classes; a share of nothing counts as 0."""
+def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall, F1 and specificity of every class, float64 [classes]; a share of nothing counts as 0."""
     hits = np.diag(confusion)
     actual, predicted, total = confusion.sum(axis=1), confusion.sum(axis=0), confusion.sum()
     others_kept_out = total - actual - predicted + hits
     return {
-        "precision_macro": _share(hits, predicted),
-        "recall_macro": _share(hits, actual),
-        "f1_macro": _share(2 * hits, actual + predicted),
-        "specificity_macro": _share(others_kept_out, total - actual),
+        "precision": _share(hits, predicted),
+        "recall": _share(hits, actual),
+        "f1": _share(2 * hits, actual + predicted),
+        "specificity": _share(others_kept_out, total - actual),
     }
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> float:
-    return float(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0).mean())
+def macro_scores(confusion: np.ndarray) -> dict[str, float]:
+    """The scores of the classes, each averaged over the classes."""
+    return {f"{name}_macro": float(scores.mean()) for name, scores in class_scores(confusion).items()}
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error, 0 (a confidence is how often one is right) to 1: of 15 bins of equal width.
+
+    `confidences` and `right` [images]; Guo et al. 2017, On Calibration of Modern Neural Networks.
+    """
+    bins = np.minimum(np.ceil(confidences * CALIBRATION_BINS).astype(int) - 1, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidences, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(right))

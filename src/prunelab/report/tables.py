@@ -14,12 +14,16 @@ HEADER = (
     ("size, compressed", "right"),
     ("accuracy", "right"),
     ("drop from dense", "right"),
+    ("same as", "left"),
     ("before fine-tuning", "right"),
 )
 
 
 def table(dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool) -> str:
-    """The whole file. Accuracies are means over seeds ± half the 95 % interval, in per cent."""
+    """The whole file. Accuracies are means over seeds ± half the 95 % interval, in per cent.
+
+    A row's `alike` names the methods of the same ratio that it cannot be told from.
+    """
     lines = [f"# {title}", ""]
     lines.append("| " + " | ".join(name for name, _ in HEADER) + " |")
     lines.append("|" + "|".join(":--" if side == "left" else "--:" for _, side in HEADER) + "|")
@@ -40,10 +44,15 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['macs_ratio']:.2f}x",
         f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
         _with_interval(row["accuracy"], row["accuracy_ci95"]),
-        "" if dense else _with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]),
+        "" if dense else _with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + _equals(row),
+        "" if dense else ", ".join(row["alike"]),
         "" if dense else _with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _equals(row: Mapping[str, Any]) -> str:
+    return " =" if abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"] else ""
 
 
 def _with_interval(share: float, half_width: float) -> str:
@@ -56,9 +65,12 @@ def _notes(dense: Mapping[str, Any], imported: bool) -> list[str]:
     covers = several if seeds > 1 else "is a bootstrap over test images, there being one seed"
     notes = [
         f"Accuracy in per cent on the test split, after the last epoch; ± is half the 95 % interval, which {covers}. "
-        "Drops are paired seed by seed. `ratio` is the share removed of what `budget` names (native: of the weights, "
-        "channels, heads or hidden units, whichever the method removes); sparsity is what that comes to in weights. A "
-        "masked weight still costs its MACs, and its place in an uncompressed file.",
+        'Drops are paired by seed and image; "=" marks one whose interval holds 0, which is no drop that was shown. '
+        '"same as" names the methods of the same ratio from which the paired difference cannot be told from 0 '
+        "(each pair by itself: of twenty pairs that are alike, one will seem to differ). `ratio` is the share removed "
+        "of what `budget` names (native: of the weights, channels, heads or hidden units, whichever the method "
+        "removes); sparsity is what that comes to in weights. A masked weight still costs its MACs, and its place in "
+        "an uncompressed file.",
     ]
     if imported:
         notes += ["", "**The dense weights were imported: they may have been trained on our validation images.**"]

@@ -12,8 +12,9 @@ from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.batches import Batches
 from prunelab.measuring.cost import cost
+from prunelab.measuring.layers import by_layer, histogram
 from prunelab.measuring.quality import Predictions, confusion_matrix, predict
-from prunelab.measuring.summary import mean_over_seeds, quality
+from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, quality
 from prunelab.models.catalogue import build
 from prunelab.params import load_params
 from prunelab.runtime import configure, fingerprint
@@ -28,6 +29,7 @@ def main(
     pruned: Annotated[Path | None, Option(help="The networks before fine-tuning.")] = None,
     dense: Annotated[Path | None, Option(help="Predictions of the dense networks.")] = None,
     confusion: Annotated[Path | None, Option(help="Where to write rows of the confusion matrix.")] = None,
+    details: Annotated[Path | None, Option(help="Where to write rows by seed, class and layer.")] = None,
     environment: Annotated[Path | None, Option(help="Where to write what this was measured on.")] = None,
 ) -> None:
     """Measure the networks in the folder NETWORKS; without --pruned and --dense they are the dense ones."""
@@ -35,25 +37,23 @@ def main(
     execution = configure(params.runtime)
     test = load_split(prepared, "test", params.data.memory_mb)
 
-    def said(folder: Path) -> tuple[list[Network], np.ndarray, np.ndarray]:
-        """The networks of all seeds, their predicted classes and their losses, both [seeds, images]."""
+    def said(folder: Path) -> tuple[list[Network], Predictions]:
+        """The networks of all seeds, and what they say [seeds, images]."""
         loaded = [load_network(seed_file(folder, seed)) for seed in params.seeds]
         batches = Batches(test, loaded[0].card.normalise, execution, workers=params.data.workers)
-        told: list[Predictions] = [
-            predict(network.model, batches, params.evaluate.batch_size, execution) for network in loaded
-        ]
-        return loaded, np.stack([one.classes for one in told]), np.stack([one.losses for one in told])
+        told = [predict(network.model, batches, params.evaluate.batch_size, execution) for network in loaded]
+        return loaded, Predictions.stacked(told)
 
-    loaded, after, losses = said(networks)
-    before = said(pruned)[1] if pruned else after
+    loaded, after = said(networks)
+    before = said(pruned)[1].classes if pruned else after.classes
+    unpruned = load_predictions(dense)["after"] if dense else after.classes
     card = loaded[0].card
     reference = build(card.model, card.classes, card.input_shape, **card.options)
     measured = quality(
         test.labels,
         after=after,
         before=before,
-        dense=load_predictions(dense)["after"] if dense else after,
-        losses=losses,
+        dense=unpruned,
         classes=card.classes,
         resamples=params.evaluate.bootstrap_samples,
     )
@@ -67,10 +67,17 @@ def main(
     )
     measured |= {"ratio_asked": card.pruning.ratio if card.pruning else 0, "seeds": len(params.seeds)}
     measured |= {"imported": int(card.imported is not None)}
-    save_predictions(predictions, before=before, after=after, losses=losses)
+    save_predictions(predictions, labels=test.labels, before=before, after=after.classes, losses=after.losses)
     if confusion:
-        every_seed = np.tile(test.labels, len(after))
-        write_json(confusion, _rows(confusion_matrix(every_seed, after.ravel(), card.classes)))
+        every_seed = np.tile(test.labels, len(loaded))
+        write_json(confusion, _rows(confusion_matrix(every_seed, after.classes.ravel(), card.classes)))
+    if details:
+        seeds = by_seed(test.labels, params.seeds, after=after, before=before, dense=unpruned)
+        classes = by_class(test.labels, after=after.classes, dense=unpruned, classes=card.classes)
+        every = [by_layer(network.model, reference) for network in loaded]
+        layers = [{"layer": name, **mean_over_seeds([one[name] for one in every])} for name in every[0]]
+        spread = histogram([network.model for network in loaded])
+        write_json(details, {"seeds": seeds, "classes": classes, "layers": layers, "weights": spread})
     write_json(metrics, measured)
     if environment:
         # No output of the stage, or another machine's name would change hashes; so DVC does not restore it with the

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from prunelab.artifacts.files import read_json, replacing, write_json
-from prunelab.params import load_params
+from prunelab.artifacts.predictions import load_predictions
+from prunelab.measuring.comparison import alike
+from prunelab.params import Grid, load_params
 from prunelab.report import figures, rows, style
 from prunelab.report.tables import table
 from prunelab.stages.entry import run
 
 
-def main(prepared: Path, histories: Path, metrics: Path, confusion: Path, out: Path) -> None:
-    """Read HISTORIES, METRICS and CONFUSION of all cells in params.yaml; draw into OUT, write METRICS/table.md."""
+def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, confusion: Path, out: Path) -> None:
+    """Read what all cells in params.yaml left in the folders; draw into OUT, write METRICS/table.md."""
     params = load_params()
     cells = list(params.grid.cells())
     facts, dense = read_json(prepared / "dataset.json"), read_json(metrics / "base.json")
@@ -37,8 +39,21 @@ def main(prepared: Path, histories: Path, metrics: Path, confusion: Path, out: P
     title = f"{params.model} on {params.dataset}, dense: test images over {_seeds(len(params.seeds))}"
     style.save(figures.confusion(matrix, facts["classes"], title), out / "confusion_dense")
 
+    same = _alike(predictions, params.grid, params.evaluate.bootstrap_samples)
+    told = [{**point, "alike": same[key]} for point, (*_, key) in zip(points, cells, strict=True)]
     with replacing(metrics / "table.md") as partial:
-        partial.write_text(table(dense, points, study, imported=bool(dense["imported"])))
+        partial.write_text(table(dense, told, study, imported=bool(dense["imported"])))
+
+
+def _alike(predictions: Path, grid: Grid, resamples: int) -> dict[str, list[str]]:
+    """By cell, the methods of the same ratio that it cannot be told from."""
+    methods = {key: method for method, _, key in grid.cells()}
+    found: dict[str, list[str]] = {}
+    for wanted in grid.ratios:
+        said = {key: load_predictions(predictions / f"{key}.npz") for _, ratio, key in grid.cells() if ratio == wanted}
+        same = alike({key: each["after"] == each["labels"] for key, each in said.items()}, resamples)
+        found |= {key: [methods[other] for other in others] for key, others in same.items()}
+    return found
 
 
 def _mention_leftovers(folder: Path, expected: set[str]) -> None:
