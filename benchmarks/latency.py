@@ -21,8 +21,9 @@ import typer
 from torch import nn
 
 from prunelab.errors import Refused
+from prunelab.measuring.backends import BACKENDS, inputs_of
 from prunelab.measuring.cost import macs
-from prunelab.measuring.speed import clock, forward, ratio, summary, take_turns
+from prunelab.measuring.speed import clock, ratio, summary, take_turns
 from prunelab.models.catalogue import Shape, build
 from prunelab.params import PruneSpec, Runtime, read_params
 from prunelab.pruning.applying import prune
@@ -85,9 +86,10 @@ def line(
     shape: Shape,
     execution: Execution,
     rounds: int,
+    backend: str,
 ) -> str:
-    inputs = torch.randn(batch, *shape).to(execution.device, memory_format=execution.memory_format)
-    arms = {which: forward(model, inputs) for which, model in zip(("dense", "pruned"), pair, strict=True)}
+    inputs, run = inputs_of(shape, batch, execution), BACKENDS[backend]
+    arms = {which: run(model, inputs, execution) for which, model in zip(("dense", "pruned"), pair, strict=True)}
     seconds = take_turns(arms, clock(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0)
     faster = ratio(seconds["dense"], seconds["pruned"])
     slow, fast = (summary(seconds[which], batch)["latency_ms_p50"] for which in arms)
@@ -120,10 +122,10 @@ def main(
             gain = cost / macs(model, shape)
             pair = execution.place(deepcopy(dense)).eval(), execution.place(model).eval()
             for batch in batches:
-                print(line(name, batch, what, pair, gain, shape, execution, rounds), flush=True)
+                print(line(name, batch, what, pair, gain, shape, execution, rounds, "eager"), flush=True)
                 if compiled and compile_too:
-                    both = torch.compile(pair[0]), torch.compile(pair[1])
-                    print(line(name, batch, f"{what}, compiled", both, gain, shape, execution, rounds), flush=True)
+                    told = f"{what}, compiled"
+                    print(line(name, batch, told, pair, gain, shape, execution, rounds, "compiled"), flush=True)
 
 
 def _processor() -> str:

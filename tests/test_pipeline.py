@@ -191,6 +191,7 @@ def clone(tmp_path_factory) -> Clone:
     content["grid"]["ratios"] = [0.5]
     content["train"]["epochs"] = 2
     content["finetune"]["epochs"] = 1
+    content["benchmark"] = {"batch_sizes": [1, 8], "backends": ["eager"], "rounds": 2, "seconds": 0.02}
     yaml.dump(content, path)
     # The environment holds an editable install of the original checkout; this line shows whose code runs.
     prepare = clone.folder / "src/prunelab/stages/prepare.py"
@@ -204,7 +205,9 @@ def clone(tmp_path_factory) -> Clone:
     assert "the clone's own code" in output
     grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in content["grid"]["methods"]]
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
-    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, "plot"])
+    assert sorted(stages_run(output)) == sorted(
+        ["prepare", "train_base", "evaluate_base", *grid, *focus, "plot", "benchmark"]
+    )
     clone.commit("Results")
     return clone
 
@@ -254,6 +257,17 @@ def test_pictures_table_and_environment_are_there(clone):
         assert "torch" in environment["packages"]
     lock = YAML(typ="safe").load(clone.folder / "dvc.lock")["stages"]
     assert not [out for stage in lock.values() for out in stage["outs"] if "environment" in out["path"]]
+
+
+def test_speed_is_measured_for_all_cells_and_stands_apart(clone):
+    measured = clone.metrics("speed/benchmark.json")
+    names = {"dense", "l1_unstructured-0.5", "random_channel-0.5"}
+    assert {(row["name"], row["batch_size"]) for row in measured["latency"]} == {(n, b) for n in names for b in (1, 8)}
+    assert {row["name"] for row in measured["memory"]} == names
+    assert "| l1_unstructured-0.5 |" in (clone.folder / "metrics/speed/table.md").read_text()
+    content = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
+    readers = [name for name, stage in content.items() if any("metrics/speed" in dep for dep in stage["deps"])]
+    assert readers == []
 
 
 def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):

@@ -169,6 +169,15 @@ class Evaluate(Section):
     bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000)]
 
 
+class Benchmark(Section):
+    """How to measure speed: every network in turn, `rounds` times, for `seconds` in all per batch size and backend."""
+
+    batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    backends: Annotated[list[Literal["eager", "compiled"]], Field(min_length=1), AfterValidator(_distinct)]
+    rounds: Annotated[int, Field(ge=2, le=10_000)]  # each gives one ratio; an interval takes two at least
+    seconds: Annotated[float, Field(gt=0)]
+
+
 class Runtime(Section):
     """Where and how to compute. `auto` takes a GPU where there is one, and bf16 where the hardware has it."""
 
@@ -193,6 +202,7 @@ class Params(Section):
     prune: Prune
     finetune: Finetune
     evaluate: Evaluate
+    benchmark: Benchmark
     runtime: Runtime
 
     def spec(self, method: str, ratio: float) -> PruneSpec:

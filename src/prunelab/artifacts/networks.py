@@ -96,6 +96,11 @@ def load_network(path: Path) -> Network:
     return Network(model=model.eval(), card=card, masks=masks)
 
 
+def load_model(path: Path) -> nn.Module:
+    """A network alone; raises Refused as `load_network` does."""
+    return load_network(path).model
+
+
 def _rebuilt(card: Card, tensors: dict[str, Tensor]) -> nn.Module:
     """The network of a card, given the tensors of its file."""
     model = skeleton(card.model, card.classes, card.input_shape, **card.options)

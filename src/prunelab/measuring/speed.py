@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
+from prunelab.measuring.backends import Arm
 from prunelab.measuring.statistics import half_width
 
-Arm = Callable[[], object]  # one call of what is measured
 Clock = Callable[[], float]  # seconds; waits for the device where there is one
-PERCENTILES = (50, 95, 99)
+PERCENTILES = {50: 1, 95: 20, 99: 1000}  # each with the calls that it takes to say anything about it
+QUANTILES = 21
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,6 @@ def clock(device: torch.device) -> Clock:
     from torch.utils.benchmark.utils.timer import timer
 
     return timer
-
-
-def forward(model: nn.Module, inputs: torch.Tensor) -> Arm:
-    """A network's inference on these inputs, as something to measure; the network must be in evaluation mode."""
-    assert not model.training
-
-    def call() -> object:
-        with torch.inference_mode():
-            return model(inputs)
-
-    return call
 
 
 def take_turns(
@@ -96,7 +85,15 @@ def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
 
 
 def summary(seconds: np.ndarray, batch_size: int) -> dict[str, float]:
-    """Latency in milliseconds by percentile, and inputs per second at the median."""
-    percentiles = np.percentile(seconds, PERCENTILES)
-    told = {f"latency_ms_p{which}": 1000 * float(value) for which, value in zip(PERCENTILES, percentiles, strict=True)}
-    return told | {"throughput_per_s": batch_size / float(percentiles[0]), "calls": seconds.size}
+    """Latency in milliseconds by percentile (the 99th of 1000 calls and more), and inputs per second at the median."""
+    told = {
+        f"latency_ms_p{which}": 1000 * float(np.percentile(seconds, which))
+        for which, calls in PERCENTILES.items()
+        if seconds.size >= calls
+    }
+    return told | {"throughput_per_s": batch_size / float(np.median(seconds)), "calls": seconds.size}
+
+
+def quantiles(seconds: np.ndarray) -> list[float]:
+    """The distribution of the calls in milliseconds: the shortest, every twentieth part, the longest."""
+    return (1000 * np.quantile(seconds, np.linspace(0, 1, QUANTILES))).tolist()
