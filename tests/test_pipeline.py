@@ -46,6 +46,8 @@ def imported_by(file: Path) -> set[str]:
 
 
 def runs_code(file: Path) -> bool:
+    if file.suffix != ".py":
+        return True
     body = ast.parse(file.read_text()).body
     return not (len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant))
 
@@ -57,7 +59,7 @@ def reached_from(module: str) -> set[str]:
         name = queue.pop()
         file = source_of(name)
         if file and file not in files:
-            files.add(file)
+            files |= {file, *(page for page in [file.with_suffix(".html")] if page.exists())}  # a template it reads
             queue.append(name.rpartition(".")[0])  # a module's package is imported before it
             queue += [name for name in imported_by(file) if name.split(".")[0] == "prunelab"]
     tracked = {str(file.relative_to(PROJECT)) for file in files if runs_code(file)}

@@ -18,11 +18,9 @@ def measured(accuracy: float, sparsity: float) -> dict:
 
 DENSE = measured(0.99, 0.0) | {"kept": 1.0}
 SHOWN = list(METHODS)[::5]  # as many as a picture can bear, of all families
-CELLS = [(method, ratio) for method in SHOWN for ratio in (0.5, 0.9)]
-POINTS = [
-    {**row, "alike": []}
-    for row in rows.tradeoff_rows(CELLS, [measured(0.99 - ratio / 10, ratio) for _, ratio in CELLS])
-]
+CELLS = [(method, ratio, f"{method}-{ratio}") for method in SHOWN for ratio in (0.5, 0.9)]
+MEASURED = [measured(0.99 - ratio / 10, ratio) for _, ratio, _ in CELLS]
+POINTS = rows.tradeoff_rows(CELLS, MEASURED, {key: [] for *_, key in CELLS})
 HISTORY = [
     {"seed": seed, "epoch": e, "loss": 1 / e, "validation_loss": 2 / e, "accuracy": 0.5, "validation_accuracy": 0.4}
     for seed in (0, 1)
@@ -95,7 +93,7 @@ def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_ac
 
 
 def test_the_table_says_where_no_difference_was_shown():
-    small, large = {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02}, {"accuracy_drop": 0.03, "alike": ["l2_channel"]}
+    small, large = {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02}, {"accuracy_drop": 0.03, "same_as": "l2_channel"}
     body = table(DENSE, [POINTS[0] | small, POINTS[0] | large], "title", imported=False).splitlines()[5:7]
     assert "| 1.00 ± 2.00 = |  |" in body[0]
     assert "| 3.00 ± 2.00 | l2_channel |" in body[1]

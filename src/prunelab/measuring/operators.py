@@ -1,5 +1,6 @@
 """Where the time of one call goes, operator by operator."""
 
+import os
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ def operators(call: Arm, device: torch.device, top: int) -> list[dict[str, Any]]
     `calls` counts how often one call of the network runs the operator; `cuda_ms` is 0 without a GPU. By torch.profiler,
     which slows things down: the shares are what to look at.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells the terminal of every start and stop
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"

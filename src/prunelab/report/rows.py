@@ -11,11 +11,19 @@ from prunelab.report.style import colour
 Row = dict[str, Any]
 
 
-def tradeoff_rows(cells: Sequence[tuple[str, float]], metrics: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row per grid cell: method, ratio, colour, the fraction of weights kept, and its metrics."""
+def tradeoff_rows(
+    cells: Sequence[tuple[str, float, str]],
+    metrics: Sequence[Mapping[str, Any]],
+    same: Mapping[str, Sequence[str]],
+) -> list[Row]:
+    """One row per grid cell: method, ratio, colour, the fraction of weights kept, its metrics, and what it is like.
+
+    `cells` are method, ratio and key; `same` holds, by key, the methods of the same ratio that it cannot be told from.
+    """
     return [
-        {"method": method, "ratio": ratio, "colour": colour(method), "kept": _kept(measured["sparsity"]), **measured}
-        for (method, ratio), measured in zip(cells, metrics, strict=True)
+        {"method": method, "ratio": ratio, "colour": colour(method), "same_as": ", ".join(same[key])}
+        | {"kept": _kept(measured["sparsity"]), **measured}
+        for (method, ratio, key), measured in zip(cells, metrics, strict=True)
     ]
 
 

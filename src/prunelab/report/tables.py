@@ -22,7 +22,7 @@ HEADER = (
 def table(dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool) -> str:
     """The whole file. Accuracies are means over seeds ± half the 95 % interval, in per cent.
 
-    A row's `alike` names the methods of the same ratio that it cannot be told from.
+    A row's `same_as` names the methods of the same ratio that it cannot be told from.
     """
     lines = [f"# {title}", ""]
     lines.append("| " + " | ".join(name for name, _ in HEADER) + " |")
@@ -45,7 +45,7 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
         _with_interval(row["accuracy"], row["accuracy_ci95"]),
         "" if dense else _with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + _equals(row),
-        "" if dense else ", ".join(row["alike"]),
+        row.get("same_as", ""),
         "" if dense else _with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
     ]
     return "| " + " | ".join(cells) + " |"

@@ -73,6 +73,7 @@ def main(
         write_json(confusion, _rows(confusion_matrix(every_seed, after.classes.ravel(), card.classes)))
     if details:
         seeds = by_seed(test.labels, params.seeds, after=after, before=before, dense=unpruned)
+        seeds = [row | {"sha256": sha256(seed_file(networks, row["seed"]))} for row in seeds]
         classes = by_class(test.labels, after=after.classes, dense=unpruned, classes=card.classes)
         every = [by_layer(network.model, reference) for network in loaded]
         layers = [{"layer": name, **mean_over_seeds([one[name] for one in every])} for name in every[0]]

@@ -17,7 +17,8 @@ def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, conf
     cells = list(params.grid.cells())
     facts, dense = read_json(prepared / "dataset.json"), read_json(metrics / "base.json")
     measured = [read_json(metrics / "grid" / f"{key}.json") for *_, key in cells]
-    points = rows.tradeoff_rows([(method, ratio) for method, ratio, _ in cells], measured)
+    same = _alike(predictions, params.grid, params.evaluate.bootstrap_samples)
+    points = rows.tradeoff_rows(cells, measured, same)
     _mention_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
     study = f"{params.model} on {params.dataset}, {_seeds(len(params.seeds))}"
 
@@ -35,14 +36,12 @@ def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, conf
         [{"name": c.name, "group": c.group, "colour": c.colour, **row} for c in curves for row in c.rows],
     )
 
+    with replacing(metrics / "table.md") as partial:
+        partial.write_text(table(dense, points, study, imported=bool(dense["imported"])))
+
     matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))
     title = f"{params.model} on {params.dataset}, dense: test images over {_seeds(len(params.seeds))}"
     style.save(figures.confusion(matrix, facts["classes"], title), out / "confusion_dense")
-
-    same = _alike(predictions, params.grid, params.evaluate.bootstrap_samples)
-    told = [{**point, "alike": same[key]} for point, (*_, key) in zip(points, cells, strict=True)]
-    with replacing(metrics / "table.md") as partial:
-        partial.write_text(table(dense, told, study, imported=bool(dense["imported"])))
 
 
 def _alike(predictions: Path, grid: Grid, resamples: int) -> dict[str, list[str]]:

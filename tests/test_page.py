@@ -1,0 +1,213 @@
+"""The report's page, in a real browser where there is one: Chromium with its driver (Debian: chromium-driver)."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from prunelab.report.checklist import checklist
+from prunelab.report.page import Findings, page
+
+METHODS, RATIOS = ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"), (0.5, 0.8, 0.95)
+LAYERS = ("conv1", "layer1.0.conv1", "linear")
+
+
+def metrics(accuracy: float, kept: float, thin: bool) -> dict:
+    return {
+        "accuracy": accuracy, "accuracy_ci95": 0.01, "accuracy_drop": 0.99 - accuracy, "accuracy_drop_ci95": 0.02,
+        "accuracy_pruned": accuracy / 2, "accuracy_pruned_ci95": 0.1, "accuracy_top5": 0.999, "worst_class_drop": 0.1,
+        "calibration_error": 0.02, "sparsity": 1 - kept, "params": 1000, "params_nonzero": int(1000 * kept),
+        "params_ratio": 1 / kept if thin else 1.0, "macs": int(5000 * kept) if thin else 5000,
+        "macs_ratio": 1 / kept if thin else 1.0, "size_compressed_bytes": int(3000 * kept), "seeds": 3, "imported": 0,
+    }  # fmt: skip
+
+
+def point(method: str, ratio: float) -> dict:
+    own = {"method": method, "ratio": ratio, "key": f"{method}-{ratio}", "same_as": "", "colour": "#000000"}
+    return own | metrics(0.99 - ratio / 10, 1 - ratio, "channel" in method)
+
+
+def details() -> dict:
+    layers = [
+        {"layer": name, "width": 8.0, "width_dense": 16, "weights_dense": 100, "weights_nonzero": 40, "sparsity": 0.6}
+        for name in LAYERS
+    ]
+    return {"layers": layers, "weights": {"limit": 1.0, "zeros": 5, "counts": [1, 5, 9, 5, 1]}}
+
+
+def findings() -> Findings:
+    points = [point(method, ratio) for method in METHODS for ratio in RATIOS]
+    keys = ["dense", *(each["key"] for each in points)]
+    latency = [
+        {
+            "name": key, "backend": "eager", "batch_size": size, "latency_ms_p50": 2.0 + index / 10, "told": "1.10x",
+            "latency_ms_quantiles": [1 + q / 10 + index / 10 for q in range(21)],
+        }
+        for index, key in enumerate(keys)
+        for size in (1, 64)
+    ]  # fmt: skip
+    operators = [
+        {"name": key, "operator": name, "calls": 1.0, "cpu_ms": 1.0, "cuda_ms": 0.0, "batch_size": 64}
+        for key in keys
+        for name in ("aten::convolution", "others")
+    ]
+    history = [
+        {"name": name, "group": "fine-tuning", "epoch": epoch, "accuracy": 0.5, "validation_accuracy": 0.6}
+        for name in ("dense", "l1_channel")
+        for epoch in (1, 2)
+    ]
+    return Findings(
+        title="</script> & a network on <data>",  # whatever is named must not break the page
+        facts={"data": "digits", "measured on": "a machine"},
+        dense=metrics(0.99, 1.0, thin=False),
+        points=points,
+        details=dict.fromkeys(keys, details()),
+        training=history,
+        confusion=[{"actual": 0, "predicted": 0, "count": 5}, {"actual": 1, "predicted": 0, "count": 1}],
+        classes=["cat", "</script>dog"],
+        speed={"latency": latency, "operators": operators},
+    )
+
+
+def test_the_page_is_whole_and_asks_the_network_for_nothing():
+    text = page(findings())
+    assert text.count("<script>") == text.count("</script>") == 2
+    assert "&lt;data&gt;" in text
+    head = text[: text.index("<script>")]
+    assert "src=" not in head
+    assert "http" not in head
+    for each in findings().points:
+        assert each["key"] in head
+
+
+def test_the_same_findings_give_the_same_page():
+    assert page(findings()) == page(findings())
+
+
+def held(dense: dict, points: list[dict]) -> dict[str, bool]:
+    return {each.rule: each.holds for each in checklist(dense, points, "a machine")}
+
+
+def test_the_checklist_sees_what_is_missing():
+    found, dense = findings(), metrics(0.99, 1.0, thin=False)
+    whole = held(dense, list(found.points))
+    for without in ("random_channel", "random_unstructured"):
+        assert not held(dense, [p for p in found.points if p["method"] != without])["a random control for every family"]
+    assert whole["a random control for every family"]
+    assert whole["magnitude as a baseline"]
+    assert whole["at least 3 seeds"]
+    assert not held(dense | {"seeds": 1}, list(found.points))["at least 3 seeds"]
+    fallen = next(rule for rule in whole if "accuracy falls" in rule)
+    assert whole[fallen]
+    assert not held(dense, [p | {"accuracy_drop": 0.0} for p in found.points])[fallen]
+    seen = next(rule for rule in whole if "validation" in rule)
+    assert whole[seen]
+    assert not held(dense | {"imported": 1}, list(found.points))[seen]
+    ratios = next(rule for rule in whole if "ratios, so" in rule)
+    assert not whole[ratios]
+    more = [point(method, ratio) for method in METHODS for ratio in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert held(dense, more)[ratios]
+    scratch = next(rule for rule in whole if "scratch" in rule)
+    assert not whole[scratch]
+    assert held(dense, [*found.points, point("l1_channel_scratch", 0.5)])[scratch]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("there is no Chromium with its driver (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1300,1200",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, tmp_path_factory):
+    file: Path = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(page(findings()), encoding="utf-8")
+    browser.get(file.as_uri())
+    wait(lambda: browser.execute_script("return document.querySelectorAll('.plot .main-svg').length") > 0)
+    return browser
+
+
+def wait(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_every_chart_is_drawn_without_a_complaint_and_without_a_request(opened):
+    places = opened.execute_script("return document.querySelectorAll('.plot').length")
+    drawn = opened.execute_script(
+        "return [...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg')).length"
+    )
+    assert places == drawn >= 10
+    points = opened.execute_script("return document.querySelectorAll('.plot')[0].querySelectorAll('.point').length")
+    assert points >= len(METHODS) * len(RATIOS)
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    asked = [each["request"]["url"] for each in sent if each["documentURL"].startswith("file:")]  # not the empty tab
+    assert asked
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_pointing_at_a_cell_tells_all_about_it(opened):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    chart = opened.find_element(By.CSS_SELECTOR, ".plot")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    box = opened.execute_script(
+        "const b = arguments[0].querySelectorAll('.scatterlayer .trace')[3].querySelector('.point')"
+        ".getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]",
+        chart,
+    )
+    actions = ActionChains(opened)
+    actions.w3c_actions.pointer_action.move_to_location(round(box[0]) - 3, round(box[1]))
+    actions.w3c_actions.pointer_action.move_to_location(round(box[0]), round(box[1]))
+    actions.perform()
+    told = "return arguments[0].querySelector('.hoverlayer').textContent"
+    wait(lambda: "accuracy" in opened.execute_script(told, chart))
+    assert "l1_channel at 0.5" in opened.execute_script(told, chart)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_readers_theme(opened, scheme):
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+    def lightness(script: str) -> float:
+        colour = opened.execute_script(f"return {script}")
+        return sum(float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]) / 765
+
+    text = "getComputedStyle(document.querySelector('.plot .xtitle')).fill"
+    if scheme == "dark":
+        wait(lambda: lightness(text) > 0.7)
+    else:
+        wait(lambda: lightness(text) < 0.3)
+    background = lightness("getComputedStyle(document.body).backgroundColor")
+    assert (background > 0.8) == (scheme == "light")
+
+
+def test_a_phone_scrolls_down_and_not_aside(opened):
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wait(lambda: opened.execute_script("return innerWidth") == 390)
+    wait(lambda: opened.execute_script("return document.documentElement.scrollWidth") <= 390)
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
