@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DIGITS_SHAPE
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from prunelab.artifacts.checkpoints import Checkpoint
 from prunelab.errors import Refused
@@ -201,3 +202,6 @@ def test_the_history_tells_what_an_evaluation_by_hand_finds(task, recipe):
         (logits.argmax(1) == labels).float().mean().item(), abs=1e-6
     )
     assert fitted.history[-1]["validation_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        expected = score(labels, logits.argmax(1), labels=range(10), average="macro", zero_division=0)
+        assert fitted.history[-1][f"validation_{name}_macro"] == pytest.approx(expected, abs=1e-6)

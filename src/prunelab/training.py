@@ -13,6 +13,7 @@ from prunelab.data.augment import Augmentation
 from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
+from prunelab.measuring.quality import confusion_matrix, macro_scores
 from prunelab.models.frozen import train_mode
 from prunelab.optimisers import optimiser, rate_factor
 from prunelab.params import Normalise, Recipe
@@ -246,9 +247,15 @@ def _train_epoch(
 def _validate(model: nn.Module, task: Task, batch_size: int) -> dict[str, float]:
     model.eval()
     tally = Tally(task.execution.device)
+    predicted = []
     with torch.inference_mode(), task.execution.autocast():
         for images, labels in task.validation.ordered(batch_size):
             logits = model(images).float()
             tally.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+            predicted.append(logits.argmax(1))
     loss, accuracy = tally.means()
-    return {"validation_loss": loss, "validation_accuracy": accuracy}
+    actual, said = task.validation.labels.cpu().numpy(), torch.cat(predicted).cpu().numpy()
+    scores = macro_scores(confusion_matrix(actual, said, logits.shape[1]))
+    return {"validation_loss": loss, "validation_accuracy": accuracy} | {
+        f"validation_{name}": scores[name] for name in ("precision_macro", "recall_macro", "f1_macro")
+    }
