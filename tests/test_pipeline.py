@@ -114,6 +114,12 @@ def test_only_evaluate_reads_the_test_split():
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
 
 
+def test_curves_of_layers_neither_see_the_test_split_nor_depend_on_what_is_made_of_them():
+    stage = STAGES["sensitivity"]
+    assert not any("test" in dep for dep in stage["deps"])
+    assert not any(key.split(".")[0] in ("prune", "method", "ratio", "grid") for key in stage["params"])
+
+
 def test_focus_paths_carry_no_swept_value():
     for name in ("prune_focus", "finetune_focus", "evaluate_focus"):
         stage = STAGES[name]
@@ -201,7 +207,8 @@ def clone(tmp_path_factory) -> Clone:
     assert "the clone's own code" in output
     grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in content["grid"]["methods"]]
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
-    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, "plot"])
+    drawn = ["sensitivity", "plot_sensitivity", "plot"]
+    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, *drawn])
     clone.commit("Results")
     return clone
 
@@ -225,7 +232,7 @@ def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
 
 
 def test_pictures_table_and_environment_are_there(clone):
-    for name in ("tradeoff", "training", "confusion_dense", "focus/focus"):
+    for name in ("tradeoff", "training", "confusion_dense", "focus/focus", "sensitivity"):
         for suffix in (".svg", ".png"):
             assert (clone.folder / f"plots/{name}{suffix}").stat().st_size > 5000
     table = (clone.folder / "metrics/table.md").read_text()

@@ -30,9 +30,8 @@ def allocate_latency(
     def candidate(share: float) -> tuple[list[int], float]:
         widths = allocate(curves, lambda widths: sum(widths) / sum(units), 1 - share)
         found = measure(widths)
-        left = 1 / found.value
-        gone = 1 - sum(widths) / sum(units)
-        tell(f"{gone:.1%} of the units gone: {found.told()} faster, {left:.1%} of the latency left")
+        left, gone = 1 / found.value, 1 - sum(widths) / sum(units)
+        tell(f"{gone:.1%} of the units gone: speed-up {found.told()}, {left:.1%} of the latency left")
         if found.high / found.low > (1 + TOLERANCE) ** 2:
             raise Refused(
                 f"latency cannot be allocated here and now: a gain was measured between {found.low:.2f}x and "
