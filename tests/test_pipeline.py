@@ -116,6 +116,12 @@ def test_only_evaluate_reads_the_test_split():
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
 
 
+def test_curves_of_layers_neither_see_the_test_split_nor_depend_on_what_is_made_of_them():
+    stage = STAGES["sensitivity"]
+    assert not any("test" in dep for dep in stage["deps"])
+    assert not any(key.split(".")[0] in ("prune", "method", "ratio", "grid") for key in stage["params"])
+
+
 def test_focus_paths_carry_no_swept_value():
     for name in ("prune_focus", "finetune_focus", "evaluate_focus"):
         stage = STAGES[name]
@@ -207,9 +213,8 @@ def clone(tmp_path_factory) -> Clone:
     assert "the clone's own code" in output
     grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in content["grid"]["methods"]]
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
-    assert sorted(stages_run(output)) == sorted(
-        ["prepare", "train_base", "evaluate_base", *grid, *focus, "plot", "benchmark"]
-    )
+    told = ["sensitivity", "plot_sensitivity", "plot", "benchmark", "report"]
+    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, *told])
     clone.commit("Results")
     return clone
 
@@ -247,7 +252,7 @@ def test_details_agree_with_the_metrics(clone):
 
 
 def test_pictures_table_and_environment_are_there(clone):
-    for name in ("tradeoff", "training", "confusion_dense", "focus/focus"):
+    for name in ("tradeoff", "training", "confusion_dense", "focus/focus", "sensitivity"):
         for suffix in (".svg", ".png"):
             assert (clone.folder / f"plots/{name}{suffix}").stat().st_size > 5000
     table = (clone.folder / "metrics/table.md").read_text()
@@ -269,7 +274,12 @@ def test_speed_is_measured_for_all_cells_and_stands_apart(clone):
     assert "| l1_unstructured-0.5 |" in (clone.folder / "metrics/speed/table.md").read_text()
     content = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
     readers = [name for name, stage in content.items() if any("metrics/speed" in dep for dep in stage["deps"])]
-    assert readers == []
+    assert readers == ["report"]
+    assert len((clone.folder / "plots/report.html").read_text()) > 10**6  # the charts' script is in it
+
+
+def test_the_report_is_no_file_of_git(clone):
+    assert clone.run("git", "check-ignore", "plots/report.html").stdout
 
 
 def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prunelab.allocating.command import allocate
 from prunelab.studies.commands import app as studies
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 
 app.add_typer(studies, name="study")
+app.command()(allocate)
 
 
 class Kind(StrEnum):

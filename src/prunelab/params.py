@@ -162,6 +162,13 @@ class Finetune(Recipe):
     temperature: Annotated[float, Field(ge=0.01)]  # by which logits are divided before they are compared
 
 
+class Sensitivity(Section):
+    """Curves of the dense network's layers: at these ratios, on at most so many `samples` of the validation split."""
+
+    ratios: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1), AfterValidator(_distinct)]
+    samples: Count
+
+
 class Evaluate(Section):
     """`bootstrap_samples` resamples of the test images give the interval where there is only one seed."""
 
@@ -201,6 +208,7 @@ class Params(Section):
     train: Train
     prune: Prune
     finetune: Finetune
+    sensitivity: Sensitivity
     evaluate: Evaluate
     benchmark: Benchmark
     runtime: Runtime

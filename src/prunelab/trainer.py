@@ -74,3 +74,13 @@ def _accuracy(model: nn.Module, task: Task, batches: Iterable[tuple[Tensor, Tens
             hits += int((model(inputs).argmax(1) == labels).sum())
             total += len(labels)
     return hits / total
+
+
+class Untrained:
+    """Stands in for the trainer of methods that neither train nor look at data."""
+
+    def place(self, model: nn.Module) -> None:
+        pass
+
+    def batches(self, examples: int) -> type[list]:
+        return list  # no batches: a magnitude needs none

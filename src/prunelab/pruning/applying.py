@@ -112,7 +112,7 @@ def _plan(
         return
     kind = method.granularity
     if kind not in found:
-        found[kind] = _find(kind, architecture, shape, spec.method, model)
+        found[kind] = find_groups(kind, architecture, shape, spec.method, model)
     cutter = _cutter(method, model, architecture, spec, shape, found[kind])
     assert isinstance(cutter, GroupCutter)
     # Which units go depends on the criterion, but how many does so only where layers are ranked together.
@@ -157,11 +157,11 @@ def _cutter(
         head = MODELS[architecture].head
         whole = [head] if method.granularity is granularity.FILTER else []  # a class must not vanish
         return MaskCutter(model, spec, method.granularity, method.scope, whole=whole, example=inputs)  # type: ignore[arg-type]
-    find = partial(_find, method.granularity, architecture, shape, spec.method)
+    find = partial(find_groups, method.granularity, architecture, shape, spec.method)
     return GroupCutter(model, spec, method.scope, find=find, example=inputs, known=known)  # type: ignore[arg-type]
 
 
-def _find(kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module) -> list[Group]:
+def find_groups(kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module) -> list[Group]:
     """The groups of one kind in a network; raises Refused if it has none, with what would work."""
     encoder = attention.find(model)
     if encoder or kind != "channel":
