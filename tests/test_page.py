@@ -67,6 +67,16 @@ def findings() -> Findings:
         training=history,
         confusion=[{"actual": 0, "predicted": 0, "count": 5}, {"actual": 1, "predicted": 0, "count": 1}],
         classes=["cat", "</script>dog"],
+        sensitivity={
+            "accuracy": 0.99,
+            "skipped": {"head": "a network has no heads"},
+            "rows": [
+                {"granularity": kind, "layer": layer, "ratio": ratio, "removed": ratio, "accuracy": 1 - ratio / 2}
+                for kind in ("weight", "channel")
+                for layer in (*LAYERS, "all")
+                for ratio in (0.5, 0.9)
+            ],
+        },
         speed={"latency": latency, "operators": operators},
     )
 
@@ -156,7 +166,7 @@ def test_every_chart_is_drawn_without_a_complaint_and_without_a_request(opened):
     drawn = opened.execute_script(
         "return [...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg')).length"
     )
-    assert places == drawn >= 10
+    assert places == drawn >= 14
     points = opened.execute_script("return document.querySelectorAll('.plot')[0].querySelectorAll('.point').length")
     assert points >= len(METHODS) * len(RATIOS)
     assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []

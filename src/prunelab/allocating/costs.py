@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from prunelab.measuring.backends import eager, inputs_of
 from prunelab.measuring.cost import macs, parameters, positions
 from prunelab.measuring.sensitivity import METHODS, What
-from prunelab.measuring.speed import Ratio, clock, forward, ratio, take_turns
+from prunelab.measuring.speed import Ratio, clock, ratio, take_turns
 from prunelab.models.catalogue import Shape, example, prunable_weights
 from prunelab.params import Budget, PruneSpec
 from prunelab.pruning.applying import find_groups, prune
@@ -67,11 +68,9 @@ class Subject:
         """How many times faster the network is, measured here and now, once it is pruned by `spec`."""
         thin = deepcopy(self.model)
         prune(thin, self.architecture, spec, shape=self.shape, seed=0, trainer=Untrained())  # type: ignore[arg-type]
-        inputs = example(self.shape).repeat(batch_size, *[1] * len(self.shape)).to(execution.device)
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=execution.memory_format)
+        inputs = inputs_of(self.shape, batch_size, execution)
         arms = {
-            name: forward(execution.place(model).eval(), inputs)
+            name: eager(execution.place(model).eval(), inputs, execution)
             for name, model in (("dense", deepcopy(self.model)), ("pruned", thin))
         }
         seconds = take_turns(arms, clock(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)

@@ -25,6 +25,8 @@ from prunelab.pruning.schedules import Session, Trainer
 from prunelab.pruning.selection import Saliency
 from prunelab.registry import pick
 
+UNITS: dict[Kind, str] = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
+
 
 @dataclass(frozen=True)
 class Bases:
@@ -170,7 +172,7 @@ def find_groups(kind: Kind, architecture: str, shape: Shape, method: str, model:
         found = channels.find(model, fixed_layers(architecture, model), example(shape))
     if not found:
         others = [name for name, other in METHODS.items() if other.granularity in _kinds(encoder)]
-        raise Refused(f"{method}: {architecture} has no {kind}s to remove; these would work: {', '.join(others)}")
+        raise Refused(f"{method}: {architecture} has no {UNITS[kind]} to remove; these would work: {', '.join(others)}")
     return found
 
 

@@ -16,6 +16,7 @@ COSTS = {
     "size_compressed_bytes": "bytes of the file, compressed",
     "latency_ms": "latency, ms, at batch size {batch}",
 }
+LEGIBLE = 24  # curves that a legend can still name
 SHADES = [[0, "rgba(0, 114, 178, 0.03)"], [1, "rgba(0, 114, 178, 1)"]]  # on a light page and on a dark one
 
 
@@ -107,6 +108,45 @@ def confusion(rows: Sequence[Row], names: Sequence[str]) -> Chart:
     )
 
 
+def sensitivity(record: Row) -> list[tuple[str, Chart]]:
+    """Accuracy against the share removed: a curve per layer alone and one of all together, then the same as a map."""
+    drawn = []
+    for kind in dict.fromkeys(row["granularity"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["granularity"] == kind]
+        drawn += [(f"{kind}s, curves", _bearing(rows, record["accuracy"])), (f"{kind}s, layer by layer", _map(rows))]
+    return drawn
+
+
+def _bearing(rows: Sequence[Row], dense: float) -> Chart:
+    traces = []
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        own = [row for row in rows if row["layer"] == layer]
+        line = {"color": DENSE, "dash": "dash", "width": 2} if layer == "all" else {"width": 1.3}
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": layer, "line": line, "marker": {"size": 4},
+                "x": [0, *(100 * row["removed"] for row in own)],
+                "y": [100 * dense, *(100 * row["accuracy"] for row in own)],
+                "hovertemplate": f"<b>{layer}</b><br>%{{x:.1f}} % removed: %{{y:.2f}} %<extra></extra>",
+            }
+        )  # fmt: skip
+    chart = _chart(traces, "removed of the layer, %", "validation accuracy, %, not fine-tuned")
+    chart["layout"]["showlegend"] = len(traces) <= LEGIBLE
+    return chart
+
+
+def _map(rows: Sequence[Row]) -> Chart:
+    names, ratios = (list(dict.fromkeys(row[key] for row in rows)) for key in ("layer", "ratio"))
+    found = {(row["layer"], row["ratio"]): row["accuracy"] for row in rows}
+    trace = {
+        "type": "heatmap", "x": [f"{ratio:g}" for ratio in ratios], "y": names, "zmin": 0, "zmax": 1,
+        "z": [[found.get((name, ratio)) for ratio in ratios] for name in names], "colorscale": SHADES,
+        "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"},
+        "hovertemplate": "<b>%{y}</b> at %{x}: %{z:.2%}<extra></extra>",
+    }  # fmt: skip
+    return _tall(trace, len(names), "ratio")
+
+
 def layers(details: Mapping[str, Sequence[Row]], key: str, label: str) -> Chart:
     """One value of every layer (row) in every configuration (column), as a heat map."""
     names = [row["layer"] for row in next(iter(details.values()))]
@@ -121,8 +161,13 @@ def layers(details: Mapping[str, Sequence[Row]], key: str, label: str) -> Chart:
         "hovertemplate": "<b>%{y}</b>, %{x}<br>%{text}<extra></extra>",
         "colorbar": {"title": {"text": label}, "tickformat": ".0%"},
     }  # fmt: skip
-    chart = _chart([trace], "", "", xaxis={"type": "category"}, yaxis={"type": "category", "autorange": "reversed"})
-    chart["layout"]["height"] = max(360, 16 * len(names) + 160)
+    return _tall(trace, len(names), "")
+
+
+def _tall(trace: Chart, rows: int, x: str) -> Chart:
+    """A heat map of so many named rows, the first on top."""
+    chart = _chart([trace], x, "", xaxis={"type": "category"}, yaxis={"type": "category", "autorange": "reversed"})
+    chart["layout"]["height"] = max(360, 16 * rows + 160)
     return chart
 
 

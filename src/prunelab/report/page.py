@@ -24,6 +24,7 @@ class Findings:
     training: Sequence[Row]
     confusion: Sequence[Row]
     classes: Sequence[str]
+    sensitivity: Mapping[str, Any]
     speed: Mapping[str, Any]
 
 
@@ -85,6 +86,14 @@ def _sections(found: Findings) -> Iterator[Section]:
         "Confusion of the dense network",
         "Test images, all seeds together.",
         [("dense", charts.confusion(found.confusion, found.classes))],
+    )
+    skipped = "".join(f" No {kind}s: {why}." for kind, why in found.sensitivity["skipped"].items())
+    yield Section(
+        "sensitivity",
+        "Sensitivity",
+        "What each layer bears alone, and (dashed) all together, without fine-tuning, on the validation split."
+        + skipped,
+        charts.sensitivity(found.sensitivity),
     )
     layers = {name: detail["layers"] for name, detail in found.details.items() if name != "dense"}
     yield Section(

@@ -25,6 +25,7 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         training=read_json(plots / "training.json"),
         confusion=read_json(plots / "dense_confusion.json"),
         classes=facts["classes"],
+        sensitivity=read_json(metrics / "sensitivity.json"),
         speed=speed,
     )
     with replacing(out) as partial:
