@@ -109,3 +109,41 @@ def export(
 
         for line in deliver(form, model_file, out, preprocessing=with_preprocessing, rounds=rounds):
             print(line, flush=True)
+
+
+class Cost(StrEnum):
+    macs = "macs"
+    params_nonzero = "params_nonzero"
+    size_compressed_bytes = "size_compressed_bytes"
+
+
+class Layout(StrEnum):
+    text = "text"
+    md = "md"
+    json = "json"
+
+
+@app.command()
+def compare(
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REV]...", help="workspace, commits, experiments.", show_default=False),
+    ] = None,
+    cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.macs,
+    layout: Annotated[Layout, typer.Option("--format", help="How to print it.")] = Layout.text,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy against cost into this .svg or .png too.")] = None,
+) -> None:
+    """Compare the focus in the workspace, in Git's commits and in DVC's experiments, a row each.
+
+    Without REV: the workspace, HEAD and all experiments derived from HEAD. The first is what the others are held
+    against: parameters are printed where they differ from its own, and rows whose data or dense network are others
+    (dataset, model, weights, seeds, data, train) are marked, and take no part in what follows. `front`: no other row
+    is as accurate at less cost, or more accurate at no more. `best at 1/4`: the most accurate row of those that cost
+    at most a quarter of the dense network (and 1 %, as ratios are met); so for 1/2, 1/8, and on while there are any.
+
+    Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
+    """
+    with refusals():
+        from prunelab.comparing import compared
+
+        print(compared(Path.cwd(), revisions or [], cost.value, layout.value, plot))
