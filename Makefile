@@ -26,7 +26,8 @@ lint: $(READY)  ## style and types
 	mypy
 
 lock: $(READY)  ## renew requirements.lock within the ranges of pyproject.toml
-	uv pip compile pyproject.toml --extra text --group dev --universal --generate-hashes --no-annotate --upgrade \
+	uv pip compile pyproject.toml --extra onnx --extra text --group dev --universal --generate-hashes --no-annotate \
+	    --upgrade \
 	    --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean:  ## remove what can be rebuilt without training: the environment and tool caches

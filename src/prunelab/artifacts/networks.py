@@ -45,6 +45,10 @@ class Card(BaseModel):
     ratio_achieved: float = 0.0
     train_macs: int = 0
 
+    def text(self) -> str:
+        """The card as files hold it: JSON that is the same to the byte for the same card."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
 
 class Network(BaseModel):
     """A network with its card and, for mask methods, its masks."""
@@ -60,9 +64,8 @@ def save_network(path: Path, network: Network) -> None:
     """Write a network as safetensors with one metadata key; equal networks give equal bytes."""
     tensors = state_tensors(network.model)
     tensors |= {f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()}
-    card = json.dumps(network.card.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     with replacing(path) as partial:
-        safetensors.torch.save_file(tensors, partial, metadata={METADATA_KEY: card})
+        safetensors.torch.save_file(tensors, partial, metadata={METADATA_KEY: network.card.text()})
 
 
 def load_network(path: Path) -> Network:

@@ -28,8 +28,8 @@ class Curve:
 # What the trade-off is drawn against: key, label, and how to print a tick.
 COSTS = (
     ("kept", "weights kept, % of the dense network", lambda value: f"{100 * value:.3g}"),
-    ("params_nonzero", "non-zero parameters", lambda value: _short(value)),
-    ("macs", "MACs per image (zeros count too)", lambda value: _short(value)),
+    ("params_nonzero", "non-zero parameters", lambda value: short(value)),
+    ("macs", "MACs per image (zeros count too)", lambda value: short(value)),
 )
 # The states of a network, and how the accuracy in each is called in the rows.
 STATES = (("accuracy", "after fine-tuning"), ("accuracy_pruned", "before fine-tuning"))
@@ -45,8 +45,8 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
             for method in methods:
                 points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["ratio"])
                 _curve(axis, points, cost, accuracy, method)
-            _dense_line(axis, dense)
-            _log_axis(axis, sorted({row[cost] for row in [*rows, dense]}), text)
+            dense_line(axis, dense)
+            log_axis(axis, sorted({row[cost] for row in [*rows, dense]}), text)
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axis.grid(alpha=0.25)
             if index == len(STATES) - 1:
@@ -67,13 +67,13 @@ def _curve(axis: Axes, points: Sequence[Row], cost: str, accuracy: str, method: 
     axis.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=colour(method), elinewidth=0.8, capsize=2, alpha=0.7)
 
 
-def _dense_line(axis: Axes, dense: Row) -> None:
+def dense_line(axis: Axes, dense: Row) -> None:
     y, half = dense["accuracy"], dense["accuracy_ci95"]
     axis.axhline(y, color=DENSE_COLOUR, linestyle="--", linewidth=1)
     axis.axhspan(y - half, min(1.0, y + half), color=DENSE_COLOUR, alpha=0.08, lw=0)
 
 
-def _log_axis(axis: Axes, values: Sequence[float], text: Any) -> None:
+def log_axis(axis: Axes, values: Sequence[float], text: Any) -> None:
     """A log scale that falls to the right, with ticks at round places and a little room at both ends."""
     low, high = values[0] / 1.25, values[-1] * 1.25
     axis.set_xscale("log")
@@ -95,7 +95,8 @@ def _round_places(low: float, high: float) -> list[float]:
     return places
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits and a unit, as a tick bears them."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.3g}{unit}"

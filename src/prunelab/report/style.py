@@ -44,10 +44,17 @@ def marker(method: str) -> str:
     return MARKERS[index % len(MARKERS)]
 
 
+METADATA: dict[str, dict[str, None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+
+
 def save(figure: Figure, stem: Path) -> None:
     """Write `stem`.svg and `stem`.png; the same figure gives the same bytes."""
+    for suffix in METADATA:
+        save_as(figure, stem.with_suffix(suffix))
+
+
+def save_as(figure: Figure, path: Path) -> None:
+    """Write one picture, in the format of its name: .svg or .png."""
     # Without a salt and with a date, matplotlib's SVG differs from run to run.
-    with matplotlib.rc_context({"svg.hashsalt": "prunelab"}):
-        for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
-            with replacing(stem.with_suffix(suffix)) as partial:
-                figure.savefig(partial, format=suffix[1:], dpi=150, metadata=metadata, facecolor="white")
+    with matplotlib.rc_context({"svg.hashsalt": "prunelab"}), replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=METADATA[path.suffix], facecolor="white")

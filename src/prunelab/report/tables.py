@@ -43,10 +43,10 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['macs']:,}",
         f"{row['macs_ratio']:.2f}x",
         f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
-        _with_interval(row["accuracy"], row["accuracy_ci95"]),
-        "" if dense else _with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + _equals(row),
+        with_interval(row["accuracy"], row["accuracy_ci95"]),
+        "" if dense else with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + _equals(row),
         row.get("same_as", ""),
-        "" if dense else _with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
+        "" if dense else with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -55,7 +55,8 @@ def _equals(row: Mapping[str, Any]) -> str:
     return " =" if abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"] else ""
 
 
-def _with_interval(share: float, half_width: float) -> str:
+def with_interval(share: float, half_width: float) -> str:
+    """In per cent, ± half the interval."""
     return f"{100 * share:.2f} ± {100 * half_width:.2f}"
 
 

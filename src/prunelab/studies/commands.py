@@ -23,7 +23,8 @@ def _root() -> None:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
+    """Print what is refused, a line for each problem, and end with 1."""
     from prunelab.errors import Refused
 
     try:
@@ -31,6 +32,9 @@ def _refusals() -> Iterator[None]:
     except Refused as refused:
         for problem in refused.problems:
             print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"{type(error).__name__}: {error}; nothing half-written was left", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -44,7 +48,7 @@ def list_studies() -> None:
     from prunelab.studies.files import load_study, studies
 
     broken = []
-    with _refusals():
+    with refusals():
         names = studies()
     for name in names:
         try:
@@ -55,7 +59,7 @@ def list_studies() -> None:
         count = len(study.settings)
         needs = f"; needs --set {' --set '.join(f'{key}=…' for key in study.needs)}" if study.needs else ""
         print(f"{name}: {study.title} ({count} setting{'s' * (count > 1)}{needs})")
-    with _refusals():
+    with refusals():
         if broken:
             raise Refused(broken)
 
@@ -79,7 +83,7 @@ def run(
     from prunelab.studies.files import load_study, read_overrides, resolve
     from prunelab.studies.running import check_amounts, check_needs, check_settings, run_study
 
-    with _refusals():
+    with refusals():
         study, overrides = load_study(name), read_overrides(set_ or [])
         check_needs(study, quick, overrides)
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
@@ -132,7 +136,7 @@ def show(
     from prunelab.studies.results import collect, write_results
 
     root = Path.cwd()
-    with _refusals():
+    with refusals():
         study, overrides = load_study(name), read_overrides(set_ or [])
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
         records = collect(root, label(name, quick), settings, study.needed(quick).keys() - overrides.keys())

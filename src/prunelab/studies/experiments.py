@@ -98,15 +98,30 @@ def experiment_name(study: str, setting: str, used: Mapping[str, Any], held: Map
     return f"{study}-{setting}-{digest({**used, **{f'{key} holds': its for key, its in held.items()}})[:8]}"
 
 
-def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
-    """What DVC's experiments, whatever commit they rest on, say about a setting; the newest first."""
+@dataclass(frozen=True)
+class Experiment:
+    """One of DVC's experiments: its name, its commit, and the commit it was derived from."""
+
+    name: str
+    commit: str
+    baseline: str
+
+
+def experiments(root: Path) -> Iterator[Experiment]:
+    """DVC's experiments, whatever commit they rest on; the newest first."""
     listed = git(root, "for-each-ref", "--sort=-creatordate", "--format=%(objectname) %(refname)", "refs/exps")
     for line in listed.splitlines():
         commit, reference = line.split(" ", 1)
-        found = re.fullmatch(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)", reference)
-        if found and re.fullmatch(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}", found[3]):
+        if found := re.fullmatch(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)", reference):
+            yield Experiment(name=found[3], commit=commit, baseline=found[1] + found[2])
+
+
+def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
+    """What DVC's experiments, whatever commit they rest on, say about a setting; the newest first."""
+    for experiment in experiments(root):
+        if re.fullmatch(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}", experiment.name):
             with suppress(Refused):  # made by hand, without what a study stores
-                yield _record(root, commit, name=found[3], baseline=found[1] + found[2])
+                yield _record(root, experiment.commit, name=experiment.name, baseline=experiment.baseline)
 
 
 def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:

@@ -1,0 +1,36 @@
+"""What `prunelab compare` prints and draws."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunelab.errors import Refused
+from prunelab.report.comparison import compare, comparison_table, lacking, notes
+from prunelab.revisions import read_revisions
+from prunelab.studies import tables
+
+PICTURES = (".svg", ".png")
+
+
+def compared(root: Path, names: Sequence[str], cost: str, layout: str, plot: Path | None) -> str:
+    """The table of these revisions as text, Markdown (md) or json; drawn into `plot` if given.
+
+    Raises:
+        Refused: for unknown revisions, if none of them was measured, or `plot` is no picture that can be drawn.
+    """
+    if plot and plot.suffix not in PICTURES:
+        raise Refused(f"--plot: {plot} is no name of a picture; valid endings: {', '.join(PICTURES)}")
+    found, without = read_revisions(root, names)
+    without |= {one.name: f"its metrics lack {', '.join(lacking(one))}" for one in found if lacking(one)}
+    rows = compare([one for one in found if not lacking(one)], cost)
+    if not rows:
+        raise Refused(f"{name} has nothing to compare: {reason}" for name, reason in without.items())
+    if plot:
+        from prunelab.report.comparison_figure import comparison
+        from prunelab.report.style import save_as
+
+        save_as(comparison(rows, cost, f"{len(rows)} revisions: accuracy against cost"), plot)
+    if layout == "json":
+        return json.dumps({"cost": cost, "rows": rows, "left_out": without}, indent=1)
+    draw = tables.markdown if layout == "md" else tables.aligned
+    return "\n".join([draw(*comparison_table(rows)), "", *(f"- {note}" for note in notes(rows, without, cost))])

@@ -1,0 +1,66 @@
+"""What `prunelab export` does: find the network, write it in another format, tell what came out and how fast it is."""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from prunelab.artifacts.files import read_json
+from prunelab.artifacts.networks import Card, load_network, seed_file, sizes
+from prunelab.errors import Refused
+from prunelab.exporting import FORMATS, export, latencies, metadata, random_inputs, require, with_preprocessing
+from prunelab.measuring.speed import ratio, summary
+from prunelab.params import load_params
+from prunelab.runtime import configure
+
+FOCUS = Path("models/focus/finetuned")
+DATASET = Path("data/prepared/dataset.json")
+FOLDER = Path("exports")  # not beside the network: DVC hashes the folders it keeps
+BATCH_SIZES = (1, 32)
+
+
+def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: bool, rounds: int) -> Iterator[str]:
+    """Write the network of the file `source` as `form`; yields lines that tell how it went, as it goes.
+
+    Raises:
+        Refused: for what `export` and `load_network` refuse, and an `out` that cannot be meant.
+    """
+    require(form)
+    if rounds == 1:
+        raise Refused("--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more")
+    params = load_params()
+    source = source or seed_file(FOCUS, params.seeds[0])
+    out = out or FOLDER / f"{'-'.join(source.with_suffix('').parts[-3:])}.{form}"
+    if out.is_dir() or out.resolve() == source.resolve():
+        raise Refused(f"--out: {out} is {'a folder' if out.is_dir() else 'the network itself'}; valid: another file")
+    network = load_network(source)
+    card, model = network.card, network.model
+    execution = configure(params.runtime.model_copy(update={"device": "cpu", "precision": "fp32"}))
+    whole = with_preprocessing(model, card) if preprocessing else model
+    about = metadata(card, _class_names(card), preprocessing=preprocessing)
+    for agreement in export(whole, card, form, out, about=about, threads=params.runtime.threads):
+        yield agreement.told()
+    content, weights = out.read_bytes(), sizes(model)
+    yield (
+        f"{out}: {_kilobytes(len(content))}, compressed {_kilobytes(len(zlib.compress(content, 6)))}; "
+        f"the weights alone {_kilobytes(weights['size_bytes'])}, "
+        f"compressed {_kilobytes(weights['size_compressed_bytes'])}"
+    )
+    for batch_size in BATCH_SIZES if rounds else ():
+        inputs = random_inputs(card, batch_size, preprocessing=preprocessing)
+        eager, exported = latencies(whole, out, form, inputs, execution, rounds=rounds)
+        slow, fast = (summary(seconds, batch_size)["latency_ms_p50"] for seconds in (eager, exported))
+        yield (
+            f"latency at batch {batch_size}: eager torch {slow:.3f} ms, {FORMATS[form].runs_on} {fast:.3f} ms; "
+            f"faster: {ratio(eager, exported).told()}"
+        )
+
+
+def _class_names(card: Card) -> list[str] | None:
+    """Those of the prepared data, if the network was made for such."""
+    facts = read_json(DATASET) if DATASET.exists() else {}
+    fits = len(facts.get("classes", [])) == card.classes and tuple(facts.get("shape", [])) == card.input_shape
+    return facts["classes"] if fits else None
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.0f} kB"

@@ -1,0 +1,152 @@
+"""Revisions side by side: what changed, what it cost, and which are worth their cost. Rows in, rows out."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Protocol
+
+from prunelab.report.tables import with_interval
+
+COSTS = {
+    "macs": "MACs per input (zeros count too)",
+    "params_nonzero": "non-zero parameters",
+    "size_compressed_bytes": "bytes of the weights, compressed",
+}
+NEEDED = (
+    "accuracy", "accuracy_ci95", "accuracy_drop", "accuracy_drop_ci95", "sparsity", "params", "macs_ratio", *COSTS,
+)  # fmt: skip
+SLACK = 1.01  # a ratio of parameters or MACs is met within 1 %, so one half asked for is one half
+# What makes the data or the dense networks others, so that accuracies and drops cannot be set side by side.
+BASIS = ("dataset", "model", "weights", "seeds", "data.", "train.")
+BASIS_BUT = ("data.memory_mb", "data.workers")
+HEADER = [
+    "revision", "changed", "method", "ratio", "accuracy, %", "drop", "sparsity", "parameters", "fewer MACs",
+    "size, compressed", "worth it",
+]  # fmt: skip
+WIDTH = 48  # letters of what changed; json has all of it
+Row = dict[str, Any]
+
+
+class Revision(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def dense(self) -> Mapping[str, float]: ...
+    @property
+    def stale(self) -> list[str]: ...
+
+
+def lacking(revision: Revision) -> list[str]:
+    """The numbers a revision would need to be a row and does not have."""
+    return [key for key in NEEDED if key not in revision.metrics] + [key for key in COSTS if key not in revision.dense]
+
+
+def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
+    """One row per revision: its parameters where they differ from the first one's, its metrics, and what they tell.
+
+    `no_drop`: the interval of the drop includes zero. `share`: of the dense network's cost. `front`: no other row is
+    as accurate at less cost, or more accurate at no more. `best_at`: the budgets, as shares of the dense cost, within
+    which no other row is more accurate. `not_comparable`: keys that made the data or the dense networks others than
+    the first row's, in which case a row has no part in the last two; `stale`: keys changed since it was measured.
+    """
+    rows = [_row(revision, revisions[0], cost) for revision in revisions]
+    like = [row for row in rows if not row["not_comparable"] and not row["stale"]]
+    for row in rows:
+        row["front"] = any(row is other for other in like) and not any(_beats(other, row) for other in like)
+        row["best_at"] = []
+    for budget, row in best_within(like).items():
+        row["best_at"].append(str(budget))
+    return rows
+
+
+def _row(revision: Revision, first: Revision, cost: str) -> Row:
+    ours, theirs = revision.params, first.params
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key) and not key.startswith("grid.")]
+    metrics = revision.metrics
+    return {
+        "name": revision.name,
+        "changed": {key: ours.get(key) for key in keys},
+        "method": ours.get("method"),
+        "ratio": ours.get("ratio"),
+        **{key: metrics[key] for key in NEEDED},
+        "no_drop": abs(metrics["accuracy_drop"]) <= metrics["accuracy_drop_ci95"],
+        "cost": metrics[cost],
+        "share": metrics[cost] / revision.dense[cost],
+        "dense_accuracy": revision.dense["accuracy"],
+        "dense_accuracy_ci95": revision.dense["accuracy_ci95"],
+        "not_comparable": [key for key in keys if key.startswith(BASIS) and key not in BASIS_BUT],
+        "stale": revision.stale,
+    }
+
+
+def _beats(one: Row, other: Row) -> bool:
+    """Whether a row is as good in both and better in one."""
+    no_worse = one["cost"] <= other["cost"] and one["accuracy"] >= other["accuracy"]
+    return no_worse and (one["cost"], one["accuracy"]) != (other["cost"], other["accuracy"])
+
+
+def best_within(rows: Sequence[Row]) -> dict[Fraction, Row]:
+    """The most accurate row, the cheapest of equals, within 1/2, 1/4, 1/8 ... of the dense cost, while there is one."""
+    best = {}
+    budget = Fraction(1, 2)
+    while within := [row for row in rows if 0 < row["share"] <= SLACK * budget]:
+        best[budget] = min(within, key=lambda row: (-row["accuracy"], row["cost"]))
+        budget /= 2
+    return best
+
+
+def comparison_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The header and a line per row, in words."""
+    return HEADER, [_line(row) for row in rows]
+
+
+def _line(row: Row) -> list[str]:
+    best = [f"best at {', '.join(row['best_at'])}"] if row["best_at"] else []
+    return [
+        f"{row['name']}{' †' if row['not_comparable'] else ''}{' ‡' if row['stale'] else ''}",
+        _changes({key: value for key, value in row["changed"].items() if key not in ("method", "ratio")}),
+        str(row["method"]),
+        f"{row['ratio']:g}",
+        with_interval(row["accuracy"], row["accuracy_ci95"]),
+        with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + (" =" if row["no_drop"] else ""),
+        f"{100 * row['sparsity']:.1f} %",
+        f"{row['params']:,}",
+        f"{row['macs_ratio']:.2f}x",
+        f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
+        "; ".join([*(["front"] if row["front"] else []), *best]),
+    ]
+
+
+def _changes(changed: Mapping[str, Any]) -> str:
+    """As many as a column bears, and how many more there are."""
+    told: list[str] = []
+    for key, value in changed.items():
+        told.append(f"{key}={'null' if value is None else value}")
+        if len(", ".join(told)) > WIDTH and len(told) > 1:
+            told.pop()
+            return f"{', '.join(told)} and {len(changed) - len(told)} more"
+    return ", ".join(told)
+
+
+def notes(rows: Sequence[Row], without: Mapping[str, str], cost: str) -> list[str]:
+    """What a reader of the table must know."""
+    told = [
+        "± is half the 95 % interval; = means that the interval of the drop includes zero. "
+        f"front: nothing here is as accurate at less cost, or more accurate at no more, in {COSTS[cost]}; best at: "
+        "the most accurate within that share of the dense network's cost."
+    ]
+    told += [
+        f"† {row['name']} is not comparable with {rows[0]['name']}: {', '.join(row['not_comparable'])} "
+        "made other data or another dense network"
+        for row in rows
+        if row["not_comparable"]
+    ]
+    told += [
+        f"‡ {row['name']} was measured with other values of {', '.join(row['stale'])}; `dvc repro` measures it anew"
+        for row in rows
+        if row["stale"]
+    ]
+    return told + [f"{name} is left out: {reason}" for name, reason in without.items()]

@@ -1,0 +1,128 @@
+"""What the focus is and does in the workspace, in Git's commits and in DVC's experiments."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from prunelab.errors import Refused
+from prunelab.params import PARAMS_FILE
+from prunelab.studies.experiments import DENSE_METRICS, METRICS, experiments, git
+
+WORKSPACE, HEAD = "workspace", "HEAD"
+LOCK = Path("dvc.lock")
+Read = Callable[[Path], str]  # raises OSError or Refused where there is no such file
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The parameters of a revision, by dotted keys, what was measured of its focus and of its dense network.
+
+    `stale` are the keys whose values dvc.lock remembers otherwise: the numbers are not theirs.
+    """
+
+    name: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    dense: dict[str, float]
+    stale: list[str]
+
+
+def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], dict[str, str]]:
+    """The revisions of these names, and by name why others have nothing to show.
+
+    A name is `workspace`, whatever Git takes for a commit, or an experiment's; without any they are the workspace, HEAD
+    and the experiments derived from it.
+
+    Raises:
+        Refused: for each name that is none of these, with names that are like it.
+    """
+    places = _places(root, names)
+    found, without = [], {}
+    for name, read in places.items():
+        try:
+            found.append(_revision(name, read))
+        except (Refused, OSError, ValueError, YAMLError) as error:
+            without[name] = " ".join(str(error).split())
+    return found, without
+
+
+def _places(root: Path, names: Sequence[str]) -> dict[str, Read]:
+    """How to read the files of every revision."""
+    head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]  # the oldest first
+    # The newest of a name, and one of this commit rather than any other.
+    commits = {one.name: one.commit for one in sorted(known, key=lambda one: one.baseline == head)}
+    if not names:
+        names = [WORKSPACE, HEAD, *(one.name for one in known if one.baseline == head)]
+    places: dict[str, Read] = {}
+    unknown = []
+    for name in names:
+        if name == WORKSPACE:
+            places[name] = lambda path: (root / path).read_text()
+        elif commit := _commit(root, name) or commits.get(name):
+            places[name] = _reader(root, commit)
+        else:
+            unknown.append(name)
+    if unknown:
+        branches = git(root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").split()
+        raise Refused(_unknown(name, [WORKSPACE, HEAD, *branches, *commits]) for name in unknown)
+    return places
+
+
+def _commit(root: Path, name: str) -> str:
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
+    except Refused:
+        return ""
+
+
+def _reader(root: Path, commit: str) -> Read:
+    return lambda path: git(root, "show", f"{commit}:{path}")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=3)
+    guess = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    return f"unknown revision {name!r}{guess}; valid: {WORKSPACE}, what Git takes for a commit, an experiment's name"
+
+
+def _revision(name: str, read: Read) -> Revision:
+    metrics, dense = (_numbers(path, read) for path in (METRICS, DENSE_METRICS))
+    params = _mapping(PARAMS_FILE, YAML(typ="safe", pure=True).load(read(PARAMS_FILE)))
+    try:
+        lock = YAML(typ="safe").load(read(LOCK))
+    except (Refused, OSError):
+        lock = {}  # nothing that could contradict
+    return Revision(name, flat(params), metrics, dense, _stale(params, lock))
+
+
+def _numbers(path: Path, read: Read) -> dict[str, float]:
+    return _mapping(path, json.loads(read(path)))
+
+
+def _mapping(path: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise Refused(f"{path} is not a mapping")
+    return content
+
+
+def _stale(params: Mapping[str, Any], lock: Mapping[str, Any]) -> list[str]:
+    """The keys that the stages of the focus last ran with other values of."""
+    ran = [stage for name, stage in lock.get("stages", {}).items() if "@" not in name and name != "plot"]
+    used = [stage.get("params", {}).get(str(PARAMS_FILE), {}) for stage in ran]
+    now = flat(params)
+    before = {key: value for values in used for key, value in flat(values).items()}
+    return sorted(key for key in before if key in now and now[key] != before[key])
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys; lists and empty sections are values."""
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return values
