@@ -48,7 +48,8 @@ def dense(name: str = "resnet8", seed: int = 0):
 def really_cut(model, architecture: str, what: str, ratios: dict[str, float]):
     copy = deepcopy(model)
     spec = prune_spec(METHODS[what], 0, layer_ratios=ratios)
-    prune(copy, architecture, spec, shape=DIGITS_SHAPE, seed=0, trainer=Untrained())
+    pruned = prune(copy, architecture, spec, shape=DIGITS_SHAPE, seed=0, trainer=Untrained())
+    assert pruned.ratio_achieved == 0  # of the layers without a ratio of their own
     return copy
 
 
@@ -79,6 +80,15 @@ def test_layers_that_share_channels_have_one_curve():
     assert len(layers) == len(set(layers))
     shared = next(part for part in found if "conv1" in part.layers)
     assert {"layer1.0.conv2", "layer1.1.conv2"} <= set(shared.layers)
+
+
+@pytest.mark.parametrize("architecture", ["resnet20_b", "vit_tiny"])
+def test_parts_come_by_depth(architecture):
+    model = build(architecture, 10, (3, 32, 32))
+    order = [name for name, _ in model.named_modules()]
+    firsts = [min(map(order.index, part.layers)) for part in parts(model, architecture, "channel", (3, 32, 32))]
+    assert len(firsts) > 5
+    assert firsts == sorted(firsts)
 
 
 def test_a_network_without_such_units_is_refused():

@@ -39,7 +39,7 @@ def read_record(params: Params, base: Path, path: Path = RECORD) -> dict[str, An
 
 
 def read_curves(record: Mapping[str, Any], what: str, units: Mapping[str, int], params: Params) -> list[Curve]:
-    """The curves of what may be cut, in the network's order; `units` are those that its parts have, by name.
+    """The curves of what may be cut, from the first layer on; `units` are those of the network's parts, by name.
 
     Raises:
         Refused: if there are none of the kind, the parts are others, or all are protected.
@@ -64,6 +64,6 @@ def read_curves(record: Mapping[str, Any], what: str, units: Mapping[str, int], 
             [(row["removed"], row["accuracy"]) for row in rows if row["layer"] == name],
             params.prune.round_to if what in ("channel", "hidden") else 1,
         )
-        for name in units
+        for name in measured
         if name in free
     ]

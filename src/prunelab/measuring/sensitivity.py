@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -54,11 +54,10 @@ def parts(model: nn.Module, architecture: str, what: What, shape: Shape) -> list
     saliency = criteria.l1(model, Evidence(generator("sensitivity"), list))  # which looks at no data
     if what == "weight":
         return [_layer(name, saliency[name]) for name in prunable_weights(model)]
-    assert what in get_args(Kind)
-    return [
-        _group(group, groups.scores(group, saliency))
-        for group in find_groups(what, architecture, shape, METHODS[what], model)
-    ]
+    depth = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    found = find_groups(what, architecture, shape, METHODS[what], model)  # in the order of a trace, often backwards
+    ordered = sorted(found, key=lambda group: min(depth[member.layer] for member in group.filters))
+    return [_group(group, groups.scores(group, saliency)) for group in ordered]
 
 
 def _layer(tensor: str, score: Tensor) -> Part:

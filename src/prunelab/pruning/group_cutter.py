@@ -109,7 +109,7 @@ class GroupCutter:
             left = self._costs().total(self._groups, [group.count for group in self._groups])
             return 1 - left / self._dense
         free = [(c.full, width) for c, width in zip(found, widths, strict=True) if c.own is None]
-        return 1 - sum(width for _, width in free) / max(1, sum(full for full, _ in free))
+        return 1 - sum(width for _, width in free) / sum(full for full, _ in free) if free else 0.0
 
     def _why_not(
         self, found: Sequence[groups.Candidate], widths: Sequence[int], ratio: float, exactly: bool
