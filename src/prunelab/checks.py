@@ -13,6 +13,7 @@ from prunelab.data.datasets import DATASETS
 from prunelab.data.describe import asked
 from prunelab.data.protocol import Facts, Source
 from prunelab.errors import Refused
+from prunelab.measuring.backends import onnx_format
 from prunelab.models import imagenet
 from prunelab.models.catalogue import MODELS, build, skeleton
 from prunelab.models.frozen import freeze
@@ -73,6 +74,11 @@ def _unknown_names(content: Any) -> Iterator[str]:
 
 def _runtime(params: Params, raw: Path, base: Path) -> None:
     configure(params.runtime)
+
+
+def _backends(params: Params, raw: Path, base: Path) -> None:
+    if "onnxruntime" in params.benchmark.backends:
+        onnx_format(configure(params.runtime))
 
 
 def _source(params: Params, raw: Path) -> Source:
@@ -193,6 +199,7 @@ def _traced(name: str, facts: Facts, weights: str) -> nn.Module:
 
 CHECKS: dict[Check, set[str]] = {
     _runtime: {"runtime"},
+    _backends: {"runtime", "benchmark"},
     _data: {"dataset", "data", "weights"},
     _normalise: {"dataset", "data", "weights"},
     _weights: {"dataset", "data", "model", "weights"},

@@ -4,10 +4,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from prunelab.artifacts.exported import usable
 from prunelab.artifacts.files import read_json
 from prunelab.artifacts.networks import Card, load_network, seed_file, sizes
 from prunelab.errors import Refused
-from prunelab.exporting import FORMATS, export, latencies, metadata, random_inputs, require, with_preprocessing
+from prunelab.exporting import export, latencies, metadata, random_inputs, with_preprocessing
 from prunelab.measuring.speed import ratio, summary
 from prunelab.params import load_params
 from prunelab.runtime import configure
@@ -24,7 +25,7 @@ def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: 
     Raises:
         Refused: for what `export` and `load_network` refuse, and an `out` that cannot be meant.
     """
-    require(form)
+    target = usable(form)
     if rounds == 1:
         raise Refused("--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more")
     params = load_params()
@@ -50,7 +51,7 @@ def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: 
         eager, exported = latencies(whole, out, form, inputs, execution, rounds=rounds)
         slow, fast = (summary(seconds, batch_size)["latency_ms_p50"] for seconds in (eager, exported))
         yield (
-            f"latency at batch {batch_size}: eager torch {slow:.3f} ms, {FORMATS[form].runs_on} {fast:.3f} ms; "
+            f"latency at batch {batch_size}: eager torch {slow:.3f} ms, {target.runs_on} {fast:.3f} ms; "
             f"faster: {ratio(eager, exported).told()}"
         )
 

@@ -1,19 +1,15 @@
 """Networks in formats that other programs read, each checked against the network it was made from."""
 
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
+from prunelab.artifacts.exported import Runner, quiet, trace, usable
 from prunelab.artifacts.files import replacing
 from prunelab.artifacts.networks import METADATA_KEY, Card
 from prunelab.errors import Refused
@@ -22,26 +18,11 @@ from prunelab.measuring.speed import clock, take_turns
 from prunelab.models.catalogue import reads
 from prunelab.models.encoders import SMALL
 from prunelab.params import Normalise
-from prunelab.registry import pick
 from prunelab.runtime import Execution, generator
 
 TOLERANCE = 1e-4  # of the largest score: float32 rounds differently in another order, by about 1e-6
 BATCH_SIZES = (1, 2, 7)  # on which outputs are compared
-TRACED = 2  # examples to trace with: one alone would be taken for a constant
-INPUT, OUTPUT = "input", "scores"
-LARGEST_ONNX = 2**31 - 2**24  # bytes of one file, as protobuf limits it, with room for the graph
-
-Runner = Callable[[Tensor], Tensor]  # inputs of any batch size to scores, both on the CPU
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a traced network becomes a file with these metadata, and how it runs from there, on so many threads."""
-
-    runs_on: str
-    write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
-    load: Callable[[Path, int], Runner]
-    packages: tuple[str, ...] = ()
+TRACED = 2  # examples to trace with
 
 
 @dataclass(frozen=True)
@@ -121,7 +102,7 @@ def random_inputs(card: Card, count: int, *, preprocessing: bool = False) -> Ten
 def export(
     model: nn.Module, card: Card, form: str, out: Path, *, about: Mapping[str, str], threads: int
 ) -> list[Agreement]:
-    """Write a network in one of FORMATS, for batches of any size; returns how well the file's scores agree.
+    """Write a network as `onnx` or `pt2`, for batches of any size; returns how well the file's scores agree.
 
     `about` are the metadata; inputs are what `random_inputs` gives, whether or not the network normalises them.
 
@@ -129,45 +110,16 @@ def export(
         Refused: if there is no such format, its packages are missing, or what was written says something else than the
             network; then nothing is left behind, and what was there before is still there.
     """
-    chosen = pick(FORMATS, form, "format")
-    require(form)
+    chosen = usable(form)
     inputs = [random_inputs(card, size, preprocessing=isinstance(model, Normalised)) for size in BATCH_SIZES]
-    with _quiet(), replacing(out) as partial:
-        chosen.write(_traced(model, inputs[BATCH_SIZES.index(TRACED)]), partial, about)
+    with quiet(), replacing(out) as partial:
+        chosen.write(trace(model, inputs[BATCH_SIZES.index(TRACED)]), partial, about)
         run = chosen.load(partial, threads)
         agreements = [_agreement(model, run, batch) for batch in inputs]
         if broken := [found.told() for found in agreements if not found.holds]:
             valid = f"valid: {TOLERANCE:g} of the largest, and the same classes"
             raise Refused(f"{out}: not written, for the {form} file does not agree: {line}; {valid}" for line in broken)
     return agreements
-
-
-def require(form: str) -> None:
-    """Raise Refused, with the way to install them, unless a format's packages are there."""
-    packages = pick(FORMATS, form, "format").packages
-    if absent := [package for package in packages if find_spec(package) is None]:
-        raise Refused(f"{form} needs {', '.join(absent)}, which is not installed: pip install prunelab[{form}]")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own workings: what counts is checked here."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _traced(model: nn.Module, inputs: Tensor) -> ExportedProgram:
-    traced = torch.export.export(model, (inputs,), dynamic_shapes=({0: Dim("batch")},))
-    for node in traced.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it would tell the paths of this machine, and differ on the next
-    return traced
 
 
 def _agreement(model: nn.Module, run: Runner, inputs: Tensor) -> Agreement:
@@ -179,51 +131,6 @@ def _agreement(model: nn.Module, run: Runner, inputs: Tensor) -> Agreement:
     return Agreement(len(inputs), absolute, absolute / max(float(expected.abs().max()), 1e-30), same)
 
 
-def _write_onnx(traced: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
-    size = sum(tensor.nbytes for tensor in traced.state_dict.values())
-    if size > LARGEST_ONNX:
-        raise Refused(f"an ONNX file holds 2 GiB at most, and these weights are {size / 2**30:.1f} GiB")
-    program = torch.onnx.export(
-        traced,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: "batch"},),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    program.model.metadata_props.update(about)
-    program.save(path, external_data=False)
-
-
-def _load_onnx(path: Path, threads: int) -> Runner:
-    import onnx
-    import onnxruntime
-
-    onnx.checker.check_model(path, full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run([OUTPUT], {INPUT: inputs.numpy()})[0])
-
-
-def _write_pt2(traced: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
-    with path.open("wb") as file:
-        torch.export.save(traced, file, extra_files=dict(about))
-
-
-def _load_pt2(path: Path, threads: int) -> Runner:
-    with path.open("rb") as file:
-        return torch.export.load(file).module()  # on the threads that torch is told to use
-
-
-FORMATS = {
-    "onnx": Format("ONNX Runtime", _write_onnx, _load_onnx, ("onnx", "onnxruntime", "onnxscript")),
-    "pt2": Format("torch.export", _write_pt2, _load_pt2),
-}
-
-
 def latencies(
     model: nn.Module, path: Path, form: str, inputs: Tensor, execution: Execution, *, rounds: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +138,7 @@ def latencies(
 
     The network is placed as `execution` says, which is on the CPU.
     """
-    run = FORMATS[form].load(path, torch.get_num_threads())
+    run = usable(form).load(path, torch.get_num_threads())
     placed = inputs.contiguous(memory_format=execution.memory_format) if inputs.dim() == 4 else inputs
     plain = eager(execution.place(model), placed, execution)
 

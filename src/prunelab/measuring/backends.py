@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
+from prunelab.artifacts.exported import Format, quiet, trace, usable
+from prunelab.errors import Refused
 from prunelab.models.catalogue import Shape, example
 from prunelab.runtime import Execution, generator
 
@@ -39,4 +43,26 @@ def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
     return eager(torch.compile(model), inputs, execution)  # type: ignore[arg-type]
 
 
-BACKENDS: dict[str, Backend] = {"eager": eager, "compiled": compiled}
+def onnxruntime(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
+    """Inference by ONNX Runtime, in float32 and on a CPU, of the file that `prunelab export` writes.
+
+    Raises:
+        Refused: if its packages are missing, or a GPU is what computes.
+    """
+    onnx = onnx_format(execution)
+    given = inputs.contiguous()  # its kernels take no other order, and would copy at every call
+    with TemporaryDirectory() as folder, quiet():
+        file = Path(folder) / "network.onnx"
+        onnx.write(trace(model, torch.cat([given[:1], given[:1]])), file, {})
+        run = onnx.load(file, torch.get_num_threads())
+    return lambda: run(given)
+
+
+def onnx_format(execution: Execution) -> Format:
+    """How ONNX is written and run; raises Refused unless it is there, and a CPU is what computes."""
+    if execution.device.type != "cpu":
+        raise Refused("benchmark.backends: onnxruntime is measured on a CPU; set runtime.device: cpu, or leave it out")
+    return usable("onnx")
+
+
+BACKENDS: dict[str, Backend] = {"eager": eager, "compiled": compiled, "onnxruntime": onnxruntime}
