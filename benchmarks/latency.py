@@ -28,6 +28,7 @@ from prunelab.models.catalogue import Shape, build
 from prunelab.params import PruneSpec, Runtime, read_params
 from prunelab.pruning.applying import prune
 from prunelab.runtime import Execution, configure
+from prunelab.trainer import Untrained
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {
@@ -42,16 +43,6 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 HEADER = (
     "| network | batch | what | MACs | dense, ms | pruned, ms | faster | exponent |\n|:--|--:|:--|--:|--:|--:|:--|--:|"
 )
-
-
-class Untrained:
-    """Stands in for the trainer of methods that neither train nor look at data."""
-
-    def place(self, model: nn.Module) -> None:
-        pass
-
-    def batches(self, examples: int) -> type[list]:
-        return list  # no batches: an L1 norm needs none
 
 
 def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: object) -> nn.Module:

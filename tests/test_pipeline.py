@@ -326,6 +326,7 @@ def test_an_experiment_runs_three_stages_and_shows_deltas_only(clone):
     assert stages_run(again) == []
 
 
+@pytest.mark.slow
 def test_the_focus_on_a_grid_cell_gives_the_same_numbers(clone):
     """The same configuration by two ways: a free check that runs repeat to the bit."""
     clone.run("dvc", "exp", "run", "-S", "method=random_channel", "-S", "ratio=0.5")

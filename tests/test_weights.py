@@ -21,7 +21,10 @@ from prunelab.params import Normalise
 
 @pytest.mark.parametrize(
     ("name", "file", "accuracy"),
-    [("resnet20", "resnet20-12fca82f.th", 0.9173), ("resnet56", "resnet56-4bfd9763.th", 0.9339)],
+    [
+        ("resnet20", "resnet20-12fca82f.th", 0.9173),
+        pytest.param("resnet56", "resnet56-4bfd9763.th", 0.9339, marks=pytest.mark.slow),
+    ],
 )
 def test_published_checkpoints_reach_their_published_accuracy(name, file, accuracy, cifar_folder, execution):
     folder = real_data("PRUNELAB_WEIGHTS", PROJECT / "data/raw", "the checkpoint", file)
