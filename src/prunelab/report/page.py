@@ -87,7 +87,7 @@ def _sections(found: Findings) -> Iterator[Section]:
         "Test images, all seeds together.",
         [("dense", charts.confusion(found.confusion, found.classes))],
     )
-    skipped = "".join(f" No {kind}s: {why}." for kind, why in found.sensitivity["skipped"].items())
+    skipped = "".join(f" {why}." for why in found.sensitivity["skipped"].values())
     yield Section(
         "sensitivity",
         "Sensitivity",
