@@ -10,13 +10,10 @@ With --compiled, one budget also by torch.compile.
 """
 
 import math
-import platform
 from collections.abc import Iterable
 from copy import deepcopy
-from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from torch import nn
 
@@ -27,7 +24,7 @@ from prunelab.measuring.speed import clock, ratio, summary, take_turns
 from prunelab.models.catalogue import Shape, build
 from prunelab.params import PruneSpec, Runtime, read_params
 from prunelab.pruning.applying import prune
-from prunelab.runtime import Execution, configure
+from prunelab.runtime import Execution, configure, fingerprint
 from prunelab.trainer import Untrained
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
@@ -98,7 +95,7 @@ def main(
     """Measure and print; see the top of this file."""
     runtime = read_params()["runtime"] | {"device": device, "threads": threads, "precision": "fp32"}
     execution = configure(Runtime(**runtime))
-    where = torch.cuda.get_device_name() if execution.device.type == "cuda" else _processor()
+    where = fingerprint(execution)["device"]
     print(
         f"{where}, {threads} threads, fp32, channels_last, eager unless it says compiled, {rounds} rounds\n\n{HEADER}"
     )
@@ -117,13 +114,6 @@ def main(
                 if compiled and compile_too:
                     told = f"{what}, compiled"
                     print(line(name, batch, told, pair, gain, shape, execution, rounds, "compiled"), flush=True)
-
-
-def _processor() -> str:
-    for entry in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if entry.startswith("model name"):
-            return entry.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

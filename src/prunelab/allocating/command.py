@@ -1,10 +1,10 @@
 """`prunelab allocate`."""
 
-import sys
 from typing import Annotated, Literal
 
-import typer
 from typer import Option
+
+from prunelab.studies.commands import refusals
 
 
 def allocate(
@@ -29,16 +29,12 @@ def allocate(
     Example: prunelab allocate --ratio 0.5 --budget macs --dry-run
     """
     from prunelab.allocating.allocating import allocated, told, write
-    from prunelab.errors import Refused
 
-    try:
+    with refusals():
         found = allocated(granularity, ratio, budget, latency, batch_size=batch_size, rounds=rounds, tell=_tell)
         print(told(found))
         if not dry_run:
             print(write(found))
-    except Refused as refused:
-        print("\n".join(refused.problems), file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 def _tell(line: str) -> None:

@@ -70,8 +70,8 @@ def allocate(curves: Sequence[Curve], kept: Callable[[Sequence[int]], float], ta
     dense = max(curve.accuracies[0] for curve in curves)
     lowest = min(curve.accuracies[-1] for curve in curves) - 2 * HAIR
 
-    def widths(_: object, fallen: float, __: float) -> list[int]:
+    def widths(fallen: float) -> list[int]:
         threshold = dense - fallen * (dense - lowest)
         return [curve.width(curve.most(threshold)) for curve in curves]
 
-    return solve((), widths, 0.0, kept, target)
+    return solve(widths, kept, target)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from prunelab.measuring.cost import macs as count_macs
 from prunelab.measuring.cost import positions
-from prunelab.pruning.groups import Candidate, Group, Scope
+from prunelab.pruning.groups import Group
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,18 @@ class Costs:
         return weights * places if self.macs else weights + biases
 
 
-def solve(
-    found: Sequence[Candidate], scope: Scope, floor: float, kept: Callable[[Sequence[int]], float], target: float
-) -> list[int]:
+def solve(widths_at: Callable[[float], list[int]], kept: Callable[[Sequence[int]], float], target: float) -> list[int]:
     """The widths whose cost is nearest to the share `target` that is to be kept; `kept` gives a share for widths.
 
-    A ratio is bisected until the widths at its two ends differ by single steps; then these are taken one after the
-    other, since many groups make a step at the same ratio.
+    `widths_at` gives the widths at a ratio, 0 to below 1, and falls with it. The ratio is bisected until the widths at
+    its two ends differ by single steps; then these are taken one after the other, since many groups make a step at the
+    same ratio.
     """
     low, high = 0.0, 1.0 - 1e-9  # at `low` too much is kept, at `high` too little (or the least there can be)
-    more, less = scope(found, low, floor), scope(found, high, floor)
+    more, less = widths_at(low), widths_at(high)
     for _ in range(40):
         middle = (low + high) / 2
-        widths = scope(found, middle, floor)
+        widths = widths_at(middle)
         if kept(widths) >= target:
             low, more = middle, widths
         else:

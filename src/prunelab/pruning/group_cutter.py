@@ -46,9 +46,7 @@ class GroupCutter:
             return found, self._scope(found, ratio, self._spec.floor)
         costs, members = self._costs(), [candidate.group for candidate in found]
         return found, solve(
-            found,
-            self._scope,
-            self._spec.floor,
+            lambda native: self._scope(found, native, self._spec.floor),
             kept=lambda widths: costs.total(members, widths) / self._dense,
             target=1 - ratio,
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from prunelab.report.rows import matrix_of
 from prunelab.report.style import DENSE_COLOUR as DENSE
 from prunelab.report.style import colour, is_control
 
@@ -90,9 +91,7 @@ def _training(rows: Sequence[Row]) -> Chart:
 
 def confusion(rows: Sequence[Row], names: Sequence[str]) -> Chart:
     """Shares of every actual class by predicted class; counts on hover."""
-    counts = [[0] * len(names) for _ in names]
-    for row in rows:
-        counts[row["actual"]][row["predicted"]] = row["count"]
+    counts = matrix_of(rows, len(names)).tolist()
     shares = [[count / max(1, sum(line)) for count in line] for line in counts]
     trace = {
         "type": "heatmap", "x": list(names), "y": list(names), "z": shares, "text": counts, "zmin": 0, "zmax": 1,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from prunelab.report.tables import with_interval
+from prunelab.report.tables import drop, none_shown, with_interval
 
 COSTS = {
     "macs": "MACs per input (zeros count too)",
@@ -72,7 +72,7 @@ def _row(revision: Revision, first: Revision, cost: str) -> Row:
         "method": ours.get("method"),
         "ratio": ours.get("ratio"),
         **{key: metrics[key] for key in NEEDED},
-        "no_drop": abs(metrics["accuracy_drop"]) <= metrics["accuracy_drop_ci95"],
+        "no_drop": none_shown(metrics),
         "cost": metrics[cost],
         "share": metrics[cost] / revision.dense[cost],
         "dense_accuracy": revision.dense["accuracy"],
@@ -111,7 +111,7 @@ def _line(row: Row) -> list[str]:
         str(row["method"]),
         f"{row['ratio']:g}",
         with_interval(row["accuracy"], row["accuracy_ci95"]),
-        with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + (" =" if row["no_drop"] else ""),
+        drop(row),
         f"{100 * row['sparsity']:.1f} %",
         f"{row['params']:,}",
         f"{row['macs_ratio']:.2f}x",

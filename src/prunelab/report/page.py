@@ -8,6 +8,7 @@ from typing import Any
 from prunelab.report import charts
 from prunelab.report.checklist import ENFORCED, checklist
 from prunelab.report.style import DENSE_COLOUR, colour
+from prunelab.report.tables import drop, with_interval
 
 Row = Mapping[str, Any]
 
@@ -139,15 +140,13 @@ def _table(found: Findings) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in ({**found.dense, "key": "dense", "same_as": ""}, *found.points):
         dense = row["key"] == "dense"
-        drop = _percent(row["accuracy_drop"], row["accuracy_drop_ci95"])
-        equal = " =" if abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"] else ""
         line = [
             row["key"],
-            _percent(row["accuracy"], row["accuracy_ci95"]),
-            "" if dense else drop + equal,
+            with_interval(row["accuracy"], row["accuracy_ci95"]),
+            "" if dense else drop(row),
             "" if dense else f"{100 * row['worst_class_drop']:.1f}",
             f"{100 * row['calibration_error']:.1f} %",
-            "" if dense else _percent(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
+            "" if dense else with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
             f"{row['sparsity']:.1%}",
             f"{row['params_nonzero']:,}",
             f"{row['macs']:,}",
@@ -160,10 +159,6 @@ def _table(found: Findings) -> tuple[list[str], list[list[str]]]:
             line.insert(2, f"{100 * row['accuracy_top5']:.2f}")
         lines.append(line)
     return columns, lines
-
-
-def _percent(share: float, half_width: float) -> str:
-    return f"{100 * share:.2f} ± {100 * half_width:.2f}"
 
 
 def _note(dense: Row) -> str:

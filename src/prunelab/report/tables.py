@@ -44,15 +44,21 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['macs_ratio']:.2f}x",
         f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
         with_interval(row["accuracy"], row["accuracy_ci95"]),
-        "" if dense else with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + _equals(row),
+        "" if dense else drop(row),
         row.get("same_as", ""),
         "" if dense else with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def _equals(row: Mapping[str, Any]) -> str:
-    return " =" if abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"] else ""
+def none_shown(row: Mapping[str, Any]) -> bool:
+    """Whether the interval of a drop holds 0."""
+    return abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"]
+
+
+def drop(row: Mapping[str, Any]) -> str:
+    """The drop from dense with its interval, marked where none was shown."""
+    return with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + (" =" if none_shown(row) else "")
 
 
 def with_interval(share: float, half_width: float) -> str:
