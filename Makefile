@@ -1,8 +1,11 @@
 # Everything a newcomer types. `make` alone lists the targets.
-# Needs Python 3.11 or newer, Git and make; everything else goes into .venv, from requirements.lock.
+# Needs Python 3.11 or newer, Git and make; everything else goes into .venv: from requirements.lock what a study runs on,
+# which its results rest on, and from requirements-dev.lock, which has the same versions, what tests it.
 PYTHON ?= python3
+UPGRADE := --upgrade
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -17,18 +20,21 @@ repro: $(READY)  ## check the parameters, then reproduce the whole study
 	prunelab check
 	dvc repro
 
-test: $(READY)  ## run the tests (PYTEST_ARGS="-k pruning" for some, "-m gpu" on a GPU)
+test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, "-m gpu" on a GPU)
 	pytest $(PYTEST_ARGS)
 
-lint: $(READY)  ## style and types
+lint: $(DEV)  ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
 
-lock: $(READY)  ## renew requirements.lock within the ranges of pyproject.toml
-	uv pip compile pyproject.toml --extra onnx --extra text --group dev --universal --generate-hashes --no-annotate \
-	    --upgrade \
-	    --custom-compile-command 'make lock' --output-file requirements.lock
+COMPILE := uv pip compile pyproject.toml --group install --universal --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
+RUN := --extra onnx --extra text --extra s3 --extra ssh
+
+lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (make lock UPGRADE= moves no version)
+	$(COMPILE) $(UPGRADE) $(RUN) --output-file requirements.lock
+	$(COMPILE) $(UPGRADE) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## remove what can be rebuilt without training: the environment and tool caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
@@ -44,4 +50,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
 	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --offline --editable .
+	@touch $@
+
+$(DEV): $(READY) requirements-dev.lock
+	uv pip sync --python $(BIN)/python --require-hashes requirements-dev.lock
+	uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --offline --editable .
 	@touch $@
