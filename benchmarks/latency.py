@@ -20,7 +20,7 @@ from torch import nn
 from prunelab.errors import Refused
 from prunelab.measuring.backends import BACKENDS, inputs_of
 from prunelab.measuring.cost import macs
-from prunelab.measuring.speed import clock, ratio, summary, take_turns
+from prunelab.measuring.speed import ratio, summary, take_turns, timer
 from prunelab.models.catalogue import Shape, build
 from prunelab.params import PruneSpec, Runtime, read_params
 from prunelab.pruning.applying import prune
@@ -78,7 +78,7 @@ def line(
 ) -> str:
     inputs, run = inputs_of(shape, batch, execution), BACKENDS[backend]
     arms = {which: run(model, inputs, execution) for which, model in zip(("dense", "pruned"), pair, strict=True)}
-    seconds = take_turns(arms, clock(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0)
+    seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0)
     faster = ratio(seconds["dense"], seconds["pruned"])
     slow, fast = (summary(seconds[which], batch)["latency_ms_p50"] for which in arms)
     exponent = f"{math.log(faster.value) / math.log(gain):.2f}" if gain > 1.01 and faster.differs else ""

@@ -7,7 +7,10 @@ from test_pruning import bases, small_network
 
 from prunelab.artifacts.checkpoints import Checkpoint
 from prunelab.data.augment import Augmentation
+from prunelab.measuring.backends import BACKENDS, inputs_of
+from prunelab.measuring.benchmark import Bench
 from prunelab.measuring.cost import parameters
+from prunelab.measuring.memory import meter
 from prunelab.measuring.quality import predict
 from prunelab.models.catalogue import build
 from prunelab.params import Runtime
@@ -81,3 +84,38 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
     predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
     labels = gpu_task.validation.labels.cpu().numpy()
     assert (predictions.classes == labels).mean() == pytest.approx(fitted.history[-1]["validation_accuracy"], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["cuda_graph", "compiled"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_backends_give_the_networks_own_outputs(name, batch_size, gpu_task):
+    execution = gpu_task.execution
+    model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
+    inputs = inputs_of(DIGITS_SHAPE, batch_size, execution)
+    call = BACKENDS[name](model, inputs, execution)
+    expected = BACKENDS["eager"](model, inputs, execution)()
+    for _ in range(2):
+        torch.testing.assert_close(call(), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_everything_the_benchmark_measures_is_measured(gpu_task):
+    models = {name: build("resnet8", 10, DIGITS_SHAPE).eval() for name in ("dense", "same")}
+    load = {name: lambda: build("resnet8", 10, DIGITS_SHAPE).eval() for name in models}
+    placed = {name: gpu_task.execution.place(model) for name, model in models.items()}
+    bench = Bench(placed, load, DIGITS_SHAPE, gpu_task.execution)
+    for backend in ("eager", "cuda_graph"):
+        dense, same = bench.latency(backend, 64, rounds=10, seconds=1.0)
+        assert 0 < dense["latency_ms_p50"] <= dense["latency_ms_p95"]
+        assert same["faster"] == pytest.approx(1, abs=0.3)
+    operators = bench.operators([64])
+    assert any(row["cuda_ms"] > 0 for row in operators)
+    energy = bench.energy(64)
+    assert isinstance(energy, str) or all(row["joules"] > 0 for row in energy)
+
+
+def test_peak_memory_is_that_of_the_activations():
+    runtime = Runtime(device="cuda", precision="fp32", threads=2, deterministic=True, channels_last=False)
+    wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
+    with meter(configure(runtime)) as measure:
+        peak = measure(lambda: wide, (1, 8, 8), 64)
+    assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)  # one float per input and output; weights left out

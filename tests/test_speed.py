@@ -8,7 +8,7 @@ import torch
 from conftest import DIGITS_SHAPE
 
 from prunelab.measuring.backends import eager
-from prunelab.measuring.speed import clock, ratio, summary, take_turns
+from prunelab.measuring.speed import by_clock, ratio, summary, take_turns, timer
 from prunelab.models.catalogue import build
 
 
@@ -32,7 +32,7 @@ class Machine:
 
 def measured(machine: Machine, slow, fast, rounds: int = 10):
     arms = {"slow": machine.arm("slow", slow), "fast": machine.arm("fast", fast)}
-    return take_turns(arms, machine.now, rounds=rounds, round_s=0.2, warm_up_s=0.1)
+    return take_turns(arms, by_clock(machine.now), rounds=rounds, round_s=0.2, warm_up_s=0.1)
 
 
 def test_every_call_is_timed_and_rounds_are_about_as_long_for_all():
@@ -102,5 +102,5 @@ def test_a_network_is_an_arm_and_time_passes(execution):
     model = build("resnet8", 10, DIGITS_SHAPE).eval()
     call = eager(model, torch.zeros(2, *DIGITS_SHAPE), execution)
     assert call().shape == (2, 10)
-    seconds = take_turns({"net": call}, clock(torch.device("cpu")), rounds=2, round_s=0.01, warm_up_s=0.01)
+    seconds = take_turns({"net": call}, timer(torch.device("cpu")), rounds=2, round_s=0.01, warm_up_s=0.01)
     assert (seconds["net"] > 0).all()

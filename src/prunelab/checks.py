@@ -13,7 +13,7 @@ from prunelab.data.datasets import DATASETS
 from prunelab.data.describe import asked
 from prunelab.data.protocol import Facts, Source
 from prunelab.errors import Refused
-from prunelab.measuring.backends import onnx_format
+from prunelab.measuring.backends import NEEDS
 from prunelab.models import imagenet
 from prunelab.models.catalogue import MODELS, build, skeleton
 from prunelab.models.frozen import freeze
@@ -77,8 +77,10 @@ def _runtime(params: Params, raw: Path, base: Path) -> None:
 
 
 def _backends(params: Params, raw: Path, base: Path) -> None:
-    if "onnxruntime" in params.benchmark.backends:
-        onnx_format(configure(params.runtime))
+    execution = configure(params.runtime)
+    for name in params.benchmark.backends:
+        if name in NEEDS:
+            NEEDS[name](execution)
 
 
 def _source(params: Params, raw: Path) -> Source:

@@ -14,7 +14,7 @@ from prunelab.artifacts.files import replacing
 from prunelab.artifacts.networks import METADATA_KEY, Card
 from prunelab.errors import Refused
 from prunelab.measuring.backends import eager
-from prunelab.measuring.speed import clock, take_turns
+from prunelab.measuring.speed import take_turns, timer
 from prunelab.models.catalogue import reads
 from prunelab.models.encoders import SMALL
 from prunelab.params import Normalise
@@ -147,5 +147,5 @@ def latencies(
             return run(inputs)
 
     arms = {"eager": plain, "exported": exported}
-    seconds = take_turns(arms, clock(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)
+    seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)
     return seconds["eager"], seconds["exported"]

@@ -33,7 +33,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Budget = Literal["native", "params", "macs"]
-Backend = Literal["eager", "compiled", "onnxruntime"]
+Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime"]
 
 
 class Section(BaseModel):
@@ -181,9 +181,7 @@ class Benchmark(Section):
     """How to measure speed: every network in turn, `rounds` times, for `seconds` in all per batch size and backend."""
 
     batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
-    backends: Annotated[
-        list[Literal["eager", "compiled", "onnxruntime"]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
     rounds: Annotated[int, Field(ge=2, le=10_000)]  # each gives one ratio; an interval takes two at least
     seconds: Annotated[float, Field(gt=0)]
 

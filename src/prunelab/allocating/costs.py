@@ -9,7 +9,7 @@ from torch import nn
 from prunelab.measuring.backends import eager, inputs_of
 from prunelab.measuring.cost import macs, parameters, positions
 from prunelab.measuring.sensitivity import METHODS, What
-from prunelab.measuring.speed import Ratio, clock, ratio, take_turns
+from prunelab.measuring.speed import Ratio, ratio, take_turns, timer
 from prunelab.models.catalogue import Shape, example, prunable_weights
 from prunelab.params import Budget, PruneSpec
 from prunelab.pruning.applying import find_groups, prune
@@ -73,5 +73,5 @@ class Subject:
             name: eager(execution.place(model).eval(), inputs, execution)
             for name, model in (("dense", deepcopy(self.model)), ("pruned", thin))
         }
-        seconds = take_turns(arms, clock(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)
+        seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)
         return ratio(seconds["dense"], seconds["pruned"])

@@ -43,6 +43,36 @@ def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
     return eager(torch.compile(model), inputs, execution)  # type: ignore[arg-type]
 
 
+def cuda_graph(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
+    """Inference as one recorded CUDA graph: without the launches of kernels, for which small networks mostly wait.
+
+    Raises:
+        Refused: if no GPU is what computes.
+    """
+    on_gpu(execution)
+    call, beside = eager(model, inputs, execution), torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # what libraries set up at first calls must not be recorded
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = call()  # filled anew by every replay
+
+    def replay() -> object:
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def on_gpu(execution: Execution) -> None:
+    """Raises Refused unless a GPU is what computes."""
+    if execution.device.type != "cuda":
+        raise Refused("benchmark.backends: cuda_graph is measured on a GPU; set runtime.device: cuda, or leave it out")
+
+
 def onnxruntime(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
     """Inference by ONNX Runtime, in float32 and on a CPU, of the file that `prunelab export` writes.
 
@@ -65,4 +95,10 @@ def onnx_format(execution: Execution) -> Format:
     return usable("onnx")
 
 
-BACKENDS: dict[str, Backend] = {"eager": eager, "compiled": compiled, "onnxruntime": onnxruntime}
+BACKENDS: dict[str, Backend] = {
+    "eager": eager,
+    "compiled": compiled,
+    "cuda_graph": cuda_graph,
+    "onnxruntime": onnxruntime,
+}
+NEEDS: dict[str, Callable[[Execution], object]] = {"cuda_graph": on_gpu, "onnxruntime": onnx_format}

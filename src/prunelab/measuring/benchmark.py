@@ -9,7 +9,7 @@ from torch import nn
 from prunelab.measuring import energy, memory
 from prunelab.measuring.backends import BACKENDS, Arm, inputs_of
 from prunelab.measuring.operators import operators
-from prunelab.measuring.speed import clock, quantiles, ratio, summary, take_turns
+from prunelab.measuring.speed import quantiles, ratio, summary, take_turns, timer
 from prunelab.models.catalogue import Shape
 from prunelab.registry import pick
 from prunelab.runtime import Execution
@@ -41,7 +41,7 @@ class Bench:
         """One row per network: percentiles and quantiles of all calls, and how many times faster than the dense one."""
         measured = take_turns(
             self.arms(backend, batch_size),
-            clock(self.execution.device),
+            timer(self.execution.device),
             rounds=rounds,
             round_s=seconds / rounds,
             warm_up_s=WARM_UP * seconds,
@@ -71,9 +71,9 @@ class Bench:
         joules = energy.counter(self.execution.device)
         if isinstance(joules, str):
             return joules
-        now = clock(self.execution.device)
+        timed = timer(self.execution.device)
         return [
-            {"name": name, "batch_size": batch_size, "joules": energy.per_call(call, joules, now) / batch_size}
+            {"name": name, "batch_size": batch_size, "joules": energy.per_call(call, joules, timed) / batch_size}
             for name, call in self.arms("eager", batch_size).items()
         ]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab.measuring.speed import Arm, Clock
+from prunelab.measuring.speed import Arm, Timer
 
 Joules = Callable[[], float]  # since some moment; only differences mean something
 RAPL = Path("/sys/class/powercap")
@@ -61,11 +61,11 @@ class _Zone:
         return (self._turns * self._range + now) / 1e6
 
 
-def per_call(call: Arm, joules: Joules, now: Clock, seconds: float = AT_LEAST_S) -> float:
+def per_call(call: Arm, joules: Joules, timed: Timer, seconds: float = AT_LEAST_S) -> float:
     """Joules of one call, the idle machine's included, over at least so many seconds of calls."""
     call()
-    start, before, calls = now(), joules(), 0
-    while calls == 0 or now() - start < seconds:
-        call()
+    before, calls, spent = joules(), 0, 0.0
+    while calls == 0 or spent < seconds:
+        spent += timed(call)
         calls += 1
     return (joules() - before) / calls

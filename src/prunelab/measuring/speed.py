@@ -10,7 +10,7 @@ import torch
 from prunelab.measuring.backends import Arm
 from prunelab.measuring.statistics import half_width
 
-Clock = Callable[[], float]  # seconds; waits for the device where there is one
+Timer = Callable[[Arm], float]  # seconds of one call, until the device is done with it
 PERCENTILES = {50: 1, 95: 20, 99: 1000}  # each with the calls that it takes to say anything about it
 QUANTILES = 21
 
@@ -32,44 +32,51 @@ class Ratio:
         return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})" if self.differs else "no difference"
 
 
-def clock(device: torch.device) -> Clock:
-    """Seconds that pass; on a GPU the clock of torch.utils.benchmark, which waits until the device is done."""
-    if device.type != "cuda":
-        return time.perf_counter
-    from torch.utils.benchmark.utils.timer import timer
+def timer(device: torch.device) -> Timer:
+    """How a call is timed: by CUDA's events on a GPU, which the device itself stamps, else by the system's clock."""
+    return _by_events if device.type == "cuda" else by_clock(time.perf_counter)
 
-    return timer
+
+def by_clock(now: Callable[[], float]) -> Timer:
+    def timed(call: Arm) -> float:
+        start = now()
+        call()
+        return now() - start
+
+    return timed
+
+
+def _by_events(call: Arm) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 def take_turns(
-    arms: Mapping[str, Arm], now: Clock, *, rounds: int, round_s: float, warm_up_s: float
+    arms: Mapping[str, Arm], timed: Timer, *, rounds: int, round_s: float, warm_up_s: float
 ) -> dict[str, np.ndarray]:
     """Seconds of every call, float64 [rounds, calls] by arm.
 
     After a warm-up of every arm for `warm_up_s`, all are called in turn, for about `round_s` each, `rounds` times: in
     every second round in reverse order, so that a drift of the machine's speed favours none.
     """
-    counts = {name: max(1, round(round_s / _warm_up(call, now, warm_up_s))) for name, call in arms.items()}
+    counts = {name: max(1, round(round_s / _warm_up(call, timed, warm_up_s))) for name, call in arms.items()}
     seconds = {name: np.empty((rounds, count)) for name, count in counts.items()}
     for index in range(rounds):
         for name in list(arms)[:: 1 if index % 2 == 0 else -1]:
-            seconds[name][index] = [_timed(arms[name], now) for _ in range(counts[name])]
+            seconds[name][index] = [timed(arms[name]) for _ in range(counts[name])]
     return seconds
 
 
-def _warm_up(call: Arm, now: Clock, seconds: float) -> float:
-    """Call until so much time is over, at least three times; returns the shortest call."""
-    start = now()
+def _warm_up(call: Arm, timed: Timer, seconds: float) -> float:
+    """Call for so many seconds, at least three times; returns the shortest call."""
     taken: list[float] = []
-    while len(taken) < 3 or now() - start < seconds:
-        taken.append(_timed(call, now))
+    while len(taken) < 3 or sum(taken) < seconds:
+        taken.append(timed(call))
     return max(min(taken), 1e-9)
-
-
-def _timed(call: Arm, now: Clock) -> float:
-    start = now()
-    call()
-    return now() - start
 
 
 def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
