@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,16 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, edit_params
+from conftest import DIGITS_SHAPE, PROJECT, edit_params, prune_spec
 from typer.testing import CliRunner
 
+from prunelab import timing
+from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.cli import app
 from prunelab.errors import Refused
-from prunelab.params import read_params
+from prunelab.models.catalogue import build
+from prunelab.params import Normalise, Runtime, read_params
+from prunelab.pruning.applying import prune
 from prunelab.report import comparison_figure, style
-from prunelab.report.comparison import SLACK, best_within, compare, comparison_table, notes
+from prunelab.report.comparison import FASTER, SLACK, best_within, compare, comparison_table, notes
 from prunelab.revisions import flat, read_revisions
+from prunelab.trainer import Untrained
 
+RUNTIME = Runtime(device="cpu", precision="fp32", threads=2, deterministic=True, channels_last=True)
 DENSE = {"accuracy": 0.99, "accuracy_ci95": 0.01, "macs": 1000, "params_nonzero": 400, "size_compressed_bytes": 900}
 
 
@@ -274,6 +281,62 @@ def test_the_command_prints_and_draws(project):
     refused = CliRunner().invoke(app, ["compare", "--plot", "compare.pdf"])
     assert refused.exit_code == 1
     assert ".svg, .png" in refused.stderr
+
+
+def save_networks(root: Path, ratio: float) -> None:
+    """A dense network, and one with so much of its channels gone, where the pipeline keeps them."""
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    card = Card(
+        model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0.0], std=[1.0]), seed=0,
+        imported=None,
+    )  # fmt: skip
+    save_network(seed_file(root / timing.DENSE, 0), Network(model=model, card=card))
+    prune(model, "resnet8", prune_spec("l1_channel", ratio), shape=DIGITS_SHAPE, seed=0, trainer=Untrained())
+    save_network(seed_file(root / timing.FOCUS, 0), Network(model=model, card=card))
+
+
+def test_networks_of_one_dense_network_take_turns_and_missing_ones_are_told(tmp_path, monkeypatch):
+    seeds = {"seeds": [0], "method": "l1_channel", "ratio": 0.5}
+    some = [Some(name, metrics(), seeds) for name in ("thin", "gone", "same")]
+    for name, ratio in (("thin", 0.8), ("same", 0.0)):
+        save_networks(tmp_path / name, ratio)
+    monkeypatch.setattr(timing, "fetch_from", lambda root: lambda one, path, folder: root / one.name / path)
+    turns = []
+    monkeypatch.setattr(timing, "take_turns", lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms))
+    timed = timing.time_revisions(tmp_path, some, RUNTIME, 2)
+    assert turns == [["", "thin", "same"]]
+    assert timed.faster["thin"].value == pytest.approx(2)
+    assert list(timed.without) == ["gone"]
+    assert str(timing.DENSE) in timed.without["gone"]
+    rows = compare(some, "macs")
+    rows[0] |= timed.faster["thin"].row()
+    header, lines = comparison_table(rows)
+    assert [line[header.index(FASTER)] for line in lines] == [timed.faster["thin"].told(), "", ""]
+
+
+def pretended(arms) -> dict[str, np.ndarray]:
+    """Each arm is called, and said to take half as long as the one before."""
+    assert all(arm().shape == (2, 10) for arm in arms.values())
+    return {name: np.full((3, 4), 0.5**index) for index, name in enumerate(arms)}
+
+
+@pytest.mark.slow
+def test_networks_come_out_of_dvcs_cache(project):
+    subprocess.run(["dvc", "init", "-q"], cwd=project.folder, check=True, capture_output=True)
+    for ratio, macs in ((0.5, 500), (0.8, 100)):
+        save_networks(project.folder, ratio)
+        subprocess.run(["dvc", "add", "-q", "models"], cwd=project.folder, check=True, capture_output=True)
+        project.measure(0.8, macs)
+        project.commit(f"{ratio}")
+    shutil.rmtree(project.folder / "models")
+    result = CliRunner().invoke(app, ["compare", "HEAD~1", "HEAD", "workspace", "--latency", "64", "--format", "json"])
+    half, fifth, workspace = json.loads(result.stdout)["rows"]
+    assert all(row["faster_low"] <= row["faster"] <= row["faster_high"] for row in (half, fifth))
+    assert "told" not in workspace
+    shutil.rmtree(project.folder / ".dvc/cache")
+    told = CliRunner().invoke(app, ["compare", "HEAD", "--latency", "64"]).stdout
+    assert "HEAD was not measured" in told
+    assert "neither in DVC's cache nor in a remote" in told
 
 
 @pytest.mark.slow

@@ -134,6 +134,9 @@ def compare(
     cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.macs,
     layout: Annotated[Layout, typer.Option("--format", help="How to print it.")] = Layout.text,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy against cost into this .svg or .png too.")] = None,
+    latency: Annotated[
+        int | None, typer.Option(min=1, metavar="BATCH", help="Measure here and now, too, at this batch size.")
+    ] = None,
 ) -> None:
     """Compare the focus in the workspace, in Git's commits and in DVC's experiments, a row each.
 
@@ -142,10 +145,12 @@ def compare(
     (dataset, model, weights, seeds, data, train) are marked, and take no part in what follows. `front`: no other row
     is as accurate at less cost, or more accurate at no more. `best at 1/4`: the most accurate row of those that cost
     at most a quarter of the dense network (and 1 %, as ratios are met); so for 1/2, 1/8, and on while there are any.
+    Times measured on different days or machines cannot be compared, so --latency takes the networks out of DVC's cache
+    (or remote) and measures all of them in one process, in turn with the dense ones they were pruned from.
 
     Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
     """
     with refusals():
         from prunelab.comparing import compared
 
-        print(compared(Path.cwd(), revisions or [], cost.value, layout.value, plot))
+        print(compared(Path.cwd(), revisions or [], cost.value, layout.value, plot, latency))

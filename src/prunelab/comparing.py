@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunelab.errors import Refused
-from prunelab.report.comparison import compare, comparison_table, lacking, notes
-from prunelab.revisions import read_revisions
+from prunelab.params import load_params
+from prunelab.report.comparison import FASTER, Row, compare, comparison_table, lacking, notes
+from prunelab.revisions import Revision, read_revisions
 from prunelab.studies import tables
 
 PICTURES = (".svg", ".png")
 
 
-def compared(root: Path, names: Sequence[str], cost: str, layout: str, plot: Path | None) -> str:
+def compared(
+    root: Path, names: Sequence[str], cost: str, layout: str, plot: Path | None, latency: int | None = None
+) -> str:
     """The table of these revisions as text, Markdown (md) or json; drawn into `plot` if given.
+
+    With `latency`, a batch size, their networks are measured against their dense ones first.
 
     Raises:
         Refused: for unknown revisions, if none of them was measured, or `plot` is no picture that can be drawn.
@@ -25,12 +30,31 @@ def compared(root: Path, names: Sequence[str], cost: str, layout: str, plot: Pat
     rows = compare([one for one in found if not lacking(one)], cost)
     if not rows:
         raise Refused(f"{name} has nothing to compare: {reason}" for name, reason in without.items())
+    told = _timed(root, found, rows, latency) if latency else []
     if plot:
         from prunelab.report.comparison_figure import comparison
         from prunelab.report.style import save_as
 
         save_as(comparison(rows, cost, f"{len(rows)} revisions: accuracy against cost"), plot)
     if layout == "json":
-        return json.dumps({"cost": cost, "rows": rows, "left_out": without}, indent=1)
+        return json.dumps({"cost": cost, "rows": rows, "left_out": without, "measured": told}, indent=1)
     draw = tables.markdown if layout == "md" else tables.aligned
-    return "\n".join([draw(*comparison_table(rows)), "", *(f"- {note}" for note in notes(rows, without, cost))])
+    return "\n".join(
+        [draw(*comparison_table(rows)), "", *(f"- {note}" for note in [*notes(rows, without, cost), *told])]
+    )
+
+
+def _timed(root: Path, found: Sequence[Revision], rows: Sequence[Row], batch_size: int) -> list[str]:
+    """Measure the networks of the rows, put into each row what came out, and return what to know about it."""
+    from prunelab.timing import time_revisions
+
+    named = {one.name: one for one in found}
+    timed = time_revisions(root, [named[row["name"]] for row in rows], load_params().runtime, batch_size)
+    for row in rows:
+        if row["name"] in timed.faster:
+            row |= timed.faster[row["name"]].row()
+    return [
+        f"{FASTER}: how many times, with its 95 % interval; batches of {batch_size}, first seed, all networks in turn, "
+        f"measured now on this machine: {timed.where}",
+        *(f"{name} was not measured: {reason}" for name, reason in timed.without.items()),
+    ]

@@ -23,10 +23,12 @@ Read = Callable[[Path], str]  # raises OSError or Refused where there is no such
 class Revision:
     """The parameters of a revision, by dotted keys, what was measured of its focus and of its dense network.
 
-    `stale` are the keys whose values dvc.lock remembers otherwise: the numbers are not theirs.
+    `commit` is None for the workspace. `stale` are the keys whose values dvc.lock remembers otherwise: the numbers are
+    not theirs.
     """
 
     name: str
+    commit: str | None
     params: dict[str, Any]
     metrics: dict[str, float]
     dense: dict[str, float]
@@ -44,28 +46,28 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], di
     """
     places = _places(root, names)
     found, without = [], {}
-    for name, read in places.items():
+    for name, commit in places.items():
         try:
-            found.append(_revision(name, read))
+            found.append(_revision(name, commit, _reader(root, commit)))
         except (Refused, OSError, ValueError, YAMLError) as error:
             without[name] = " ".join(str(error).split())
     return found, without
 
 
-def _places(root: Path, names: Sequence[str]) -> dict[str, Read]:
-    """How to read the files of every revision."""
+def _places(root: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """The commit of every revision, None for the workspace."""
     head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]  # the oldest first
     # The newest of a name, and one of this commit rather than any other.
     commits = {one.name: one.commit for one in sorted(known, key=lambda one: one.baseline == head)}
     if not names:
         names = [WORKSPACE, HEAD, *(one.name for one in known if one.baseline == head)]
-    places: dict[str, Read] = {}
+    places: dict[str, str | None] = {}
     unknown = []
     for name in names:
         if name == WORKSPACE:
-            places[name] = lambda path: (root / path).read_text()
+            places[name] = None
         elif commit := _commit(root, name) or commits.get(name):
-            places[name] = _reader(root, commit)
+            places[name] = commit
         else:
             unknown.append(name)
     if unknown:
@@ -81,7 +83,9 @@ def _commit(root: Path, name: str) -> str:
         return ""
 
 
-def _reader(root: Path, commit: str) -> Read:
+def _reader(root: Path, commit: str | None) -> Read:
+    if commit is None:
+        return lambda path: (root / path).read_text()
     return lambda path: git(root, "show", f"{commit}:{path}")
 
 
@@ -91,14 +95,14 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown revision {name!r}{guess}; valid: {WORKSPACE}, what Git takes for a commit, an experiment's name"
 
 
-def _revision(name: str, read: Read) -> Revision:
+def _revision(name: str, commit: str | None, read: Read) -> Revision:
     metrics, dense = (_numbers(path, read) for path in (METRICS, DENSE_METRICS))
     params = _mapping(PARAMS_FILE, YAML(typ="safe", pure=True).load(read(PARAMS_FILE)))
     try:
         lock = YAML(typ="safe").load(read(LOCK))
     except (Refused, OSError):
         lock = {}  # nothing that could contradict
-    return Revision(name, flat(params), metrics, dense, _stale(params, lock))
+    return Revision(name, commit, flat(params), metrics, dense, _stale(params, lock))
 
 
 def _numbers(path: Path, read: Read) -> dict[str, float]:

@@ -56,8 +56,7 @@ class Bench:
     def _against_dense(self, name: str, measured: Mapping[str, Any]) -> Row:
         if name == self.dense:
             return {}
-        faster = ratio(measured[self.dense], measured[name])
-        return {"faster": faster.value, "faster_low": faster.low, "faster_high": faster.high, "told": faster.told()}
+        return ratio(measured[self.dense], measured[name]).row()
 
     def memory(self, batch_size: int) -> list[Row]:
         with memory.meter(self.execution) as measure:

@@ -28,6 +28,10 @@ class Ratio:
         """Whether the interval leaves out 1: only then may one be called faster."""
         return not self.low <= 1 <= self.high
 
+    def row(self) -> dict[str, float | str]:
+        """As results hold it."""
+        return {"faster": self.value, "faster_low": self.low, "faster_high": self.high, "told": self.told()}
+
     def told(self) -> str:
         return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})" if self.differs else "no difference"
 

@@ -1,0 +1,105 @@
+"""How fast the focus of revisions is: their networks, from DVC's cache, measured here and now in one process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from prunelab.artifacts.files import sha256
+from prunelab.artifacts.networks import load_network, seed_file
+from prunelab.errors import Refused
+from prunelab.measuring.backends import eager, inputs_of
+from prunelab.measuring.load import load
+from prunelab.measuring.speed import Ratio, ratio, take_turns, timer
+from prunelab.models.catalogue import Shape
+from prunelab.params import Runtime
+from prunelab.revisions import Revision
+from prunelab.runtime import Execution, configure, fingerprint
+
+DENSE, FOCUS = Path("models/base/final"), Path("models/focus/finetuned")
+ROUNDS, ROUND_S, WARM_UP_S = 10, 0.1, 0.25
+Fetch = Callable[[Revision, Path, Path], Path]  # a revision's file, put into a folder if it is not there already
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How many times faster than its dense network each revision's is, by name; why others were not measured; where."""
+
+    faster: Mapping[str, Ratio]
+    without: Mapping[str, str]
+    where: str
+
+
+def time_revisions(root: Path, revisions: Sequence[Revision], runtime: Runtime, batch_size: int) -> Timed:
+    """Measure the focus of each revision, first seed, against the dense network it was pruned from.
+
+    All that share a dense network take turns with it, so that what slows the machine slows all of them.
+    """
+    execution = configure(runtime)
+    seen = load()
+    busy = f", beside {', '.join(seen['busy'])}" if seen["busy"] else ""
+    where = f"{fingerprint(execution)['device']}, {runtime.threads} threads, {runtime.precision}{busy}"
+    faster: dict[str, Ratio] = {}
+    with TemporaryDirectory() as folder:
+        families, without = _families(revisions, fetch_from(root), Path(folder))
+        for family in families:
+            faster |= family.measured(execution, batch_size)
+    return Timed(faster, without, where)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A dense network and what revisions made of it, by their names."""
+
+    dense: nn.Module
+    shape: Shape
+    pruned: dict[str, nn.Module]
+
+    def measured(self, execution: Execution, batch_size: int) -> dict[str, Ratio]:
+        inputs = inputs_of(self.shape, batch_size, execution)
+        models = {"": self.dense} | self.pruned  # no revision has an empty name
+        arms = {name: eager(execution.place(model), inputs, execution) for name, model in models.items()}
+        seconds = take_turns(arms, timer(execution.device), rounds=ROUNDS, round_s=ROUND_S, warm_up_s=WARM_UP_S)
+        return {name: ratio(seconds[""], seconds[name]) for name in self.pruned}
+
+
+def _families(revisions: Sequence[Revision], fetch: Fetch, folder: Path) -> tuple[list[_Family], dict[str, str]]:
+    families: dict[str, _Family] = {}
+    without: dict[str, str] = {}
+    for revision in revisions:
+        try:
+            dense, focus = (
+                fetch(revision, seed_file(which, revision.params["seeds"][0]), folder) for which in (DENSE, FOCUS)
+            )
+            digest, pruned = sha256(dense), load_network(focus).model
+            if digest not in families:
+                network = load_network(dense)
+                families[digest] = _Family(network.model, network.card.input_shape, {})
+        except (Refused, OSError) as error:
+            without[revision.name] = " ".join(str(error).split())
+            continue
+        families[digest].pruned[revision.name] = pruned
+    return list(families.values()), without
+
+
+def fetch_from(root: Path) -> Fetch:
+    """Reads the workspace, and DVC's cache or remote for what was committed."""
+
+    def fetch(revision: Revision, path: Path, folder: Path) -> Path:
+        if revision.commit is None:
+            return root / path
+        from dvc.api import DVCFileSystem
+        from dvc.exceptions import DvcException
+
+        target = folder / revision.commit / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            DVCFileSystem(str(root), rev=revision.commit).get_file(path.as_posix(), str(target))
+        except (DvcException, OSError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Refused(f"{path} is neither in DVC's cache nor in a remote ({reason})") from None
+        return target
+
+    return fetch
