@@ -1,3 +1,5 @@
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from prunelab.measuring.cost import cost, macs, positions, training_macs
 from prunelab.measuring.layers import by_layer, histogram
 from prunelab.measuring.quality import Predictions, calibration_error, confusion_matrix, macro_scores, predict
 from prunelab.measuring.statistics import half_width
-from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, quality
+from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.models.catalogue import build, prunable_weights
 
 
@@ -108,11 +110,20 @@ def test_the_worst_class_is_the_one_that_loses_most_recall(said):
 def test_rows_of_seeds_have_the_means_of_the_metrics(said):
     labels, predicted = said
     after, dense = np.stack([predicted, labels]), np.stack([labels, labels])
-    rows = by_seed(labels, [7, 8], after=sure(after), before=dense, dense=dense)
+    rows = by_seed(labels, after=sure(after), before=dense, dense=dense, classes=5)
     measured = judged(labels, after, dense)
-    assert [row["seed"] for row in rows] == [7, 8]
-    for key in ("accuracy", "accuracy_pruned", "accuracy_drop", "loss"):
-        assert np.mean([row[key] for row in rows]) == pytest.approx(measured[key])
+    assert [row["accuracy"] for row in rows] == [pytest.approx((predicted == labels).mean()), 1]
+    told = {row["measure"]: row for row in over_seeds(rows)}
+    assert (
+        told.keys() == rows[0].keys() == measured.keys() - {key for key in measured if "ci95" in key or "worst" in key}
+    )
+    for key, spread in told.items():
+        one, other = (row[key] for row in rows)
+        assert spread["mean"] == pytest.approx(measured[key])
+        assert spread["sd"] == pytest.approx(statistics.stdev((one, other)))
+        assert spread["ci95"] == pytest.approx(stats.t.ppf(0.975, df=1) * abs(one - other) / 2)
+        assert spread["n"] == 2
+    assert "sd" not in over_seeds(rows[:1])[0]
 
 
 def test_the_calibration_error_is_the_gap_between_how_sure_and_how_often_right():

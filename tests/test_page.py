@@ -34,7 +34,11 @@ def details() -> dict:
         {"layer": name, "width": 8.0, "width_dense": 16, "weights_dense": 100, "weights_nonzero": 40, "sparsity": 0.6}
         for name in LAYERS
     ]
-    return {"layers": layers, "weights": {"limit": 1.0, "zeros": 5, "counts": [1, 5, 9, 5, 1]}}
+    measures = [
+        {"measure": "f1_macro", "n": 3, "mean": 0.9, "sd": 0.01, "ci95": 0.02},
+        {"measure": "loss", "n": 1, "mean": 1},
+    ]
+    return {"measures": measures, "layers": layers, "weights": {"limit": 1.0, "zeros": 5, "counts": [1, 5, 9, 5, 1]}}
 
 
 def findings() -> Findings:

@@ -15,10 +15,11 @@ def half_width(values: np.ndarray, *, resamples: int, seed: int = 0) -> float:
     """
     if len(values) == 1:
         return _bootstrap(values[0], resamples, seed)
-    return float(np.hypot(_student_t(values.mean(axis=1)), _normal(values.mean(axis=0))))
+    return float(np.hypot(student_t(values.mean(axis=1)), _normal(values.mean(axis=0))))
 
 
-def _student_t(means: np.ndarray) -> float:
+def student_t(means: np.ndarray) -> float:
+    """Half the width of Student's 95 % interval of the mean of two values or more."""
     from scipy.special import stdtrit
 
     quantile = stdtrit(len(means) - 1, (1 + CONFIDENCE) / 2)

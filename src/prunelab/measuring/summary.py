@@ -12,7 +12,7 @@ from prunelab.measuring.quality import (
     confusion_matrix,
     macro_scores,
 )
-from prunelab.measuring.statistics import half_width
+from prunelab.measuring.statistics import half_width, student_t
 
 Row = dict[str, Any]
 
@@ -31,38 +31,54 @@ def quality(
     What the networks said `after` fine-tuning, and predicted classes [seeds, images] `before` it and of the `dense`
     network of the same seed, to which drops are paired. For the dense network all three are its own.
     """
-    right, right_before, right_dense = (predicted == labels for predicted in (after.classes, before, dense))
-    drop = right_dense.astype(float) - right
+    right, right_before, right_dense = (
+        (predicted == labels).astype(float) for predicted in (after.classes, before, dense)
+    )
     recalls, dense_recalls = (_over_seeds(labels, predicted, classes)["recall"] for predicted in (after.classes, dense))
     return {
-        "accuracy": right.mean(),
-        "accuracy_ci95": half_width(right.astype(float), resamples=resamples),
-        "accuracy_top5": after.among_top.mean(),
-        "accuracy_pruned": right_before.mean(),
-        "accuracy_pruned_ci95": half_width(right_before.astype(float), resamples=resamples),
-        "accuracy_drop": drop.mean(),
-        "accuracy_drop_ci95": half_width(drop, resamples=resamples),
+        **mean_over_seeds(by_seed(labels, after=after, before=before, dense=dense, classes=classes)),
+        "accuracy_ci95": half_width(right, resamples=resamples),
+        "accuracy_pruned_ci95": half_width(right_before, resamples=resamples),
+        "accuracy_drop_ci95": half_width(right_dense - right, resamples=resamples),
         "worst_class_drop": (dense_recalls - recalls).max(),
-        "loss": after.losses.mean(),
-        "calibration_error": _calibration(after, right),
-        **mean_over_seeds([macro_scores(confusion_matrix(labels, said, classes)) for said in after.classes]),
     }
 
 
 def by_seed(
-    labels: np.ndarray, seeds: Sequence[int], *, after: Predictions, before: np.ndarray, dense: np.ndarray
+    labels: np.ndarray, *, after: Predictions, before: np.ndarray, dense: np.ndarray, classes: int
 ) -> list[Row]:
-    """One row per seed: its accuracy, what it was before fine-tuning, its drop from its dense network, its loss."""
-    return [
-        {
-            "seed": seed,
-            "accuracy": float((after.classes[index] == labels).mean()),
-            "accuracy_pruned": float((before[index] == labels).mean()),
-            "accuracy_drop": float((dense[index] == labels).mean() - (after.classes[index] == labels).mean()),
-            "loss": float(after.losses[index].mean()),
-        }
-        for index, seed in enumerate(seeds)
-    ]
+    """Every measure that is a mean over seeds, for each seed; arguments as `quality` has them."""
+    return [_of_seed(labels, index, after, before, dense, classes) for index in range(len(after.classes))]
+
+
+def _of_seed(
+    labels: np.ndarray, index: int, after: Predictions, before: np.ndarray, dense: np.ndarray, classes: int
+) -> Row:
+    right = after.classes[index] == labels
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_top5": float(after.among_top[index].mean()),
+        "accuracy_pruned": float((before[index] == labels).mean()),
+        "accuracy_drop": float((dense[index] == labels).mean() - right.mean()),
+        "loss": float(after.losses[index].mean()),
+        "calibration_error": calibration_error(after.confidences[index], right),
+        **macro_scores(confusion_matrix(labels, after.classes[index], classes)),
+    }
+
+
+def over_seeds(rows: Sequence[Mapping[str, float]]) -> list[Row]:
+    """Of every measure of rows by seed: mean, number of seeds and, of several, deviation and 95 % half width.
+
+    The interval is Student's t over seeds alone; those in the metrics cover the finite test set too.
+    """
+    return [_spread(measure, np.array([row[measure] for row in rows])) for measure in rows[0]]
+
+
+def _spread(measure: str, values: np.ndarray) -> Row:
+    told: Row = {"measure": measure, "n": len(values), "mean": float(values.mean())}
+    if len(values) > 1:
+        told |= {"sd": float(values.std(ddof=1)), "ci95": student_t(values)}
+    return told
 
 
 def by_class(labels: np.ndarray, *, after: np.ndarray, dense: np.ndarray, classes: int) -> list[Row]:
@@ -81,11 +97,6 @@ def _over_seeds(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict
     """The scores of every class [classes], means over the seeds of `predicted` [seeds, images]."""
     seeds = [class_scores(confusion_matrix(labels, said, classes)) for said in predicted]
     return {name: np.mean([scores[name] for scores in seeds], axis=0) for name in seeds[0]}
-
-
-def _calibration(said: Predictions, right: np.ndarray) -> float:
-    pairs = zip(said.confidences, right, strict=True)
-    return float(np.mean([calibration_error(confidences, correct) for confidences, correct in pairs]))
 
 
 def mean_over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, float]:

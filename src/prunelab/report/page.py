@@ -58,6 +58,7 @@ def page(found: Findings) -> str:
         columns=columns,
         table=lines,
         note=_note(found.dense),
+        measures=_measures(found),
         greys={DENSE_COLOUR: "--text", colour("random_channel"): "--quiet", colour("random_unstructured"): "--faint"},
         plotly=Markup(get_plotlyjs()),  # noqa: S704 (the library's own script)
     )
@@ -159,6 +160,18 @@ def _table(found: Findings) -> tuple[list[str], list[list[str]]]:
             line.insert(2, f"{100 * row['accuracy_top5']:.2f}")
         lines.append(line)
     return columns, lines
+
+
+def _measures(found: Findings) -> dict[str, list[str]]:
+    """A heading and lines: every measure of every configuration, over its seeds alone."""
+    names = [row["measure"] for row in found.details["dense"]["measures"]]
+    told = {name: [_told(row) for row in detail["measures"]] for name, detail in found.details.items()}
+    return {"configuration": [name.replace("_", " ") for name in names], **told}
+
+
+def _told(measured: Row) -> str:
+    spread = f" ± {measured['ci95']:.4f} (sd {measured['sd']:.4f})" if measured["n"] > 1 else ""
+    return f"{measured['mean']:.4f}{spread}"
 
 
 def _note(dense: Row) -> str:

@@ -14,7 +14,7 @@ from prunelab.data.batches import Batches
 from prunelab.measuring.cost import cost
 from prunelab.measuring.layers import by_layer, histogram
 from prunelab.measuring.quality import Predictions, confusion_matrix, predict
-from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, quality
+from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.models.catalogue import build
 from prunelab.params import load_params
 from prunelab.runtime import configure, fingerprint
@@ -72,13 +72,17 @@ def main(
         every_seed = np.tile(test.labels, len(loaded))
         write_json(confusion, _rows(confusion_matrix(every_seed, after.classes.ravel(), card.classes)))
     if details:
-        seeds = by_seed(test.labels, params.seeds, after=after, before=before, dense=unpruned)
-        seeds = [row | {"sha256": sha256(seed_file(networks, row["seed"]))} for row in seeds]
+        rows = by_seed(test.labels, after=after, before=before, dense=unpruned, classes=card.classes)
+        seeds = [
+            {"seed": seed, "sha256": sha256(seed_file(networks, seed))} | row
+            for seed, row in zip(params.seeds, rows, strict=True)
+        ]
         classes = by_class(test.labels, after=after.classes, dense=unpruned, classes=card.classes)
         every = [by_layer(network.model, reference) for network in loaded]
         layers = [{"layer": name, **mean_over_seeds([one[name] for one in every])} for name in every[0]]
         spread = histogram([network.model for network in loaded])
-        write_json(details, {"seeds": seeds, "classes": classes, "layers": layers, "weights": spread})
+        told = {"seeds": seeds, "measures": over_seeds(rows), "classes": classes, "layers": layers, "weights": spread}
+        write_json(details, told)
     write_json(metrics, measured)
     if environment:
         # No output of the stage, or another machine's name would change hashes; so DVC does not restore it with the
