@@ -127,12 +127,14 @@ def test_prepared_files_are_the_same_to_the_byte(digits, tmp_path):
 
 def test_predictions_come_back_and_damage_is_refused(tmp_path):
     arrays = {name: np.arange(6).reshape(2, 3) for name in ("labels", "before", "after", "losses")}
-    save_predictions(tmp_path / "p.npz", **arrays)
-    np.testing.assert_array_equal(load_predictions(tmp_path / "p.npz")["after"], [[0, 1, 2], [3, 4, 5]])
+    save_predictions(tmp_path / "p.safetensors", **arrays)
+    np.testing.assert_array_equal(load_predictions(tmp_path / "p.safetensors")["after"], [[0, 1, 2], [3, 4, 5]])
+    save_predictions(tmp_path / "again", **arrays)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "p.safetensors").read_bytes()
     for length in (50, 0):
-        (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:length])
+        (tmp_path / "p.safetensors").write_bytes((tmp_path / "p.safetensors").read_bytes()[:length])
         with pytest.raises(Refused, match="is damaged"):
-            load_predictions(tmp_path / "p.npz")
+            load_predictions(tmp_path / "p.safetensors")
 
 
 def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(tmp_path, monkeypatch):

@@ -230,8 +230,9 @@ def test_a_study_of_texts_runs_from_the_table_to_the_metrics(workspace):
     train_base.main(prepared, base, Path("history.json"))
     prune.main(base, prepared, focus / "pruned", "l1_head", 0.5)
     finetune.main(focus / "pruned", base / "final", prepared, focus / "final", Path("finetuned.json"))
-    evaluate.main(prepared, base / "final", Path("base.json"), Path("base.npz"))
-    evaluate.main(prepared, focus / "final", Path("m.json"), Path("p.npz"), focus / "pruned", Path("base.npz"))
+    dense, said = Path("base.safetensors"), Path("said.safetensors")
+    evaluate.main(prepared, base / "final", Path("base.json"), dense)
+    evaluate.main(prepared, focus / "final", Path("m.json"), said, focus / "pruned", dense)
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["accuracy"] == 1
     assert metrics["ratio_achieved"] == 0.5

@@ -1,25 +1,29 @@
 """What networks said about the test split, kept for paired comparisons."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from prunelab.artifacts.files import replacing
 from prunelab.errors import Refused
 
 
 def save_predictions(path: Path, **arrays: np.ndarray) -> None:
-    """Write the labels [images] and what the networks of all seeds said, arrays [seeds, images]."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    """Write the labels [images] and what the networks of all seeds said, arrays [seeds, images].
+
+    As safetensors, since equal arrays must give equal bytes: the zip files of NumPy differ between releases of Python.
+    """
+    with replacing(path) as partial:
+        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("labels", "before", "after", "losses")}
+        arrays = safetensors.numpy.load_file(path)
+        return {name: arrays[name] for name in ("labels", "before", "after", "losses")}
     except FileNotFoundError:
         raise Refused(f"{path} is missing; `dvc repro evaluate_base` makes it") from None
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError) as error:
         raise Refused(f"{path} is damaged: {error}; `dvc checkout` or `dvc repro` restores it") from None

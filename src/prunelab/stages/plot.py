@@ -49,7 +49,8 @@ def _alike(predictions: Path, grid: Grid, resamples: int) -> dict[str, list[str]
     methods = {key: method for method, _, key in grid.cells()}
     found: dict[str, list[str]] = {}
     for wanted in grid.ratios:
-        said = {key: load_predictions(predictions / f"{key}.npz") for _, ratio, key in grid.cells() if ratio == wanted}
+        keys = [key for _, ratio, key in grid.cells() if ratio == wanted]
+        said = {key: load_predictions(predictions / f"{key}.safetensors") for key in keys}
         same = alike({key: each["after"] == each["labels"] for key, each in said.items()}, resamples)
         found |= {key: [methods[other] for other in others] for key, others in same.items()}
     return found
