@@ -10,7 +10,7 @@ FROM ${BASE_IMAGE}
 # pins of them would break; its stable release moves only to mend.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates g++ git python3-dev python3-venv \
+    && apt-get install --yes --no-install-recommends ca-certificates g++ git python3-dev python3-venv tini \
     && rm -rf /var/lib/apt/lists/*
 
 # What changes least comes first, so that a change of code builds nothing but the last layers anew.
@@ -41,8 +41,12 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN UV_NO_CACHE=1 uv pip install --quiet --no-deps --no-build-isolation --offline --editable .
 
+# To stop a container is to press Ctrl-C in it: DVC ends its stage and lets go of its locks, which hold nothing but a
+# process number, and in the next container another process has that number. tini hands the signal to all of them.
 USER 1000:1000
-CMD ["sh", "-c", "prunelab check && dvc repro"]
+STOPSIGNAL SIGINT
+ENTRYPOINT ["tini", "-g", "--"]
+CMD ["sh", "-c", "prunelab check && exec dvc repro"]
 
 ARG REVISION
 LABEL org.opencontainers.image.title="prunelab" \

@@ -45,7 +45,7 @@ lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (ma
 image:  ## build the container image of requirements.lock (BUILD_ARGS="--build-arg BASE_IMAGE=...")
 	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD)" $(BUILD_ARGS) --tag $(IMAGE) .
 
-CONTAINER = $(DOCKER) run --rm --init --ipc=host --user $(OWNER) $(GPUS) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
+CONTAINER = $(DOCKER) run --rm --ipc=host --user $(OWNER) $(GPUS) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
 
 docker-repro: image  ## make repro inside the container, on the GPUs there are (RUN_ARGS="--network none")
 	$(CONTAINER) $(IMAGE)
