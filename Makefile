@@ -4,15 +4,20 @@
 PYTHON ?= python3
 UPGRADE := --upgrade
 BIN := .venv/bin
+# The container: what runs it, what it is called, whose files come out, and which GPUs it sees (none: GPUS=).
+DOCKER ?= docker
+IMAGE ?= prunelab
+OWNER ?= $(shell id -u):$(shell id -g)
+GPUS ?= $(shell nvidia-smi --list-gpus > /dev/null 2>&1 && echo --gpus all)
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint lock clean
+.PHONY: help setup repro test lint lock image docker-repro docker-shell clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install the locked environment into .venv
 
@@ -27,6 +32,7 @@ lint: $(DEV)  ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
+	hadolint Dockerfile
 
 COMPILE := uv pip compile pyproject.toml --group install --universal --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
@@ -36,19 +42,25 @@ lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (ma
 	$(COMPILE) $(UPGRADE) $(RUN) --output-file requirements.lock
 	$(COMPILE) $(UPGRADE) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
+image:  ## build the container image of requirements.lock (BUILD_ARGS="--build-arg BASE_IMAGE=...")
+	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD)" $(BUILD_ARGS) --tag $(IMAGE) .
+
+CONTAINER = $(DOCKER) run --rm --ipc=host --user $(OWNER) $(GPUS) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
+
+docker-repro: image  ## make repro inside the container, on the GPUs there are (RUN_ARGS="--network none")
+	$(CONTAINER) $(IMAGE)
+
+docker-shell: image  ## a shell in there
+	$(CONTAINER) --interactive --tty $(IMAGE) bash
+
 clean:  ## remove what can be rebuilt without training: the environment and tool caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
 
-# uv comes out of the same lock as everything else: its entry there is handed to pip, hashes and all.
 # The package itself is built with the locked setuptools, so that nothing unhashed is fetched for it.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml tools/locked-environment.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "prunelab needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || \
-	    { echo "could not create .venv: on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }
-	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
-	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	tools/locked-environment.sh .venv $(PYTHON)
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --offline --editable .
 	@touch $@
 
