@@ -54,24 +54,32 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], di
 
 def _places(root: Path, names: Sequence[str]) -> dict[str, Read]:
     """How to read the files of every revision."""
-    head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]  # the oldest first
+    if not names:
+        head = git(root, "rev-parse", HEAD).strip()
+        ours = [one.name for one in experiments(root) if one.baseline == head]
+        names = [WORKSPACE, HEAD, *reversed(ours)]  # the oldest first
+    commits = resolve(root, names)
+    return {name: _reader(root, commit) if commit else _on_disk(root) for name, commit in commits.items()}
+
+
+def resolve(root: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """The commit that each name stands for; None for the workspace.
+
+    Raises:
+        Refused: for each name that is unknown, with names that are like it.
+    """
+    head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]
     # The newest of a name, and one of this commit rather than any other.
     commits = {one.name: one.commit for one in sorted(known, key=lambda one: one.baseline == head)}
-    if not names:
-        names = [WORKSPACE, HEAD, *(one.name for one in known if one.baseline == head)]
-    places: dict[str, Read] = {}
-    unknown = []
-    for name in names:
-        if name == WORKSPACE:
-            places[name] = lambda path: (root / path).read_text()
-        elif commit := _commit(root, name) or commits.get(name):
-            places[name] = _reader(root, commit)
-        else:
-            unknown.append(name)
-    if unknown:
+    found = {name: None if name == WORKSPACE else _commit(root, name) or commits.get(name, "") for name in names}
+    if unknown := [name for name, commit in found.items() if commit == ""]:
         branches = git(root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").split()
         raise Refused(_unknown(name, [WORKSPACE, HEAD, *branches, *commits]) for name in unknown)
-    return places
+    return found
+
+
+def _on_disk(root: Path) -> Read:
+    return lambda path: (root / path).read_text()
 
 
 def _commit(root: Path, name: str) -> str:
