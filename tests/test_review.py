@@ -82,7 +82,14 @@ def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went
         "metrics/base.json": differing(cell(0.99), cell(0.99)),
     })  # fmt: skip
     line = next(line for line in text.splitlines()[:8] if line.startswith("- Accuracy"))
-    for words in ("6 conf", "1 **fell", "1 changed within", "1 new", "1 gone", "2 the same"):
+    for words in (
+        "6 conf",
+        "1 **fell beyond the interval** (`b-0.5`)",
+        "1 changed within",
+        "1 new",
+        "1 gone",
+        "2 the same",
+    ):
         assert words in line
     headline = text[: text.index("<details>")]
     names = re.findall(r"^\| `([^`]+)`", headline, re.MULTILINE)
@@ -366,6 +373,9 @@ def test_an_environment_that_belongs_to_other_numbers_is_not_compared(study):
     assert found.differing == {("device", "a CPU", "another"): ["base"]}
     assert found.compared == 1
     assert found.astray == ["focus of workspace"]
+    for damaged in ("{", "[1]", "3"):
+        study.write("metrics/environment/base.json", damaged)
+        assert environments(study.tree("HEAD"), study.tree()).astray == ["base of workspace", "focus of workspace"]
 
 
 def test_what_the_base_has_and_the_other_side_lacks_is_said_to_show_backwards():

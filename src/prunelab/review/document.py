@@ -8,13 +8,11 @@ from typing import Any
 from prunelab.params import PARAMS_FILE
 from prunelab.report.comparison import BASIS, BASIS_BUT
 from prunelab.review.environments import Environments
-from prunelab.review.markdown import code, folded, image, link, table
+from prunelab.review.markdown import code, folded, image, link, some, table
 from prunelab.review.pictures import AFTER, BEFORE, Picture, twins
 from prunelab.review.pipeline import Differences, Lock
 from prunelab.review.readings import Configuration
 from prunelab.review.results import ACCURACY, every_metric, headline, shown, verdict
-
-NAMED = 5  # of what a first line counts
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def _lock(lock: Lock) -> str:
         return "- dvc.lock is up to date: these are the numbers of this code and these parameters."
     return (
         f"- **dvc.lock is stale, and what follows may be the numbers of other code or parameters.** "
-        f"`dvc repro` would run {_some([code(stage) for stage in lock.stages])} and what rests on it."
+        f"`dvc repro` would run {some([code(stage) for stage in lock.stages])} and what rests on it."
     )
 
 
@@ -69,15 +67,10 @@ def _counts(found: Findings, params: Sequence[Sequence[str]]) -> list[str]:
     differing = list(dict.fromkeys(key for key, _, _ in found.environments.differing))
     names = [code(path) for path in twins([one for one in found.pictures if one.stored])]
     return [
-        f"- Parameters: {_some([row[0] for row in params])}{' changed' if params else 'none changed'}.",
-        f"- Pictures: {_some(names) + ' changed' if names else 'none changed'}.",
-        f"- Environment: {_some([code(key) for key in differing]) + ' differ' if differing else 'the same'}.",
+        f"- Parameters: {some([row[0] for row in params])}{' changed' if params else 'none changed'}.",
+        f"- Pictures: {some(names) + ' changed' if names else 'none changed'}.",
+        f"- Environment: {some([code(key) for key in differing]) + ' differ' if differing else 'the same'}.",
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _warnings(found: Findings) -> list[str]:
@@ -87,7 +80,7 @@ def _warnings(found: Findings) -> list[str]:
     ]
     if basis and any(one.change(ACCURACY).difference for one in found.configurations):
         told.append(
-            f"- **Not like for like**: {_some([code(key) for key in basis])} made other data or other dense networks, "
+            f"- **Not like for like**: {some([code(key) for key in basis])} made other data or other dense networks, "
             "so accuracies changed for more reasons than pruning."
         )
     if found.behind:
@@ -99,7 +92,7 @@ def _warnings(found: Findings) -> list[str]:
     if found.environments.astray:
         told.append(
             f"- Environments that belong to other numbers, and are left out: "
-            f"{_some([code(name) for name in found.environments.astray])}."
+            f"{some([code(name) for name in found.environments.astray])}."
         )
     return told
 
@@ -125,13 +118,13 @@ def _copy(formats: Sequence[Picture], side: str, folder: PurePosixPath | None) -
     if folder is None:
         return "in Git"
     first, *others = [folder / path for path in there]
-    return " ".join([image(first), *(link(path.suffix[1:], path) for path in others)])
+    return " ".join([image(side, first), *(link(path.suffix[1:], path) for path in others)])
 
 
 def _environments(found: Environments) -> list[str]:
     rows = [
         [code(key), _value(old), _value(new), f"all {found.compared}" if len(names) == found.compared else
-         _some([code(name) for name in names])]
+         some([code(name) for name in names])]
         for (key, old, new), names in found.differing.items()
     ]  # fmt: skip
     header = ["", "before", "after", "configurations"]

@@ -50,7 +50,7 @@ def _noted(tree: Tree) -> dict[str, dict[str, Any] | None]:
         try:
             environment = environment_of(text or b"", metrics or b"")
             noted[name] = environment if environment is None else flat(environment)
-        except (ValueError, AttributeError):  # no JSON, or none that is a mapping
+        except (ValueError, TypeError, AttributeError):  # no JSON, or none that is a mapping
             noted[name] = None
     return noted
 

@@ -10,6 +10,7 @@ from prunelab.studies import tables
 
 ROWS = 150  # of a table: a comment on GitHub bears 65,536 characters
 LETTERS = 100  # of a value
+NAMED = 5  # of what one line counts
 
 
 def code(value: Any) -> str:
@@ -29,6 +30,12 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return drawn if len(lines) <= ROWS else f"{drawn}\n\n… and {len(lines) - ROWS:,} more rows."
 
 
+def some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def folded(summary: str, *parts: str) -> str:
     """A section that opens when it is clicked on; its summary is plain text."""
     return "\n\n".join([f"<details>\n<summary>{escape(summary)}</summary>", *parts, "</details>"])
@@ -38,5 +45,5 @@ def link(text: str, path: PurePosixPath) -> str:
     return f"[{text}]({quote(str(path))})"
 
 
-def image(path: PurePosixPath) -> str:
-    return f"!{link('', path)}"
+def image(text: str, path: PurePosixPath) -> str:
+    return f"!{link(text, path)}"

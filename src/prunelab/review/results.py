@@ -1,49 +1,58 @@
 """The results in a review: a line on what became of accuracy and cost, a row per configuration, every metric folded."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from prunelab.report.tables import with_interval
-from prunelab.review.markdown import code, folded, table
+from prunelab.review.markdown import code, folded, some, table
 from prunelab.review.readings import CI, Change, Configuration, Reading, number
 
 ACCURACY = "accuracy"
 COSTS = {"macs": "MACs", "params_nonzero": "parameters ≠ 0", "size_compressed_bytes": "bytes, compressed"}
-HEADER = ["configuration", "accuracy before, %", "after, %", "change, points", "", *COSTS.values()]
-FELL, ROSE = "**fell beyond its interval**", "**rose beyond its interval**"
+HEADER = ["configuration", "accuracy before, %", "after, %", "change, points", "interval", *COSTS.values()]
+FELL, ROSE = "**fell beyond the interval**", "**rose beyond the interval**"
 BECAME_BY_READING = {
-    Reading.within: "changed within its interval",
-    Reading.unknown: "changed, its interval not known",
-    Reading.exact: "changed, its interval not known",  # 0 or 1, written as an integer
+    Reading.within: "changed within the interval",
+    Reading.unknown: "changed, the interval not known",
+    Reading.exact: "changed, the interval not known",  # 0 or 1, written as an integer
     Reading.nonsense: "**not a number**",
     Reading.added: "new",
     Reading.removed: "gone",
 }
-BECAME = dict.fromkeys([FELL, ROSE, *BECAME_BY_READING.values(), "the same"])  # in the order in which they are told
-EVERY = ["configuration", "metric", "before", "after", "change", ""]
+SAME = "the same"
+BECAME = (FELL, ROSE, *dict.fromkeys(BECAME_BY_READING.values()), SAME)  # in the order in which they are told
+UNREMARKABLE = (BECAME_BY_READING[Reading.within], SAME)
+EVERY = ["configuration", "metric", "before", "after", "change", "interval"]
 
 
 def verdict(configurations: Sequence[Configuration]) -> list[str]:
     """Accuracy and cost, a line each."""
-    accuracies = [one.change(ACCURACY) for one in configurations if ACCURACY in {*one.old, *one.new}]
-    counts = Counter(map(_became, accuracies))
-    told = ", ".join(f"{counts[what]} {what}" for what in BECAME if counts[what])
+    became: dict[str, list[str]] = {what: [] for what in BECAME}
+    for one in configurations:
+        if ACCURACY in {*one.old, *one.new}:
+            became[_became(one.change(ACCURACY))].append(code(one.name))
+    count = sum(map(len, became.values()))
+    told = ", ".join(f"{len(names)} {what}{_named(what, names)}" for what, names in became.items() if names)
     costs = {
-        name: sum(bool(one.change(key).difference) for one in configurations if one.old and one.new)
+        name: [code(one.name) for one in configurations if one.old and one.new and one.change(key).difference]
         for key, name in COSTS.items()
     }
-    moved = ", ".join(f"{name} of {count}" for name, count in costs.items() if count)
+    moved = "; ".join(f"{name} of {some(names)}" for name, names in costs.items() if names)
     return [
-        f"- Accuracy of {len(accuracies)} configurations: {told or 'none measured'}.",
+        f"- Accuracy of {count} configurations: {told or 'none measured'}.",
         f"- Cost: {moved + ' changed' if moved else 'no count changed'}.",
     ]
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    """Who it is, where a reader would look."""
+    return "" if what in UNREMARKABLE else f" ({some(names)})"
 
 
 def _became(change: Change) -> str:
     if change.reading is Reading.beyond:
         return FELL if change.new < change.old else ROSE
-    return "the same" if change.difference == 0 else BECAME_BY_READING[change.reading]
+    return SAME if change.difference == 0 else BECAME_BY_READING[change.reading]
 
 
 def headline(configurations: Sequence[Configuration]) -> list[str]:
@@ -82,7 +91,7 @@ def _cost(change: Change) -> str:
 def reading(change: Change, factor: int = 1) -> str:
     """What the change means, with half the interval of the change where it has one."""
     if change.difference == 0:
-        return "the same"
+        return SAME
     if change.reading not in (Reading.within, Reading.beyond) or change.half is None:
         return str(change.reading)
     half = f"{factor * change.half:.2f}" if factor > 1 else shown(change.half)
