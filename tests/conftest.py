@@ -1,6 +1,7 @@
 """What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
 
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def edit_params(path: Path, **changes: object) -> None:
             section = section[name]
         section[key] = value
     YAML().dump(content, path)
+
+
+class Repository:
+    """A Git repository in a folder, with an identity of its own and nobody's settings."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+        environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    def commit(self, message: str) -> str:
+        self.git("add", "--all")
+        self.git("commit", "-qm", message)
+        return self.git("rev-parse", "HEAD")
 
 
 def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:

@@ -1,7 +1,6 @@
 """Revisions side by side: fronts and budgets by brute force, and what Git and DVC know of a small project."""
 
 import json
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIGITS_SHAPE, PROJECT, edit_params, prune_spec
+from conftest import DIGITS_SHAPE, PROJECT, Repository, edit_params, prune_spec
 from typer.testing import CliRunner
 
 from prunelab import timing
@@ -149,31 +148,18 @@ def test_sections_become_dotted_keys():
     assert flat({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}], "f": {}}) == {"a.b.c": 1, "d": [1, {"e": 2}], "f": {}}
 
 
-class Project:
+class Project(Repository):
     """A Git repository with nothing in it but parameters and numbers."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        super().__init__(folder)
         (folder / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
-        self.git("init", "-q", "-b", "main")
-
-    def git(self, *arguments: str) -> str:
-        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
-        environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
-        return subprocess.run(
-            ["git", *identity, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
 
     def measure(self, accuracy: float, macs: int, **changes: object) -> None:
         edit_params(self.folder / "params.yaml", **changes)
         (self.folder / "metrics").mkdir(exist_ok=True)
         (self.folder / "metrics/focus.json").write_text(json.dumps(metrics(accuracy, macs)))
         (self.folder / "metrics/base.json").write_text(json.dumps(DENSE))
-
-    def commit(self, message: str) -> str:
-        self.git("add", "--all")
-        self.git("commit", "-qm", message)
-        return self.git("rev-parse", "HEAD")
 
     def experiment(self, name: str, accuracy: float, macs: int, **changes: object) -> None:
         """What `dvc exp run` leaves behind: a commit on this one that only refs/exps leads to."""

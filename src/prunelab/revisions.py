@@ -44,9 +44,8 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], di
     Raises:
         Refused: for each name that is none of these, with names that are like it.
     """
-    places = _places(root, names)
     found, without = [], {}
-    for name, commit in places.items():
+    for name, commit in resolve(root, names or _ours(root)).items():
         try:
             found.append(_revision(name, commit, _reader(root, commit)))
         except (Refused, OSError, ValueError, YAMLError) as error:
@@ -54,26 +53,26 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], di
     return found, without
 
 
-def _places(root: Path, names: Sequence[str]) -> dict[str, str | None]:
-    """The commit of every revision, None for the workspace."""
-    head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]  # the oldest first
+def _ours(root: Path) -> list[str]:
+    head = git(root, "rev-parse", HEAD).strip()
+    derived = [one.name for one in experiments(root) if one.baseline == head]
+    return [WORKSPACE, HEAD, *reversed(derived)]  # the oldest first
+
+
+def resolve(root: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """The commit that each name stands for; None for the workspace.
+
+    Raises:
+        Refused: for each name that is unknown, with names that are like it.
+    """
+    head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]
     # The newest of a name, and one of this commit rather than any other.
     commits = {one.name: one.commit for one in sorted(known, key=lambda one: one.baseline == head)}
-    if not names:
-        names = [WORKSPACE, HEAD, *(one.name for one in known if one.baseline == head)]
-    places: dict[str, str | None] = {}
-    unknown = []
-    for name in names:
-        if name == WORKSPACE:
-            places[name] = None
-        elif commit := _commit(root, name) or commits.get(name):
-            places[name] = commit
-        else:
-            unknown.append(name)
-    if unknown:
+    found = {name: None if name == WORKSPACE else _commit(root, name) or commits.get(name, "") for name in names}
+    if unknown := [name for name, commit in found.items() if commit == ""]:
         branches = git(root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").split()
         raise Refused(_unknown(name, [WORKSPACE, HEAD, *branches, *commits]) for name in unknown)
-    return places
+    return found
 
 
 def _commit(root: Path, name: str) -> str:

@@ -22,9 +22,14 @@ Record = dict[str, Any]  # experiment, baseline, code, parameters, metrics, dens
 
 def git(folder: Path, *arguments: str) -> str:
     """The output of a git command; raises Refused with what git said."""
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    return git_bytes(folder, *arguments).decode(errors="replace")
+
+
+def git_bytes(folder: Path, *arguments: str) -> bytes:
+    """The same of a command whose output may be no text."""
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
     if done.returncode != 0:
-        raise Refused(f"git {arguments[0]}: {' '.join(done.stderr.split())}")
+        raise Refused(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
     return done.stdout
 
 
@@ -138,13 +143,17 @@ def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
 
 def _environment(root: Path, commit: str) -> Any:
     try:
-        text = git(root, "show", f"{commit}:{ENVIRONMENT}")
-        metrics = git(root, "show", f"{commit}:{METRICS}")
+        return environment_of(*(git_bytes(root, "show", f"{commit}:{path}") for path in (ENVIRONMENT, METRICS)))
     except Refused:
         return None
-    environment = json.loads(text)
-    # The file is no output of a stage: one that belongs to other numbers may lie there.
-    return environment if environment.pop("metrics_sha256") == hashlib.sha256(metrics.encode()).hexdigest() else None
+
+
+def environment_of(noted: bytes, metrics: bytes) -> Any:
+    """What the file of an environment says, if it belongs to these metrics: it is no output of a stage, so one that
+    belongs to other numbers may lie there.
+    """
+    environment = json.loads(noted)
+    return environment if environment.pop("metrics_sha256", None) == hashlib.sha256(metrics).hexdigest() else None
 
 
 def best(fitting: Sequence[Record], code: str) -> Record | None:
