@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prunelab.allocating.command import allocate
+from prunelab.running.command import repro
 from prunelab.studies.commands import app as studies
 from prunelab.studies.commands import refusals
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 app.add_typer(studies, name="study")
 app.command()(allocate)
+app.command()(repro)
 
 
 class Kind(StrEnum):
