@@ -52,7 +52,7 @@ class Crew:
 
     def _begin(self, number: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prunelab.running.worker"],
+            [sys.executable, "-m", "prunelab.running.worker", str(os.getpid())],
             cwd=self._root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -64,7 +64,7 @@ class Crew:
         return process
 
     def wait(self, timeout_s: float) -> list[tuple[str, str]]:
-        """Stages that came to an end, each with made, unchanged or failed; none if nothing did for so long."""
+        """Stages that came to an end, each with made, unchanged, failed or killed; none if nothing did for so long."""
         ended = []
         for key, _ in self._selector.select(timeout_s):
             worker = self._workers[key.data]
@@ -75,7 +75,7 @@ class Crew:
                 _end([worker.process])
                 del self._workers[key.data]
             if worker.stage is not None:
-                ended.append((worker.stage, json.loads(line) if line else "failed"))
+                ended.append((worker.stage, json.loads(line) if line else "killed"))
             worker.stage = None
         return ended
 

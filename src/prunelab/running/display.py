@@ -29,11 +29,11 @@ class Display:
         self._running[stage] = None
         self.tell(f"{place} {stage}: started{where}")
 
-    def ended(self, stage: str, how: str) -> None:
+    def ended(self, stage: str, how: str, more: str = "") -> None:
         place, begun = self._begun[stage]
         del self._running[stage]
         self._bar.update()
-        self.tell(f"{place} {stage}: {how} after {time.monotonic() - begun:,.0f} s")
+        self.tell(f"{place} {stage}: {how} after {time.monotonic() - begun:,.0f} s{more}")
 
     def skipped(self, stages: list[str]) -> None:
         self._bar.update(len(stages))

@@ -2,7 +2,7 @@
 
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,30 +44,25 @@ def reproduce(root: Path, targets: Sequence[str], jobs: int, tell: Callable[[str
     with opened(root) as repo:
         plan = pipeline(repo, targets)
         outcome = Outcome(unchanged=up_to_date(repo, plan))
-        left = {
-            name: plan.needs[name] - set(outcome.unchanged) for name in plan.stages if name not in outcome.unchanged
-        }
         if outcome.unchanged:
             tell(f"{len(outcome.unchanged)} of {len(plan.stages)} stages are up to date")
-        if left:
-            _Run(root, plan, left, jobs, outcome, lock_order(root, plan)).work_off(repo)
+        if len(outcome.unchanged) < len(plan.stages):
+            _Run(root, plan, jobs, outcome).work_off(repo)
         return outcome
 
 
 class _Run:
-    def __init__(
-        self,
-        root: Path,
-        plan: Pipeline,
-        needs: Mapping[str, set[str]],
-        jobs: int,
-        outcome: Outcome,
-        order: list[str],
-    ):
-        self.root, self.jobs, self.alone, self.order, self.outcome = root, jobs, plan.alone, order, outcome
-        self.schedule = Schedule(needs, jobs, plan.alone)
+    def __init__(self, root: Path, plan: Pipeline, jobs: int, outcome: Outcome):
+        left = {
+            name: needed.difference(outcome.unchanged)
+            for name, needed in plan.needs.items()
+            if name not in outcome.unchanged
+        }
+        self.root, self.jobs, self.alone, self.outcome = root, jobs, plan.alone, outcome
+        self.order = lock_order(root, plan)
+        self.schedule = Schedule(left, jobs, plan.alone)
         self.crew = Crew(root, jobs)
-        self.display = Display(len(needs))
+        self.display = Display(len(left))
         self.cores, self.gpus = cores(), gpus()
 
     def work_off(self, repo: Any) -> None:
@@ -86,8 +81,6 @@ class _Run:
                     self._share_cores()
                 self.display.refresh()
         finally:
-            for number in ENDINGS:
-                signal.signal(number, signal.SIG_IGN)  # once is enough
             self.crew.stop()
             release(repo, self.crew.started)
             self.display.close()
@@ -103,7 +96,9 @@ class _Run:
             if self.gpus:
                 gpu = self.gpus[number % len(self.gpus)]
                 variables["CUDA_VISIBLE_DEVICES"], where = gpu, f" on GPU {gpu}"
-        self.crew.give(number, name, self.root / self.log(name), variables, self.order)
+        log = self.root / self.log(name)
+        log.write_bytes(b"")  # what an earlier run left is no news
+        self.crew.give(number, name, log, variables, self.order)
         self.display.started(name, where)
 
     def _share_cores(self) -> None:
@@ -115,11 +110,14 @@ class _Run:
 
     def _end(self, name: str, how: str) -> None:
         log = self.root / self.log(name)
-        if how == "failed":
+        if how in ("failed", "killed"):
+            if how == "killed":
+                with log.open("a") as file:
+                    file.write("its process was killed, as happens where memory runs out\n")
             self.outcome.failed[name] = self.log(name)
             skipped = self.schedule.failed(name)
             self.outcome.skipped |= dict.fromkeys(skipped, name)
-            self.display.ended(name, f"FAILED, what does not need it goes on ({self.log(name)});")
+            self.display.ended(name, "FAILED", f"; what does not need it goes on ({self.log(name)})")
             self.display.skipped(skipped)
             return
         self.schedule.done(name)
@@ -134,6 +132,8 @@ def stoppable() -> Iterator[None]:
     """Within, the signals by which people and machines end programs raise Stopped."""
 
     def stop(number: int, _: object) -> None:
+        for ending in ENDINGS:
+            signal.signal(ending, signal.SIG_IGN)  # once is enough: what was started is being ended
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in ENDINGS}

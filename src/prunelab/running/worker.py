@@ -1,18 +1,20 @@
-"""A process that reproduces one stage after another as its master asks: `python -m prunelab.running.worker`.
+"""A process that reproduces one stage after another as its master asks: `python -m prunelab.running.worker PID`.
 
-It reads a task per line of JSON and answers with a line. DVC is loaded once; its own lock is held as `dvc repro` holds
-it, which is not while a stage's command runs.
+PID is the master's, and tells when it is gone. A task comes as a line of JSON and is answered by a line. DVC is loaded
+once; its own lock is held as `dvc repro` holds it, which is not while a stage's command runs.
 """
 
 import json
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from prunelab.process import die_with_parent
+WATCH_S = 0.5
 
 
 class Stages:
@@ -81,7 +83,14 @@ def _stop(number: int, _: object) -> None:
     raise SystemExit(128 + number)  # through DVC, which lets go of its locks
 
 
+def _watch(master: int) -> None:
+    """End this process and the stage below it once the master is gone, whatever ended it."""
+    while os.getppid() == master:
+        time.sleep(WATCH_S)
+    os.killpg(0, signal.SIGKILL)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
-    die_with_parent()
+    threading.Thread(target=_watch, args=[int(sys.argv[1])], daemon=True).start()
     work()
