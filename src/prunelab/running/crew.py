@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+WORKER = "prunelab.running.worker"
 GRACE_S = 1.0  # for stages and DVC to end by themselves
 
 
@@ -28,7 +29,6 @@ class Crew:
         self._root, self._size = root, size
         self._workers: dict[int, Worker] = {}
         self._selector = selectors.DefaultSelector()
-        self.started: set[int] = set()  # process ids, also of those that have ended
 
     def free(self) -> int:
         """The lowest number that has nothing to do."""
@@ -52,13 +52,12 @@ class Crew:
 
     def _begin(self, number: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prunelab.running.worker", str(os.getpid())],
+            [sys.executable, "-m", WORKER, str(os.getpid())],
             cwd=self._root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us to pass on, and whatever a stage starts can be found
         )
-        self.started.add(process.pid)
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, number)
         return process

@@ -43,6 +43,7 @@ def reproduce(root: Path, targets: Sequence[str], jobs: int, tell: Callable[[str
     """
     with opened(root) as repo:
         plan = pipeline(repo, targets)
+        release(repo)
         outcome = Outcome(unchanged=up_to_date(repo, plan))
         if outcome.unchanged:
             tell(f"{len(outcome.unchanged)} of {len(plan.stages)} stages are up to date")
@@ -82,7 +83,7 @@ class _Run:
                 self.display.refresh()
         finally:
             self.crew.stop()
-            release(repo, self.crew.started)
+            release(repo)
             self.display.close()
 
     def log(self, name: str) -> Path:

@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from prunelab.running.crew import GRACE_S, WORKER
+
 WATCH_S = 0.5
 
 
@@ -87,10 +89,13 @@ def _watch(master: int) -> None:
     """End this process and the stage below it once the master is gone, whatever ended it."""
     while os.getppid() == master:
         time.sleep(WATCH_S)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
+    sys.argv[0] = WORKER  # by this DVC notes who uses which files
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_watch, args=[int(sys.argv[1])], daemon=True).start()
     work()
