@@ -3,6 +3,7 @@
 # which its results rest on, and from requirements-dev.lock, which has the same versions, what tests it.
 PYTHON ?= python3
 UPGRADE := --upgrade
+JOBS := 1
 BIN := .venv/bin
 # The container: what runs it, what it is called, whose files come out, and which GPUs it sees (none: GPUS=).
 DOCKER ?= docker
@@ -21,9 +22,13 @@ help:  ## list the targets
 
 setup: $(READY)  ## install the locked environment into .venv
 
-repro: $(READY)  ## check the parameters, then reproduce the whole study
+repro: $(READY)  ## check the parameters, then reproduce the whole study (JOBS=4: four stages at a time)
+ifeq ($(JOBS),1)
 	prunelab check
 	dvc repro
+else
+	prunelab repro --jobs $(JOBS)
+endif
 
 test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, "-m gpu" on a GPU)
 	pytest $(PYTEST_ARGS)

@@ -10,6 +10,7 @@ import typer
 
 from prunelab.allocating.command import allocate
 from prunelab.review.command import review
+from prunelab.running.command import repro
 from prunelab.studies.commands import app as studies
 from prunelab.studies.commands import refusals
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(studies, name="study")
 app.command()(allocate)
 app.command()(review)
+app.command()(repro)
 
 
 class Kind(StrEnum):

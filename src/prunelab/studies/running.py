@@ -75,7 +75,7 @@ class Run:
             self.tell(f"[{place}] {label}: accuracy {accuracy:.2%} after {time.monotonic() - begun:,.0f} s")
         except (Failed, Refused, OSError) as error:
             if not self.stopped.is_set():
-                self.failures[label] = _last_lines(log_path) or str(error)
+                self.failures[label] = last_lines(log_path) or str(error)
                 self.tell(f"[{place}] {label}: FAILED, the others go on ({log_path.relative_to(self.root)})")
 
     def _stage(self, place: str, label: str, line: str) -> None:
@@ -103,7 +103,8 @@ def _renew(folder: Path, params: Parameters, held: Mapping[str, Any], dvc: Calla
                 dvc("repro", "--force", "--single-item", stage)
 
 
-def _last_lines(path: Path) -> str:
+def last_lines(path: Path) -> str:
+    """The end of a log, for people to read."""
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
     return "\n".join(lines[-TOLD_LINES:])
 

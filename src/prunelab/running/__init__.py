@@ -1,0 +1,1 @@
+"""`prunelab repro`: the pipeline's stages in parallel on one machine."""
