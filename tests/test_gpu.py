@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec, seed_trainer
+from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec, runtime_params, seed_trainer
 from test_pruning import bases, small_network
 
 from prunelab.artifacts.checkpoints import Checkpoint
@@ -10,7 +10,6 @@ from prunelab.data.augment import Augmentation
 from prunelab.measuring.cost import parameters
 from prunelab.measuring.quality import predict
 from prunelab.models.catalogue import build
-from prunelab.params import Runtime
 from prunelab.pruning import masks
 from prunelab.pruning.applying import prune
 from prunelab.pruning.methods import METHODS
@@ -22,7 +21,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.fixture(params=["fp32", "bf16"])
 def gpu_task(request, digits, normalise) -> Task:
-    runtime = Runtime(device="cuda", precision=request.param, threads=2, deterministic=True, channels_last=True)
+    runtime = runtime_params(device="cuda", precision=request.param)
     ids = torch.arange(320).numpy()
     return Task.of(
         digits.at(ids[:256]),
