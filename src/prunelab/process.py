@@ -111,7 +111,7 @@ def _wait_for(ranks: list[subprocess.Popen], interval_s: float = 0.1) -> None:
             if code:
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                 sys.exit(
-                    f"process {rank} of 0 to {len(ranks) - 1} {how}, so all were ended; "
+                    f"rank {rank} of {len(ranks)} {how}, so all were ended; "
                     "the same command goes on from the last finished epoch"
                 )
         time.sleep(interval_s)
