@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import DIGITS_SHAPE, PROJECT, edit_params
 from scipy import stats
-from shared_training import EXAMPLES, trained
+from shared_training import EXAMPLES, assert_steps_of_one, by_two
 from test_batches import EVERYTHING, mapped
 from test_stages import TRAIN, command, files, stage
 
@@ -23,7 +23,7 @@ from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.models.catalogue import build
-from prunelab.parallel import ALONE, Ranks, require_gpus
+from prunelab.parallel import Ranks, require_gpus
 from prunelab.process import RENDEZVOUS
 from prunelab.runtime import Execution
 from prunelab.stages.entry import alone
@@ -77,30 +77,13 @@ def test_parts_of_augmented_batches_are_those_of_the_whole(digits, normalise, ex
 def two(tmp_path_factory) -> Path:
     """What two processes that met over gloo have made of every case."""
     folder = tmp_path_factory.mktemp("two")
-    meeting = {RENDEZVOUS: (folder / "store").as_uri(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    program = [sys.executable, str(PROJECT / "tests/shared_training.py"), str(folder)]
-    processes = [
-        subprocess.Popen(program, env={**SOURCES, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    by_two(folder, "cpu")
     return folder
 
 
 @pytest.mark.parametrize("case", EXAMPLES)
 def test_two_processes_take_the_steps_of_one(two, case):
-    """Weights after steps of SGD are sums of gradients; without batch norm they must be those of one process."""
-    model, fitted = trained(case, ALONE)
-    one, other = (torch.load(two / f"{case}-{rank}.pt") for rank in range(2))
-    assert one["history"] == other["history"]
-    for row, expected in zip(one["history"], fitted.history, strict=True):
-        assert row == pytest.approx(expected, abs=1e-5)
-    begun = type(model)(torch.zeros(1, 3, 9, 9)).state_dict()
-    for name, expected in model.state_dict().items():
-        assert torch.equal(one["model"][name], other["model"][name])
-        torch.testing.assert_close(one["model"][name], expected, rtol=0, atol=1e-5, msg=name)
-        # What is frozen or not reached neither moves nor decays, and all else does move.
-        assert torch.equal(begun[name], expected) == (name in ("body.0.weight", "unreached"))
+    assert_steps_of_one(two, case, "cpu")
 
 
 def test_a_batch_too_small_for_batch_norm_is_refused_before_any_work(task, recipe):
@@ -120,10 +103,12 @@ def test_more_processes_than_gpus_are_refused_with_what_there_is(monkeypatch):
 
 def test_a_stage_for_one_process_refuses_to_be_several(monkeypatch):
     done = []
+    for variable in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(variable, "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     alone(done.append)("one")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(Refused, match="WORLD_SIZE is 2, but only train_base and finetune share their work"):
+    with pytest.raises(Refused, match="runs as one process, not as 2; only train_base and finetune share their work"):
         alone(done.append)("two")
     assert done == ["one"]
 

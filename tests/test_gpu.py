@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec, runtime_params, seed_trainer
+from shared_training import EXAMPLES, assert_steps_of_one, by_two
 from test_pruning import bases, small_network
 
 from prunelab.artifacts.checkpoints import Checkpoint
@@ -80,3 +81,10 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
     predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
     labels = gpu_task.validation.labels.cpu().numpy()
     assert (predictions.classes == labels).mean() == pytest.approx(fitted.history[-1]["validation_accuracy"], abs=0.05)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs")
+def test_two_gpus_take_the_steps_of_one(tmp_path):
+    by_two(tmp_path, "cuda")
+    for case in EXAMPLES:
+        assert_steps_of_one(tmp_path, case, "cuda")

@@ -18,7 +18,7 @@ import torch.distributed as dist  # no import of its own: torch brings it
 from torch import Tensor, nn
 
 from prunelab.errors import Refused
-from prunelab.process import LINGER_S, RENDEZVOUS
+from prunelab.process import LINGER_S, PLACE, RENDEZVOUS, processes
 from prunelab.runtime import Execution
 
 
@@ -95,20 +95,15 @@ class Ranks:
 ALONE = Ranks()
 
 
-def within() -> bool:
-    """Whether this process is one of several, started by `process.launch` or by torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def join(execution: Execution) -> Ranks:
     """Meet the other processes, if there are any, and take this one's GPU.
 
     Raises:
         Refused: if there is no GPU for it.
     """
-    if not within():
+    if processes() < 2:
         return ALONE
-    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, size, local = (int(os.environ[name]) for name in PLACE)
     gpu = execution.device.type == "cuda"
     if gpu:
         require_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)), execution)
@@ -130,11 +125,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def require_gpus(processes: int, execution: Execution) -> None:
+def require_gpus(count: int, execution: Execution) -> None:
     """Refuse more processes than this machine has GPUs, where they are to compute on them."""
-    if execution.device.type == "cuda" and processes > (there := torch.cuda.device_count()):
+    if execution.device.type == "cuda" and count > (there := torch.cuda.device_count()):
         raise Refused(
-            f"runtime.processes: {processes} processes need a GPU each, but there are {there}; valid: 1 to {there}"
+            f"runtime.processes: {count} processes need a GPU each, but there are {there}; valid: 1 to {there}"
         )
 
 

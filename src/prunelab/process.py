@@ -16,6 +16,7 @@ from pathlib import Path
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 RENDEZVOUS = "PRUNELAB_RENDEZVOUS"  # where the processes started by `launch` meet; torchrun's know by themselves
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # of torchrun, which `launch` sets too
 LINGER_S = 30.0  # how long a process that fails because of another one waits to be ended, before it speaks itself
 INTERRUPTED = "\ninterrupted; the same command goes on from the last finished epoch"
 
@@ -66,6 +67,11 @@ def die_with_parent(interval_s: float = 0.5) -> None:
     if "dvc" not in started_by and "python" not in started_by:
         os._exit(1)
     threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
+
+
+def processes() -> int:
+    """How many processes this one is among, started by `launch` or by torchrun; 0 if by neither."""
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= set(PLACE) else 0
 
 
 def launch(command: list[str], count: int) -> None:

@@ -10,7 +10,7 @@ from functools import wraps
 import typer
 
 from prunelab.errors import Refused
-from prunelab.process import LINGER_S
+from prunelab.process import LINGER_S, processes
 
 Main = Callable[..., None]
 
@@ -20,9 +20,9 @@ def alone(main: Main) -> Main:
 
     @wraps(main)
     def start(*args: object, **kwargs: object) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if (several := processes()) > 1:
             raise Refused(
-                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but only train_base and finetune share their work"
+                f"this stage runs as one process, not as {several}; only train_base and finetune share their work"
             )
         main(*args, **kwargs)
 

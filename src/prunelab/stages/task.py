@@ -7,9 +7,9 @@ from pathlib import Path
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.augment import Augmentation
-from prunelab.parallel import ALONE, Ranks, leave, require_gpus, within
+from prunelab.parallel import ALONE, Ranks, leave, require_gpus
 from prunelab.params import Data, Finetune, Normalise, load_params
-from prunelab.process import launch
+from prunelab.process import launch, processes
 from prunelab.runtime import Execution, configure
 from prunelab.stages.entry import Main
 from prunelab.training import Task, Teacher
@@ -21,7 +21,7 @@ def together(main: Main) -> Main:
     @wraps(main)
     def start(*args: object, **kwargs: object) -> None:
         runtime = load_params().runtime
-        if runtime.processes > 1 and not within():
+        if runtime.processes > 1 and not processes():
             require_gpus(runtime.processes, configure(runtime))
             launch([sys.executable, *sys.orig_argv[1:]], runtime.processes)
         else:
