@@ -129,6 +129,7 @@ def main(
                 {
                     "device": device,
                     "precision": precision,
+                    "processes": 1,
                     "threads": threads,
                     "deterministic": True,
                     "channels_last": True,

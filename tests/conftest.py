@@ -76,10 +76,16 @@ def prune_spec(method: str, ratio: float, **changes: object) -> PruneSpec:
     return PruneSpec(**{"method": method, "ratio": ratio, "budget": "native"} | shipped | changes)
 
 
+def runtime_params(**changes: object) -> Runtime:
+    """The CPU in float32, whatever is shipped, deterministic, in one process."""
+    shipped = read_params(PROJECT / "params.yaml")["runtime"]
+    return Runtime(**shipped | {"device": "cpu", "precision": "fp32"} | changes)
+
+
 @pytest.fixture(autouse=True)
 def execution() -> Execution:
     """The CPU in float32, deterministic, on two threads: what the shipped parameters say."""
-    return configure(Runtime(device="cpu", precision="fp32", threads=2, deterministic=True, channels_last=True))
+    return configure(runtime_params())
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import functional as tv
 
-from prunelab.data.augment import ASPECTS, Augmentation, crop_resized, flip, random_boxes, resize
+from prunelab.data.augment import ASPECTS, Augmentation, crop_resized, flip, random_boxes, random_flips, resize
 from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
@@ -187,5 +187,5 @@ def test_crops_stay_within_the_range_of_the_image_and_differ(digits, execution):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_about_half_of_the_images_are_flipped(seed):
     images = torch.arange(2.0).expand(2000, 1, 1, 2)
-    flipped = flip(images, generator("flips", seed))[:, 0, 0, 0].sum().item()
+    flipped = flip(images, random_flips(2000, generator("flips", seed)))[:, 0, 0, 0].sum().item()
     assert stats.binomtest(int(flipped), 2000, 0.5).pvalue > 1e-3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIGITS_SHAPE, PROJECT, Repository, edit_params, prune_spec
+from conftest import DIGITS_SHAPE, PROJECT, Repository, edit_params, prune_spec, runtime_params
 from typer.testing import CliRunner
 
 from prunelab import timing
@@ -17,14 +17,13 @@ from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.cli import app
 from prunelab.errors import Refused
 from prunelab.models.catalogue import build
-from prunelab.params import Normalise, Runtime, read_params
+from prunelab.params import Normalise, read_params
 from prunelab.pruning.applying import prune
 from prunelab.report import comparison_figure, style
 from prunelab.report.comparison import FASTER, SLACK, best_within, compare, comparison_table, notes
 from prunelab.revisions import flat, read_revisions
 from prunelab.trainer import Untrained
 
-RUNTIME = Runtime(device="cpu", precision="fp32", threads=2, deterministic=True, channels_last=True)
 DENSE = {"accuracy": 0.99, "accuracy_ci95": 0.01, "macs": 1000, "params_nonzero": 400, "size_compressed_bytes": 900}
 
 
@@ -289,7 +288,7 @@ def test_networks_of_one_dense_network_take_turns_and_missing_ones_are_told(tmp_
     monkeypatch.setattr(timing, "fetch_from", lambda root: lambda one, path, folder: root / one.name / path)
     turns = []
     monkeypatch.setattr(timing, "take_turns", lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms))
-    timed = timing.time_revisions(tmp_path, some, RUNTIME, 2)
+    timed = timing.time_revisions(tmp_path, some, runtime_params(), 2)
     assert turns == [["", "thin", "same"]]
     assert timed.faster["thin"].value == pytest.approx(2)
     assert list(timed.without) == ["gone"]

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec, seed_trainer
+from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec, runtime_params, seed_trainer
+from shared_training import EXAMPLES, assert_steps_of_one, by_two
 from test_pruning import bases, small_network
 
 from prunelab.artifacts.checkpoints import Checkpoint
@@ -13,7 +14,6 @@ from prunelab.measuring.cost import parameters
 from prunelab.measuring.memory import meter
 from prunelab.measuring.quality import predict
 from prunelab.models.catalogue import build
-from prunelab.params import Runtime
 from prunelab.pruning import masks
 from prunelab.pruning.applying import prune
 from prunelab.pruning.methods import METHODS
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.fixture(params=["fp32", "bf16"])
 def gpu_task(request, digits, normalise) -> Task:
-    runtime = Runtime(device="cuda", precision=request.param, threads=2, deterministic=True, channels_last=True)
+    runtime = runtime_params(device="cuda", precision=request.param)
     ids = torch.arange(320).numpy()
     return Task.of(
         digits.at(ids[:256]),
@@ -114,8 +114,14 @@ def test_everything_the_benchmark_measures_is_measured(gpu_task):
 
 
 def test_peak_memory_is_that_of_the_activations():
-    runtime = Runtime(device="cuda", precision="fp32", threads=2, deterministic=True, channels_last=False)
-    wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
-    with meter(configure(runtime)) as measure:
+        wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
+    with meter(configure(runtime_params(device="cuda", channels_last=False))) as measure:
         peak = measure(lambda: wide, (1, 8, 8), 64)
     assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)  # one float per input and output; weights left out
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs")
+def test_two_gpus_take_the_steps_of_one(tmp_path):
+    by_two(tmp_path, "cuda")
+    for case in EXAMPLES:
+        assert_steps_of_one(tmp_path, case, "cuda")

@@ -62,6 +62,7 @@ def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
         ("runtime__device", "gpu", ["runtime.device", "gpu", "'cuda'"]),
         ("runtime", None, ["runtime", "None"]),
         ("runtime__threads", 10**30, ["runtime.threads"]),
+        ("runtime__processes", 0, ["runtime.processes", "1", "0"]),
         ("train__batch_size", 1, ["train.batch_size", "1"]),
         ("train__float", 3, ["train.float: unknown key", "learning_rate"]),
         ("evaluate__bootstrap_samples", 10**12, ["evaluate.bootstrap_samples"]),

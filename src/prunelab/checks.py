@@ -18,6 +18,7 @@ from prunelab.models import imagenet
 from prunelab.models.catalogue import MODELS, build, skeleton
 from prunelab.models.frozen import freeze
 from prunelab.models.weights import load_weights, weights_file
+from prunelab.parallel import require_gpus
 from prunelab.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.pruning.applying import unreachable
 from prunelab.pruning.methods import METHODS
@@ -73,7 +74,7 @@ def _unknown_names(content: Any) -> Iterator[str]:
 
 
 def _runtime(params: Params, raw: Path, base: Path) -> None:
-    configure(params.runtime)
+    require_gpus(params.runtime.processes, configure(params.runtime))
 
 
 def _backends(params: Params, raw: Path, base: Path) -> None:

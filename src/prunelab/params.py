@@ -187,11 +187,16 @@ class Benchmark(Section):
 
 
 class Runtime(Section):
-    """Where and how to compute. `auto` takes a GPU where there is one, and bf16 where the hardware has it."""
+    """Where and how to compute. `auto` takes a GPU where there is one, and bf16 where the hardware has it.
+
+    With several `processes`, base training and fine-tuning share every batch among them, a GPU each where there are
+    any; batch norms then see a share alone. Inside torchrun its own number counts.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    processes: Annotated[int, Field(ge=1, le=1024)]
+    threads: Annotated[int, Field(ge=1, le=1024)]  # of each process
     deterministic: bool
     channels_last: bool
 

@@ -5,12 +5,20 @@ Only the standard library and psutil here: the guards must stand before torch, w
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
+RENDEZVOUS = "PRUNELAB_RENDEZVOUS"  # where the processes started by `launch` meet; torchrun's know by themselves
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # of torchrun, which `launch` sets too
+LINGER_S = 30.0  # how long a process that fails because of another one waits to be ended, before it speaks itself
+INTERRUPTED = "\ninterrupted; the same command goes on from the last finished epoch"
 
 
 def guard() -> None:
@@ -18,12 +26,14 @@ def guard() -> None:
     if find_spec("torch") is None:
         sys.exit(f"{sys.executable} lacks prunelab's packages; activate them first: source .venv/bin/activate")
     signal.signal(signal.SIGINT, _interrupted)
-    if "DVC_STAGE" in os.environ:  # started by hand: outliving the terminal is then the user's choice
+    # Started by hand, outliving the terminal is the user's choice; one process of several is nothing by itself.
+    if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         die_with_parent()
 
 
 def _interrupted(*_: object) -> None:
-    print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, which all hear of it, one speaks
+        print(INTERRUPTED, file=sys.stderr, flush=True)
     os._exit(130)  # at once: whatever was being written has only a temporary name
 
 
@@ -57,3 +67,63 @@ def die_with_parent(interval_s: float = 0.5) -> None:
     if "dvc" not in started_by and "python" not in started_by:
         os._exit(1)
     threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
+
+
+def processes() -> int:
+    """How many processes this one is among, started by `launch` or by torchrun; 0 if by neither."""
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= set(PLACE) else 0
+
+
+def launch(command: list[str], count: int) -> None:
+    """Run a command as `count` processes that share a training, until all have ended; one that fails ends all.
+
+    Each learns its place from the variables that torchrun sets, and is a process group of its own, so that Ctrl-C
+    reaches this process alone and what a process has started (workers that read data) ends with it.
+
+    Raises:
+        SystemExit: with one line that names the process and how it ended, if one failed.
+    """
+    ranks: list[subprocess.Popen] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = {
+            RENDEZVOUS: (Path(folder) / "store").as_uri(),
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+        }
+        try:
+            for rank in range(count):
+                ranks.append(
+                    subprocess.Popen(
+                        command,
+                        env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        stdin=subprocess.DEVNULL,
+                        process_group=0,
+                    )
+                )
+            _wait_for(ranks)
+        except BaseException:
+            for process in ranks:
+                with suppress(ProcessLookupError):  # at once: whatever was being written has only a temporary name
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            raise
+
+
+def _wait_for(ranks: list[subprocess.Popen], interval_s: float = 0.1) -> None:
+    while None in (codes := [process.poll() for process in ranks]) or any(codes):
+        for rank, code in enumerate(codes):
+            if code:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                sys.exit(
+                    f"rank {rank} of {len(ranks)} {how}, so all were ended; "
+                    "the same command goes on from the last finished epoch"
+                )
+        time.sleep(interval_s)
+
+
+def _stopped(number: int, _: object) -> None:
+    if number == signal.SIGINT:
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+    sys.exit(128 + number)  # which `launch` hears of, and ends the processes

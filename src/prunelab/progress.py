@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,16 +22,20 @@ class Tally:
         self._hits += (logits.argmax(1) == labels).sum()
         self._images += len(labels)
 
-    def means(self) -> tuple[float, float]:
-        """Loss and accuracy per image."""
-        return self._loss.item() / self._images, self._hits.item() / self._images
+    def means(self, summed: Callable[[Tensor], Tensor] = lambda sums: sums) -> tuple[float, float]:
+        """Loss and accuracy per image; `summed` adds the sums of other processes."""
+        images = torch.full_like(self._loss, self._images)
+        loss, hits, count = summed(torch.stack([self._loss, self._hits.double(), images])).tolist()
+        return loss / count, hits / count
 
 
 class Progress:
-    """A bar over all images of a run with loss, accuracy, images/s and time left; silent when not on a terminal."""
+    """A bar over all images of a run with loss, accuracy, images/s and time left, `shown` on a terminal only."""
 
-    def __init__(self, label: str, epochs: int, steps_per_epoch: int, done: int, refresh_s: float = 0.5):
-        self._terminal = sys.stderr.isatty()
+    def __init__(
+        self, label: str, epochs: int, steps_per_epoch: int, done: int, refresh_s: float = 0.5, *, shown: bool = True
+    ):
+        self._terminal = shown and sys.stderr.isatty()
         self._bar = tqdm(
             total=epochs * steps_per_epoch,
             initial=done * steps_per_epoch,

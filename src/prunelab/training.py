@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.data.augment import Augmentation
 from prunelab.data.batches import Batches
@@ -16,6 +17,7 @@ from prunelab.errors import Refused
 from prunelab.measuring.quality import confusion_matrix, macro_scores
 from prunelab.models.frozen import train_mode
 from prunelab.optimisers import optimiser, rate_factor
+from prunelab.parallel import ALONE, Ranks
 from prunelab.params import Normalise, Recipe
 from prunelab.progress import Progress, Tally
 from prunelab.runtime import Execution, seed_for
@@ -49,6 +51,7 @@ class Task:
     validation: Batches
     augmentation: Augmentation
     execution: Execution
+    ranks: Ranks = ALONE
 
     @classmethod
     def of(
@@ -60,13 +63,15 @@ class Task:
         augmentation: Augmentation,
         execution: Execution,
         workers: int = 0,
+        ranks: Ranks = ALONE,
     ) -> "Task":
-        """`workers` processes read splits that stay on disk; `normalise` is None for texts."""
+        """`workers` processes read splits that stay on disk; `normalise` is None for texts; `ranks` share batches."""
         return cls(
             Batches(train, normalise, execution, workers=workers),
             Batches(validation, normalise, execution, workers=workers),
             augmentation,
             execution,
+            ranks,
         )
 
 
@@ -155,24 +160,30 @@ def fit(
 
     The `guide` acts before epochs and after steps (to hold masks, say). Copies of the weights after `keep_epochs` are
     returned (0: before training). With a store, finished epochs are never done twice: a run that was killed and
-    started again ends with the same bits as one that was not.
+    started again ends with the same bits as one that was not. Of several processes the first one's store counts.
 
     Raises:
-        Refused: if a loss is no longer a finite number.
+        Refused: if a loss is no longer a finite number, or processes have too few examples of a batch for batch norm.
     """
-    task.execution.place(model)
+    ranks = task.ranks
+    _assert_enough_for_norms(model, task, recipe)
+    ranks.align(task.execution.place(model))
     optimizer = optimiser(model, recipe)
-    store = store or NoStore()
-    fitted = _resumed(store.load(), model, optimizer)
+    store = store if store and ranks.first else NoStore()
+    fitted = _resumed(ranks.shared(store.load()), model, optimizer)
+    average = ranks.averaging(model.parameters())
     if not fitted.history and 0 in keep_epochs:
         fitted.kept[0] = _copy(model)
     steps_per_epoch = task.train.count(recipe.batch_size)
     done = first_epoch + len(fitted.history)
-    if fitted.history:
+    if fitted.history and ranks.first:
         print(f"{label}: going on after epoch {done}")
-    with Progress(label, recipe.epochs, steps_per_epoch, done) as progress:
+    with Progress(label, recipe.epochs, steps_per_epoch, done, shown=ranks.first) as progress:
         for epoch in range(done, recipe.epochs):
-            row = _train_epoch(model, optimizer, task, recipe, seed, epoch, guide or Guide(), teacher, progress)
+            row = _train_epoch(
+                model, optimizer, average, task, recipe, seed, epoch, guide or Guide(), teacher, progress
+            )
+            ranks.align(model)  # the statistics of batch norm, which every process has of its own examples
             row |= _validate(model, task, recipe.batch_size)
             _assert_finite(row)
             fitted.history.append({key: round(value, 6) for key, value in row.items()})
@@ -182,6 +193,15 @@ def fit(
             store.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "fitted": vars(fitted)})
             progress.validated(fitted.history[-1])
     return fitted
+
+
+def _assert_enough_for_norms(model: nn.Module, task: Task, recipe: Recipe) -> None:
+    processes, least = task.ranks.size, len(task.train) // task.train.count(recipe.batch_size)
+    if processes > 1 and least < 2 * processes and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise Refused(
+            f"batch_size: {recipe.batch_size} leaves one of {processes} processes fewer than 2 examples of a batch, "
+            f"which batch norm cannot bear; valid here: 1 to {max(1, least // 2)} processes, or larger batches"
+        )
 
 
 def _assert_finite(row: dict[str, float]) -> None:
@@ -208,6 +228,7 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
 def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: Callable[[int], None],
     task: Task,
     recipe: Recipe,
     seed: int,
@@ -217,30 +238,34 @@ def _train_epoch(
     progress: Progress,
 ) -> dict[str, float]:
     # Dropout and the like draw from the global stream: set anew each epoch, it does not depend on what ran before.
-    torch.manual_seed(seed_for("epoch", seed, epoch))
+    # Every process drops its own, and the first what one alone does.
+    ranks = task.ranks
+    torch.manual_seed(seed_for("epoch", seed, epoch, *([] if ranks.first else [ranks.rank])))
     guide.before_epoch(epoch)
     train_mode(model)
     steps = task.train.count(recipe.batch_size)
     tally = Tally(task.execution.device)
-    batches = task.train.shuffled(recipe.batch_size, task.augmentation, seed=seed, epoch=epoch)
+    batches = task.train.shuffled(recipe.batch_size, task.augmentation, seed=seed, epoch=epoch, part=ranks.part)
     for step, (inputs, labels) in enumerate(batches, start=epoch * steps):
         done = step / (recipe.epochs * steps)
         factor = rate_factor(recipe, step, recipe.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
-        with task.execution.autocast():
-            logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        if teacher:
-            loss = teacher.loss(logits.float(), inputs, task, loss)
-        penalty = guide.penalty(done)
         optimizer.zero_grad(set_to_none=True)
-        (loss if penalty is None else loss + penalty).backward()
+        if len(labels):  # of a batch smaller than the number of processes some have none
+            with task.execution.autocast():
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            if teacher:
+                loss = teacher.loss(logits.float(), inputs, task, loss)
+            penalty = guide.penalty(done)
+            (loss if penalty is None else loss + penalty).backward()
+            tally.add(loss.detach() * len(labels), logits.detach(), labels)
+        average(len(labels))
         optimizer.step()
         guide.after_step(done)
-        tally.add(loss.detach() * len(labels), logits.detach(), labels)
-        progress.step(len(labels), tally)
-    loss_mean, accuracy = tally.means()
+        progress.step(len(labels) * ranks.size, tally)
+    loss_mean, accuracy = tally.means(ranks.summed)
     return {"epoch": epoch + 1, "learning_rate": recipe.learning_rate * factor, "loss": loss_mean, "accuracy": accuracy}
 
 

@@ -39,18 +39,21 @@ class Checkpoint:
 
 
 @contextmanager
-def unfinished(out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any]) -> Iterator[Callable[..., Checkpoint]]:
+def unfinished(
+    out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any], forget: bool = True
+) -> Iterator[Callable[..., Checkpoint]]:
     """Hand out checkpoints for the stage that writes `out`, and forget them all once it has succeeded.
 
     Each is asked for by its parts: a seed, and what is trained where that is more than one thing.
     They are found again only by the same command with the same parameters, input files and code: what was computed
-    otherwise is dropped, not resumed.
+    otherwise is dropped, not resumed. Only those who are to `forget` remove anything.
     """
     told = [sys.argv[1:], [sha256(path) for path in inputs], [str(value) for value in parameters], code_digest()]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     folder = FOLDER / "-".join(out.parts[-3:])
     for other in folder.glob("*"):
-        if other.name != key:
+        if forget and other.name != key:
             shutil.rmtree(other, ignore_errors=True)
     yield lambda *parts: Checkpoint(folder / key / f"{'-'.join(map(str, parts))}.pt")
-    shutil.rmtree(folder, ignore_errors=True)
+    if forget:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -25,21 +25,30 @@ class Augmentation:
     crop_scale: float = 1.0
 
 
-def shift(images: Tensor, padding: int, random: torch.Generator) -> Tensor:
-    """A random crop of every image [B, C, H, W] after zero padding; the size stays."""
-    count, _, height, width = images.shape
-    down, right = torch.randint(2 * padding + 1, (2, count), generator=random).to(images.device)
+def random_shifts(count: int, padding: int, random: torch.Generator) -> Tensor:
+    """Where crops begin after padding, down and right: int64 [2, count]."""
+    return torch.randint(2 * padding + 1, (2, count), generator=random)
+
+
+def shift(images: Tensor, padding: int, starts: Tensor) -> Tensor:
+    """A crop of every image [B, C, H, W] after zero padding, from `starts` [2, B] on; the size stays."""
     if not padding:
         return images
+    count, _, height, width = images.shape
+    down, right = starts.to(images.device)
     # Every crop of every image as a view, [B, C, 2p + 1, 2p + 1, H, W].
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(count, device=images.device), :, down, right]
 
 
-def flip(images: Tensor, random: torch.Generator) -> Tensor:
-    """Half of the images [B, C, H, W], at random, left to right."""
-    flipped = torch.rand(len(images), generator=random).to(images.device) < 0.5
-    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+def random_flips(count: int, random: torch.Generator) -> Tensor:
+    """Which images to flip, half of them: bool [count]."""
+    return torch.rand(count, generator=random) < 0.5
+
+
+def flip(images: Tensor, flipped: Tensor) -> Tensor:
+    """The images [B, C, H, W] that `flipped` [B] marks left to right, the others as they are."""
+    return torch.where(flipped.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def random_boxes(count: int, height: int, width: int, scale: float, random: torch.Generator) -> Tensor:

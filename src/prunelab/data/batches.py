@@ -1,18 +1,28 @@
 """Batches of a split on the device, images or texts, resident or streamed: shuffled, augmented and normalised there."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from prunelab.data.augment import Augmentation, crop_resized, flip, random_boxes, resize, shift
+from prunelab.data.augment import (
+    Augmentation,
+    crop_resized,
+    flip,
+    random_boxes,
+    random_flips,
+    random_shifts,
+    resize,
+    shift,
+)
 from prunelab.data.rows import rows
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.params import Normalise
 from prunelab.runtime import Execution, generator
 
+Part = Callable[[int], slice]  # which of so many examples of a batch are wanted
 PAD = 0  # the token id that fills texts up to the length of their array
 
 
@@ -49,13 +59,19 @@ class Batches:
             yield self._form.plain(inputs), labels
 
     def shuffled(
-        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int
+        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, part: Part | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch; the same seed and epoch give the same batches, whatever came before."""
+        """One epoch, or a `part` of every batch; the same seed and epoch give the same batches, whatever came before.
+
+        Of a part only its own examples are read and augmented, by the random numbers that they have in the whole batch.
+        """
         random = generator("batches", seed, epoch)
-        parts = torch.randperm(len(self), generator=random).tensor_split(self.count(batch_size))
-        for chosen, inputs in zip(parts, self._rows.chosen(parts), strict=True):
-            yield self._form.augmented(inputs, augmentation, random), self.labels[chosen.to(self.labels.device)]
+        batches = torch.randperm(len(self), generator=random).tensor_split(self.count(batch_size))
+        parts = [slice(None) if part is None else part(len(batch)) for batch in batches]
+        own = [batch[wanted] for batch, wanted in zip(batches, parts, strict=True)]
+        for batch, wanted, chosen, inputs in zip(batches, parts, own, self._rows.chosen(own), strict=True):
+            augmented = self._form.augmented(inputs, augmentation, random, len(batch), wanted)
+            yield augmented, self.labels[chosen.to(self.labels.device)]
 
     def sample(self, examples: int, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """So many examples (all, where there are fewer), drawn by the seed and not augmented, in batches."""
@@ -79,14 +95,18 @@ class _Images:
     def plain(self, images: Tensor) -> Tensor:
         return self._normalised(self._floats(images))
 
-    def augmented(self, images: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
-        images = shift(images, augmentation.crop_padding, random)
+    def augmented(
+        self, images: Tensor, augmentation: Augmentation, random: torch.Generator, count: int, part: slice
+    ) -> Tensor:
+        """The images, which are a `part` of a batch of `count`."""
+        padding = augmentation.crop_padding
+        images = shift(images, padding, random_shifts(count, padding, random)[:, part])
         if augmentation.flip:
-            images = flip(images, random)
+            images = flip(images, random_flips(count, random)[part])
         floats = self._floats(images)
         if augmentation.crop_scale < 1:
             height, width = floats.shape[-2:]
-            boxes = random_boxes(len(floats), height, width, augmentation.crop_scale, random)
+            boxes = random_boxes(count, height, width, augmentation.crop_scale, random)[part]
             # Straight to the size wanted if that is larger; else down to it in a second step, which is antialiased.
             floats = crop_resized(floats, boxes, (max(height, self._size[0]), max(width, self._size[1])))
         return self._normalised(floats)
@@ -110,5 +130,7 @@ class _Texts:
         longest = int(used[-1]) + 1 if len(used) else 1
         return ids[:, :longest].to(self._device)
 
-    def augmented(self, ids: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
+    def augmented(
+        self, ids: Tensor, augmentation: Augmentation, random: torch.Generator, count: int, part: slice
+    ) -> Tensor:
         return self.plain(ids)

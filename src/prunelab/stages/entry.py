@@ -3,25 +3,55 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import wraps
 
 import typer
 
 from prunelab.errors import Refused
+from prunelab.process import LINGER_S, processes
+
+Main = Callable[..., None]
 
 
-def run(main: Callable[..., None]) -> None:
-    """Run a stage's function as a command; its arguments are typed by Typer."""
+def alone(main: Main) -> Main:
+    """A stage's function as it is for one process, which is refused where torchrun has started several."""
+
+    @wraps(main)
+    def start(*args: object, **kwargs: object) -> None:
+        if (several := processes()) > 1:
+            raise Refused(
+                f"this stage runs as one process, not as {several}; only train_base and finetune share their work"
+            )
+        main(*args, **kwargs)
+
+    return start
+
+
+def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
+    """Run a stage's function as a command, in one process or, `by` `task.together`, in several.
+
+    Its arguments are typed by Typer.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(main)
+    app.command()(by(main))
     try:
         app()
     except Refused as refused:
+        _let_another_speak()
         _explain(refused)
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written: earlier results stand as they were
+        _let_another_speak()
         print(f"{type(error).__name__}: {error}; nothing half-written was left", file=sys.stderr)
         sys.exit(1)
+
+
+def _let_another_speak() -> None:
+    """What goes wrong in all processes of a machine is said once, by its first, upon which the others are ended."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(LINGER_S)
 
 
 def _explain(refused: Refused) -> None:

@@ -7,12 +7,13 @@ from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
 from prunelab.measuring.cost import training_macs
 from prunelab.models.frozen import frozen
+from prunelab.parallel import join
 from prunelab.params import load_params
 from prunelab.pruning import masks
 from prunelab.pruning.restart import retraining
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task, load_teacher
+from prunelab.stages.task import load_task, load_teacher, together
 from prunelab.training import AfterStep, fit
 
 
@@ -23,17 +24,19 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     """
     params = load_params()
     execution = configure(params.runtime)
+    ranks = join(execution)
     networks = {seed: load_network(seed_file(pruned, seed)) for seed in params.seeds}
     first = networks[params.seeds[0]].card
     assert first.pruning is not None, f"{pruned} holds dense networks"
     recipe, first_epoch = retraining(first.restart, params.train, params.finetune)
     tuned = recipe is params.finetune  # or trained by the base recipe again, as it says and without a teacher
-    task = load_task(prepared, params.data, first.normalise, execution)
+    task = load_task(prepared, params.data, first.normalise, execution, ranks)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)],
-        parameters=[recipe, first_epoch, params.finetune, task.augmentation, params.runtime, execution],
+        parameters=[recipe, first_epoch, params.finetune, task.augmentation, params.runtime, execution, ranks.size],
+        forget=ranks.first,
     ) as checkpoint:
         for seed, network in networks.items():
             execution.place(network.model)
@@ -49,6 +52,8 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
                     store=checkpoint(seed),
                     label=f"finetune {out.parent.name}, seed {seed}",
                 )
+            if not ranks.first:
+                continue
             masks.verify(network.model, network.masks)
             card = network.card
             spent = training_macs(network.model, card.input_shape, fitted.images_seen)
@@ -56,8 +61,9 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
             save_network(seed_file(out, seed), Network(model=network.model, card=card, masks=network.masks))
             print(f"seed {seed}: {fitted.describe()}")
             rows += [{"seed": seed, **row} for row in fitted.history]
-        write_json(history, rows)
+        if ranks.first:
+            write_json(history, rows)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, by=together)

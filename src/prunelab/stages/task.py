@@ -1,16 +1,39 @@
 """What the stages that train have in common: the prepared splits as a task, the dense network as a teacher."""
 
+import sys
+from functools import wraps
 from pathlib import Path
 
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.data.augment import Augmentation
-from prunelab.params import Data, Finetune, Normalise
-from prunelab.runtime import Execution
+from prunelab.parallel import ALONE, Ranks, leave, require_gpus
+from prunelab.params import Data, Finetune, Normalise, load_params
+from prunelab.process import launch, processes
+from prunelab.runtime import Execution, configure
+from prunelab.stages.entry import Main
 from prunelab.training import Task, Teacher
 
 
-def load_task(prepared: Path, data: Data, normalise: Normalise | None, execution: Execution) -> Task:
+def together(main: Main) -> Main:
+    """A stage's function run by as many processes as `runtime.processes` or torchrun says; it calls `parallel.join`."""
+
+    @wraps(main)
+    def start(*args: object, **kwargs: object) -> None:
+        runtime = load_params().runtime
+        if runtime.processes > 1 and not processes():
+            require_gpus(runtime.processes, configure(runtime))
+            launch([sys.executable, *sys.orig_argv[1:]], runtime.processes)
+        else:
+            main(*args, **kwargs)
+            leave()
+
+    return start
+
+
+def load_task(
+    prepared: Path, data: Data, normalise: Normalise | None, execution: Execution, ranks: Ranks = ALONE
+) -> Task:
     """The training and validation splits of the folder `prepared`; `normalise` is None for texts."""
     train, validation = (load_split(prepared, name, data.memory_mb) for name in ("train", "validation"))
     return Task.of(
@@ -20,6 +43,7 @@ def load_task(prepared: Path, data: Data, normalise: Normalise | None, execution
         augmentation=Augmentation(data.crop_padding, data.flip, data.crop_scale),
         execution=execution,
         workers=data.workers,
+        ranks=ranks,
     )
 
 

@@ -9,10 +9,11 @@ from prunelab.models.catalogue import MODELS, build
 from prunelab.models.frozen import freeze
 from prunelab.models.imagenet import IMAGENET
 from prunelab.models.weights import load_imagenet, load_weights, weights_file
+from prunelab.parallel import join
 from prunelab.params import Normalise, load_params
 from prunelab.runtime import configure
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task
+from prunelab.stages.task import load_task, together
 from prunelab.training import fit
 
 
@@ -20,25 +21,28 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     """Train on the folder PREPARED; write OUT/init, OUT/rewind and OUT/final, and a row per epoch to HISTORY."""
     params = load_params()
     execution = configure(params.runtime)
+    ranks = join(execution)
     facts = read_json(prepared / "dataset.json")
     normalise = params.data.normalise
     if normalise is None and facts["mean"] is not None:  # texts have no moments
         normalise = Normalise(mean=facts["mean"], std=facts["std"])
     imported = weights_file(params.weights, params.model)
     options = MODELS[params.model].options(params.weights)
-    task = load_task(prepared, params.data, normalise, execution)
+    task = load_task(prepared, params.data, normalise, execution, ranks)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with unfinished(
         out,
         inputs=[prepared / "dataset.json", *([imported] if imported else [])],
-        parameters=[params.model, params.train, normalise, task.augmentation, params.runtime, execution],
+        parameters=[params.model, params.train, normalise, task.augmentation, params.runtime, execution, ranks.size],
+        forget=ranks.first,
     ) as checkpoint:
         for seed in params.seeds:
             model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options)
             if imported and params.weights == IMAGENET:
                 fresh = load_imagenet(model, params.model, imported)
-                print(f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}")
+                if ranks.first:
+                    print(f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}")
             elif imported:
                 load_weights(model, imported)
             freeze(model, params.train.freeze)
@@ -60,14 +64,17 @@ def main(prepared: Path, out: Path, history: Path) -> None:
                 store=checkpoint(seed),
                 label=f"train_base, seed {seed}",
             )
+            if not ranks.first:
+                continue
             save_network(seed_file(out / "final", seed), Network(model=model, card=card))
             for name, epoch in (("init", 0), ("rewind", rewind_epoch)):
                 model.load_state_dict(fitted.kept[epoch])
                 save_network(seed_file(out / name, seed), Network(model=model, card=card))
             print(f"seed {seed}: {fitted.describe()}")
             rows += [{"seed": seed, **row} for row in fitted.history]
-        write_json(history, rows)
+        if ranks.first:
+            write_json(history, rows)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, by=together)
