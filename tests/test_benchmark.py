@@ -81,6 +81,14 @@ def test_peak_memory_is_what_a_batch_takes_whatever_ran_before(execution):
     assert small == pytest.approx(20 * 2**20, rel=0.2)
 
 
+@pytest.mark.skipif(not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only")
+def test_peak_memory_is_of_activations_and_not_of_what_a_library_loads_once(files, execution):
+    batch, channels, pixels = 64, 16, 8 * 8
+    block = 4 * batch * channels * pixels * 4  # the input, the last activation, what the convolution and the norm say
+    with memory.meter(execution) as measure:
+        assert 0.5 * block < measure(partial(load_model, files["dense"]), DIGITS_SHAPE, batch) < 4 * block
+
+
 def rapl(folder: Path, name: str, microjoules: int, most: int = 10**9) -> Path:
     zone = folder / name
     zone.mkdir(parents=True, exist_ok=True)

@@ -59,8 +59,8 @@ def _allocated(execution: Execution, load: Load, shape: Shape, batch_size: int) 
 def _resident(execution: Execution, threads: int, load: Load, shape: Shape, batch_size: int) -> int:
     torch.set_num_threads(threads)
     model = execution.place(load())
-    eager(model, inputs_of(shape, 1, execution), execution)()  # threads and kernels, which stay
     call = eager(model, inputs_of(shape, batch_size, execution), execution)
+    call()  # threads and kernels, which stay, and are others for a batch of one
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide what the call takes
     RESET.write_text("5")  # the peak starts anew at what is resident now
