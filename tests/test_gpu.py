@@ -114,7 +114,7 @@ def test_everything_the_benchmark_measures_is_measured(gpu_task):
 
 
 def test_peak_memory_is_that_of_the_activations():
-        wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
+    wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
     with meter(configure(runtime_params(device="cuda", channels_last=False))) as measure:
         peak = measure(lambda: wide, (1, 8, 8), 64)
     assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)  # one float per input and output; weights left out
