@@ -11,6 +11,7 @@ import typer
 from prunelab.allocating.command import allocate
 from prunelab.studies.commands import app as studies
 from prunelab.studies.commands import refusals
+from prunelab.studies.sweep_command import sweep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 app.add_typer(studies, name="study")
 app.command()(allocate)
+app.command()(sweep)
 
 
 class Kind(StrEnum):
