@@ -24,7 +24,7 @@ from prunelab.studies import node, worker
 from prunelab.studies.experiments import experiment_name, git
 from prunelab.studies.planning import Job, one_of_each_dense
 from prunelab.studies.remotes import check_remotes, fetch_experiments
-from prunelab.studies.running import Run
+from prunelab.studies.running import Run, handed_out
 from prunelab.studies.sweeps import NAME, params_name, read_axes, resolve_sweep
 
 
@@ -229,7 +229,7 @@ def test_jobs_at_a_time_get_a_gpu_each(repository, monkeypatch):
         return "done"
 
     params = read_params(SHIPPED)
-    run = Run(repository.folder, head(repository), repository.folder / "cache", 2, lambda line: None, work)
+    run = Run(repository.folder, head(repository), repository.folder / "cache", 2, print, work, free=handed_out(2))
     jobs = [Job(name, name, params, {}, "x") for name in "ab"]
     threads = [threading.Thread(target=run.job, args=(job, "")) for job in jobs]
     for thread in threads:
@@ -292,17 +292,28 @@ class SweepClone(Clone):
         return told
 
 
+def patiently(start):
+    """Ray gives a node half a minute to start, which on a busy machine may be too little."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:
+            told = error
+    raise told
+
+
 @pytest.fixture
 def ray_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
-    nodes = {
-        name: cluster.add_node(num_cpus=1, env_vars={"PRUNELAB_SCRATCH": str(tmp_path / f"node_{name}")}, **memory)
-        for name in "ab"
-    }
+    head = {"num_cpus": 0, "include_dashboard": False, **memory}
+    cluster = patiently(partial(Cluster, initialize_head=True, head_node_args=head))
+    nodes = {}
+    for name in "ab":
+        scratch = {"PRUNELAB_SCRATCH": str(tmp_path / f"node_{name}")}
+        nodes[name] = patiently(partial(cluster.add_node, num_cpus=1, env_vars=scratch, **memory))
     yield cluster, nodes
     cluster.shutdown()
 

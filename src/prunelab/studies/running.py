@@ -39,11 +39,7 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     started: set[subprocess.Popen] = field(default_factory=set)
-    gpus: SimpleQueue[dict[str, str]] = field(default_factory=SimpleQueue)
-
-    def __post_init__(self) -> None:
-        for variables in shares(self.slots):
-            self.gpus.put(variables)
+    free: SimpleQueue[dict[str, str]] | None = None  # environments that hand a GPU each to jobs, put back when done
 
     def job(self, job: Job, place: str) -> None:
         """Do one job; whatever goes wrong with it is noted, so that the others go on."""
@@ -71,11 +67,12 @@ class Run:
 
     @contextmanager
     def _gpu(self) -> Iterator[dict[str, str]]:
-        variables = self.gpus.get()
+        variables = self.free.get() if self.free else {}
         try:
             yield variables
         finally:
-            self.gpus.put(variables)
+            if self.free:
+                self.free.put(variables)
 
     def _stage(self, place: str, label: str, line: str) -> None:
         if found := re.match(r"Running stage '([^']+)'", line):
@@ -85,6 +82,13 @@ class Run:
         self.stopped.set()
         for process in list(self.started):
             process.terminate()
+
+
+def handed_out(workers: int) -> SimpleQueue[dict[str, str]]:
+    free: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for variables in shares(workers):
+        free.put(variables)
+    return free
 
 
 def measure(title: str, job: Job, clone: Checkout, dvc: DVC) -> str:
@@ -131,7 +135,7 @@ def run_jobs(
     pending = unmeasured(root, jobs, revision, tell)
     if not pending:
         return {}
-    run = Run(root, revision, cache_folder(root), at_once, tell, partial(measure, title))
+    run = Run(root, revision, cache_folder(root), at_once, tell, partial(measure, title), free=handed_out(at_once))
     first = {job.name for job in one_of_each_dense(pending).values()} if at_once > 1 else set()
     place = {job.name: f"{number}/{len(pending)}" for number, job in enumerate(pending, start=1)}
     with ThreadPoolExecutor(at_once) as pool:
