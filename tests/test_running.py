@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from prunelab.running import lockfile
 from prunelab.running.crew import Crew
 from prunelab.running.driver import reproduce
 from prunelab.running.pipeline import opened, pipeline
-from prunelab.running.resources import cores, crowded, gpus, pin, shares
+from prunelab.running.resources import cores, crowded, pin, shares
 from prunelab.running.schedule import Schedule, chains
 
 # DVC's own use of another package.
@@ -127,22 +126,6 @@ def test_a_process_and_what_is_below_it_are_pinned():
                 os.kill(int(child), signal.SIGKILL)
             process.kill()
     pin(process.pid, cores())  # gone by now, which is no error
-
-
-def test_gpus_are_those_named_or_those_the_driver_lists(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-12ab")
-    assert gpus() == ["3", "GPU-12ab"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus() == []
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus() == []
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\necho 'GPU 0: Some (UUID: GPU-1)'\necho '  MIG 1g Device 0: (UUID: MIG-1)'\necho 'GPU 1: Other'\n"
-    )
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    assert gpus() == ["0", "1"]
 
 
 def test_what_is_too_much_is_said():

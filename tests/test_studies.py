@@ -424,7 +424,7 @@ def study_command(*arguments: str):
 
 
 def test_everything_wrong_is_refused_before_any_work(workspace, monkeypatch):
-    monkeypatch.setattr("prunelab.studies.running.Run.setting", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr("prunelab.studies.running.Run.job", lambda *_: pytest.fail("work was started"))
     wrong = deepcopy(TINY) | {"needs": {"weights": "a checkpoint"}}
     wrong["settings"] += [{"method": "l1_chanel", "ratio": 0.5}, {"method": "magic", "ratio": 0.5}]
     wrong["params"]["model"] = "resnet21"

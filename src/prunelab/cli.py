@@ -13,6 +13,7 @@ from prunelab.review.command import review
 from prunelab.running.command import repro
 from prunelab.studies.commands import app as studies
 from prunelab.studies.commands import refusals
+from prunelab.studies.sweep_command import sweep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +27,7 @@ app.add_typer(studies, name="study")
 app.command()(allocate)
 app.command()(review)
 app.command()(repro)
+app.command()(sweep)
 
 
 class Kind(StrEnum):

@@ -30,15 +30,16 @@ def repro(
 
     Example: prunelab repro --jobs 4, or for one group of stages: prunelab repro evaluate --jobs 4
     """
+    from prunelab.gpus import devices
     from prunelab.params import PARAMS_FILE, read_params
     from prunelab.running.driver import Stopped, reproduce, stoppable
-    from prunelab.running.resources import cores, crowded, gpus
+    from prunelab.running.resources import cores, crowded
     from prunelab.studies.running import last_lines
 
     try:
         with refusals(), stoppable():
             _check()
-            for line in crowded(jobs, read_params(PARAMS_FILE)["runtime"]["threads"], len(cores()), len(gpus())):
+            for line in crowded(jobs, read_params(PARAMS_FILE)["runtime"]["threads"], len(cores()), len(devices())):
                 _tell(line)
             outcome = reproduce(Path.cwd(), targets or [], jobs, tell=_tell)
     except Stopped as stopped:

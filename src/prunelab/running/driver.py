@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prunelab.gpus import VISIBLE, devices
 from prunelab.running.crew import Crew
 from prunelab.running.display import Display
 from prunelab.running.pipeline import Pipeline, lock_order, opened, pipeline, release, up_to_date
-from prunelab.running.resources import cores, gpus, pin, shares
+from prunelab.running.resources import cores, pin, shares
 from prunelab.running.schedule import Schedule
 
 LOGS = Path(".prunelab/logs")
@@ -64,7 +65,7 @@ class _Run:
         self.schedule = Schedule(left, jobs, plan.alone)
         self.crew = Crew(root, jobs)
         self.display = Display(len(left))
-        self.cores, self.gpus = cores(), gpus()
+        self.cores, self.gpus = cores(), devices()
 
     def work_off(self, repo: Any) -> None:
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ class _Run:
             variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait leave the core to the other stages' threads
             if self.gpus:
                 gpu = self.gpus[number % len(self.gpus)]
-                variables["CUDA_VISIBLE_DEVICES"], where = gpu, f" on GPU {gpu}"
+                variables[VISIBLE], where = gpu, f" on GPU {gpu}"
         log = self.root / self.log(name)
         log.write_bytes(b"")  # what an earlier run left is no news
         self.crew.give(number, name, log, variables, self.order)

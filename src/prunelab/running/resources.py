@@ -1,8 +1,6 @@
 """What workers share out among them: the machine's cores and its GPUs."""
 
 import os
-import re
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -33,18 +31,6 @@ def pin(process: int, cores: Iterable[int]) -> None:
         for thread in (int(thread.name) for its in tree for thread in Path(f"/proc/{its}/task").glob("*")):
             with suppress(ProcessLookupError):  # it ended meanwhile
                 os.sched_setaffinity(thread, cores)
-
-
-def gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name: its own entries if it is set, else every GPU that the driver lists."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [entry.strip() for entry in listed.split(",") if entry.strip()]
-    try:
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    except OSError:
-        return []
-    return re.findall(r"^GPU (\d+):", told.stdout, re.MULTILINE)
 
 
 def crowded(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:

@@ -64,12 +64,19 @@ class Checkout:
         (self.folder / ENVIRONMENT).unlink(missing_ok=True)
         self._last.write_text(name)
 
-    def dvc(self, *arguments: str, log: TextIO, said: Callable[[str], None], started: set[subprocess.Popen]) -> None:
+    def dvc(
+        self,
+        *arguments: str,
+        log: TextIO,
+        said: Callable[[str], None],
+        started: set[subprocess.Popen],
+        variables: Mapping[str, str],
+    ) -> None:
         """Run a DVC command here, its output into `log` and line by line to `said`; raises Failed."""
         process = subprocess.Popen(
             [sys.executable, "-m", "prunelab.studies.child", *arguments],
             cwd=self.folder,
-            env=_variables(),
+            env={**_variables(), **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -102,12 +109,12 @@ class Checkout:
             noted.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(stored, noted)
 
-    def save(self, name: str, message: str, log: TextIO, started: set[subprocess.Popen]) -> None:
+    def save(self, name: str, message: str, dvc: Callable[..., None]) -> None:
         """Make an experiment of what lies here and hand it to the project."""
         saving = ["exp", "save", "--force", "--name", name, "--message", message]
         for path in (METRICS, DENSE_METRICS, ENVIRONMENT):  # Git may not know them yet
             saving += ["--include-untracked", str(path)] if (self.folder / path).exists() else []
-        self.dvc(*saving, TARGET, log=log, said=lambda line: None, started=started)
+        dvc(*saving, TARGET)
         for reference in git(self.folder, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
             if reference.endswith(f"/{name}"):
                 fetch = ("fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head")

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +36,25 @@ def refusals() -> Iterator[None]:
     except OSError as error:  # a full disk, a folder that cannot be written
         print(f"{type(error).__name__}: {error}; nothing half-written was left", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say on Ctrl-C how to go on, and end with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def tell_failures(failures: Mapping[str, str], count: int) -> None:
+    """Print the end of the log of every setting that failed; end with 1 if there are any."""
+    for setting, lines in failures.items():
+        print(f"\n{setting} failed; the end of its log:\n{lines}", file=sys.stderr)
+    if failures:
+        print(f"\n{len(failures)} of {count} settings failed; the same command tries them again", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -80,9 +99,12 @@ def run(
     """
     from prunelab.params import PARAMS_FILE
     from prunelab.registry import pick
+    from prunelab.studies.checking import check_amounts, check_needs, check_settings
     from prunelab.studies.files import load_study, read_overrides, resolve
-    from prunelab.studies.running import check_amounts, check_needs, check_settings, run_study
+    from prunelab.studies.planning import jobs_of
+    from prunelab.studies.running import run_jobs
 
+    root = Path.cwd()
     with refusals():
         study, overrides = load_study(name), read_overrides(set_ or [])
         check_needs(study, quick, overrides)
@@ -91,26 +113,18 @@ def run(
             for setting in only:
                 pick(settings, setting, "setting")
             settings = {setting: settings[setting] for setting in only}
-        _tell(f"checking {len(settings)} settings ...")
+        tell(f"checking {len(settings)} settings ...")
         check_amounts(study)
-        check_settings(Path.cwd(), settings)
-        try:
-            failures = run_study(Path.cwd(), label(name, quick), settings, jobs=jobs, tell=_tell)
-        except KeyboardInterrupt:
-            print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-            raise typer.Exit(130) from None
-    for setting, lines in failures.items():
-        print(f"\n{setting} failed; the end of its log:\n{lines}", file=sys.stderr)
-    if failures:
-        print(
-            f"\n{len(failures)} of {len(settings)} settings failed; the same command tries them again", file=sys.stderr
-        )
-        raise typer.Exit(1)
+        check_settings(root, settings)
+        work = jobs_of(root, settings, lambda setting, _: (label(name, quick), setting))
+        with interruptible():
+            failures = run_jobs(root, f"study {label(name, quick)}", work, at_once=jobs, tell=tell)
+    tell_failures(failures, len(settings))
     again = [name, *(["--quick"] if quick else []), *(f"--set {shlex.quote(assignment)}" for assignment in set_ or [])]
     print(f"all {len(settings)} settings are measured; prunelab study show {' '.join(again)}")
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
     print(line, flush=True)
 
 

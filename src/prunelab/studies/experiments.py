@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def _at(params: Mapping[str, Any], key: str) -> Any:
     return params[section].get(inner) if inner else params.get(section)
 
 
+@cache
 def chain(pipeline: str, target: str = TARGET) -> Chain:
     """Walk the text of dvc.yaml from a stage to everything it rests on."""
     stages = {name: stage for name, stage in YAML(typ="safe").load(pipeline)["stages"].items() if "matrix" not in stage}

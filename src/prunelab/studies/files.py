@@ -214,8 +214,7 @@ def _inconsistent(study: Study) -> Iterator[str]:
     for place, overrides in layers:
         for key in sorted(SAID_BY_SETTINGS & {key.partition(".")[0] for key in flat(overrides)}):
             yield f"{place}: {key} is what the settings are for"
-    known = {*Params.model_fields, *(f"{section}.{key}" for section in SECTIONS for key in _keys(section))}
-    for key in sorted(study.needs.keys() - known):
+    for key in sorted(study.needs.keys() - known_keys()):
         yield f"needs: {key} is no key of params.yaml"
     for key in sorted(study.needs.keys() & flat(study.params).keys()):
         yield f"params: {key} stands under needs too, so it is for the user to give"
@@ -224,7 +223,12 @@ def _inconsistent(study: Study) -> Iterator[str]:
             yield f"settings: {setting.label!r} cannot be part of the name of an experiment"
 
 
-def _keys(section: str) -> list[str]:
+def known_keys() -> set[str]:
+    """Every key of params.yaml, dotted where it stands in a section; sections too."""
+    return {*Params.model_fields, *(f"{section}.{key}" for section in SECTIONS for key in section_keys(section))}
+
+
+def section_keys(section: str) -> list[str]:
     annotation: Any = Params.model_fields[section].annotation
     return list(annotation.model_fields)
 

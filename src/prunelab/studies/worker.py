@@ -1,0 +1,97 @@
+"""One order of a sweep on a node: `python -m prunelab.studies.worker` in the node's clone, the order on standard input.
+
+The clone stands to the settings as the project stands to those of a study: they run in checkouts of it.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prunelab.errors import Refused
+from prunelab.studies.checkouts import FOLDER, Checkout, Failed
+from prunelab.studies.experiments import TARGET, git
+from prunelab.studies.planning import DENSE_TARGET, Job
+from prunelab.studies.running import DVC, Run, measure, renew
+
+SLOTS = 64  # more than a node has tasks at a time
+ATTEMPTS = 3
+DENSE, SETTING = "dense", "setting"
+
+
+def main() -> int:
+    """Do what the order says; returns the status to end with."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    root, job = Path.cwd(), Job(**order["job"])
+    reference = reference_of(order["revision"], job.name)
+    if order["kind"] == SETTING and git(root, "ls-remote", order["url"], reference):
+        print(f"{job.label}: measured already")  # a task that Ray started anew had got so far
+        return 0
+    work = partial(_dense, root) if order["kind"] == DENSE else partial(_setting, root, order)
+    run = Run(root, order["revision"], root.parent / "cache", SLOTS, partial(print, flush=True), work)
+    run.job(job, order["place"])
+    for told in run.failures.values():
+        print(told)
+    return len(run.failures)
+
+
+def _end_with_parent() -> None:
+    """The task holds the other end of standard input: a killed one must not leave this process behind."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def reference_of(revision: str, name: str) -> str:
+    return f"refs/exps/{revision[:2]}/{revision[2:]}/{name}"
+
+
+def _dense(root: Path, job: Job, clone: Checkout, dvc: DVC) -> str:
+    _bring_dense(root, job, clone, dvc)
+    _stubbornly(lambda: dvc("push", "--quiet", "--run-cache", "--with-deps", DENSE_TARGET))
+    return "trained and shared"
+
+
+def _setting(root: Path, order: dict[str, Any], job: Job, clone: Checkout, dvc: DVC) -> str:
+    _bring_dense(root, job, clone, dvc)
+    told = measure(order["title"], job, clone, dvc)
+    _stubbornly(lambda: dvc("push", "--quiet", "--with-deps", TARGET))
+    reference = reference_of(order["revision"], job.name)
+    _stubbornly(lambda: git(root, "push", "--quiet", order["url"], f"+{reference}:{reference}"))
+    return told
+
+
+def _bring_dense(root: Path, job: Job, clone: Checkout, dvc: DVC) -> None:
+    """Have the dense network out of the remote's run cache, or train it; looked for once per node.
+
+    DVC copies the whole of that cache every time, so settings leave their own stages out of it.
+    """
+    known = root / FOLDER / "dense" / job.dense
+    if known.exists():
+        return
+    pull = partial(dvc, "repro", "--pull")
+    renew(job, clone, lambda _, *arguments: pull(*arguments))
+    pull(DENSE_TARGET)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    known.touch()
+
+
+def _stubbornly(attempt: Callable[[], object]) -> None:
+    """Networks fail now and then, and hours of training should not hang on one try."""
+    for number in range(1, ATTEMPTS):
+        try:
+            attempt()
+            return
+        except (Failed, Refused) as error:
+            print(f"{error}; trying again", flush=True)
+            time.sleep(2.0**number)
+    attempt()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
