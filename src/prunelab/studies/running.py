@@ -120,15 +120,13 @@ def renew(job: Job, clone: Checkout, dvc: DVC) -> None:
 def last_lines(log: Path) -> str:
     """The end of a log, for people to read."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return "
-".join(lines[-TOLD_LINES:])
+    return "\n".join(lines[-TOLD_LINES:])
 
 
 def _failure(log: Path, error: Exception) -> str:
     """The end of the log, and what went wrong where that is no command whose last words stand there."""
     told = last_lines(log)
-    return told if told and isinstance(error, Failed) else f"{told}
-{error}".strip()
+    return told if told and isinstance(error, Failed) else f"{told}\n{error}".strip()
 
 
 def run_jobs(
