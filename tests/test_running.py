@@ -216,32 +216,37 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in made}
 
 
+def both(one: Path, several: Path, monkeypatch) -> set[str]:
+    """Run a pipeline by DVC and its copy by us, compare all that is there, and return the stages that we made."""
+    monkeypatch.chdir(one)
+    serial(one)
+    monkeypatch.chdir(several)
+    outcome = reproduce(several, [], 2, lambda line: None)
+    assert not outcome.failed
+    assert contents(one) == contents(several)
+    return set(outcome.made)
+
+
 def test_a_run_leaves_what_a_serial_run_leaves_to_the_byte(tmp_path, monkeypatch):
+    folders = project(tmp_path / "one"), project(tmp_path / "several")
+    assert len(both(*folders, monkeypatch)) == 3 + 2 * 4
+    assert both(*folders, monkeypatch) == set()
+
+
+@pytest.mark.slow
+def test_so_it_does_after_changes_and_out_of_the_run_cache(tmp_path, monkeypatch):
     grid = {"kind": ["a", "b"], "size": [1]}
-    one, several = project(tmp_path / "one", grid=grid), project(tmp_path / "several", grid=grid)
-
-    def both() -> tuple[set[str], set[str]]:
-        monkeypatch.chdir(one)
-        serial(one)
-        monkeypatch.chdir(several)
-        outcome = reproduce(several, [], 2, lambda line: None)
-        assert not outcome.failed
-        assert contents(one) == contents(several)
-        return set(outcome.made), set(outcome.unchanged)
-
-    made, _ = both()
-    assert len(made) == 3 + 2 * 2
-    assert both()[0] == set()
-    for folder in (one, several):
+    folders = project(tmp_path / "one", grid=grid), project(tmp_path / "several", grid=grid)
+    everything = both(*folders, monkeypatch)
+    for folder in folders:
         edit_params(folder / "params.yaml", ratio=0.25)
         (folder / "last.txt").write_text("damaged")
-    made, _ = both()  # new parameters give the same cells, so what rests on them stands
-    assert made == {"cell@a-1", "cell@b-1", "last"}
-    for folder in (one, several):
-        (folder / "dvc.lock").unlink()  # all comes out of the run cache
-    made, _ = both()
-    assert len(made) == 3 + 2 * 2
-    assert "Running stage" not in (several / ".prunelab/logs/last.log").read_text()
+    # New parameters give the same cells, so what rests on them stands.
+    assert both(*folders, monkeypatch) == {"cell@a-1", "cell@b-1", "last"}
+    for folder in folders:
+        (folder / "dvc.lock").unlink()
+    assert both(*folders, monkeypatch) == everything
+    assert "Running stage" not in (folders[1] / ".prunelab/logs/last.log").read_text()
 
 
 def test_a_mark_in_meta_changes_nothing_for_dvc(tmp_path, monkeypatch):
