@@ -242,7 +242,7 @@ def test_a_killed_process_costs_nothing_but_time(workspace, killed):
 def test_torchrun_gives_the_same_bits_and_its_processes_end_with_it(workspace):
     edit_params(workspace / "params.yaml", seeds=[0], train__epochs=4, runtime__processes=2, runtime__threads=1)
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    assert train().wait() == 0
+    assert stage(*TRAIN).returncode == 0
     expected = files(workspace / "models")
     for path in (workspace / "models").rglob("*.*"):
         path.unlink()
@@ -251,7 +251,7 @@ def test_torchrun_gives_the_same_bits_and_its_processes_end_with_it(workspace):
     launcher = train(*torchrun)
     processes = [rank_of(launcher, rank) for rank in range(2)]
     launcher.kill()
-    launcher.wait()
+    launcher.communicate(timeout=60)  # whose pipes close when the last of them is gone
     assert gone(processes)
     resumed = train(*torchrun)
     said, _ = resumed.communicate()
