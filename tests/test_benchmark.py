@@ -12,8 +12,9 @@ from conftest import DIGITS_SHAPE
 from torch import nn
 
 from prunelab.artifacts.networks import Card, Network, load_model, save_network
+from prunelab.errors import Refused
 from prunelab.measuring import energy, memory
-from prunelab.measuring.backends import BACKENDS, inputs_of
+from prunelab.measuring.backends import BACKENDS, NEEDS, inputs_of
 from prunelab.measuring.benchmark import Bench
 from prunelab.measuring.load import load
 from prunelab.measuring.operators import operators
@@ -49,6 +50,32 @@ def test_every_backend_gives_the_networks_own_outputs(name, execution):
 @pytest.mark.slow
 def test_compiled_gives_the_networks_own_outputs(execution):
     test_every_backend_gives_the_networks_own_outputs("compiled", execution)
+
+
+class Asked(nn.Module):
+    """As wide as one likes; says whether it runs compiled."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.sum() * self.weight.sum() * 0 + torch.compiler.is_compiling()
+
+
+def test_compiled_runs_no_network_as_it_comes_however_many_there_are(execution, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced alike, and sooner done
+    inputs = inputs_of((12,), 2, execution)
+    calls = [BACKENDS["compiled"](Asked(width).eval(), inputs, execution) for width in range(1, 11)]
+    assert all(call() == 1 for call in calls)
+
+
+def test_compiled_is_refused_without_a_compiler(execution, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler --fast")
+    with pytest.raises(Refused, match=r"compiled needs a C\+\+ compiler .*no-such-compiler"):
+        NEEDS["compiled"](execution)
+    with pytest.raises(Refused, match="no-such-compiler"):
+        BACKENDS["compiled"](Asked(1).eval(), inputs_of((12,), 1, execution), execution)
 
 
 def test_texts_are_measured_at_full_length(execution):

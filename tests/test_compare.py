@@ -20,7 +20,7 @@ from prunelab.models.catalogue import build
 from prunelab.params import Normalise, read_params
 from prunelab.pruning.applying import prune
 from prunelab.report import comparison_figure, style
-from prunelab.report.comparison import FASTER, SLACK, best_within, compare, comparison_table, notes
+from prunelab.report.comparison import FASTER, SLACK, best_within, compare, comparison_table, lacking, notes
 from prunelab.revisions import flat, read_revisions
 from prunelab.trainer import Untrained
 
@@ -236,6 +236,20 @@ def test_revisions_without_numbers_are_told_at_the_end_and_are_not_fatal(project
     nothing = CliRunner().invoke(app, ["compare", "HEAD~3"])
     assert nothing.exit_code == 1
     assert "HEAD~3 has nothing to compare" in nothing.stderr
+
+
+@pytest.mark.parametrize("bad", [None, "high", float("nan"), [1]])
+def test_what_is_no_number_is_lacking(bad):
+    whole = Some("whole", metrics())
+    assert lacking(whole) == []
+    assert lacking(Some("odd", metrics() | {"accuracy": bad})) == ["accuracy"]
+    assert lacking(Some("odd", metrics(), dense=DENSE | {"accuracy": bad})) == ["accuracy"]
+
+
+def test_a_row_without_a_ratio_is_a_row():
+    rows = compare([Some("old", metrics(), params={"method": "l1_channel"})], "macs")
+    ((_, _, _, ratio, *_),) = comparison_table(rows)[1]
+    assert ratio == "None"
 
 
 def test_numbers_of_other_parameters_are_told(project):

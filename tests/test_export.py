@@ -17,6 +17,7 @@ from prunelab.artifacts.exported import FORMATS, INPUT, Format, Runner
 from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import METADATA_KEY, Card, Network, save_network
 from prunelab.cli import app
+from prunelab.delivery import own_name
 from prunelab.errors import Refused
 from prunelab.exporting import export, latencies, metadata, random_inputs, with_preprocessing
 from prunelab.models.catalogue import build, reads
@@ -247,6 +248,14 @@ def test_the_command_takes_the_focus_of_the_first_seed_and_leaves_its_folder_alo
     assert "latency at batch 1: eager torch" in result.stdout
     assert f"{written.stat().st_size / 1000:,.0f} kB" in result.stdout
     assert [path.name for path in (workspace / "models/focus/finetuned").iterdir()] == ["4.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("/0.safetensors", "0"), ("/a/0.safetensors", "a-0"), ("a/b/c/0.safetensors", "b-c-0"), ("0.safetensors", "0")],
+)
+def test_the_files_own_name_lies_in_its_folder_wherever_the_network_comes_from(source, name):
+    assert own_name(Path(source), "pt2") == Path("exports", f"{name}.pt2")
 
 
 def test_names_of_other_classes_are_not_taken(workspace):

@@ -3,11 +3,14 @@
 import json
 import shutil
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
 
-from prunelab.report.checklist import checklist
+from prunelab.pruning.methods import METHODS as ALL_METHODS
+from prunelab.report import charts
+from prunelab.report.checklist import checklist, family
 from prunelab.report.page import Findings, page
 
 METHODS, RATIOS = ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"), (0.5, 0.8, 0.95)
@@ -126,6 +129,38 @@ def test_the_checklist_sees_what_is_missing():
     scratch = next(rule for rule in whole if "scratch" in rule)
     assert not whole[scratch]
     assert held(dense, [*found.points, point("l1_channel_scratch", 0.5)])[scratch]
+
+
+def test_families_are_what_methods_take_away_and_each_wants_its_own_control():
+    for name, method in ALL_METHODS.items():
+        assert family(name) == ("masks" if method.masks else f"{method.granularity}s")
+    rule, dense = "a random control for every family", metrics(0.99, 1.0, thin=False)
+    untouched = point("random_channel", 0) | {"params_ratio": 1.0}  # nothing was cut, and it is no mask for that
+    assert not held(dense, [untouched, point("l1_channel", 0.5), point("l1_unstructured", 0.5)])[rule]
+    assert not held(dense, [point("random_channel", 0.5), point("l1_head", 0.5)])[rule]
+    assert held(dense, [point("random_head", 0.5), point("l1_head", 0.5)])[rule]
+
+
+def test_a_ratio_of_nothing_is_no_point_of_a_curve():
+    dense, rule = metrics(0.99, 1.0, thin=False), "at least 5 ratios, so that a curve has a shape"
+    assert not held(dense, [point("l1_channel", ratio) for ratio in (0, 0.2, 0.4, 0.6, 0.8)])[rule]
+
+
+def test_charts_of_many_methods_keep_their_room():
+    many = [point(method, 0.5) for method in ALL_METHODS]
+    assert charts.tradeoff(metrics(0.99, 1.0, thin=False), many, "macs", "MACs")["layout"]["showlegend"] is False
+    assert "showlegend" not in charts.tradeoff(metrics(0.99, 1.0, thin=False), many[:9], "macs", "MACs")["layout"]
+    spreads = {name: details()["weights"] for name in ALL_METHODS}
+    beside = charts.weights(spreads)["layout"]
+    assert beside["showlegend"] is True  # it is what shows and hides the curves
+    assert beside["legend"] == {"orientation": "v"}
+
+
+def test_tags_in_the_names_of_classes_are_letters():
+    names = ["<b>bold</b>", "a<br>b", "&amp;", "it's"]
+    (trace,) = charts.confusion([{"actual": 0, "predicted": 3, "count": 1}], names)["data"]
+    assert [unescape(name) for name in trace["x"]] == [unescape(name) for name in trace["y"]] == names
+    assert not any("<" in name for name in trace["x"])
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from prunelab.pruning.methods import METHODS
 from prunelab.report import figures, rows, style
-from prunelab.report.tables import table
+from prunelab.report.tables import few, table
 
 
 def measured(accuracy: float, sparsity: float) -> dict:
@@ -97,6 +97,22 @@ def test_the_table_says_where_no_difference_was_shown():
     body = table(DENSE, [POINTS[0] | small, POINTS[0] | large], "title", imported=False).splitlines()[5:7]
     assert "| 1.00 ± 2.00 = |  |" in body[0]
     assert "| 3.00 ± 2.00 | l2_channel |" in body[1]
+
+
+def test_many_methods_that_are_alike_are_counted_and_few_are_named():
+    names = ", ".join(METHODS)
+    (row,) = table(DENSE, [POINTS[0] | {"same_as": names}], "title", imported=False).splitlines()[5:6]
+    said = row.split(" | ")[-2].split(" and ")
+    assert names.startswith(said[0])
+    assert len(said[0].split(", ")) + int(said[1].split()[0]) == len(METHODS)
+    assert few("a, b") == "a, b"
+
+
+def test_a_name_with_dollars_is_a_name_and_no_formula():
+    names = ["$\\no_such_command$", "5$ or 6$", "<b>"]
+    figure = figures.confusion(np.diag([5, 0, 7]), names, "$\\title$")
+    FigureCanvasAgg(figure).draw()
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
 
 
 def test_imported_weights_are_flagged():

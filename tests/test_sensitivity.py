@@ -29,6 +29,7 @@ from prunelab.params import load_params
 from prunelab.pruning.allocation import Curve, allocate
 from prunelab.pruning.applying import prune, unreachable
 from prunelab.report.sensitivity_figures import sensitivity
+from prunelab.stages.sensitivity import main as measure_sensitivity
 from prunelab.trainer import Untrained
 
 RATIOS = (0.3, 0.6)
@@ -172,6 +173,22 @@ def workspace(measured, tmp_path, monkeypatch) -> Path:
         row["accuracy"] = 1 - row["removed"] ** (1 + depth[row["layer"]])
     (tmp_path / "metrics/sensitivity.json").write_text(json.dumps(record))
     return tmp_path
+
+
+def test_ratios_that_take_nothing_are_refused_and_leave_the_curves_alone(workspace):
+    edit_params(workspace / "params.yaml", sensitivity={"ratios": [1e-6], "samples": 50})
+    before = (workspace / "metrics/sensitivity.json").read_bytes()
+    with pytest.raises(Refused, match=r"sensitivity\.ratios: no layer loses some of its weights"):
+        measure_sensitivity(*(Path(part) for part in MEASURE[1:]))
+    assert (workspace / "metrics/sensitivity.json").read_bytes() == before
+
+
+def test_units_of_which_no_ratio_takes_any_are_left_out_with_the_reason(workspace):
+    edit_params(workspace / "params.yaml", seeds=[0], sensitivity={"ratios": [0.001], "samples": 10})
+    measure_sensitivity(*(Path(part) for part in MEASURE[1:]))
+    record = json.loads((workspace / "metrics/sensitivity.json").read_text())
+    assert {row["granularity"] for row in record["rows"]} == {"weight"}
+    assert "[0.001]" in record["skipped"]["channel"]
 
 
 def test_the_stage_repeats_to_the_byte_and_says_what_it_leaves_out(measured, monkeypatch):

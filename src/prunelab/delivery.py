@@ -30,7 +30,7 @@ def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: 
         raise Refused("--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more")
     params = load_params()
     source = source or seed_file(FOCUS, params.seeds[0])
-    out = out or FOLDER / f"{'-'.join(source.with_suffix('').parts[-3:])}.{form}"
+    out = out or own_name(source, form)
     if out.is_dir() or out.resolve() == source.resolve():
         raise Refused(f"--out: {out} is {'a folder' if out.is_dir() else 'the network itself'}; valid: another file")
     network = load_network(source)
@@ -54,6 +54,12 @@ def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: 
             f"latency at batch {batch_size}: eager torch {slow:.3f} ms, {target.runs_on} {fast:.3f} ms; "
             f"faster: {ratio(eager, exported).told()}"
         )
+
+
+def own_name(source: Path, form: str) -> Path:
+    """Where the file goes if nobody says: named after the network and the two folders above it."""
+    named = source.with_suffix("").relative_to(source.anchor).parts[-3:]
+    return FOLDER / f"{'-'.join(named)}.{form}"
 
 
 def _class_names(card: Card) -> list[str] | None:

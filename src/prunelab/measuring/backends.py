@@ -1,5 +1,9 @@
 """BACKENDS: what runs a network for measuring, by name; each turns a network and its inputs into one call."""
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +19,7 @@ from prunelab.runtime import Execution, generator
 
 Arm = Callable[[], object]  # one call of what is measured
 Backend = Callable[[nn.Module, Tensor, Execution], Arm]
+MOST = 2**31 - 1  # times that code may be compiled
 
 
 def inputs_of(shape: Shape, batch_size: int, execution: Execution) -> Tensor:
@@ -39,8 +44,28 @@ def eager(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
 
 
 def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
-    """Inference by torch.compile, which the first call does; it needs a C++ compiler on a CPU."""
-    return eager(torch.compile(model), inputs, execution)  # type: ignore[arg-type]
+    """Inference by torch.compile, made for inputs of just this shape.
+
+    Raises:
+        Refused: if a CPU computes and there is no C++ compiler.
+    """
+    compiler(execution)
+    call = eager(torch.compile(model, dynamic=False), inputs, execution)  # type: ignore[arg-type]
+    # Networks of one class share the number of times that their code may be compiled, 8: torch would run all further
+    # ones as they come, and say so in a warning alone.
+    with torch._dynamo.config.patch(recompile_limit=MOST, accumulated_recompile_limit=MOST):
+        call()
+    return call
+
+
+def compiler(execution: Execution) -> None:
+    """Raises Refused if torch.compile would need a C++ compiler and finds none."""
+    command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if execution.device.type == "cpu" and shutil.which(shlex.split(command)[0]) is None:
+        raise Refused(
+            f"benchmark.backends: compiled needs a C++ compiler on a CPU, and there is no {command}; install one "
+            "(Debian: apt-get install g++), name yours in CXX, or leave it out"
+        )
 
 
 def cuda_graph(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
@@ -101,4 +126,8 @@ BACKENDS: dict[str, Backend] = {
     "cuda_graph": cuda_graph,
     "onnxruntime": onnxruntime,
 }
-NEEDS: dict[str, Callable[[Execution], object]] = {"cuda_graph": on_gpu, "onnxruntime": onnx_format}
+NEEDS: dict[str, Callable[[Execution], object]] = {
+    "compiled": compiler,
+    "cuda_graph": on_gpu,
+    "onnxruntime": onnx_format,
+}

@@ -1,12 +1,14 @@
 """The report's charts as plain Plotly figures: what is drawn, not how it looks in light or dark."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import groupby
 from typing import Any
 
 from prunelab.report.rows import matrix_of
 from prunelab.report.style import DENSE_COLOUR as DENSE
 from prunelab.report.style import colour, is_control
+from prunelab.report.tables import few
 
 Row = Mapping[str, Any]
 Chart = dict[str, Any]  # data and layout, as Plotly takes them
@@ -63,11 +65,11 @@ def _hover(row: Row) -> str:
         f"sparsity {100 * row['sparsity']:.1f} %, {row['params_nonzero']:,} of {row['params']:,} parameters",
         f"{row['macs']:,} MACs, {row['macs_ratio']:.2f}x fewer",
     ]
-    return "<br>".join([*lines, f"same as {row['same_as']}"] if row["same_as"] else lines)
+    return "<br>".join([*lines, f"same as {few(row['same_as'])}"] if row["same_as"] else lines)
 
 
 def training(rows: Sequence[Row]) -> list[tuple[str, Chart]]:
-    """Validation loss by epoch, one chart per group of curves."""
+    """Accuracy by epoch, in training and on the validation split, one chart per group of curves."""
     ordered = sorted(rows, key=lambda row: row["group"])
     return [(group, _training(list(own))) for group, own in groupby(ordered, key=lambda row: row["group"])]
 
@@ -93,8 +95,9 @@ def confusion(rows: Sequence[Row], names: Sequence[str]) -> Chart:
     """Shares of every actual class by predicted class; counts on hover."""
     counts = matrix_of(rows, len(names)).tolist()
     shares = [[count / max(1, sum(line)) for count in line] for line in counts]
+    shown = [escape(name, quote=False) for name in names]  # Plotly takes tags in a text for its own
     trace = {
-        "type": "heatmap", "x": list(names), "y": list(names), "z": shares, "text": counts, "zmin": 0, "zmax": 1,
+        "type": "heatmap", "x": shown, "y": shown, "z": shares, "text": counts, "zmin": 0, "zmax": 1,
         "colorscale": SHADES, "colorbar": {"title": {"text": "share"}, "tickformat": ".0%"},
         "hovertemplate": "%{y} taken for %{x}: %{text}<extra></extra>",
     }  # fmt: skip
@@ -191,7 +194,10 @@ def weights(spreads: Mapping[str, Row]) -> Chart:
                 "visible": True if name == "dense" or len(traces) < 3 else "legendonly",
             }
         )  # fmt: skip
-    return _chart(traces, "weight (zeros left out)", "density")
+    chart = _chart(traces, "weight (zeros left out)", "density")
+    if len(traces) > LEGIBLE:  # what shows and hides the curves must stay: beside them it scrolls
+        chart["layout"] |= {"showlegend": True, "legend": {"orientation": "v"}}
+    return chart
 
 
 def latency(rows: Sequence[Row], backend: str, batch_size: int) -> Chart:
@@ -232,4 +238,6 @@ def _chart(data: list[dict[str, Any]], x: str, y: str, *, xaxis: Row | None = No
         "margin": {"l": 10, "r": 10, "t": 20, "b": 10},
         "height": 380,
     }
+    if sum(trace.get("showlegend", True) for trace in data) > LEGIBLE:
+        layout["showlegend"] = False  # it would leave no room for the curves, which say their names when pointed at
     return {"data": data, "layout": layout}

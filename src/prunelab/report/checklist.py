@@ -32,7 +32,7 @@ def checklist(dense: Row, points: Sequence[Row], device: str) -> list[Point]:
 
 def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
     methods = list(dict.fromkeys(point["method"] for point in points))
-    ratios = sorted({point["ratio"] for point in points})
+    ratios = sorted({point["ratio"] for point in points if point["ratio"]})  # at 0 nothing is pruned
     seeds = dense["seeds"]
     yield Point(f"at least {SEEDS} seeds", seeds >= SEEDS, f"{seeds}")
     yield Point(
@@ -40,8 +40,8 @@ def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
         False,
         "1 pair; a study file runs others",
     )
-    controlled = {_family(point) for point in points if is_control(point["method"])}
-    without = ", ".join(sorted({_family(point) for point in points} - controlled))
+    controlled = {family(method) for method in methods if is_control(method)}
+    without = ", ".join(sorted({family(method) for method in methods} - controlled))
     yield Point("a random control for every family", not without, f"none for {without}" if without else "yes")
     yield Point(
         "magnitude as a baseline",
@@ -56,7 +56,7 @@ def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
     yield Point(
         f"at least {POINTS} ratios, so that a curve has a shape",
         len(ratios) >= POINTS,
-        ", ".join(f"{ratio:g}" for ratio in ratios),
+        ", ".join(f"{ratio:g}" for ratio in ratios) or "none",
     )
     fallen = [point for point in points if point["accuracy_drop"] > point["accuracy_drop_ci95"]]
     yield Point(
@@ -72,8 +72,9 @@ def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
     yield Point("latency measured, not told from MACs", True, device)
 
 
-def _family(point: Row) -> str:
-    return "masks" if point["params_ratio"] == 1 else "networks made thinner"
+def family(method: str) -> str:
+    """What a method takes away, which its name tells: units of some kind, or weights."""
+    return next((f"{unit}s" for unit in ("channel", "head", "hidden") if unit in method.split("_")), "masks")
 
 
 ENFORCED = (

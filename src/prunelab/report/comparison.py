@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import isfinite
 from typing import Any, Protocol
 
 from prunelab.report.tables import drop, none_shown, with_interval
@@ -42,7 +43,12 @@ class Revision(Protocol):
 
 def lacking(revision: Revision) -> list[str]:
     """The numbers a revision would need to be a row and does not have."""
-    return [key for key in NEEDED if key not in revision.metrics] + [key for key in COSTS if key not in revision.dense]
+    wanted = ((NEEDED, revision.metrics), (("accuracy", "accuracy_ci95", *COSTS), revision.dense))
+    return [key for keys, found in wanted for key in keys if not _number(found.get(key))]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
@@ -112,7 +118,7 @@ def _line(row: Row) -> list[str]:
         f"{row['name']}{' †' if row['not_comparable'] else ''}{' ‡' if row['stale'] else ''}",
         _changes({key: value for key, value in row["changed"].items() if key not in ("method", "ratio")}),
         str(row["method"]),
-        f"{row['ratio']:g}",
+        f"{row['ratio']:g}" if _number(row["ratio"]) else str(row["ratio"]),
         with_interval(row["accuracy"], row["accuracy_ci95"]),
         drop(row),
         f"{100 * row['sparsity']:.1f} %",

@@ -8,7 +8,7 @@ from typing import Any
 from prunelab.report import charts
 from prunelab.report.checklist import ENFORCED, checklist
 from prunelab.report.style import DENSE_COLOUR, colour
-from prunelab.report.tables import drop, with_interval
+from prunelab.report.tables import drop, few, with_interval
 
 Row = Mapping[str, Any]
 
@@ -154,7 +154,7 @@ def _table(found: Findings) -> tuple[list[str], list[list[str]]]:
             f"{row['macs_ratio']:.2f}x",
             f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
             *(told[row["key"], size] for size in sizes),
-            row["same_as"],
+            few(row["same_as"]),
         ]
         if many:
             line.insert(2, f"{100 * row['accuracy_top5']:.2f}")

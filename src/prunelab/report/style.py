@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from prunelab.artifacts.files import replacing
 
 matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the pictures
+matplotlib.rcParams["text.parse_math"] = False  # classes and branches have names of their own: a $ begins no formula
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. A method without a colour here gets one by its
 # name, the same in every picture. Random controls are grey and dotted: they are there to be beaten.

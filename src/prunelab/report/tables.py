@@ -17,6 +17,7 @@ HEADER = (
     ("same as", "left"),
     ("before fine-tuning", "right"),
 )
+NAMED = 5
 
 
 def table(dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool) -> str:
@@ -45,10 +46,16 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
         with_interval(row["accuracy"], row["accuracy_ci95"]),
         "" if dense else drop(row),
-        row.get("same_as", ""),
+        few(row.get("same_as", "")),
         "" if dense else with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def few(names: str) -> str:
+    """The first of many names, and how many more there are; the rows have all of them."""
+    every = names.split(", ")
+    return names if len(every) <= NAMED else f"{', '.join(every[:NAMED])} and {len(every) - NAMED} more"
 
 
 def none_shown(row: Mapping[str, Any]) -> bool:

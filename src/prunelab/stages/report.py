@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prunelab.artifacts.files import read_json, replacing
+from prunelab.errors import Refused
 from prunelab.params import Params, Recipe, load_params
 from prunelab.report.page import Findings, page
 from prunelab.stages.entry import run
@@ -14,6 +15,9 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     keys = [key for *_, key in params.grid.cells()]
     facts, speed = read_json(prepared / "dataset.json"), read_json(metrics / "speed" / "benchmark.json")
     points = read_json(plots / "tradeoff.json")
+    grid = [(method, ratio) for method, ratio, _ in params.grid.cells()]
+    if [(point["method"], point["ratio"]) for point in points] != grid:
+        raise Refused(f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew")
     details = {"dense": read_json(metrics / "details" / "base.json")}
     details |= {key: read_json(metrics / "details" / "grid" / f"{key}.json") for key in keys}
     found = Findings(

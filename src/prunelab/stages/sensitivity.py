@@ -1,6 +1,7 @@
 """What every layer of the dense networks bears, by itself: accuracy on the validation split against ratio."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.measuring.quality import predict
-from prunelab.measuring.sensitivity import METHODS, Part, What, curves, parts
+from prunelab.measuring.sensitivity import METHODS, Part, What, curves, left, parts
 from prunelab.params import load_params
 from prunelab.runtime import configure, generator
 from prunelab.stages.entry import run
@@ -42,6 +43,11 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
             found[what] = [parts(network.model, card.model, what, card.input_shape) for network in dense]
         except Refused as refused:
             skipped[what] = str(refused).partition(";")[0]
+    for what in [what for what, (own, *_) in found.items() if not _bearing(own, params.sensitivity.ratios)]:
+        del found[what]
+        skipped[what] = f"no layer loses some of its {what}s, and not all, at {params.sensitivity.ratios}"
+    if not found:
+        raise Refused(f"sensitivity.ratios: {line}" for line in skipped.values())
     rows = []
     total = sum(len(every[0]) + 1 for every in found.values())
     with tqdm(total=total, desc="sensitivity", unit=" curves", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -64,6 +70,11 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
             "skipped": skipped,
         },
     )
+
+
+def _bearing(every: Sequence[Part], ratios: Sequence[float]) -> bool:
+    """Whether there is any point to measure."""
+    return any(left(part.units, ratio) for part in every for ratio in ratios)
 
 
 def _drawn(split: Split, samples: int) -> Split:
