@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import PROJECT, edit_params
 from ruamel.yaml import YAML
@@ -39,7 +38,12 @@ def engine() -> Iterator[dict[str, str]]:
     folder = kept or tempfile.mkdtemp(prefix="engine-", dir="/var/tmp")
     try:
         exported = subprocess.run([ENGINE, "up", folder], stdout=subprocess.PIPE, text=True, check=True).stdout
-        yield os.environ | dict(line.removeprefix("export ").split("=", 1) for line in exported.splitlines())
+        engine = os.environ | dict(line.removeprefix("export ").split("=", 1) for line in exported.splitlines())
+        nothing = ["podman", "run", "--rm", "--network", "none", engine["BASE_IMAGE"], "true"]
+        tried = subprocess.run(nothing, env=engine, capture_output=True, text=True, check=False)
+        if tried.returncode != 0:
+            pytest.skip(f"no container can be run here: {' '.join(tried.stderr.split())}")
+        yield engine
     finally:
         if not kept:
             subprocess.run([ENGINE, "down", folder], check=True)
@@ -104,23 +108,11 @@ def container(engine, outside, tmp_path_factory) -> Container:
     return container
 
 
-def outputs(folder: Path) -> dict[str, object]:
-    """Every output in dvc.lock with its hash, but those that hold times.
-
-    Of predictions the arrays themselves: Python 3.11.4 began to write other headers into the zip file around them.
-    """
+def outputs(folder: Path) -> dict[str, str]:
+    """Every output in dvc.lock with its hash, but those that hold times."""
     stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"].values()
-    hashes = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
-    return {
-        path: arrays(folder / path) if path.endswith(".npz") else md5
-        for path, md5 in hashes.items()
-        if not path.startswith(MEASURED_BY_CLOCK)
-    }
-
-
-def arrays(path: Path) -> dict[str, tuple]:
-    with np.load(path) as content:
-        return {name: (array.dtype, array.shape, array.tobytes()) for name, array in content.items()}
+    outs = [out for stage in stages for out in stage["outs"]]
+    return {out["path"]: out["md5"] for out in outs if not out["path"].startswith(MEASURED_BY_CLOCK)}
 
 
 def metrics(folder: Path) -> dict[str, str]:
