@@ -39,7 +39,10 @@ def engine() -> Iterator[dict[str, str]]:
     folder = kept or tempfile.mkdtemp(prefix="engine-", dir="/var/tmp")
     try:
         exported = subprocess.run([ENGINE, "up", folder], stdout=subprocess.PIPE, text=True, check=True).stdout
-        yield os.environ | dict(line.removeprefix("export ").split("=", 1) for line in exported.splitlines())
+        variables = dict(line.removeprefix("export ").split("=", 1) for line in exported.splitlines())
+        release = variables["BASE_IMAGE"].split("/")[1]  # debian:bookworm
+        assert f"BASE_IMAGE={release}-" in (PROJECT / "Dockerfile").read_text()
+        yield os.environ | variables
     finally:
         if not kept:
             subprocess.run([ENGINE, "down", folder], check=True)
@@ -212,7 +215,9 @@ def test_stopping_it_ends_all_of_it_and_leaves_no_lock(container):
         process.communicate()
     assert process.returncode not in (0, 137)  # neither finished nor killed: it was asked to end, and did
     assert processes() == []
-    assert "train_base" in stages_run(container.run())  # another command: DVC takes equal ones for the same process
+    assert json.loads((container.folder / ".dvc/tmp/rwlock").read_text()) == {}
+    container.run()  # not the same command, which DVC would take for the same process
+    assert "up to date" in container.run("dvc", "status")
 
 
 def test_a_checkout_of_somebody_else_is_trusted(container):
