@@ -113,13 +113,12 @@ class Project:
 
     def stored(self) -> dict[str, float]:
         """References and bytes on the Git remote; files and bytes on the DVC remote."""
-        self.git("gc", "--quiet", folder=self.base / "remote.git")
-        packs = sum(file.stat().st_size for file in (self.base / "remote.git").rglob("*") if file.is_file())
+        remote = self.base / "remote.git"
+        own = ("--objects", "--glob=refs/exps", "--not", "main")
         files = [file for file in (self.base / "storage").rglob("*") if file.is_file()]
         return {
-            "Git references": len(self.git("for-each-ref", "refs/exps", folder=self.base / "remote.git").split("\n"))
-            - 1,
-            "Git, kB": packs / 1e3,
+            "Git references": len(self.git("for-each-ref", "refs/exps", folder=remote).splitlines()),
+            "Git, kB of experiments": int(self.git("rev-list", "--disk-usage", *own, folder=remote)) / 1e3,
             "DVC, files": len(files),
             "DVC, kB": sum(file.stat().st_size for file in files) / 1e3,
         }
@@ -231,6 +230,7 @@ def growth(base: Path, total: int) -> None:
             for what, value in measured.items():
                 rows.setdefault(what, []).append(value)
             print(f"{count - before} more settings in {took:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+            print({what: round(value, 2) for what, value in measured.items()}, flush=True)
     print(f"\n| | {' | '.join(map(str, counts))} | {MANY:,}, by a line | by a parabola |")
     print("|:--|" + "--:|" * (len(counts) + 2))
     for what, values in rows.items():

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from prunelab.errors import Refused
 from prunelab.gpus import devices, shares
 from prunelab.params import read_params
 from prunelab.studies import node, worker
+from prunelab.studies.cluster import connected
 from prunelab.studies.experiments import experiment_name, git
 from prunelab.studies.planning import Job, one_of_each_dense
 from prunelab.studies.remotes import check_remotes, fetch_experiments
@@ -216,6 +218,16 @@ def test_everything_wrong_is_refused_before_any_work(repository, monkeypatch):
     result = sweep_command("-S", "ratio=0.5", "--address", "auto")
     assert result.exit_code == 1
     assert "pip install prunelab[ray]" in result.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_nobody_waits_for_a_ray_that_is_not_there(scheme, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", object())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Refused, match=f"--address {address}: .*refused.*valid: auto, local"), connected(address):
+            pytest.fail("connected to nothing")
 
 
 def test_jobs_at_a_time_get_a_gpu_each(repository, monkeypatch):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from prunelab.studies.remotes import check_remotes, fetch_experiments
 from prunelab.studies.worker import DENSE, SETTING
 
 RETRIES = 5
+PATIENCE_S = 20.0
 Order = dict[str, Any]
 
 
@@ -72,18 +74,22 @@ def connected(address: str) -> Iterator[Any]:
         raise Refused("--address needs Ray, which is not installed: pip install prunelab[ray]") from None
     where: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
     try:
+        _knock(address)
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=True)
-    except ImportError as error:
-        raise Refused(f"--address {address}: {error}; ray:// needs pip install 'ray[client]'") from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
-        raise Refused(
-            f"--address {address}: no Ray answers ({why}); valid: auto, local, HOST:PORT, ray://HOST:10001"
-        ) from None
+        raise Refused(f"--address {address}: {why}; valid: auto, local, HOST:PORT, ray://HOST:10001") from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
 
 
 def order_for(root: Path, url: str, revision: str, title: str) -> Order:

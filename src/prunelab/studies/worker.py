@@ -52,13 +52,23 @@ def reference_of(revision: str, name: str) -> str:
 
 
 def _dense(root: Path, job: Job, clone: Checkout, dvc: DVC) -> str:
-    _bring_dense(root, job, clone, dvc)
+    """Have the dense network in the remotes; settings leave their own stages out of the run cache, since DVC copies the
+    whole of it every time.
+    """
+    known = _known(root, job)
+    if known.exists():
+        return "shared already"
+    _bring_dense(job, clone, dvc)
     _stubbornly(lambda: dvc("push", "--quiet", "--run-cache", "--with-deps", DENSE_TARGET))
-    return "trained and shared"
+    known.touch()
+    return "shared"
 
 
 def _setting(root: Path, order: dict[str, Any], job: Job, clone: Checkout, dvc: DVC) -> str:
-    _bring_dense(root, job, clone, dvc)
+    known = _known(root, job)
+    if not known.exists():
+        _bring_dense(job, clone, dvc)
+        known.touch()
     told = measure(order["title"], job, clone, dvc)
     _stubbornly(lambda: dvc("push", "--quiet", "--with-deps", TARGET))
     reference = reference_of(order["revision"], job.name)
@@ -66,19 +76,18 @@ def _setting(root: Path, order: dict[str, Any], job: Job, clone: Checkout, dvc: 
     return told
 
 
-def _bring_dense(root: Path, job: Job, clone: Checkout, dvc: DVC) -> None:
-    """Have the dense network out of the remote's run cache, or train it; looked for once per node.
+def _known(root: Path, job: Job) -> Path:
+    """The mark of a dense network that this node has and the others can have."""
+    folder = root / FOLDER / "dense"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / job.dense
 
-    DVC copies the whole of that cache every time, so settings leave their own stages out of it.
-    """
-    known = root / FOLDER / "dense" / job.dense
-    if known.exists():
-        return
+
+def _bring_dense(job: Job, clone: Checkout, dvc: DVC) -> None:
+    """Take the dense network out of the remote's run cache, or train it."""
     pull = partial(dvc, "repro", "--pull")
     renew(job, clone, lambda _, *arguments: pull(*arguments))
     pull(DENSE_TARGET)
-    known.parent.mkdir(parents=True, exist_ok=True)
-    known.touch()
 
 
 def _stubbornly(attempt: Callable[[], object]) -> None:
