@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def test_compiled_is_refused_without_a_compiler(execution, monkeypatch):
         NEEDS["compiled"](execution)
     with pytest.raises(Refused, match="no-such-compiler"):
         BACKENDS["compiled"](Asked(1).eval(), inputs_of((12,), 1, execution), execution)
+
+
+def test_a_backend_that_has_no_bf16_says_so(files, execution):
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    models = {"dense": load_model(files["dense"])}
+    bench = Bench(
+        models=models, load={}, shape=DIGITS_SHAPE, execution=replace(execution, autocast_dtype=torch.bfloat16)
+    )
+    for backend, dtype, told in (("eager", torch.bfloat16, "bf16"), ("onnxruntime", torch.float32, "fp32")):
+        assert bench.arms(backend, 2)["dense"]().dtype is dtype
+        (row,) = bench.latency(backend, 2, rounds=2, seconds=1e-3)
+        assert row["precision"] == told
 
 
 def test_texts_are_measured_at_full_length(execution):

@@ -20,6 +20,7 @@ from prunelab.cli import app
 from prunelab.delivery import own_name
 from prunelab.errors import Refused
 from prunelab.exporting import export, latencies, metadata, random_inputs, with_preprocessing
+from prunelab.measuring.backends import inputs_of
 from prunelab.models.catalogue import build, reads
 from prunelab.params import Normalise
 from prunelab.pruning.applying import prune
@@ -220,7 +221,7 @@ def test_texts_are_tokens_of_the_vocabulary_some_of_them_short():
 def test_both_take_turns_on_the_same_inputs(tmp_path, execution):
     made = network("resnet8")
     exported("pt2", made, tmp_path / "n")
-    inputs = random_inputs(made.card, 2)
+    inputs = inputs_of(DIGITS_SHAPE, 2, execution)
     torch.set_num_threads(1)  # on a busy machine two wait for each other
     seconds = latencies(made.model, tmp_path / "n", "pt2", inputs, execution, rounds=2)
     assert all(len(arm) == 2 and (arm > 0).all() for arm in seconds)

@@ -7,11 +7,15 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
+from prunelab.artifacts.files import write_json
+from prunelab.errors import Refused
 from prunelab.pruning.methods import METHODS as ALL_METHODS
 from prunelab.report import charts
 from prunelab.report.checklist import checklist, family
 from prunelab.report.page import Findings, page
+from prunelab.stages.report import main as report
 
 METHODS, RATIOS = ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"), (0.5, 0.8, 0.95)
 LAYERS = ("conv1", "layer1.0.conv1", "linear")
@@ -49,7 +53,8 @@ def findings() -> Findings:
     keys = ["dense", *(each["key"] for each in points)]
     latency = [
         {
-            "name": key, "backend": "eager", "batch_size": size, "latency_ms_p50": 2.0 + index / 10, "told": "1.10x",
+            "name": key, "backend": "eager", "precision": "fp32", "batch_size": size,
+            "latency_ms_p50": 2.0 + index / 10, "told": "1.10x",
             "latency_ms_quantiles": [1 + q / 10 + index / 10 for q in range(21)],
         }
         for index, key in enumerate(keys)
@@ -161,6 +166,20 @@ def test_tags_in_the_names_of_classes_are_letters():
     (trace,) = charts.confusion([{"actual": 0, "predicted": 3, "count": 1}], names)["data"]
     assert [unescape(name) for name in trace["x"]] == [unescape(name) for name in trace["y"]] == names
     assert not any("<" in name for name in trace["x"])
+
+
+def test_cells_of_another_grid_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    for path, content in {
+        "dataset.json": {},
+        "speed/benchmark.json": {},
+        "tradeoff.json": [point("l1_head", 0.5)],
+    }.items():
+        write_json(tmp_path / path, content)
+    with pytest.raises(Refused, match=r"tradeoff\.json is of another grid"):
+        report(tmp_path, tmp_path, tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_every_picture_is_the_same_to_the_byte_when_drawn_again(name, tmp_path):
 def test_the_trade_off_names_its_axes_and_logs_its_costs_and_stays_within_what_an_accuracy_can_be():
     figure = drawings()["tradeoff"]
     axes = np.array(figure.axes).reshape(2, 3)
-    assert [axis.get_xlabel() for axis in axes[1]] == [label for _, label, _ in figures.COSTS]
+    assert [axis.get_xlabel() for axis in axes[1]] == [label for _, label, _ in figures.AGAINST]
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
     assert all("test accuracy" in axis.get_ylabel() for axis in axes[:, 0])
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {*SHOWN, "dense"}

@@ -8,7 +8,8 @@ from prunelab.artifacts.exported import usable
 from prunelab.artifacts.files import read_json
 from prunelab.artifacts.networks import Card, load_network, seed_file, sizes
 from prunelab.errors import Refused
-from prunelab.exporting import export, latencies, metadata, random_inputs, with_preprocessing
+from prunelab.exporting import export, latencies, metadata, with_preprocessing
+from prunelab.measuring.backends import inputs_of
 from prunelab.measuring.speed import ratio, summary
 from prunelab.params import load_params
 from prunelab.runtime import configure
@@ -47,7 +48,7 @@ def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: 
         f"compressed {_kilobytes(weights['size_compressed_bytes'])}"
     )
     for batch_size in BATCH_SIZES if rounds else ():
-        inputs = random_inputs(card, batch_size, preprocessing=preprocessing)
+        inputs = inputs_of(card.input_shape, batch_size, execution)
         eager, exported = latencies(whole, out, form, inputs, execution, rounds=rounds)
         slow, fast = (summary(seconds, batch_size)["latency_ms_p50"] for seconds in (eager, exported))
         yield (

@@ -136,15 +136,14 @@ def latencies(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of every call [rounds, calls], of the network in eager torch and of its exported file, in turns.
 
-    The network is placed as `execution` says, which is on the CPU.
+    The network is placed as `execution` says, which is on the CPU, and where `inputs` already are.
     """
     run = usable(form).load(path, torch.get_num_threads())
-    placed = inputs.contiguous(memory_format=execution.memory_format) if inputs.dim() == 4 else inputs
-    plain = eager(execution.place(model), placed, execution)
+    plain, given = eager(execution.place(model), inputs, execution), inputs.contiguous()
 
     def exported() -> object:
         with torch.inference_mode():
-            return run(inputs)
+            return run(given)
 
     arms = {"eager": plain, "exported": exported}
     seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)

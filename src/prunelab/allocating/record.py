@@ -7,6 +7,7 @@ from typing import Any
 from prunelab.artifacts.files import read_json, sha256
 from prunelab.artifacts.networks import seed_file
 from prunelab.errors import Refused
+from prunelab.measuring.names import ALL
 from prunelab.params import Params
 from prunelab.pruning.allocation import Curve
 from prunelab.pruning.groups import own_ratio
@@ -44,7 +45,7 @@ def read_curves(record: Mapping[str, Any], what: str, units: Mapping[str, int], 
     Raises:
         Refused: if there are none of the kind, the parts are others, or all are protected.
     """
-    rows = [row for row in record["rows"] if row["granularity"] == what and row["layer"] != "all"]
+    rows = [row for row in record["rows"] if row["granularity"] == what and row["layer"] != ALL]
     if not rows:
         raise Refused(f"{RECORD} has no curves of {what}s: {record['skipped'].get(what, 'none were measured')}")
     measured = {row["layer"]: row["units"] for row in rows}

@@ -92,6 +92,11 @@ def cuda_graph(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
     return replay
 
 
+def precision(backend: str, execution: Execution) -> str:
+    """What a backend multiplies in: fp32 or bf16."""
+    return "fp32" if backend in FLOAT32 or execution.autocast_dtype is None else "bf16"
+
+
 def on_gpu(execution: Execution) -> None:
     """Raises Refused unless a GPU is what computes."""
     if execution.device.type != "cuda":
@@ -126,6 +131,7 @@ BACKENDS: dict[str, Backend] = {
     "cuda_graph": cuda_graph,
     "onnxruntime": onnxruntime,
 }
+FLOAT32 = {"onnxruntime"}  # whatever runtime.precision says
 NEEDS: dict[str, Callable[[Execution], object]] = {
     "compiled": compiler,
     "cuda_graph": on_gpu,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from prunelab.measuring import energy, memory
-from prunelab.measuring.backends import BACKENDS, Arm, inputs_of
+from prunelab.measuring.backends import BACKENDS, Arm, inputs_of, precision
 from prunelab.measuring.operators import operators
 from prunelab.measuring.speed import quantiles, ratio, summary, take_turns, timer
 from prunelab.models.catalogue import Shape
@@ -46,8 +46,9 @@ class Bench:
             round_s=seconds / rounds,
             warm_up_s=WARM_UP * seconds,
         )
+        about = {"backend": backend, "precision": precision(backend, self.execution), "batch_size": batch_size}
         return [
-            {"name": name, "backend": backend, "batch_size": batch_size, "latency_ms_quantiles": quantiles(taken)}
+            {"name": name, **about, "latency_ms_quantiles": quantiles(taken)}
             | summary(taken, batch_size)
             | self._against_dense(name, measured)
             for name, taken in measured.items()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from prunelab.measuring.names import ALL
 from prunelab.models.catalogue import Shape, prunable_weights
 from prunelab.pruning import channels, criteria, groups, masks
 from prunelab.pruning.applying import find_groups
@@ -24,7 +25,6 @@ METHODS: dict[What, str] = {
     "head": "l1_head",
     "hidden": "l1_hidden",
 }
-ALL = "all"  # the name of the curve of all layers together
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from prunelab.measuring.names import ALL
+from prunelab.report.costs import COSTS
 from prunelab.report.rows import matrix_of
 from prunelab.report.style import DENSE_COLOUR as DENSE
 from prunelab.report.style import colour, is_control
@@ -13,12 +15,7 @@ from prunelab.report.tables import few
 Row = Mapping[str, Any]
 Chart = dict[str, Any]  # data and layout, as Plotly takes them
 
-COSTS = {
-    "macs": "MACs per input (zeros count too)",
-    "params_nonzero": "non-zero parameters",
-    "size_compressed_bytes": "bytes of the file, compressed",
-    "latency_ms": "latency, ms, at batch size {batch}",
-}
+SHOWN = COSTS | {"latency_ms": "latency, ms, at batch size {batch}"}
 LEGIBLE = 24  # curves that a legend can still name
 SHADES = [[0, "rgba(0, 114, 178, 0.03)"], [1, "rgba(0, 114, 178, 1)"]]  # on a light page and on a dark one
 
@@ -123,7 +120,7 @@ def _bearing(rows: Sequence[Row], dense: float) -> Chart:
     traces = []
     for layer in dict.fromkeys(row["layer"] for row in rows):
         own = [row for row in rows if row["layer"] == layer]
-        line = {"color": DENSE, "dash": "dash", "width": 2} if layer == "all" else {"width": 1.3}
+        line = {"color": DENSE, "dash": "dash", "width": 2} if layer == ALL else {"width": 1.3}
         traces.append(
             {
                 "type": "scatter", "mode": "lines+markers", "name": layer, "line": line, "marker": {"size": 4},

@@ -5,13 +5,9 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any, Protocol
 
+from prunelab.report.costs import COSTS
 from prunelab.report.tables import drop, none_shown, with_interval
 
-COSTS = {
-    "macs": "MACs per input (zeros count too)",
-    "params_nonzero": "non-zero parameters",
-    "size_compressed_bytes": "bytes of the weights, compressed",
-}
 NEEDED = (
     "accuracy", "accuracy_ci95", "accuracy_drop", "accuracy_drop_ci95", "sparsity", "params", "macs_ratio", *COSTS,
 )  # fmt: skip

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from prunelab.report.comparison import COSTS, Row
+from prunelab.report.comparison import Row
+from prunelab.report.costs import COSTS
 from prunelab.report.figures import dense_line, log_axis, short
 from prunelab.report.style import DENSE_COLOUR, colour, marker
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
+from prunelab.report.costs import COSTS
 from prunelab.report.style import DENSE_COLOUR, colour, line_style, marker
 
 Row = Mapping[str, Any]
@@ -26,10 +27,9 @@ class Curve:
 
 
 # What the trade-off is drawn against: key, label, and how to print a tick.
-COSTS = (
+AGAINST = (
     ("kept", "weights kept, % of the dense network", lambda value: f"{100 * value:.3g}"),
-    ("params_nonzero", "non-zero parameters", lambda value: short(value)),
-    ("macs", "MACs per image (zeros count too)", lambda value: short(value)),
+    *((cost, COSTS[cost], lambda value: short(value)) for cost in ("params_nonzero", "macs")),
 )
 # The states of a network, and how the accuracy in each is called in the rows.
 STATES = (("accuracy", "after fine-tuning"), ("accuracy_pruned", "before fine-tuning"))
@@ -38,10 +38,10 @@ STATES = (("accuracy", "after fine-tuning"), ("accuracy_pruned", "before fine-tu
 def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
     """Accuracy against what is left, one column per cost and one line of panels per state, with 95 % bands."""
     figure = Figure(figsize=(12, 7.2), layout="constrained")
-    axes = figure.subplots(len(STATES), len(COSTS), sharex="col", sharey="row", squeeze=False)
+    axes = figure.subplots(len(STATES), len(AGAINST), sharex="col", sharey="row", squeeze=False)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     for index, (line, (accuracy, state)) in enumerate(zip(axes, STATES, strict=True)):
-        for axis, (cost, label, text) in zip(line, COSTS, strict=True):
+        for axis, (cost, label, text) in zip(line, AGAINST, strict=True):
             for method in methods:
                 points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["ratio"])
                 _curve(axis, points, cost, accuracy, method)

@@ -80,7 +80,7 @@ def _sections(found: Findings) -> Iterator[Section]:
         "Cheaper is to the right. Bars are 95 % intervals; random controls are dotted. MACs are theory, latency was "
         "measured on one machine.",
         [(label.format(batch=batch), charts.tradeoff(dense, points, cost, label.format(batch=batch))) for cost, label
-         in charts.COSTS.items()],
+         in charts.SHOWN.items()],
     )  # fmt: skip
     yield Section("training", "Training", "Means over seeds; dotted is training.", charts.training(found.training))
     yield Section(
@@ -111,14 +111,14 @@ def _sections(found: Findings) -> Iterator[Section]:
     yield Section(
         "weights", "Weights", "Click a name to show or hide it.", [("all prunable weights", charts.weights(spreads))]
     )
-    sizes = dict.fromkeys((row["backend"], row["batch_size"]) for row in found.speed["latency"])
+    timings = dict.fromkeys((row["backend"], row["precision"], row["batch_size"]) for row in found.speed["latency"])
     yield Section(
         "latency",
         "Latency",
         f"All networks took turns. {found.facts['measured on']}.",
         [
-            (f"{backend}, batch {size}", charts.latency(found.speed["latency"], backend, size))
-            for backend, size in sizes
+            (f"{backend}, {precision}, batch {size}", charts.latency(found.speed["latency"], backend, size))
+            for backend, precision, size in timings
         ],
     )
     yield Section(

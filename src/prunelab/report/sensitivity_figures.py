@@ -11,10 +11,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from prunelab.measuring.names import ALL
 from prunelab.report.style import DENSE_COLOUR
 
 Row = Mapping[str, Any]
-ALL = "all"  # what the rows of all layers together are called
 DEPTH = colormaps["viridis"].resampled(256)
 NAMED = 60  # so many layers at most have their names beside the heat map
 WRITTEN = 30  # and so many their values in it

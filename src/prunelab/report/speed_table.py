@@ -16,7 +16,11 @@ def speed_table(measured: Mapping[str, Any], title: str) -> str:
     for backend in dict.fromkeys(row["backend"] for row in rows):
         own = [row for row in rows if row["backend"] == backend]
         sizes = list(dict.fromkeys(row["batch_size"] for row in own))
-        lines += [f"## {backend}", "", "| network | " + " | ".join(f"batch {size}" for size in sizes) + " |"]
+        lines += [
+            f"## {backend}, {own[0]['precision']}",
+            "",
+            "| network | " + " | ".join(f"batch {size}" for size in sizes) + " |",
+        ]
         lines.append("|:--|" + "--:|" * len(sizes))
         for name in dict.fromkeys(row["name"] for row in own):
             cells = {row["batch_size"]: _cell(row) for row in own if row["name"] == name}
