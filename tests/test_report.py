@@ -51,6 +51,16 @@ def test_every_picture_is_the_same_to_the_byte_when_drawn_again(name, tmp_path):
         assert len(first) > 5000
 
 
+@pytest.mark.parametrize("name", drawings())
+def test_numbers_are_words_and_no_formulas(name):
+    """Text is drawn as it stands, since names may hold a $; so no tick may be a formula."""
+    figure = drawings()[name]
+    FigureCanvasAgg(figure).draw()
+    ticks = [label.get_text() for axis in figure.axes for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    assert any(ticks)
+    assert not [tick for tick in ticks if "$" in tick]
+
+
 def test_the_trade_off_names_its_axes_and_logs_its_costs_and_stays_within_what_an_accuracy_can_be():
     figure = drawings()["tradeoff"]
     axes = np.array(figure.axes).reshape(2, 3)

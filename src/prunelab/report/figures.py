@@ -148,6 +148,8 @@ def _training_lines(axis: Axes, rows: Sequence[Row], key: str, line_colour: str)
 
 def _training_axes(loss: Axes, accuracy: Axes) -> None:
     loss.set_yscale("log")
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(NullFormatter())
     accuracy.set_xlabel("epoch")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axis in (loss, accuracy):
