@@ -62,9 +62,11 @@ def remote(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(finished, remote) -> Clone:
-    """The first machine, after all that it made was pushed: of a run alone, DVC pushes hashes and no data."""
+    """The first machine, after both commits were pushed: of runs that no dvc.lock names, DVC pushes no data."""
     add_remote(finished, remote)
-    finished.run("dvc", "push", "--run-cache", "--all-commits")
+    for commit in ("before", "HEAD"):
+        finished.run("git", "checkout", "-q", commit, "--", "dvc.lock", "params.yaml")
+        finished.run("dvc", "push", "--run-cache")
     return finished
 
 
