@@ -62,7 +62,7 @@ def remote(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(finished, remote) -> Clone:
-    """The first machine, after both commits were pushed: DVC pushes the data that dvc.lock names alone."""
+    """The first machine, after both commits were pushed: of runs that no dvc.lock names, DVC pushes no data."""
     add_remote(finished, remote)
     for commit in ("before", "HEAD"):
         finished.run("git", "checkout", "-q", commit, "--", "dvc.lock", "params.yaml")
