@@ -15,7 +15,7 @@ from torch import nn
 from prunelab.artifacts.networks import Card, Network, load_model, save_network
 from prunelab.errors import Refused
 from prunelab.measuring import energy, memory
-from prunelab.measuring.backends import BACKENDS, NEEDS, inputs_of
+from prunelab.measuring.backends import BACKENDS, NEEDS, inputs_of, precision
 from prunelab.measuring.benchmark import Bench
 from prunelab.measuring.load import load
 from prunelab.measuring.operators import operators
@@ -64,6 +64,7 @@ class Asked(nn.Module):
         return inputs.sum() * self.weight.sum() * 0 + torch.compiler.is_compiling()
 
 
+@pytest.mark.slow
 def test_compiled_runs_no_network_as_it_comes_however_many_there_are(execution, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced alike, and sooner done
     inputs = inputs_of((12,), 2, execution)
@@ -87,8 +88,9 @@ def test_a_backend_that_has_no_bf16_says_so(files, execution):
     )
     for backend, dtype, told in (("eager", torch.bfloat16, "bf16"), ("onnxruntime", torch.float32, "fp32")):
         assert bench.arms(backend, 2)["dense"]().dtype is dtype
-        (row,) = bench.latency(backend, 2, rounds=2, seconds=1e-3)
-        assert row["precision"] == told
+        assert precision(backend, bench.execution) == told
+    (row,) = bench.latency("eager", 2, rounds=2, seconds=1e-3)
+    assert row["precision"] == "bf16"
 
 
 def test_texts_are_measured_at_full_length(execution):
