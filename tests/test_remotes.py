@@ -171,6 +171,7 @@ def assert_refused(clone: Clone, remote: Remote, message: str) -> None:
         shutil.rmtree(clone.folder / ".dvc/cache", ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_without_credentials_dvc_says_so_and_nothing_is_lost(small):
     nobody = Remote("s3", "s3://bucket/store", shared={"endpointurl": f"http://127.0.0.1:{free_port()}"})
     assert_refused(small, nobody, "Unable to locate credentials")

@@ -302,6 +302,7 @@ def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale
     assert rows(text, "plots/report.html")[0][1:] == ["changed", "absent: DVC keeps it, Git does not"]
 
 
+@pytest.mark.slow
 def test_a_stale_lock_ends_with_1_after_everything_was_printed(study):
     two_commits(study)
     study.write("code.py", "print()\n")  # every input is here, so DVC itself would end with 0

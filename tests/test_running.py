@@ -263,6 +263,7 @@ def test_a_mark_in_meta_changes_nothing_for_dvc(tmp_path, monkeypatch):
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_failures_are_told_and_stop_only_what_rests_on_them(tmp_path, monkeypatch):
     folder = project(tmp_path / "one", cell="key=${key}; . ./cell.sh")
     # One command fails, and one takes its DVC down with it.

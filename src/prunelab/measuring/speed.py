@@ -1,5 +1,6 @@
 """Latency, measured: networks take turns in one process, so that what slows the machine slows all of them."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -77,10 +78,11 @@ def take_turns(
 
 def _warm_up(call: Arm, timed: Timer, seconds: float) -> float:
     """Call for so many seconds, at least three times; returns the shortest call."""
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
-        taken.append(timed(call))
-    return max(min(taken), 1e-9)
+    calls, spent, shortest = 0, 0.0, math.inf
+    while calls < 3 or spent < seconds:
+        taken = timed(call)
+        calls, spent, shortest = calls + 1, spent + taken, min(shortest, taken)
+    return max(shortest, 1e-9)
 
 
 def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
