@@ -39,7 +39,7 @@ from prunelab.studies.sweeps import NAME, params_name, resolve_sweep
 
 PROJECT = Path(__file__).parent.parent
 MANY = 1000
-NAPS, NAP_S = 6, 60
+NAPS, NAP_S = 4, 40
 STAGES = """
 vars: [{{nap: {nap}}}]
 stages:
