@@ -16,32 +16,23 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
-import numpy as np
 import typer
-from training import MEAN, STD, images, synchronise
+from training import images, our_task, synchronise
 
-from prunelab.data.augment import Augmentation
 from prunelab.models.catalogue import build
 from prunelab.parallel import join, leave
-from prunelab.params import Finetune, Normalise, Runtime, read_params
+from prunelab.params import Finetune, Runtime, read_params
 from prunelab.process import launch
 from prunelab.runtime import configure
-from prunelab.training import Task, fit
+from prunelab.training import fit
 
 
 def work(out: Path, model: str, count: int, batch_size: int, device: str, threads: int) -> None:
     """One process's part: train, and if it is the first, write images per second of all to a file."""
     shipped = read_params()
     execution = configure(Runtime(**shipped["runtime"] | {"device": device, "threads": threads}))
-    ranks, split = join(execution), images(count)
-    task = Task.of(
-        split,
-        split.at(np.arange(16)),
-        normalise=Normalise(mean=MEAN, std=STD),
-        augmentation=Augmentation(crop_padding=4, flip=True),
-        execution=execution,
-        ranks=ranks,
-    )
+    ranks = join(execution)
+    task = our_task(images(count), execution, ranks)
     recipe = Finetune(**shipped["finetune"] | {"epochs": 1, "batch_size": batch_size})
     network = build(model, 10, (3, 32, 32))
     for _ in range(2):

@@ -27,6 +27,7 @@ from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import build
+from prunelab.parallel import ALONE, Ranks
 from prunelab.params import Finetune, Normalise, Recipe, Runtime, read_params
 from prunelab.runtime import Execution, configure
 from prunelab.training import Task, fit
@@ -86,6 +87,17 @@ def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -
     return len(split) / seconds
 
 
+def our_task(split: Split, execution: Execution, ranks: Ranks = ALONE) -> Task:
+    return Task.of(
+        split,
+        split.at(np.arange(16)),
+        normalise=Normalise(mean=MEAN, std=STD),
+        augmentation=Augmentation(crop_padding=4, flip=True),
+        execution=execution,
+        ranks=ranks,
+    )
+
+
 def ours(model_name: str, task: Task, recipe: Recipe) -> float:
     """Images per second of one epoch of prunelab's loop, validation (of 16 images) included."""
     model = build(model_name, 10, (3, 32, 32))
@@ -136,13 +148,7 @@ def main(
                 }
             )
         )
-        task = Task.of(
-            split,
-            split.at(np.arange(16)),
-            normalise=Normalise(mean=MEAN, std=STD),
-            augmentation=Augmentation(crop_padding=4, flip=True),
-            execution=execution,
-        )
+        task = our_task(split, execution)
         pairs = [(usual(model, split, recipe, execution.device), ours(model, task, recipe)) for _ in range(rounds)]
         report(model, execution, pairs)
 

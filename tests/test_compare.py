@@ -16,6 +16,7 @@ from prunelab import timing
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.cli import app
 from prunelab.errors import Refused
+from prunelab.measuring import benchmark
 from prunelab.models.catalogue import build
 from prunelab.params import Normalise, read_params
 from prunelab.pruning.applying import prune
@@ -289,7 +290,7 @@ def save_networks(root: Path, ratio: float) -> None:
         model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0.0], std=[1.0]), seed=0,
         imported=None,
     )  # fmt: skip
-    save_network(seed_file(root / timing.DENSE, 0), Network(model=model, card=card))
+    save_network(seed_file(root / timing.BASE, 0), Network(model=model, card=card))
     prune(model, "resnet8", prune_spec("l1_channel", ratio), shape=DIGITS_SHAPE, seed=0, trainer=Untrained())
     save_network(seed_file(root / timing.FOCUS, 0), Network(model=model, card=card))
 
@@ -301,16 +302,16 @@ def test_networks_of_one_dense_network_take_turns_and_missing_ones_are_told(tmp_
         save_networks(tmp_path / name, ratio)
     monkeypatch.setattr(timing, "fetch_from", lambda root: lambda one, path, folder: root / one.name / path)
     turns = []
-    monkeypatch.setattr(timing, "take_turns", lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms))
+    monkeypatch.setattr(benchmark, "take_turns", lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms))
     timed = timing.time_revisions(tmp_path, some, runtime_params(), 2)
     assert turns == [["", "thin", "same"]]
-    assert timed.faster["thin"].value == pytest.approx(2)
+    assert timed.faster["thin"]["faster"] == pytest.approx(2)
     assert list(timed.without) == ["gone"]
-    assert str(timing.DENSE) in timed.without["gone"]
+    assert str(timing.BASE) in timed.without["gone"]
     rows = compare(some, "macs")
-    rows[0] |= timed.faster["thin"].row()
+    rows[0] |= timed.faster["thin"]
     header, lines = comparison_table(rows)
-    assert [line[header.index(FASTER)] for line in lines] == [timed.faster["thin"].told(), "", ""]
+    assert [line[header.index(FASTER)] for line in lines] == [timed.faster["thin"]["told"], "", ""]
 
 
 def pretended(arms) -> dict[str, np.ndarray]:

@@ -51,8 +51,7 @@ def _timed(root: Path, found: Sequence[Revision], rows: Sequence[Row], batch_siz
     named = {one.name: one for one in found}
     timed = time_revisions(root, [named[row["name"]] for row in rows], load_params().runtime, batch_size)
     for row in rows:
-        if row["name"] in timed.faster:
-            row |= timed.faster[row["name"]].row()
+        row |= timed.faster.get(row["name"], {})
     return [
         f"{FASTER}: how many times, with its 95 % interval; batches of {batch_size}, first seed, all networks in turn, "
         f"measured now on this machine: {timed.where}",

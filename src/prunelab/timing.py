@@ -9,25 +9,27 @@ from torch import nn
 
 from prunelab.artifacts.files import sha256
 from prunelab.artifacts.networks import load_network, seed_file
+from prunelab.checks import BASE
+from prunelab.delivery import FOCUS
 from prunelab.errors import Refused
-from prunelab.measuring.backends import eager, inputs_of
+from prunelab.measuring.benchmark import Bench, Row
 from prunelab.measuring.load import load
-from prunelab.measuring.speed import Ratio, ratio, take_turns, timer
 from prunelab.models.catalogue import Shape
 from prunelab.params import Runtime
 from prunelab.revisions import Revision
 from prunelab.runtime import Execution, configure, fingerprint
 
-DENSE, FOCUS = Path("models/base/final"), Path("models/focus/finetuned")
-ROUNDS, ROUND_S, WARM_UP_S = 10, 0.1, 0.25
+DENSE_NAME = ""  # which no revision has
+GAIN = ("faster", "faster_low", "faster_high", "told")
+ROUNDS, SECONDS = 10, 1.0
 Fetch = Callable[[Revision, Path, Path], Path]  # a revision's file, put into a folder if it is not there already
 
 
 @dataclass(frozen=True)
 class Timed:
-    """How many times faster than its dense network each revision's is, by name; why others were not measured; where."""
+    """How much faster than its dense network each revision's is, by name; why others were not measured; where."""
 
-    faster: Mapping[str, Ratio]
+    faster: Mapping[str, Row]
     without: Mapping[str, str]
     where: str
 
@@ -41,7 +43,7 @@ def time_revisions(root: Path, revisions: Sequence[Revision], runtime: Runtime, 
     seen = load()
     busy = f", beside {', '.join(seen['busy'])}" if seen["busy"] else ""
     where = f"{fingerprint(execution)['device']}, {runtime.threads} threads, {runtime.precision}{busy}"
-    faster: dict[str, Ratio] = {}
+    faster: dict[str, Row] = {}
     with TemporaryDirectory() as folder:
         families, without = _families(revisions, fetch_from(root), Path(folder))
         for family in families:
@@ -57,12 +59,11 @@ class _Family:
     shape: Shape
     pruned: dict[str, nn.Module]
 
-    def measured(self, execution: Execution, batch_size: int) -> dict[str, Ratio]:
-        inputs = inputs_of(self.shape, batch_size, execution)
-        models = {"": self.dense} | self.pruned  # no revision has an empty name
-        arms = {name: eager(execution.place(model), inputs, execution) for name, model in models.items()}
-        seconds = take_turns(arms, timer(execution.device), rounds=ROUNDS, round_s=ROUND_S, warm_up_s=WARM_UP_S)
-        return {name: ratio(seconds[""], seconds[name]) for name in self.pruned}
+    def measured(self, execution: Execution, batch_size: int) -> dict[str, Row]:
+        models = {DENSE_NAME: self.dense} | self.pruned
+        placed = {name: execution.place(model) for name, model in models.items()}
+        rows = Bench(placed, {}, self.shape, execution).latency("eager", batch_size, rounds=ROUNDS, seconds=SECONDS)
+        return {row["name"]: {key: row[key] for key in GAIN} for row in rows if row["name"] != DENSE_NAME}
 
 
 def _families(revisions: Sequence[Revision], fetch: Fetch, folder: Path) -> tuple[list[_Family], dict[str, str]]:
@@ -71,7 +72,7 @@ def _families(revisions: Sequence[Revision], fetch: Fetch, folder: Path) -> tupl
     for revision in revisions:
         try:
             dense, focus = (
-                fetch(revision, seed_file(which, revision.params["seeds"][0]), folder) for which in (DENSE, FOCUS)
+                fetch(revision, seed_file(which, revision.params["seeds"][0]), folder) for which in (BASE, FOCUS)
             )
             digest, pruned = sha256(dense), load_network(focus).model
             if digest not in families:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunelab.gpus import VISIBLE, devices
+from prunelab import gpus
 from prunelab.running.crew import Crew
 from prunelab.running.display import Display
 from prunelab.running.pipeline import Pipeline, lock_order, opened, pipeline, release, up_to_date
@@ -65,7 +65,7 @@ class _Run:
         self.schedule = Schedule(left, jobs, plan.alone)
         self.crew = Crew(root, jobs)
         self.display = Display(len(left))
-        self.cores, self.gpus = cores(), devices()
+        self.cores, self.gpus = cores(), gpus.shares(jobs)
 
     def work_off(self, repo: Any) -> None:
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,8 @@ class _Run:
         variables, where = {}, ""
         if self.jobs > 1 and name not in self.alone:
             variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait leave the core to the other stages' threads
-            if self.gpus:
-                gpu = self.gpus[number % len(self.gpus)]
-                variables[VISIBLE], where = gpu, f" on GPU {gpu}"
+            variables |= self.gpus[number]
+            where = "".join(f" on GPU {gpu}" for gpu in self.gpus[number].values())
         log = self.root / self.log(name)
         log.write_bytes(b"")  # what an earlier run left is no news
         self.crew.give(number, name, log, variables, self.order)

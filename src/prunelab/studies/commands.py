@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from prunelab.process import INTERRUPTED
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, Argument(help="A study, as `prunelab study list` names it.")]
@@ -44,7 +46,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise typer.Exit(130) from None
 
 
