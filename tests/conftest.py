@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -28,6 +29,20 @@ IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.re
 # One network of every kind: what takes long goes over these, and over the others in the slow tests.
 KINDS = ("resnet8", "resnet20", "resnet20_b", "resnet26_dse", "vgg11", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
 SLOW_BUT_KINDS = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, metavar="N", help="draw N inputs for each parser, other ones each time")
+    parser.addoption("--kills", type=int, default=10, metavar="N", help="kill the pipeline N times (10)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The default run draws the same inputs every time: what it finds is due to a change, not to luck.
+    wanted = config.getoption("--fuzz")
+    settings.register_profile(
+        "prunelab", max_examples=wanted or 50, derandomize=not wanted, deadline=None, database=None
+    )
+    settings.load_profile("prunelab")
 
 
 def edit_params(path: Path, **changes: object) -> None:
