@@ -11,6 +11,7 @@ import typer
 from prunelab.allocating.command import allocate
 from prunelab.review.command import review
 from prunelab.running.command import repro
+from prunelab.running.push import push
 from prunelab.studies.commands import app as studies
 from prunelab.studies.commands import refusals
 from prunelab.studies.sweep_command import sweep
@@ -27,6 +28,7 @@ app.add_typer(studies, name="study")
 app.command()(allocate)
 app.command()(review)
 app.command()(repro)
+app.command()(push)
 app.command()(sweep)
 
 
