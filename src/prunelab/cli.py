@@ -15,6 +15,7 @@ from prunelab.running.push import push
 from prunelab.studies.commands import app as studies
 from prunelab.studies.commands import refusals
 from prunelab.studies.sweep_command import sweep
+from prunelab.verifying.command import verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,7 @@ app.command()(review)
 app.command()(repro)
 app.command()(push)
 app.command()(sweep)
+app.command()(verify)
 
 
 class Kind(StrEnum):

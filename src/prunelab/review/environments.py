@@ -27,7 +27,7 @@ class Environments:
 
 def environments(before: Tree, after: Tree) -> Environments:
     """Compare what both sides noted for the same configuration."""
-    sides = [_noted(tree) for tree in (before, after)]
+    sides = [noted_environments(tree) for tree in (before, after)]
     astray = [f"{name} of {tree.name}" for tree, side in zip((before, after), sides, strict=True)
               for name, noted in side.items() if noted is None]  # fmt: skip
     known = [{name: noted for name, noted in side.items() if noted is not None} for side in sides]
@@ -41,7 +41,7 @@ def environments(before: Tree, after: Tree) -> Environments:
     return Environments(dict(sorted(found.items(), key=lambda one: tuple(map(str, one[0])))), len(both), astray)
 
 
-def _noted(tree: Tree) -> dict[str, dict[str, Any] | None]:
+def noted_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
     """What each configuration was measured on, by dotted keys; None where the file belongs to other numbers."""
     noted: dict[str, dict[str, Any] | None] = {}
     for path in tree.files(f"{ENVIRONMENT.parent}/"):

@@ -75,7 +75,7 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
             if shared not in looked_into:
                 looked_into[shared] = problems(params, common)
             for problem in dict.fromkeys(
-                looked_into[shared] + problems(params, [reachable]) + _left_behind(root, params, elsewhere)
+                looked_into[shared] + problems(params, [reachable]) + left_behind(root, params, elsewhere)
             ):
                 if not problem.startswith("grid."):
                     found.setdefault(problem, []).append(label)
@@ -83,7 +83,7 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
         raise Refused(told_of(found, len(settings)))
 
 
-def _left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[str]:
+def left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[str]:
     """Files that a setting names and its checkout would not have."""
     problems = []
     for key in PATHS:
@@ -100,7 +100,7 @@ def _left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[str]:
             )
         elif not Path(value).is_relative_to(RAW):
             problems.append(
-                f"{key}: {value} is neither under {RAW} nor in Git, and studies run in a checkout of their own; "
+                f"{key}: {value} is neither under {RAW} nor in Git, and this runs in a checkout of its own; "
                 "put it there, or give an absolute path"
             )
     return problems

@@ -48,18 +48,11 @@ class Checkout:
 
     def start(self, name: str, revision: str, params: Mapping[str, Any], cache: Path) -> None:
         """Bring the clone to a commit of the project, with these parameters and the project's data and cache."""
-        if not (self.folder / ".git").is_dir():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            git(self.root, "clone", "--quiet", "--local", "--no-checkout", str(self.root), str(self.folder))
-        git(self.folder, "fetch", "--quiet", "--no-tags", str(self.root), revision)
-        git(self.folder, "checkout", "--quiet", "--force", "--detach", revision)
-        git(self.folder, "clean", "--quiet", "-d", "--force")
+        clone_at(self.root, self.folder, revision)
         for key in ("user.name", "user.email"):
             if value := _configured(self.root, key):
                 git(self.folder, "config", key, value)
-        (self.folder / ".git/info/exclude").write_text(f"/{RAW}\n")  # .gitignore means the folder, and this is a link
-        _link(self.folder / RAW, self.root / RAW)
-        (self.folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+        use_cache(self.folder, cache)
         _write_params(self.folder / "params.yaml", params)
         (self.folder / ENVIRONMENT).unlink(missing_ok=True)
         self._last.write_text(name)
@@ -143,6 +136,23 @@ def checkout(root: Path, wanted: str, slots: int) -> Iterator[Checkout]:
                 yield place
                 return
         time.sleep(0.2)
+
+
+def clone_at(root: Path, folder: Path, revision: str) -> None:
+    """Make `folder` a clone of the project at a commit, with the project's raw data; what DVC made there stays."""
+    if not (folder / ".git").is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(folder))
+    git(folder, "fetch", "--quiet", "--no-tags", str(root), revision)
+    git(folder, "checkout", "--quiet", "--force", "--detach", revision)
+    git(folder, "clean", "--quiet", "-d", "--force")
+    (folder / ".git/info/exclude").write_text(f"/{RAW}\n")  # .gitignore means the folder, and this is a link
+    _link(folder / RAW, root / RAW)
+
+
+def use_cache(folder: Path, cache: Path) -> None:
+    """Have the DVC of a clone keep everything in this cache."""
+    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
 
 
 def cache_folder(root: Path) -> Path:
