@@ -23,6 +23,7 @@ from prunelab.params import Params, read_params
 from prunelab.pruning.applying import unreachable
 from prunelab.pruning.methods import METHODS
 from prunelab.studies import tables
+from prunelab.studies.checkouts import cache_folder, clone_at, use_cache
 from prunelab.studies.experiments import chain, code_of, experiment_name, git
 from prunelab.studies.files import Study, load_study, read_overrides, resolve, studies
 from prunelab.studies.measures import MEASURES
@@ -421,6 +422,16 @@ def workspace(repository, monkeypatch) -> Repository:
 
 def study_command(*arguments: str):
     return CliRunner().invoke(app, ["study", *arguments])
+
+
+def test_a_checkout_shares_the_projects_cache(tmp_path):
+    project = Clone(tmp_path / "project")
+    project.commit("Project")
+    clone_at(project.folder, tmp_path / "clone", "HEAD")
+    use_cache(tmp_path / "clone", cache_folder(project.folder))
+    where = [sys.executable, "-m", "dvc", "cache", "dir"]
+    said = subprocess.run(where, cwd=tmp_path / "clone", capture_output=True, text=True, check=True)
+    assert Path(said.stdout.strip()) == project.folder / ".dvc/cache"
 
 
 def test_everything_wrong_is_refused_before_any_work(workspace, monkeypatch):

@@ -57,5 +57,5 @@ def push_runs(root: Path, remote: str | None) -> tuple[int, int, int]:
 
 def _known_runs(repo: Any) -> Iterator[tuple[str, str]]:
     """The key and value by which the run cache names each run."""
-    for path in sorted(Path(repo.cache.legacy.path, "runs").glob("*/*/*")):
+    for path in sorted(Path(repo.cache.local_cache_dir, "runs").glob("*/*/*")):
         yield path.parent.name, path.name

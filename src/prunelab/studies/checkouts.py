@@ -160,7 +160,7 @@ def cache_folder(root: Path) -> Path:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        return Path(repo.cache.local.path)
+        return Path(repo.cache.local_cache_dir)
 
 
 def _link(link: Path, target: Path) -> None:

@@ -27,9 +27,9 @@ def verify(
 ) -> None:
     """Repeat a commit's pipeline in fresh clones, and compare all that came out, to the bit.
 
-    Every run starts from nothing: a clone of its own, an empty DVC cache, no earlier result. Runs differ in what must not
-    matter: folder, time zone, locale, seed of Python's hashes, rights of new files. Their outputs are held against each
-    other, and against those that the commit's dvc.lock names if they were made on the same processor, packages and
+    Every run starts from nothing: a clone of its own, an empty DVC cache, no earlier result. Runs differ in what must
+    not matter: folder, time zone, locale, seed of Python's hashes, rights of new files. Their outputs are held against
+    each other, and against those that the commit's dvc.lock names if they were made on the same processor, packages and
     threads; if not, that is said, with what differs. What is not the same is named down to the tensor. Stages that rest
     on a clock, and the report of them, are left out.
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -35,7 +35,7 @@ def committed_clone(root: Path, folder: Path, commit: str) -> None:
     """A clone of a commit with those of its results that the project's cache still has."""
     clone_at(root, folder, commit)
     use_cache(folder, cache_folder(root))
-    with opened(folder) as repo:
+    with chdir(folder), opened(folder) as repo:
         repo.checkout(allow_missing=True)
 
 
@@ -43,13 +43,15 @@ def repeatable(folder: Path, targets: Sequence[str]) -> tuple[list[str], list[st
     """The targets (all stages, if none are named) with all that they rest on; and of these what rests on a clock.
 
     Raises:
-        Refused: for targets that are no stages, or if nothing is left to repeat.
+        Refused: for targets that are no stages, or rest on a clock themselves.
     """
-    with opened(folder) as repo:
+    with chdir(folder), opened(folder) as repo:  # DVC names stages as seen from where one stands
         plan = pipeline(repo, targets)
     timed = resting_on_clock(plan)
-    if not plan.stages.keys() - timed:
-        raise Refused(f"--stages: {', '.join(targets)} rests on a clock, so it has nothing that must repeat")
+    if asked := [name for name in plan.stages if name in timed and {name, name.partition("@")[0]} & {*targets}]:
+        raise Refused(
+            f"--stages: {', '.join(asked)} measures time, or shows it, and so does not repeat; valid: any other"
+        )
     return [name for name in plan.stages if name not in timed], [name for name in plan.stages if name in timed]
 
 
@@ -67,7 +69,8 @@ def repeat(folder: Path, stages: Sequence[str], jobs: int, tell: Callable[[str],
     Raises:
         Refused: with the end of its log, if a stage fails.
     """
-    outcome = reproduce(folder, stages, jobs, tell)
+    with chdir(folder):
+        outcome = reproduce(folder, stages, jobs, tell)
     if outcome.failed:
         raise Refused(
             f"{stage} failed; the end of its log:\n{last_lines(folder / log)}" for stage, log in outcome.failed.items()

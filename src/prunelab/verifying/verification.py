@@ -58,7 +58,7 @@ def verified(tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, job
 
 def _repeat(tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell) -> Repeated:
     assert tree.commit is not None
-    clones = [folder / f"run {number}" for number in range(1, runs + 1)]
+    clones = [folder / f"run {number}{' in another folder' * (number > 1)}" for number in range(1, runs + 1)]
     for clone in clones:
         bare_clone(tree.root, clone, tree.commit)
     params = load_params(clones[0] / "params.yaml")
