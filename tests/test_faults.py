@@ -233,10 +233,6 @@ def test_images_that_vanish_while_they_are_prepared(tmp_path, module, name):
     folder = image_workspace(tmp_path)
     assert in_folder(folder, "prepare", "data/raw", "data/prepared").returncode == 0
     expected = files(folder / "data")
-    module, name = {
-        "listed": ("prunelab.stages.prepare", "three_way"),
-        "read": ("prunelab.data.imagefolder", "decode"),
-    }[when]
     vanishing = f"""
 import shutil, sys
 import prunelab.stages.prepare as prepare, {module} as module

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -248,6 +249,27 @@ def test_ctrl_c_ends_all_of_dvc_within_two_seconds_and_says_how_to_go_on(referen
     assert alive_in(reference.clone.folder) == []
     assert took < 2
     assert dvc.returncode != 0
+
+
+GUARDED = "from prunelab.process import guard; guard(); print('up', flush=True); import time; time.sleep(600)"
+
+
+@pytest.mark.parametrize("listened_to", [True, False])
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end by SIGTERM")]
+)
+def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(number, told, listened_to):
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    with subprocess.Popen(
+        [sys.executable, "-c", GUARDED], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as stage:
+        stage.stdout.readline()
+        if not listened_to:
+            stage.stderr.close()  # the terminal is gone, too
+        stage.send_signal(number)
+        said = stage.stderr.read() if listened_to else ""
+    assert stage.returncode == 128 + number
+    assert not listened_to or said.strip() == f"{told}; the same command goes on from the last finished epoch"
 
 
 @pytest.fixture(scope="module")
