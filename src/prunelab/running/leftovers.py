@@ -28,7 +28,7 @@ def mend(root: Path) -> Iterator[str]:
 
     with opened(root) as repo, lock_repo(repo):  # under which both files are written
         if lock.exists() and _is_cut(lock):  # and not just being written
-            kept = uncut(lock.read_text(encoding="utf-8"))
+            kept = uncut(lock.read_text(encoding="utf-8")) or HEAD
             write(lock, kept.encode()) if kept != HEAD else lock.unlink()
             yield "dvc.lock was cut short by a kill; DVC takes what it lacks out of its cache, or runs it again"
         if stale := release(repo):
