@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,3 +168,26 @@ def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
     with unfinished(out, inputs=[tmp_path / "input"], parameters=["b"]) as at:
         assert at(0).load() == {"epoch": 1}
     assert not list((tmp_path / ".prunelab/checkpoints").iterdir())
+
+
+def test_under_dvc_checkpoints_are_kept_until_it_has_written_its_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train_base")
+    lock = tmp_path / "dvc.lock"
+    lock.write_text("an earlier stage")
+
+    def found(out: str) -> dict | None:
+        with unfinished(Path("models") / out, inputs=[], parameters=[]) as at:
+            known = at(0).load()
+            at(0).save({"epoch": 1})
+        return known
+
+    assert found("base") is None
+    assert found("focus") is None
+    assert found("base") == {"epoch": 1}  # DVC was killed before it recorded what had ended
+    ended = (tmp_path / ".prunelab/checkpoints/models-base/ended").stat().st_mtime_ns
+    os.utime(lock, ns=(ended, ended))
+    assert found("base") is None  # recorded, and run again since somebody wants it so
+    os.utime(lock, ns=(ended + 10**12, ended + 10**12))
+    assert found("other") is None
+    assert [path.name for path in (tmp_path / ".prunelab/checkpoints").iterdir()] == ["models-other"]

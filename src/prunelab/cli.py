@@ -50,12 +50,17 @@ def _root() -> None:
 def check() -> None:
     """Find everything wrong with params.yaml and the files it names, before any work starts.
 
-    Prints one line per problem and ends with 1 if there are any. `make repro` runs it first.
+    Prints one line per problem and ends with 1 if there are any. `make repro` runs it first. What a killed DVC may
+    leave behind and stumble over is cleared: a dvc.lock cut short, files marked as in use by a process that is gone.
 
     Example: prunelab check && dvc repro
     """
     from prunelab.checks import find_problems
+    from prunelab.running.leftovers import mend
 
+    with refusals():
+        for line in mend(Path.cwd()):
+            print(line)
     problems = find_problems()
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -18,23 +18,33 @@ SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 RENDEZVOUS = "PRUNELAB_RENDEZVOUS"  # where the processes started by `launch` meet; torchrun's know by themselves
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # of torchrun, which `launch` sets too
 LINGER_S = 30.0  # how long a process that fails because of another one waits to be ended, before it speaks itself
-INTERRUPTED = "\ninterrupted; the same command goes on from the last finished epoch"
+GO_ON = "the same command goes on from the last finished epoch"
+INTERRUPTED = f"\ninterrupted; {GO_ON}"
+ENDINGS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: f"told to end by SIGTERM; {GO_ON}"}
 
 
 def guard() -> None:
-    """Set up a stage's process: the right environment, a way to end on Ctrl-C, no life beyond DVC's."""
+    """Set up a stage's process: the right environment, an end at once when told so, no life beyond DVC's."""
     if find_spec("torch") is None:
         sys.exit(f"{sys.executable} lacks prunelab's packages; activate them first: source .venv/bin/activate")
-    signal.signal(signal.SIGINT, _interrupted)
+    for number in ENDINGS:
+        signal.signal(number, _end_at_once)
     # Started by hand, outliving the terminal is the user's choice; one process of several is nothing by itself.
     if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         die_with_parent()
 
 
-def _interrupted(*_: object) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes, which all hear of it, one speaks
-        print(INTERRUPTED, file=sys.stderr, flush=True)
-    os._exit(130)  # at once: whatever was being written has only a temporary name
+def _end_at_once(number: int, _: object) -> None:
+    try:
+        if os.environ.get("RANK", "0") == "0":  # of several processes, which all hear of it, one speaks
+            _say_stopped(number)
+    finally:
+        os._exit(128 + number)  # whatever was being written has only a temporary name
+
+
+def _say_stopped(number: int) -> None:
+    # Past Python's buffers, for this may come in the middle of a print, which cannot be entered twice.
+    os.write(2, f"{ENDINGS[signal.Signals(number)]}\n".encode())
 
 
 def die_with_parent(interval_s: float = 0.5) -> None:
@@ -84,7 +94,7 @@ def launch(command: list[str], count: int) -> None:
         SystemExit: with one line that names the process and how it ended, if one failed.
     """
     ranks: list[subprocess.Popen] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDINGS:
         signal.signal(number, _stopped)
     with tempfile.TemporaryDirectory() as folder:
         meeting = {
@@ -116,14 +126,10 @@ def _wait_for(ranks: list[subprocess.Popen], interval_s: float = 0.1) -> None:
         for rank, code in enumerate(codes):
             if code:
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                sys.exit(
-                    f"rank {rank} of {len(ranks)} {how}, so all were ended; "
-                    "the same command goes on from the last finished epoch"
-                )
+                sys.exit(f"rank {rank} of {len(ranks)} {how}, so all were ended; {GO_ON}")
         time.sleep(interval_s)
 
 
 def _stopped(number: int, _: object) -> None:
-    if number == signal.SIGINT:
-        print(INTERRUPTED, file=sys.stderr, flush=True)
+    _say_stopped(number)
     sys.exit(128 + number)  # which `launch` hears of, and ends the processes

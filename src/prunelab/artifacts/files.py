@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,29 @@ from prunelab.errors import Refused
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary name beside the file `path`, and rename it to `path` if all went well."""
+    """Hand out a temporary name beside the file `path`, and rename it to `path` if all went well.
+
+    Raises:
+        OSError: naming `path` if it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            partial.unlink()
+        # A full disk names no file, and others name one that nobody has heard of.
+        if isinstance(error, OSError) and str(error.filename) in ("None", str(partial)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; of formats with writers of their own too, whose errors name neither."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -28,8 +43,7 @@ def write_json(path: Path, content: Any) -> None:
         text = json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False)
     except ValueError:
         raise Refused(f"{path}: a number is not finite, so nothing was written: {content}") from None
-    with replacing(path) as partial:
-        partial.write_text(text + "\n")
+    write(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from prunelab.artifacts.files import replacing
+from prunelab.artifacts.files import write
 from prunelab.errors import Refused
 from prunelab.models.catalogue import build, prunable_weights, skeleton
 from prunelab.models.resize import resize
@@ -64,8 +64,7 @@ def save_network(path: Path, network: Network) -> None:
     """Write a network as safetensors with one metadata key; equal networks give equal bytes."""
     tensors = state_tensors(network.model)
     tensors |= {f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()}
-    with replacing(path) as partial:
-        safetensors.torch.save_file(tensors, partial, metadata={METADATA_KEY: network.card.text()})
+    write(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: network.card.text()}))
 
 
 def load_network(path: Path) -> Network:

@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from prunelab.artifacts.files import replacing
+from prunelab.artifacts.files import write
 from prunelab.errors import Refused
 
 
@@ -15,8 +15,7 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
 
     As safetensors, since equal arrays must give equal bytes: the zip files of NumPy differ between releases of Python.
     """
-    with replacing(path) as partial:
-        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+    write(path, safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:

@@ -37,16 +37,19 @@ def save_prepared(
     problems: list[str] = []
     with ExitStack() as stack:
         for name, part in parts.items():
-            inputs, labels = (stack.enter_context(replacing(path)) for path in _files(folder / name))
+            of_inputs, of_labels = _files(folder / name)
+            inputs = stack.enter_context(replacing(of_inputs))
             try:
-                hashes[name] = {
-                    "inputs": _write(inputs, _shown(name, part), (len(part), *part.shape), part.dtype),
-                    "labels": _write(labels, [part.labels], part.labels.shape, part.labels.dtype),
-                }
+                digest = _write(inputs, _shown(name, part), (len(part), *part.shape), part.dtype)
             except Refused as refused:
                 problems += [f"{name}: {problem}" for problem in refused.problems]
-            else:
-                written[name] = Split(np.load(inputs, mmap_mode="r"), part.labels)
+                continue
+            labels = stack.enter_context(replacing(of_labels))  # after the inputs, whose errors would bear its name
+            hashes[name] = {
+                "inputs": digest,
+                "labels": _write(labels, [part.labels], part.labels.shape, part.labels.dtype),
+            }
+            written[name] = Split(np.load(inputs, mmap_mode="r"), part.labels)
         if problems:
             raise Refused(problems)
         facts = describe(written)

@@ -23,7 +23,7 @@ def rows(inputs: np.ndarray, device: torch.device, workers: int) -> Rows:
     """Inputs mapped from a file stay there and are streamed; others move to the device at once."""
     # A slice of a map is an array like any other: what is asked for in part is meant to be in memory.
     if isinstance(inputs, np.memmap) and isinstance(inputs.base, mmap.mmap):
-        return Streamed(str(inputs.filename), len(inputs), device, workers)
+        return Streamed(inputs, device, workers)
     return Resident(inputs, device)
 
 
@@ -41,8 +41,8 @@ class Resident:
 class Streamed:
     """The rows of one .npy file; only reading is left to the workers (0: this process), so that no random number is."""
 
-    def __init__(self, path: str, count: int, device: torch.device, workers: int):
-        self._file, self._count, self._device, self._workers = _File(path), count, device, workers
+    def __init__(self, inputs: np.memmap, device: torch.device, workers: int):
+        self._file, self._count, self._device, self._workers = _File(inputs), len(inputs), device, workers
 
     def ordered(self, batches: int) -> Iterator[Tensor]:
         return self.chosen(torch.arange(self._count).tensor_split(batches))
@@ -61,11 +61,11 @@ class Streamed:
 
 
 class _File(Dataset):
-    """Opened where it is read, so that it travels to worker processes as a name."""
+    """Forked workers read the map they are born with, even if the file goes away; to others it travels as a name."""
 
-    def __init__(self, path: str):
-        self._path = path
-        self._inputs: np.ndarray | None = None
+    def __init__(self, inputs: np.memmap):
+        self._path = str(inputs.filename)
+        self._inputs: np.ndarray | None = inputs
 
     def __getstate__(self) -> dict[str, object]:
         return {"_path": self._path, "_inputs": None}

@@ -33,11 +33,14 @@ def repro(
     from prunelab.gpus import devices
     from prunelab.params import PARAMS_FILE, read_params
     from prunelab.running.driver import Stopped, reproduce, stoppable
+    from prunelab.running.leftovers import mend
     from prunelab.running.resources import cores, crowded
     from prunelab.studies.running import last_lines
 
     try:
         with refusals(), stoppable():
+            for line in mend(Path.cwd()):
+                _tell(line)
             _check()
             for line in crowded(jobs, read_params(PARAMS_FILE)["runtime"]["threads"], len(cores()), len(devices())):
                 _tell(line)

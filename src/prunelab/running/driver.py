@@ -11,7 +11,8 @@ from typing import Any
 from prunelab import gpus
 from prunelab.running.crew import Crew
 from prunelab.running.display import Display
-from prunelab.running.pipeline import Pipeline, lock_order, opened, pipeline, release, up_to_date
+from prunelab.running.leftovers import release
+from prunelab.running.pipeline import Pipeline, lock_order, opened, pipeline, up_to_date
 from prunelab.running.resources import cores, pin, shares
 from prunelab.running.schedule import Schedule
 

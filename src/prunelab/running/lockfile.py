@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunelab.artifacts.files import replacing
+from prunelab.artifacts.files import write
 
 HEAD = "schema: '2.0'\nstages:\n"
 BLOCK = re.compile(r"  (?! )(?P<name>\S.*):\n(?:    .*\n)+")
@@ -20,6 +20,17 @@ def blocks(text: str) -> dict[str, str] | None:
     body = text.removeprefix(HEAD)
     found = {match["name"].strip("'\""): match[0] for match in BLOCK.finditer(body)}
     return found if text.startswith(HEAD) and "".join(found.values()) == body else None
+
+
+def uncut(text: str) -> str | None:
+    """What is whole of a file whose end is missing; None if more than that is wrong with it."""
+    if not text.startswith(HEAD):
+        return HEAD if HEAD.startswith(text) else None
+    lines = text.removeprefix(HEAD).splitlines(keepends=True)
+    if any(not line.startswith("  ") for line in lines[:-1]):
+        return None
+    found = list(BLOCK.finditer(text, len(HEAD)))
+    return text[: found[-1].start()] if found else HEAD  # the last one may lack something
 
 
 def ordered(found: dict[str, str], order: Sequence[str]) -> str:
@@ -41,7 +52,6 @@ def store(stage: Any, order: Sequence[str]) -> None:
     others = blocks(path.read_text(encoding="utf-8")) if path.exists() else {}
     if entry is None or others is None:
         return stage.dump(update_pipeline=False)
-    with replacing(path) as partial:
-        partial.write_text(ordered(others | entry, order), encoding="utf-8")
+    write(path, ordered(others | entry, order).encode())
     stage.repo.scm_context.track_file(str(path))
     return None

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from prunelab.errors import Refused
 from prunelab.registry import pick
-from prunelab.running.crew import WORKER
 from prunelab.running.lockfile import blocks
 
 
@@ -100,29 +97,3 @@ def lock_order(root: Path, pipeline: Pipeline) -> list[str]:
     path = root / "dvc.lock"
     there = blocks(path.read_text(encoding="utf-8")) if path.exists() else {}
     return list(dict.fromkeys([*(there or {}), *pipeline.stages]))
-
-
-def release(repo: Any) -> None:
-    """Take from DVC's table of files in use what processes that have ended left in it.
-
-    DVC does so itself, but not where a process is a zombie, which in containers it may stay, or where another one has
-    got its number.
-    """
-    from dvc.rwlock import _edit_rwlock
-
-    with _edit_rwlock(repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock", False)) as table:
-        table["write"] = {path: user for path, user in table["write"].items() if not _ended(**user)}
-        readers = {path: [user for user in users if not _ended(**user)] for path, users in table["read"].items()}
-        table["read"] = {path: users for path, users in readers.items() if users}
-
-
-def _ended(pid: int, cmd: str) -> bool:
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        return cmd.startswith(WORKER) and not " ".join(process.cmdline()).endswith(cmd)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.AccessDenied:  # somebody else's, so it is there
-        return False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prunelab.artifacts.files import replacing, write_json
+from prunelab.artifacts.files import write, write_json
 from prunelab.artifacts.networks import load_model, load_network, seed_file
 from prunelab.measuring.benchmark import Bench
 from prunelab.measuring.load import load
@@ -47,8 +47,7 @@ def main(dense: Path, grid: Path, out: Path) -> None:
         "operators": bench.operators(asked.batch_sizes),
     }
     write_json(out / "benchmark.json", measured)
-    with replacing(out / "table.md") as partial_file:
-        partial_file.write_text(speed_table(measured, f"{params.model} on {params.dataset}: measured speed"))
+    write(out / "table.md", speed_table(measured, f"{params.model} on {params.dataset}: measured speed").encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from functools import wraps
 
 import typer
 
-from prunelab.errors import Refused
+from prunelab.errors import Refused, machine_failed
 from prunelab.process import LINGER_S, processes
 
 Main = Callable[..., None]
@@ -42,9 +42,9 @@ def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
         _let_another_speak()
         _explain(refused)
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that cannot be written: earlier results stand as they were
+    except OSError as error:
         _let_another_speak()
-        print(f"{type(error).__name__}: {error}; nothing half-written was left", file=sys.stderr)
+        print(machine_failed(error), file=sys.stderr)
         sys.exit(1)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import read_json, replacing, write_json
+from prunelab.artifacts.files import read_json, write, write_json
 from prunelab.artifacts.predictions import load_predictions
 from prunelab.measuring.comparison import alike
 from prunelab.params import Grid, load_params
@@ -36,8 +36,7 @@ def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, conf
         [{"name": c.name, "group": c.group, "colour": c.colour, **row} for c in curves for row in c.rows],
     )
 
-    with replacing(metrics / "table.md") as partial:
-        partial.write_text(table(dense, points, study, imported=bool(dense["imported"])))
+    write(metrics / "table.md", table(dense, points, study, imported=bool(dense["imported"])).encode())
 
     matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))
     title = f"{params.model} on {params.dataset}, dense: test images over {_seeds(len(params.seeds))}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import read_json, replacing
+from prunelab.artifacts.files import read_json, write
 from prunelab.errors import Refused
 from prunelab.params import Params, Recipe, load_params
 from prunelab.report.page import Findings, page
@@ -32,8 +32,7 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         sensitivity=read_json(metrics / "sensitivity.json"),
         speed=speed,
     )
-    with replacing(out) as partial:
-        partial.write_text(page(found), encoding="utf-8")
+    write(out, page(found).encode())
 
 
 def _facts(params: Params, data: dict, dense: list[dict], machine: dict) -> dict[str, str]:

@@ -27,7 +27,7 @@ def _root() -> None:
 @contextmanager
 def refusals() -> Iterator[None]:
     """Print what is refused, a line for each problem, and end with 1."""
-    from prunelab.errors import Refused
+    from prunelab.errors import Refused, machine_failed
 
     try:
         yield
@@ -35,8 +35,8 @@ def refusals() -> Iterator[None]:
         for problem in refused.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
-    except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"{type(error).__name__}: {error}; nothing half-written was left", file=sys.stderr)
+    except OSError as error:
+        print(machine_failed(error), file=sys.stderr)
         raise typer.Exit(1) from None
 
 
