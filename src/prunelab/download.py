@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
+from io import BufferedIOBase, BufferedRandom
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -40,7 +41,7 @@ class Checksum:
         with path.open("rb") as file:
             return self.problem_of(file)
 
-    def problem_of(self, file: IO[bytes]) -> str | None:
+    def problem_of(self, file: BufferedIOBase) -> str | None:
         file.seek(0)
         got = hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
         found = Checksum(got[: max(16, len(self.digest))], self.algorithm)
@@ -100,7 +101,7 @@ def _answer(request: Request, timeout_s: float) -> Iterator[Any]:
 
 
 @contextmanager
-def _alone(partial: Path) -> Iterator[IO[bytes]]:
+def _alone(partial: Path) -> Iterator[BufferedRandom]:
     """The file, to append to, in one process at a time; removed if it stays empty."""
     while True:
         with partial.open("a+b") as file:
@@ -116,13 +117,13 @@ def _alone(partial: Path) -> Iterator[IO[bytes]]:
             return
 
 
-def _is_at(path: Path, file: IO[bytes]) -> bool:
+def _is_at(path: Path, file: BufferedRandom) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
 
 
-def _fill(file: IO[bytes], url: str, checksum: Checksum, name: str, stalled_s: float, waits_s: Sequence[float]) -> None:
+def _fill(file: BufferedRandom, url: str, checksum: Checksum, name: str, stalled_s: float, waits_s: Sequence[float]) -> None:
     for wait_s in waits_s:
         with suppress(_Again):
             return _go_on(file, url, checksum, name, stalled_s)
@@ -130,7 +131,7 @@ def _fill(file: IO[bytes], url: str, checksum: Checksum, name: str, stalled_s: f
     return _go_on(file, url, checksum, name, stalled_s)
 
 
-def _go_on(file: IO[bytes], url: str, checksum: Checksum, name: str, stalled_s: float) -> None:
+def _go_on(file: BufferedRandom, url: str, checksum: Checksum, name: str, stalled_s: float) -> None:
     """Fetch what is not in the file yet, once."""
     start = file.seek(0, os.SEEK_END)
     if start and not checksum.problem_of(file):  # killed between the last byte and the new name
@@ -158,7 +159,7 @@ def _go_on(file: IO[bytes], url: str, checksum: Checksum, name: str, stalled_s: 
         raise OSError(problem)
 
 
-def _append(file: IO[bytes], answer: Any, name: str, wanted: int) -> None:
+def _append(file: BufferedRandom, answer: Any, name: str, wanted: int) -> None:
     """Write what comes, under a progress bar where there is a terminal to show it on."""
     hidden, done = not sys.stderr.isatty(), file.seek(0, os.SEEK_END)
     total = wanted or None
