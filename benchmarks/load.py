@@ -1,6 +1,6 @@
 """What much of everything takes: images, epochs, cells, and the report of many cells.
 
-    python benchmarks/load.py images [1000000]      # tiny PNG files: checked, prepared, streamed through one epoch, evaluated
+    python benchmarks/load.py images [1000000]      # tiny PNG files: checked, prepared, streamed for an epoch
     python benchmarks/load.py epochs [50]           # whether the memory of a training stage stays flat
     python benchmarks/load.py cells [10 20 40]      # what DVC and `prunelab repro` take for stages that do nothing
     python benchmarks/load.py report [40 200]       # the pictures and the page of so many cells
@@ -28,7 +28,8 @@ from ruamel.yaml import YAML
 from watching import Watched, slope, watch
 
 CLASSES, SIDE = 100, 8
-METHODS = ["random_channel", "l1_channel"]
+METHODS = [f"{name}_channel" for name in ("random", "l1", "l2", "bn_scale", "taylor", "fpgm", "lamp", "wanda")]
+METHODS += ["random_unstructured", "l1_unstructured"]  # so cells come in tens
 STUB = """#!/bin/sh
 for out; do
     mkdir -p "$(dirname "$out")"
