@@ -123,7 +123,9 @@ def _is_at(path: Path, file: BufferedRandom) -> bool:
     return False
 
 
-def _fill(file: BufferedRandom, url: str, checksum: Checksum, name: str, stalled_s: float, waits_s: Sequence[float]) -> None:
+def _fill(
+    file: BufferedRandom, url: str, checksum: Checksum, name: str, stalled_s: float, waits_s: Sequence[float]
+) -> None:
     for wait_s in waits_s:
         with suppress(_Again):
             return _go_on(file, url, checksum, name, stalled_s)
