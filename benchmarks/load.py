@@ -108,12 +108,9 @@ def epochs(base: Path, counts: list[int]) -> None:
     for count in counts:
         study = Study(base / f"epochs_{count}", seeds=[0], train__epochs=count)
         study.stage("prepare", "data/raw", "data/prepared")
-        for how, memory_mb in (("in memory", 4096), ("streamed", 0)):
-            text = (study.folder / "params.yaml").read_text()
-            (study.folder / "params.yaml").write_text(re.sub(r"memory_mb: \d+", f"memory_mb: {memory_mb}", text))
-            took = study.stage("train_base", "data/prepared", f"models/base_{how[:2]}", f"models/{how[:2]}.json")
-            per_epoch = 1024 * slope(took.samples) * took.seconds / count
-            print(f"{count} epochs, {how}: {took}; memory grows by {per_epoch:,.1f} KiB an epoch", flush=True)
+        took = study.stage("train_base", "data/prepared", "models/base", "models/history.json")
+        per_epoch = 1024 * slope(took.samples) * took.seconds / count
+        print(f"{count} epochs: {took}; memory grows by {per_epoch:,.1f} KiB an epoch", flush=True)
 
 
 def ratios(cells: int) -> list[float]:
