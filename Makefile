@@ -9,13 +9,15 @@ BIN := .venv/bin
 DOCKER ?= docker
 IMAGE ?= prunelab
 OWNER ?= $(shell id -u):$(shell id -g)
+# Nothing but the checkout and /tmp can be written, and no capability is had (HARDENED= for a shell that installs things).
+HARDENED ?= --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec,mode=1777
 GPUS ?= $(shell nvidia-smi --list-gpus > /dev/null 2>&1 && echo --gpus all)
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint lock image docker-repro docker-shell clean
+.PHONY: help setup repro test lint audit lock image docker-repro docker-shell clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +41,9 @@ lint: $(DEV)  ## style and types
 	mypy
 	hadolint Dockerfile
 
+audit: $(DEV)  ## known vulnerabilities of what the locks name, and licences
+	python tools/audit.py
+
 COMPILE := uv pip compile pyproject.toml --group install --universal --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 RUN := --extra onnx --extra text --extra s3 --extra ssh
@@ -50,7 +55,7 @@ lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (ma
 image:  ## build the container image of requirements.lock (BUILD_ARGS="--build-arg BASE_IMAGE=...")
 	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD)" $(BUILD_ARGS) --tag $(IMAGE) .
 
-CONTAINER = $(DOCKER) run --rm --ipc=host --user $(OWNER) $(GPUS) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
+CONTAINER = $(DOCKER) run --rm --ipc=host --user $(OWNER) $(GPUS) $(HARDENED) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
 
 docker-repro: image  ## make repro inside the container, on the GPUs there are (RUN_ARGS="--network none")
 	$(CONTAINER) $(IMAGE)

@@ -220,7 +220,7 @@ def test_imagenet_weights_are_downloaded_once_and_checked_every_time(hub):
     file.unlink()  # what is in the cache needs no server
     assert fetch("resnet18").read_bytes()
     (hub.cache / file.name).write_bytes(b"half")
-    with pytest.raises(Refused, match=rf"{file.name} is damaged: SHA-256 .* delete it"):
+    with pytest.raises(Refused, match=rf"{file.name} is damaged: its SHA-256 .* delete it"):
         fetch("resnet18")
 
 

@@ -1,18 +1,19 @@
 """DATASETS: the data sets by name; protocol.py says what each of them can be asked."""
 
-import hashlib
+import shutil
+import tarfile
 from collections.abc import Callable
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import numpy as np
 
+from prunelab.artifacts.files import replacing
 from prunelab.data.imagefolder import ImageFolder
 from prunelab.data.protocol import Dataset, Facts, Raw, Shape, Source
 from prunelab.data.splits import Split
 from prunelab.data.text import TextTable
+from prunelab.download import Checksum, fetch, reachable
 from prunelab.errors import Refused
 
 
@@ -52,7 +53,8 @@ class Digits:
 class Cifar:
     """CIFAR-10 or CIFAR-100 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009).
 
-    torchvision owns the address, the file list and the checksums; files already in the folder need no network.
+    torchvision owns the address, the file list and the checksums; files or the archive already in the folder need no
+    network.
     """
 
     def __init__(self, source: Source, classes: int):
@@ -64,38 +66,47 @@ class Cifar:
 
         return {10: datasets.CIFAR10, 100: datasets.CIFAR100}[self._classes]
 
-    def _files(self) -> list[tuple[Path, str]]:
+    @property
+    def _archive(self) -> Path:
+        return self._folder / self._origin.filename
+
+    def _files(self) -> list[tuple[Path, Checksum]]:
         origin = self._origin
         listed = [*origin.train_list, *origin.test_list, (origin.meta["filename"], origin.meta["md5"])]
-        return [(self._folder / origin.base_folder / name, md5) for name, md5 in listed]
+        return [(self._folder / origin.base_folder / name, Checksum(md5, "md5")) for name, md5 in listed]
 
-    def _hint(self, path: Path, md5: str) -> str:
-        return f"expected MD5 {md5}; `dvc repro prepare` downloads it from {self._origin.url}, or unpack that archive"
+    def _hint(self) -> str:
+        return f"`dvc repro prepare` downloads it from {self._origin.url}, or unpack that archive into {self._folder}"
 
     def missing(self) -> list[str]:
-        absent = [(path, md5) for path, md5 in self._files() if not path.is_file()]
-        return [f"{path} is missing ({self._hint(path, md5)} into {self._folder})" for path, md5 in absent]
+        absent = [(path, checksum) for path, checksum in self._files() if not path.is_file()]
+        return [f"{path} is missing (expected {checksum}; {self._hint()})" for path, checksum in absent]
 
     def damaged(self) -> list[str]:
-        found = [(path, md5, _md5(path)) for path, md5 in self._files() if path.is_file()]
-        return [
-            f"{path} is damaged: its MD5 is {got}; delete it ({self._hint(path, md5)} into {self._folder})"
-            for path, md5, got in found
-            if got != md5
-        ]
+        found = [(path, checksum.problem(path)) for path, checksum in self._files() if path.is_file()]
+        return [f"{path} is damaged: {problem}; delete it ({self._hint()})" for path, problem in found if problem]
 
     def reachable(self) -> bool:
-        try:
-            with urlopen(Request(self._origin.url, method="HEAD"), timeout=10):  # noqa: S310 (torchvision's address)
-                return True
-        except (OSError, HTTPException):
-            return False
+        return self._archive.is_file() or reachable(self._origin.url)
 
     def download(self) -> None:
         try:
-            self._origin(str(self._folder), download=True)
-        except Exception as error:  # whatever the network, the disk or the archive came up with
-            raise Refused([f"downloading {self._origin.url} failed: {error}", *self.missing()]) from None
+            fetch(self._origin.url, Checksum(self._origin.tgz_md5, "md5"), self._archive)
+            self._unpack()
+        except Refused as refused:
+            raise Refused([*refused.problems, *self.missing()]) from None
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise Refused([f"{self._archive} cannot be unpacked: {error}", *self.missing()]) from None
+
+    def _unpack(self) -> None:
+        """Each file takes its name when it is whole; nothing else of the archive is written."""
+        base, wanted = self._origin.base_folder, {path.name: path for path, _ in self._files()}
+        with tarfile.open(self._archive) as archive:
+            for name, path in wanted.items():
+                member = archive.extractfile(f"{base}/{name}")
+                assert member is not None, name  # the archive's checksum is right, so it is a file
+                with replacing(path) as partial, partial.open("wb") as file:
+                    shutil.copyfileobj(member, file)
 
     def facts(self) -> Facts:
         return Facts(self._classes, _resized((3, 32, 32), self._resize))
@@ -115,11 +126,6 @@ def _resized(shape: Shape, side: int | None) -> Shape:
 
 def _as_split(images: np.ndarray, labels: list[int]) -> Split:
     return Split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.array(labels, dtype=np.int64))
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {

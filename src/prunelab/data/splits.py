@@ -10,6 +10,7 @@ import numpy as np
 from prunelab.data.protocol import Part, Raw, Shape
 
 CHUNK_BYTES = 64 * 2**20
+CHUNK_ROWS = 4096  # each image that waits to be decoded takes a kilobyte, however small it is
 NAMED = 5  # so many offenders are named; the rest is counted
 
 AnyPart = TypeVar("AnyPart", bound=Part)
@@ -47,7 +48,7 @@ class Split:
 
 def chunk_rows(shape: Shape, dtype: np.dtype) -> int:
     """How many examples of this shape make a chunk."""
-    return max(1, CHUNK_BYTES // (math.prod(shape) * dtype.itemsize))
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (math.prod(shape) * dtype.itemsize)))
 
 
 def three_way(published: Raw, test_fraction: float, validation_fraction: float, seed: int) -> dict[str, Part]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from prunelab.download import Checksum
 from prunelab.errors import Refused
 
 NO_WEIGHTS = "none"
@@ -76,13 +77,17 @@ def weights_file(weights: str) -> Path | None:
     """The safetensors file of an encoder, None where it starts from scratch.
 
     Raises:
-        Refused: if `weights` leads nowhere.
+        Refused: if `weights` leads nowhere, or to a damaged file of the hub's cache.
     """
     if weights == NO_WEIGHTS:
         return None
     path = folder(weights) / "model.safetensors"
     if not path.is_file():
         raise Refused(f"weights: no file {path}; weights are read from safetensors, which hold no code")
+    stored = path.resolve()
+    # In the hub's cache a large file is called by its hash, which nobody else compares.
+    if re.fullmatch("[0-9a-f]{64}", stored.name) and (problem := Checksum(stored.name).problem(stored)):
+        raise Refused(f"weights: {stored} is damaged: {problem}; delete it to download anew")
     return path
 
 

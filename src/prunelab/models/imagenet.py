@@ -1,6 +1,5 @@
 """The weights that torchvision publishes: where they are, their download, and their tensors under today's names."""
 
-import hashlib
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -9,6 +8,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from prunelab import download
+from prunelab.download import Checksum
 from prunelab.errors import Refused
 from prunelab.models.catalogue import MODELS
 from prunelab.registry import pick
@@ -42,20 +43,10 @@ def fetch(architecture: str) -> Path:
         Refused: if there are none, they cannot be downloaded, or the file is damaged.
     """
     url, path = place(architecture)
-    published = path.stem.rpartition("-")[2]  # torchvision ends its file names with the start of the SHA-256
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=published, progress=False)
-        except (OSError, RuntimeError) as error:  # no network, no such file, no space; another hash
-            raise Refused(
-                f"weights: {url} cannot be downloaded to {path.parent}: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}; the file can be put there by hand"
-            ) from None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(published):
-        raise Refused(f"weights: {path} is damaged: SHA-256 {digest[:16]}, not {published}; delete it to download anew")
+    try:
+        download.fetch(url, Checksum(path.stem.rpartition("-")[2]), path)  # names end with the start of the hash
+    except Refused as refused:
+        raise Refused(f"weights: {problem}" for problem in refused.problems) from None
     return path
 
 
