@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -96,9 +97,11 @@ def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, conten
     assert not witness.exists()
 
 
-def test_an_unreadable_file_is_refused_with_the_kind_of_the_error(tmp_path):
-    with pytest.raises(Refused, match="cannot be read: IsADirectoryError: "):
-        load_weights(build("resnet8", 10, (1, 8, 8)), tmp_path)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(Refused, match=f"weights: no file {path}"):
+            load_weights(build("resnet8", 10, (1, 8, 8)), path)
 
 
 class Hub:
