@@ -3,8 +3,11 @@
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
+
+from prunelab.errors import Refused
 
 Damage = Callable[[bytes], bytes]
 
@@ -49,3 +52,15 @@ class Malicious:
 def pickled(witness: Path) -> bytes:
     """A pickle that touches `witness` when it is loaded."""
     return pickle.dumps({"state_dict": Malicious(witness)})
+
+
+def outcome(read: Callable[..., Any], *args: object) -> Any:
+    """What reading gives, None if it is refused: by lines that print, and that name a cause."""
+    problems = None
+    try:
+        return read(*args)
+    except Refused as refused:
+        problems = refused.problems
+    assert problems
+    assert all(line.isprintable() and len(line) > 10 for line in problems)
+    return None

@@ -1,4 +1,4 @@
-"""Files of networks, weights, checkpoints and arrays that are damaged or made to harm: refused, and nothing in them run.
+"""Files of networks, weights, checkpoints and arrays, damaged or made to harm: refused, and nothing in them runs.
 
 The last test reads the sources for calls by which a file could run code.
 """
@@ -9,7 +9,6 @@ import json
 import pickle
 import resource
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import DIGITS_SHAPE, PROJECT, edit_params
-from damage import DAMAGES, FLIPS, Damage, Malicious, pickled
+from damage import DAMAGES, FLIPS, Damage, Malicious, flipped, outcome, pickled
 from hypothesis import given
 from hypothesis import strategies as st
 from test_text import encoder_folder
@@ -33,9 +32,10 @@ from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
+from prunelab.models import imagenet
 from prunelab.models.catalogue import build
 from prunelab.models.encoders import encoder_options, tokenizer
-from prunelab.models.imagenet import fetch, place
+from prunelab.models.imagenet import fetch
 from prunelab.models.weights import load_weights, read_weights, weights_file
 from prunelab.params import Normalise, read_params
 from prunelab.stages import prepare
@@ -69,16 +69,6 @@ def whole(network, folder) -> bytes:
     return (folder / "whole.safetensors").read_bytes()
 
 
-def outcome(read: Callable, *args: object) -> object:
-    """What reading gives, None if it is refused: by lines that print, and that name a cause."""
-    try:
-        return read(*args)
-    except Refused as refused:
-        assert refused.problems
-        assert all(line.isprintable() and len(line) > 10 for line in refused.problems)
-        return None
-
-
 def same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
@@ -96,8 +86,8 @@ def test_a_damaged_model_file_is_refused_or_still_says_the_same(folder, network,
 
 def test_every_flipped_bit_of_a_weight_is_noticed(folder, network, whole):
     bias = state_tensors(network.model)["linear.bias"].numpy().tobytes()
-    for place in range(whole.index(bias), whole.index(bias) + len(bias)):
-        (folder / "bit.safetensors").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for start in range(whole.index(bias), whole.index(bias) + len(bias)):
+        (folder / "bit.safetensors").write_bytes(flipped(whole, start, bit=0))
         with pytest.raises(Refused, match="is damaged: SHA-256"):
             load_network(folder / "bit.safetensors")
 
@@ -137,22 +127,17 @@ def test_a_card_made_to_harm_is_refused_or_harmless(folder, network, whole, spoi
     ("options", "named"),
     [
         ({"layers": 2**30}, "layers is 1073741824; valid: 1 to 512"),
-        ({"positions": 2**31}, "positions is 2147483648; valid"),
-        ({"vocab": 2**31, "hidden": 2**20, "heads": 1}, "embeddings|Storage size|does not fit"),
-        ({"intermediate": 2**31}, "holds? |does not fit|tensors do not fit"),
+        ({"positions": 2**31}, "positions is 2147483648; valid: 1 to 1048576"),
+        ({"vocab": 2**31, "hidden": 2**20, "heads": 1}, "does not hold a bert"),
     ],
 )
 def test_a_card_that_speaks_of_more_weights_than_memory_is_refused_before_they_are_made(tmp_path, options, named):
     sizes = {"vocab": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "positions": 16}
-    model = build("bert", 2, (8,), **sizes)
     card = Card(model="bert", classes=2, input_shape=(8,), options=sizes, normalise=None, seed=0, imported=None)
-    before = peak()
-    told = card.model_dump(mode="json") | {"options": sizes | options}
-    save_tensors(tmp_path / "n.safetensors", state_tensors(model), told)
-    outcome(load_network, tmp_path / "n.safetensors")
-    if "intermediate" not in options:  # channels of which may have been pruned
-        with pytest.raises(Refused, match=named):
-            load_network(tmp_path / "n.safetensors")
+    told, before = card.model_dump(mode="json") | {"options": sizes | options}, peak()
+    save_tensors(tmp_path / "n.safetensors", state_tensors(build("bert", 2, (8,), **sizes)), told)
+    with pytest.raises(Refused, match=named):
+        load_network(tmp_path / "n.safetensors")
     assert peak() - before < 200
 
 
@@ -170,8 +155,8 @@ def test_a_header_that_declares_terabytes_is_refused(tmp_path):
     [
         (lambda state: state.pop("linear.bias"), "linear.bias in one but not in the other"),
         (lambda state: state.update({"linear.bias": torch.zeros(11)}), r"linear.bias has shape \(11,\)"),
-        (lambda state: state.update({"linear.bias": torch.zeros(10, dtype=torch.int64)}), "is torch.int64, not torch.f"),
-        (lambda state: state.update({"linear.bias": torch.zeros(10).half()}), "is torch.float16, not torch.float32"),
+        (lambda state: state.update({"linear.bias": torch.zeros(10, dtype=torch.int64)}), "is torch.int64, not"),
+        (lambda state: state.update({"linear.bias": torch.zeros(10).half()}), "is torch.float16, not"),
         (
             lambda state: state.update({"linear.bias": torch.zeros(9), "linear.weight": torch.zeros(9, 64)}),
             "tells 9 classes apart, its card speaks of 10",
@@ -399,7 +384,7 @@ def in_sources(folder: Path, content: bytes) -> None:
 
 
 def in_hub_cache(folder: Path, content: bytes) -> None:
-    _, cached = place("resnet18")
+    _, cached = imagenet.place("resnet18")
     cached.parent.mkdir(parents=True)
     cached.write_bytes(content)
     with pytest.raises(Refused, match="is damaged: SHA-256"):

@@ -65,7 +65,7 @@ def _digest(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(canonical(told).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
