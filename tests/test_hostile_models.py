@@ -99,7 +99,7 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 SHAPES = st.lists(st.integers(1, 9) | HUGE, min_size=0, max_size=4)
-MODEL_NAMES = st.sampled_from(["resnet8", "vgg11", "densenet121", "mobilenet_v2", "vit_tiny", "alexnet", "bert", "\n"])
+MODEL_NAMES = st.sampled_from(["resnet8", "vgg11", "vit_tiny", "alexnet", "bert", "\n"])
 SPOILED = (
     st.fixed_dictionaries({"model": MODEL_NAMES, "input_shape": SHAPES, "classes": HUGE | st.integers(1, 9)})
     | st.fixed_dictionaries({}, optional={"input_shape": SHAPES, "classes": HUGE | st.integers(1, 10)})
@@ -113,7 +113,7 @@ def peak() -> int:
 
 
 @given(SPOILED)
-def test_a_card_made_to_harm_is_refused_or_harmless(folder, network, whole, spoiled: dict):
+def test_a_card_made_to_harm_is_refused_or_harmless(folder, network, spoiled: dict):
     before = peak()
     told = network.card.model_dump(mode="json") | spoiled
     save_tensors(folder / "card.safetensors", state_tensors(network.model), told)
