@@ -194,6 +194,16 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, netw
         load_network(path)
 
 
+def test_what_a_file_says_can_neither_break_a_line_nor_speak_to_the_terminal(tmp_path, network):
+    told = network.card.model_dump(mode="json") | {"model": "a\nb\x1b[2J" + "c" * 10**5}
+    save_tensors(tmp_path / "n.safetensors", state_tensors(network.model), told)
+    with pytest.raises(Refused, match=r"a\\nb\\x1b") as refused:
+        load_network(tmp_path / "n.safetensors")
+    (line,) = refused.value.problems
+    assert line.isprintable()
+    assert len(line) < 5000
+
+
 def test_files_of_others_are_not_taken_for_ours(tmp_path, network):
     path, state = tmp_path / "n.safetensors", state_tensors(network.model)
     for metadata in (None, {METADATA_KEY: "[]"}, {METADATA_KEY: "1"}, {METADATA_KEY: network.card.text()}):
