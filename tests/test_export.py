@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from prunelab import exporting
 from prunelab.artifacts.exported import FORMATS, INPUT, Format, Runner
 from prunelab.artifacts.files import write_json
-from prunelab.artifacts.networks import METADATA_KEY, Card, Network, save_network
+from prunelab.artifacts.networks import Card, Network, save_network
+from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.cli import app
 from prunelab.delivery import own_name
 from prunelab.errors import Refused

@@ -200,9 +200,7 @@ def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(tmp_p
 def workspace(tmp_path, monkeypatch) -> Path:
     """A folder with parameters for a table of keywords and a tiny local encoder."""
     shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
-    folder = encoder_folder(tmp_path / "mine")
-    encoder = build("bert", 2, (16,), **encoder_options(str(folder))).encoder
-    save_file(encoder.state_dict(), folder / "model.safetensors")
+    encoder_folder(tmp_path / "mine")
     rows = [(label, f"a film a {word} film") for label, word in (("bad", "dull"), ("good", "fine"))] * 30
     edit_params(
         tmp_path / "params.yaml",
@@ -286,6 +284,8 @@ def encoder_folder(folder: Path, **config: object) -> Path:
     sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 16, "max_position_embeddings": 16, "type_vocab_size": 2, "pad_token_id": 0}
     folder.mkdir(exist_ok=True)
+    tiny = {"vocab": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "positions": 16}
+    save_file(build("bert", 2, (16,), **tiny).encoder.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"} | sizes | config))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "fine", "dull"]
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))

@@ -1,11 +1,12 @@
 import hashlib
-import pickle
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from conftest import PROJECT, real_data
+from damage import pickled
 from torch import nn
 
 from prunelab.data.batches import Batches
@@ -71,19 +72,11 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path, spoil, named):
         load_weights(build("resnet8", 10, (1, 8, 8)), tmp_path / "w.pt")
 
 
-class Malicious:
-    def __init__(self, witness: Path):
-        self.witness = witness
-
-    def __reduce__(self):
-        return Path.touch, (self.witness,)
-
-
 @pytest.mark.parametrize("content", ["malicious", "truncated", "text", "number", "missing"])
 def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, content):
     path, witness = tmp_path / "w.pt", tmp_path / "witness"
     if content == "malicious":
-        path.write_bytes(pickle.dumps({"state_dict": Malicious(witness)}))
+        path.write_bytes(pickled(witness))
     elif content == "truncated":
         torch.save(build("resnet8", 10, (1, 8, 8)).state_dict(), path)
         path.write_bytes(path.read_bytes()[:5000])
@@ -96,9 +89,11 @@ def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, conten
     assert not witness.exists()
 
 
-def test_an_unreadable_file_is_refused_with_the_kind_of_the_error(tmp_path):
-    with pytest.raises(Refused, match="cannot be read: IsADirectoryError: "):
-        load_weights(build("resnet8", 10, (1, 8, 8)), tmp_path)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(Refused, match=f"weights: no file {path}"):
+            load_weights(build("resnet8", 10, (1, 8, 8)), path)
 
 
 class Hub:

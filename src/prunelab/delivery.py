@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prunelab.artifacts.exported import usable
-from prunelab.artifacts.files import read_json
 from prunelab.artifacts.networks import Card, load_network, seed_file, sizes
+from prunelab.artifacts.prepared import read_facts
 from prunelab.errors import Refused
 from prunelab.exporting import export, latencies, metadata, with_preprocessing
 from prunelab.measuring.backends import inputs_of
@@ -65,8 +65,10 @@ def own_name(source: Path, form: str) -> Path:
 
 def _class_names(card: Card) -> list[str] | None:
     """Those of the prepared data, if the network was made for such."""
-    facts = read_json(DATASET) if DATASET.exists() else {}
-    fits = len(facts.get("classes", [])) == card.classes and tuple(facts.get("shape", [])) == card.input_shape
+    if not DATASET.exists():
+        return None
+    facts = read_facts(DATASET.parent)
+    fits = len(facts["classes"]) == card.classes and tuple(facts["shape"]) == card.input_shape
     return facts["classes"] if fits else None
 
 

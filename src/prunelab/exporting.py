@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from prunelab.artifacts.exported import Runner, quiet, trace, usable
 from prunelab.artifacts.files import replacing
-from prunelab.artifacts.networks import METADATA_KEY, Card
+from prunelab.artifacts.networks import Card
+from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.errors import Refused
 from prunelab.measuring.backends import eager
 from prunelab.measuring.speed import take_turns, timer

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prunelab.artifacts.files import sha256, write
+from prunelab.artifacts.pickled import load_pickled
 from prunelab.runtime import code_digest
 
 FOLDER = Path(".prunelab/checkpoints")
@@ -29,7 +30,7 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The state, or None if there is none that can be read: then the run starts from its beginning."""
         try:
-            return torch.load(self._path, weights_only=True)
+            return load_pickled(self._path)
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged checkpoint costs time, never the run

@@ -1,25 +1,32 @@
 """Networks as safetensors files that hold no code, from which thinner networks are rebuilt."""
 
-import json
 import warnings
 import zlib
 from collections.abc import Collection
+from math import prod
 from pathlib import Path
+from typing import Annotated
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from prunelab.artifacts.files import write
+from prunelab.artifacts.tensors import canonical, load_tensors, save_tensors
 from prunelab.errors import Refused
-from prunelab.models.catalogue import build, prunable_weights, skeleton
+from prunelab.models.catalogue import example, prunable_weights, skeleton
 from prunelab.models.resize import resize
 from prunelab.params import Count, Normalise, PruneSpec
 from prunelab.pruning.restart import Restart
 
-METADATA_KEY = "prunelab"
 MASK_PREFIX = "mask/"
+LARGEST_INPUT = 2**28  # values of one example: more than any image that Pillow opens
+
+
+def _one_example(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) not in (1, 3) or prod(shape) > LARGEST_INPUT:
+        raise ValueError(f"{shape} is no shape of an image or a text; valid: up to {LARGEST_INPUT} values in all")
+    return shape
 
 
 class Card(BaseModel):
@@ -31,12 +38,12 @@ class Card(BaseModel):
     `ratio_achieved` and `train_macs` (what reaching this network cost after the dense one) are 0 for a dense one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
-    classes: Count
-    input_shape: tuple[Count, ...]
-    options: dict[str, int] = {}
+    classes: Annotated[Count, Field(le=2**31)]
+    input_shape: Annotated[tuple[Count, ...], AfterValidator(_one_example)]
+    options: dict[str, Annotated[int, Field(ge=0, le=2**31)]] = {}
     normalise: Normalise | None
     seed: int
     imported: tuple[str, str] | None
@@ -47,7 +54,7 @@ class Card(BaseModel):
 
     def text(self) -> str:
         """The card as files hold it: JSON that is the same to the byte for the same card."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return canonical(self.model_dump(mode="json"))
 
 
 class Network(BaseModel):
@@ -61,10 +68,14 @@ class Network(BaseModel):
 
 
 def save_network(path: Path, network: Network) -> None:
-    """Write a network as safetensors with one metadata key; equal networks give equal bytes."""
+    """Write a network as safetensors with one metadata key; equal networks give equal bytes.
+
+    Raises:
+        Refused: if a weight is not finite.
+    """
     tensors = state_tensors(network.model)
     tensors |= {f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()}
-    write(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: network.card.text()}))
+    save_tensors(path, tensors, network.card.model_dump(mode="json"))
 
 
 def load_network(path: Path) -> Network:
@@ -73,29 +84,24 @@ def load_network(path: Path) -> Network:
     Raises:
         Refused: if the file is missing, damaged, or does not fit the network it names.
     """
+    tensors, told = load_tensors(path, way_back=f"`dvc checkout {path}` or `dvc repro` restores it")
     try:
-        with safe_open(path, framework="pt") as file:
-            card = Card.model_validate_json((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError:
-        raise Refused(f"{path} is missing; `dvc repro` makes it") from None
-    except KeyError:
-        raise Refused(f"{path} is no model file of prunelab: it lacks the metadata key {METADATA_KEY!r}") from None
+        card = Card.model_validate_json(canonical(told))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise Refused(f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}") from None
-    except (SafetensorError, OSError) as error:
-        raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from None
     masks = {
-        name.removeprefix(MASK_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(MASK_PREFIX)
+        name.removeprefix(MASK_PREFIX): tensors.pop(name).clone()
+        for name in list(tensors)
+        if name.startswith(MASK_PREFIX)
     }
     try:
         model = _rebuilt(card, tensors)
     except (Refused, RuntimeError) as error:
         raise Refused(f"{path} does not hold a {card.model}: {' '.join(str(error).split())}") from None
-    if misfits := [name for name, mask in masks.items() if name not in tensors or mask.shape != tensors[name].shape]:
+    if misfits := [name for name, mask in masks.items() if not _fits(mask, tensors.get(name))]:
         raise Refused(f"{path} has masks that fit no weights: {', '.join(misfits[:5])}")
-    return Network(model=model.eval(), card=card, masks=masks)
+    return Network(model=model, card=card, masks=masks)
 
 
 def load_model(path: Path) -> nn.Module:
@@ -103,20 +109,31 @@ def load_model(path: Path) -> nn.Module:
     return load_network(path).model
 
 
+def _fits(mask: Tensor, weight: Tensor | None) -> bool:
+    return weight is not None and mask.dtype == torch.bool and mask.shape == weight.shape
+
+
 def _rebuilt(card: Card, tensors: dict[str, Tensor]) -> nn.Module:
     """The network of a card, given the tensors of its file."""
-    model = skeleton(card.model, card.classes, card.input_shape, **card.options)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    # Without values at first: to initialise what is then overwritten takes most of the time of loading a large network.
-    resize(model, shapes)
+    # Without values at first: to initialise what is then overwritten takes most of the time of loading a large network,
+    # and a card may speak of more weights than fit into memory.
+    model = skeleton(card.model, card.classes, card.input_shape, **card.options).eval()
+    resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    _assert_whole(model, card, tensors)
     # Copied, for what was read is the file itself, mapped into memory, which must not matter once this is done.
-    given = {name: tensors[name].to(value.dtype, copy=True) for name, value in model.state_dict().items()}
-    model.load_state_dict(given, assign=True)
-    if any(buffer.is_meta for buffer in model.buffers()):  # some that no file keeps: only building gives their values
-        model = build(card.model, card.classes, card.input_shape, **card.options)
-        resize(model, shapes)
-        model.load_state_dict(tensors)
+    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return model
+
+
+def _assert_whole(model: nn.Module, card: Card, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors of another type than a network without values has, and widths that fit no other layer's."""
+    types = {name: (tensors[name].dtype, value.dtype) for name, value in model.state_dict().items()}
+    if odd := [f"{name} is {got}, not {wanted}" for name, (got, wanted) in types.items() if got != wanted]:
+        raise Refused(", ".join(odd[:5]))
+    with torch.inference_mode():
+        scores = model(example(card.input_shape).to("meta"))
+    if scores.shape != (1, card.classes):
+        raise Refused(f"it tells {scores.shape[1]} classes apart, its card speaks of {card.classes}")
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:

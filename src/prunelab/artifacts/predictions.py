@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
+import torch
 
-from prunelab.artifacts.files import write
+from prunelab.artifacts.tensors import load_tensors, save_tensors
 from prunelab.errors import Refused
+
+DIMENSIONS = {"labels": 1, "before": 2, "after": 2, "losses": 2}
 
 
 def save_predictions(path: Path, **arrays: np.ndarray) -> None:
@@ -15,14 +16,20 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
 
     As safetensors, since equal arrays must give equal bytes: the zip files of NumPy differ between releases of Python.
     """
-    write(path, safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    save_tensors(path, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, {})
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
-    try:
-        arrays = safetensors.numpy.load_file(path)
-        return {name: arrays[name] for name in ("labels", "before", "after", "losses")}
-    except FileNotFoundError:
-        raise Refused(f"{path} is missing; `dvc repro evaluate_base` makes it") from None
-    except (SafetensorError, OSError, KeyError) as error:
-        raise Refused(f"{path} is damaged: {error}; `dvc checkout` or `dvc repro` restores it") from None
+    """What `save_predictions` wrote.
+
+    Raises:
+        Refused: if the file is missing, damaged, or holds other arrays.
+    """
+    tensors, _ = load_tensors(path, way_back="`dvc checkout` or `dvc repro` restores it")
+    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    if {name: array.ndim for name, array in arrays.items()} != DIMENSIONS or len(
+        {array.shape[-1] for array in arrays.values()}
+    ) != 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise Refused(f"{path} holds no predictions: {shapes}; needed: labels [images], others [seeds, images]")
+    return arrays

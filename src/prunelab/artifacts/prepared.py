@@ -10,15 +10,34 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 from tqdm import tqdm
 
 from prunelab.artifacts.files import read_json, replacing, sha256, write_json
-from prunelab.data.protocol import Part
+from prunelab.data.protocol import Part, Shape
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
+from prunelab.params import Count
+
+
+class Hashes(BaseModel):
+    """SHA-256 of the two files of a split."""
+
+    inputs: str
+    labels: str
+
+
+class Described(BaseModel):
+    """What dataset.json must say; there is more in it."""
+
+    classes: Annotated[list[str], Field(min_length=1)]
+    shape: tuple[Count] | tuple[Count, Count, Count]
+    mean: list[float] | None
+    std: list[float] | None
+    sha256: dict[str, Hashes]
 
 
 def save_prepared(
@@ -60,12 +79,12 @@ def load_split(folder: Path, name: str, memory_mb: int | None = None) -> Split:
     """Read one prepared split; inputs of more than `memory_mb` MiB stay on disk, as a memory map.
 
     Raises:
-        Refused: if it is missing, or is not what dataset.json describes.
+        Refused: if it is missing, damaged, or is not what dataset.json describes.
     """
-    facts = read_json(folder / "dataset.json")
-    expected = facts.get("sha256", {}).get(name) if isinstance(facts, dict) else None
-    if not isinstance(expected, dict):
+    facts = read_facts(folder)
+    if name not in facts["sha256"]:
         raise Refused(f"{folder / 'dataset.json'} does not describe {name}; `dvc repro prepare` makes both")
+    expected = facts["sha256"][name]
     for path in _files(folder / name):
         if not path.is_file():
             raise Refused(f"{path} is missing; `dvc repro prepare` makes it")
@@ -74,12 +93,55 @@ def load_split(folder: Path, name: str, memory_mb: int | None = None) -> Split:
                 f"{path} is damaged: SHA-256 {got}, expected {expected[path.stem]}; "
                 f"`dvc checkout {folder / name}` restores it"
             )
-    inputs, labels = _files(folder / name)
-    on_disk = memory_mb is not None and inputs.stat().st_size > memory_mb * 2**20
-    split = Split(np.load(inputs, mmap_mode="r" if on_disk else None), np.load(labels))
-    shape = tuple(facts.get("shape", split.shape))
-    resized = len(shape) == 3 and shape[1:] != split.shape[1:]
-    return Split(split.inputs, split.labels, size=(shape[1], shape[2])) if resized else split
+    inputs, labels = (_mapped(path) for path in _files(folder / name))
+    shape = tuple(facts["shape"])
+    if problem := _misfit(inputs, labels, shape, len(facts["classes"])):
+        raise Refused(f"{folder / name} is not what dataset.json describes: {problem}; `dvc repro prepare` makes both")
+    on_disk = memory_mb is not None and inputs.nbytes > memory_mb * 2**20
+    resized = len(shape) == 3 and shape[1:] != inputs.shape[2:]
+    return Split(
+        inputs if on_disk else np.array(inputs), np.array(labels), size=(shape[1], shape[2]) if resized else None
+    )
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What dataset.json says of the splits in a folder.
+
+    Raises:
+        Refused: if it is missing, damaged, or lacks what every description has.
+    """
+    facts = read_json(folder / "dataset.json")
+    try:
+        Described.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Refused(
+            f"{folder / 'dataset.json'} describes no data: {where}: {first['msg']}; `dvc repro prepare` makes it"
+        ) from None
+    return facts
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # A map, whatever is done with it then: a header that speaks of more than the file has is refused at once.
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy's reader of headers raises whatever odd bytes lead it to
+        raise Refused(f"{path} is no array that can be read: {' '.join(str(error).split())}") from None
+
+
+def _misfit(inputs: np.ndarray, labels: np.ndarray, shape: Shape, classes: int) -> str | None:
+    """What contradicts the description of a split in its arrays."""
+    dtype = np.dtype(np.uint8 if len(shape) == 3 else np.int64)
+    if inputs.dtype != dtype or inputs.ndim != 1 + len(shape) or inputs.shape[1] != shape[0]:
+        return f"inputs are {inputs.dtype} {inputs.shape}, needed: {dtype} of examples {shape}"
+    if labels.dtype != np.int64 or labels.shape != inputs.shape[:1] or not len(labels):
+        return f"labels are {labels.dtype} {labels.shape}, needed: int64 ({len(inputs)},), one for each of the inputs"
+    if labels.min() < 0 or labels.max() >= classes:
+        return f"labels go from {labels.min()} to {labels.max()}, but there are {classes} classes"
+    if inputs.dtype == np.int64 and inputs.min() < 0:
+        return f"there is a negative token id, {inputs.min()}"
+    return None
 
 
 def _files(folder: Path) -> tuple[Path, Path]:

@@ -1,12 +1,17 @@
-"""What dataset.json says of prepared data: what it was made from, its classes, sizes and moments."""
+"""What dataset.json says of prepared data: what it was made from, its classes, sizes, moments and duplicates."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from prunelab.data.protocol import Shape, Source
-from prunelab.data.splits import Split, channel_moments
+from prunelab.data.protocol import Part, Shape, Source
+from prunelab.data.splits import NAMED, Split, channel_moments
+
+Twins = dict[tuple[str, str], list[tuple[int, int]]]  # of two splits, the rows that hold the same
 
 
 def asked(
@@ -18,8 +23,11 @@ def asked(
     return {"dataset": dataset, "asked": wanted | fractions}
 
 
-def describe(class_names: list[str], shape: Shape, splits: dict[str, Split]) -> dict[str, Any]:
-    """Classes, the shape of one example as networks see it, counts; of images also the training split's moments."""
+def describe(class_names: list[str], shape: Shape, splits: dict[str, Split], twins: Twins) -> dict[str, Any]:
+    """Classes, the shape of one example as networks see it, counts; of images also the training split's moments.
+
+    `duplicates` are how many examples of the second of two splits are in the first one too.
+    """
     mean, std = channel_moments(splits["train"].inputs) if len(shape) == 3 else (None, None)
     return {
         "classes": class_names,
@@ -30,4 +38,31 @@ def describe(class_names: list[str], shape: Shape, splits: dict[str, Split]) -> 
         "counts_per_class": {
             name: np.bincount(part.labels, minlength=len(class_names)).tolist() for name, part in splits.items()
         },
+        "duplicates": {f"{first}, {second}": len(pairs) for (first, second), pairs in twins.items()},
     }
+
+
+def find_twins(splits: Mapping[str, Split]) -> Twins:
+    """For every two splits (first, second), the rows of the second whose inputs are in the first, with a row there."""
+    marks = {name: _marks(part) for name, part in splits.items()}
+    rows = {name: {mark: row for row, mark in enumerate(own)} for name, own in marks.items()}
+    return {
+        (first, second): [(rows[first][mark], row) for row, mark in enumerate(marks[second]) if mark in rows[first]]
+        for first, second in combinations(splits, 2)
+    }
+
+
+def tell_twins(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
+    """A line for every two splits that share examples: how many, and the first of them by name."""
+    return [
+        f"{len(pairs)} of {len(parts[second])} examples of {second} are in {first} too: "
+        + ", ".join(f"{parts[second].name(row)} (as {parts[first].name(known)})" for known, row in pairs[:NAMED])
+        + (f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "")
+        for (first, second), pairs in twins.items()
+        if pairs
+    ]
+
+
+def _marks(part: Split) -> list[bytes]:
+    """A hash of every example's inputs."""
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for chunk in part.chunks() for row in chunk]

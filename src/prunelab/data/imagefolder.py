@@ -33,6 +33,9 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, row: int) -> str:
+        return str(self.paths[row])
+
     def at(self, indices: np.ndarray) -> "ImageFiles":
         return ImageFiles(self.paths[indices], self.labels[indices], self.shape, self.resize)
 

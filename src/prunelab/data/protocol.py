@@ -54,6 +54,9 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, row: int) -> str:
+        """What to call an example in a message: its file, or its number."""
+
     def at(self, indices: np.ndarray) -> Self:
         """The examples of these indices, in this order."""
 

@@ -39,6 +39,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, row: int) -> str:
+        return f"example {row}"
+
     def at(self, indices: np.ndarray) -> "Split":
         return Split(self.inputs[indices], self.labels[indices], self.size)
 

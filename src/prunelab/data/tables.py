@@ -74,6 +74,9 @@ def _bad_rows(path: Path, what: str, lines: list[str]) -> list[str]:
 
 def _decoded(path: Path) -> str:
     content = path.read_bytes()
+    if (nul := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, nul) + 1
+        raise Refused(f"data.source: {path}, line {line}: byte 0x00 at {nul} is no text; is the file in UTF-16?")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -7,6 +7,8 @@ from prunelab.errors import Refused
 from prunelab.models.encoders import SMALL, require
 
 DROPOUT = 0.1  # as BERT is fine-tuned
+# Ten times what any encoder has: more, from a file, would be built until memory ends.
+MOST = {"layers": 512, "positions": 2**20}
 
 
 class Bert(nn.Module):
@@ -55,6 +57,9 @@ def bert(
     sizes = {"vocab": vocab, "hidden": hidden, "layers": layers, "heads": heads, "intermediate": intermediate}
     sizes |= {"positions": positions, "types": types}
     problems = [f"bert: {name} is {value}; valid: 1 or more" for name, value in sizes.items() if value < 1]
+    problems += [
+        f"bert: {name} is {sizes[name]}; valid: 1 to {most}" for name, most in MOST.items() if sizes[name] > most
+    ]
     if not problems and hidden % heads:
         problems.append(f"bert: hidden size {hidden} is no multiple of {heads} heads")
     if not 0 <= pad < vocab:
@@ -77,4 +82,9 @@ def bert(
     )
     # Written out as matrix products: torchprofile sees them, and their gradients are deterministic on a GPU.
     config._attn_implementation = "eager"
-    return Bert(BertModel(config, add_pooling_layer=False), hidden, classes, pad)
+    encoder = BertModel(config, add_pooling_layer=False)
+    # No file keeps these: they have their values even where a network is built without any (`catalogue.skeleton`).
+    for name, values in (("position_ids", torch.arange), ("token_type_ids", torch.zeros)):
+        buffer = values(positions, dtype=torch.int64, device="cpu")[None]
+        encoder.embeddings.register_buffer(name, buffer, persistent=False)
+    return Bert(encoder, hidden, classes, pad)

@@ -59,7 +59,7 @@ def encoder_options(weights: str) -> dict[str, int]:
     """The sizes of an encoder, as plain numbers from which the network is rebuilt without its folder.
 
     Raises:
-        Refused: if `weights` leads nowhere, or to another kind of network than BERT.
+        Refused: if `weights` leads nowhere, to another kind of network than BERT, or to sizes that its file has not.
     """
     if weights == NO_WEIGHTS:
         return dict(SMALL)
@@ -70,7 +70,18 @@ def encoder_options(weights: str) -> dict[str, int]:
     if odd:
         given = ", ".join(f"{key} {value}" for key, value in _GIVEN.items())
         raise Refused(f"weights: {path} is no encoder that can be used here: {', '.join(odd)}; valid: {given}")
-    return {name: config.get(key, SMALL[name]) for name, key in _SIZES.items()}
+    options = {name: config.get(key, SMALL[name]) for name, key in _SIZES.items()}
+    _assert_held(options, path, weights)
+    return options
+
+
+def _assert_held(options: dict[str, int], path: Path, weights: str) -> None:
+    """Refuse sizes of more weights than their file can hold: that network would be built, whatever memory it takes."""
+    file = weights_file(weights)
+    held = file.stat().st_size if file else 0
+    vocab, hidden, layers, wide = (options[name] for name in ("vocab", "hidden", "layers", "intermediate"))
+    if (least := vocab * hidden + layers * (4 * hidden**2 + 2 * hidden * wide)) > held:
+        raise Refused(f"weights: {path} speaks of {least} weights and more, but {file} has {held} bytes")
 
 
 def weights_file(weights: str) -> Path | None:

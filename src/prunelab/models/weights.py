@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
+from prunelab.artifacts.pickled import load_pickled
 from prunelab.errors import Refused
 from prunelab.models import encoders, imagenet
 from prunelab.models.bert import Bert
@@ -45,12 +46,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         Refused: if the file is missing, holds anything but tensors, or is damaged.
     """
+    if not path.is_file():  # nor a pipe, which would never end
+        raise Refused(f"weights: no file {path}; valid: none, or the path of a file with a state_dict")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch thinks of an odd pickle is said better below
-            content = _safetensors(path) or torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise Refused(f"weights: no file {path}; valid: none, or the path of a file with a state_dict") from None
+            content = _safetensors(path) or load_pickled(path)
     except UnpicklingError:
         raise Refused(f"weights: {path} holds more than tensors, or is damaged; nothing in it was run") from None
     except Exception as error:  # a damaged file makes torch's readers fail in every way there is

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prunelab.artifacts.files import read_json, write, write_json
 from prunelab.artifacts.predictions import load_predictions
+from prunelab.artifacts.prepared import read_facts
 from prunelab.measuring.comparison import alike
 from prunelab.params import Grid, load_params
 from prunelab.report import figures, rows, style
@@ -15,7 +16,7 @@ def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, conf
     """Read what all cells in params.yaml left in the folders; draw into OUT, write METRICS/table.md."""
     params = load_params()
     cells = list(params.grid.cells())
-    facts, dense = read_json(prepared / "dataset.json"), read_json(metrics / "base.json")
+    facts, dense = read_facts(prepared), read_json(metrics / "base.json")
     measured = [read_json(metrics / "grid" / f"{key}.json") for *_, key in cells]
     same = _alike(predictions, params.grid, params.evaluate.bootstrap_samples)
     points = rows.tradeoff_rows(cells, measured, same)

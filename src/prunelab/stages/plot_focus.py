@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prunelab.artifacts.files import read_json, write_json
+from prunelab.artifacts.prepared import read_facts
 from prunelab.params import load_params
 from prunelab.report import figures, rows, style
 from prunelab.stages.entry import run
@@ -11,7 +12,7 @@ from prunelab.stages.entry import run
 def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
     """Draw HISTORY and CONFUSION of the focus into the folder OUT."""
     params = load_params()
-    facts = read_json(prepared / "dataset.json")
+    facts = read_facts(prepared)
     name = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
     mean = rows.mean_history(read_json(history))
     matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))

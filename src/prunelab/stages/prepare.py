@@ -1,12 +1,13 @@
 """Read a data set and write its splits: stratified, as arrays, each once and for all."""
 
 from pathlib import Path
+from typing import Any
 
 from prunelab.artifacts.prepared import save_prepared
 from prunelab.data.datasets import DATASETS
-from prunelab.data.describe import asked, describe
+from prunelab.data.describe import asked, describe, find_twins, tell_twins
 from prunelab.data.protocol import Source
-from prunelab.data.splits import three_way
+from prunelab.data.splits import Split, three_way
 from prunelab.errors import Refused
 from prunelab.params import load_params
 from prunelab.registry import pick
@@ -36,7 +37,14 @@ def main(raw: Path, out: Path) -> None:
     origin = asked(params.dataset, source, test_fraction, validation_fraction, params.data.split_seed)
     origin |= {"digest": dataset.digest()}
     shape = dataset.facts().shape
-    save_prepared(out, parts, lambda splits: origin | describe(published.class_names, shape, splits))
+
+    def told(splits: dict[str, Split]) -> dict[str, Any]:
+        twins = find_twins(splits)
+        for line in tell_twins(twins, parts):
+            print(line)
+        return origin | describe(published.class_names, shape, splits, twins)
+
+    save_prepared(out, parts, told)
     print(", ".join(f"{name}: {len(part)} examples" for name, part in parts.items()))
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from prunelab.artifacts.checkpoints import unfinished
-from prunelab.artifacts.files import read_json, sha256, write_json
+from prunelab.artifacts.files import sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
+from prunelab.artifacts.prepared import read_facts
 from prunelab.models.catalogue import MODELS, build
 from prunelab.models.frozen import freeze
 from prunelab.models.imagenet import IMAGENET
@@ -22,7 +23,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     params = load_params()
     execution = configure(params.runtime)
     ranks = join(execution)
-    facts = read_json(prepared / "dataset.json")
+    facts = read_facts(prepared)
     normalise = params.data.normalise
     if normalise is None and facts["mean"] is not None:  # texts have no moments
         normalise = Normalise(mean=facts["mean"], std=facts["std"])

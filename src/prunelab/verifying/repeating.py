@@ -9,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from prunelab.errors import Refused
-from prunelab.running.driver import reproduce
+from prunelab.running.driver import Outcome, reproduce
 from prunelab.running.pipeline import Pipeline, opened, pipeline
 from prunelab.studies.checkouts import cache_folder, clone_at, use_cache
 from prunelab.studies.running import last_lines
@@ -72,9 +72,13 @@ def repeat(folder: Path, stages: Sequence[str], jobs: int, tell: Callable[[str],
     with chdir(folder):
         outcome = reproduce(folder, stages, jobs, tell)
     if outcome.failed:
-        raise Refused(
-            f"{stage} failed; the end of its log:\n{last_lines(folder / log)}" for stage, log in outcome.failed.items()
-        )
+        raise Refused(_told(folder, outcome))
+
+
+def _told(folder: Path, outcome: Outcome) -> Iterator[str]:
+    for stage, log in outcome.failed.items():
+        yield f"{stage} failed; the end of its log:"
+        yield from last_lines(folder / log).splitlines()
 
 
 @contextmanager
