@@ -9,7 +9,7 @@ from functools import wraps
 
 import typer
 
-from prunelab.errors import Refused
+from prunelab.errors import Refused, one_line
 from prunelab.process import LINGER_S, processes
 
 Main = Callable[..., None]
@@ -44,7 +44,7 @@ def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written: earlier results stand as they were
         _let_another_speak()
-        print(f"{type(error).__name__}: {error}; nothing half-written was left", file=sys.stderr)
+        print(f"{type(error).__name__}: {one_line(str(error))}; nothing half-written was left", file=sys.stderr)
         sys.exit(1)
 
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from configobj import ConfigObj
 from ruamel.yaml import YAML
 
 from prunelab.artifacts.files import read_json, replacing, sha256
@@ -59,7 +60,10 @@ class Checkout:
                 git(self.folder, "config", key, value)
         (self.folder / ".git/info/exclude").write_text(f"/{RAW}\n")  # .gitignore means the folder, and this is a link
         _link(self.folder / RAW, self.root / RAW)
-        (self.folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+        local = ConfigObj()  # which quotes what a folder's name may hold: a # would begin a comment
+        local["cache"] = {"dir": str(cache)}
+        with (self.folder / ".dvc/config.local").open("wb") as file:
+            local.write(file)
         _write_params(self.folder / "params.yaml", params)
         (self.folder / ENVIRONMENT).unlink(missing_ok=True)
         self._last.write_text(name)
