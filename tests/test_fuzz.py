@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from datetime import date
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -22,6 +23,7 @@ from prunelab.errors import Refused
 from prunelab.params import Params, Section, checked, load_params, read_params
 from prunelab.reading import parse_json, parse_yaml, short
 from prunelab.report.comparison import NEEDED, compare, comparison_table, lacking
+from prunelab.report.files import METRICS, read_confusion, read_metrics, read_rows
 from prunelab.revisions import Revision
 from prunelab.running.lockfile import HEAD, blocks, ordered
 from prunelab.studies.experiments import environment_of
@@ -306,3 +308,33 @@ def test_metrics_that_lack_nothing_can_be_compared(metrics):
     one = Revision("one", None, {}, {**dict.fromkeys(NEEDED, 1), **metrics}, dict.fromkeys(NEEDED, 1), [])
     if not lacking(one):
         comparison_table(compare([one], "macs"))
+
+
+@given(
+    key=st.sampled_from(METRICS),
+    value=SCALARS.filter(lambda value: not isinstance(value, bytes | date)),
+    gone=st.booleans(),
+)
+def test_damaged_metrics_are_refused_by_file_and_key(key, value, gone, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "metrics.json"
+    whole = dict.fromkeys(METRICS, 0.5)
+    path.write_text(json.dumps({k: v for k, v in (whole | {key: value}).items() if not (gone and k == key)}))
+    lines = refused(read_metrics, path)
+    sound = (
+        not gone and isinstance(value, int | float) and math.isfinite(float(value) if abs(value) < 2**63 else math.inf)
+    )
+    assert bool(lines) != sound
+    assert all(str(path) in line and key in line for line in lines)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers(-2, 4) | WORDS,
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["actual", "predicted", "count"]), inner),
+    )
+)
+def test_damaged_rows_are_refused_by_file(content, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "rows.json"
+    path.write_text(json.dumps(content))
+    for line in refused(read_confusion, path, 3) + refused(read_rows, path, ["count"]):
+        assert str(path) in line
