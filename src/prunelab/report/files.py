@@ -1,4 +1,4 @@
-"""Metrics and rows out of files that a hand, or half a write, may have damaged: whole and finite, or refused by name."""
+"""Metrics and rows out of files that may have been damaged by hand: whole and finite, or refused by name."""
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
@@ -12,7 +12,8 @@ from prunelab.report.costs import COSTS
 Row = dict[str, Any]
 INTERVALS = [key + end for key in ("accuracy", "accuracy_pruned", "accuracy_drop") for end in ("", "_ci95")]
 METRICS = (*INTERVALS, "sparsity", "params", "macs_ratio", *COSTS, "seeds", "imported")
-HISTORY = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy")
+CURVE = ("epoch", "accuracy", "validation_accuracy")
+HISTORY = (*CURVE, "loss", "validation_loss")
 
 
 def read_metrics(path: Path) -> Row:

@@ -5,7 +5,7 @@ from pathlib import Path
 from prunelab.artifacts.files import read_json, replacing
 from prunelab.errors import Refused, one_line
 from prunelab.params import Params, Recipe, load_params
-from prunelab.report.files import HISTORY, METRICS, read_confusion, read_metrics, read_rows
+from prunelab.report.files import CURVE, METRICS, read_confusion, read_metrics, read_rows
 from prunelab.report.page import Findings, page
 from prunelab.stages.entry import run
 
@@ -27,7 +27,7 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         dense=read_metrics(metrics / "base.json"),
         points=[{**point, "key": key} for point, key in zip(points, keys, strict=True)],
         details=details,
-        training=read_rows(plots / "training.json", HISTORY),
+        training=read_rows(plots / "training.json", CURVE),
         confusion=read_confusion(plots / "dense_confusion.json", len(facts["classes"])),
         classes=[one_line(name) for name in facts["classes"]],
         sensitivity=read_json(metrics / "sensitivity.json"),
