@@ -328,7 +328,7 @@ def test_damaged_metrics_are_refused_by_file_and_key(key, value, gone, tmp_path_
 
 
 @given(
-    st.recursive(
+    content=st.recursive(
         st.none() | st.integers(-2, 4) | WORDS,
         lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["actual", "predicted", "count"]), inner),
     )
