@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from conftest import DIGITS_SHAPE
 from sklearn.metrics import f1_score, precision_score, recall_score
+from torch import nn
 
 from prunelab.artifacts.checkpoints import Checkpoint
 from prunelab.errors import Refused
 from prunelab.models.catalogue import build
 from prunelab.optimisers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
 from prunelab.params import Recipe
-from prunelab.progress import Progress
+from prunelab.progress import Progress, Tally
 from prunelab.pruning import masks
-from prunelab.training import AfterStep, fit
+from prunelab.training import AfterStep, Guide, fit
 
 
 def with_(recipe: Recipe, **changes: object) -> Recipe:
@@ -187,9 +188,82 @@ def test_no_epochs_change_nothing(task, recipe):
     assert all(torch.equal(model.state_dict()[key], value) for key, value in initial.items())
 
 
-def test_a_loss_that_is_no_number_stops_the_run(task, recipe):
-    with pytest.raises(Refused, match="epoch 1"):
-        fit(build("resnet8", 10, DIGITS_SHAPE), task, with_(recipe, learning_rate=1e30, warmup=0.0), seed=0)
+def little() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(DIGITS_SHAPE), 10))
+
+
+class Spoils(Guide):
+    """Spoils a weight after some step, as an overflow does."""
+
+    def __init__(self, model, step, value):
+        self.model, self.left, self.value = model, step, value
+
+    def after_step(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            with torch.no_grad():
+                self.model[1].bias[0] = self.value
+
+
+def spoilt(task, recipe, model, step, value, **more):
+    with pytest.raises(Refused) as refused:
+        fit(model, task, recipe, seed=0, guide=Spoils(model, step, value), **more)
+    (line,) = refused.value.problems
+    assert "learning_rate" in line
+    assert "state after the epoch before is kept" in line
+    return line
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_and_the_batch_is_named(value, task, recipe):
+    """Batches are counted from 1; a weight spoilt after a step shows in the loss of the next batch."""
+    steps = task.train.count(recipe.batch_size)
+    assert steps == 4
+    for step, when in {
+        1: "in epoch 1, batch 2 of 4",
+        3: "in epoch 1, batch 4 of 4",
+        5: "in epoch 2, batch 2 of 4",
+    }.items():
+        line = spoilt(task, recipe, little(), step, value)
+        assert line.startswith("loss became ")
+        assert when in line
+    # After the last step only the validation can show it.
+    line = spoilt(task, recipe, little(), steps, value)
+    assert line.startswith("validation_loss became ")
+    assert "after epoch 1;" in line
+
+
+def test_the_last_good_epoch_is_kept_where_a_loss_became_none(task, recipe, tmp_path):
+    path = tmp_path / "0.pt"
+    spoilt(task, recipe, little(), 6, math.nan, store=Checkpoint(path))
+    kept = Checkpoint(path).load()
+    assert len(kept["fitted"]["history"]) == 1
+    whole, resumed = (little() for _ in range(2))
+    fit(whole, task, recipe, seed=0)
+    fit(resumed, task, recipe, seed=0, store=Checkpoint(path))  # goes on from it, and nothing is missing
+    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
+def test_the_first_batch_of_any_process_that_was_lost_is_the_one_that_is_named():
+    def tally(losses):
+        one = Tally(torch.device("cpu"))
+        for loss in losses:
+            one.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+        return one
+
+    early, late, sound = (
+        tally(losses) for losses in ([1.0, math.inf, -math.inf], [1.0, 2.0, math.nan], [1.0, 2.0, 3.0])
+    )
+    assert [one.sound(3) for one in (early, late, sound)] == [1, 2, 3]
+    two_late = tally([0.0, 0.0, math.nan])
+
+    def summed(found):
+        for other in (late, two_late):
+            other.sound(3, lambda theirs: found.add_(theirs))
+        return found
+
+    assert early.sound(3, summed) == 1
 
 
 def test_the_history_tells_what_an_evaluation_by_hand_finds(task, recipe):

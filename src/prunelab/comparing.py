@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunelab.errors import Refused
+from prunelab.errors import Refused, one_line
 from prunelab.params import load_params
 from prunelab.report.comparison import FASTER, Row, compare, comparison_table, lacking, notes
+from prunelab.review.markdown import worded, words
 from prunelab.revisions import Revision, read_revisions
 from prunelab.studies import tables
 
@@ -38,10 +39,9 @@ def compared(
         save_as(comparison(rows, cost, f"{len(rows)} revisions: accuracy against cost"), plot)
     if layout == "json":
         return json.dumps({"cost": cost, "rows": rows, "left_out": without, "measured": told}, indent=1)
-    draw = tables.markdown if layout == "md" else tables.aligned
-    return "\n".join(
-        [draw(*comparison_table(rows)), "", *(f"- {note}" for note in [*notes(rows, without, cost), *told])]
-    )
+    draw, word = (worded, words) if layout == "md" else (tables.aligned, str)
+    known = [*notes(rows, without, cost, word), *told]
+    return "\n".join([draw(*comparison_table(rows)), "", *(one_line(f"- {note}") for note in known)])
 
 
 def _timed(root: Path, found: Sequence[Revision], rows: Sequence[Row], batch_size: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used, and what is said of a machine that fails us."""
+"""The one exception for input that cannot be used, and text that is fit to be shown."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,18 @@ LONGEST = 4000  # characters of a line: names in a hostile file may have million
 class Refused(Exception):
     """Input was refused; `problems` holds one line for each reason, naming the bad value and what is valid.
 
-    What is quoted from files cannot break lines or speak to a terminal: characters that do not print are escaped.
+    What others wrote is quoted in them, so whatever would break the line or act on a terminal is spelt out.
     """
 
     def __init__(self, problems: str | Iterable[str]):
-        self.problems = [_line(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
+        self.problems = [one_line(line) for line in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
 
 
-def _line(problem: str) -> str:
-    cut = problem if len(problem) <= LONGEST else f"{problem[:LONGEST]} ..."
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+def one_line(text: str) -> str:
+    """The same words, every letter that cannot be printed (newlines, escape sequences) as Python spells it."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def machine_failed(error: OSError) -> str:
@@ -26,4 +27,6 @@ def machine_failed(error: OSError) -> str:
     # One that comes from another process holds its traceback, and says in its last line what went wrong.
     said = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     where = "" if error.filename is None else f"{error.filename}: "
-    return f"{where}{said}; what was there before is untouched, and once this is mended the same command goes on"
+    return one_line(
+        f"{where}{said}; what was there before is untouched, and once this is mended the same command goes on"
+    )

@@ -1,24 +1,24 @@
 """params.yaml as typed models: every key, every range. No defaults: a value is written in params.yaml or nowhere."""
 
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from prunelab.errors import Refused
+from prunelab.reading import cut, parse_yaml, short, unknown_key
 
 PARAMS_FILE = Path("params.yaml")
+LINES = 50  # of problems that a reader bears
+NO_KEY = ("extra_forbidden", "invalid_key")  # as pydantic calls keys that the schema does not have, and no words
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if twice:
-        raise ValueError(f"{', '.join(twice)} stands there more than once; every entry must be different")
+        raise ValueError(f"{cut(', '.join(twice))} stands there more than once; every entry must be different")
     return values
 
 
@@ -230,10 +230,19 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         Refused: with one line per problem, all of them at once.
     """
+    content = read_params(path)
     try:
-        return Params.model_validate(read_params(path))
+        return checked(content)
+    except Refused as refused:
+        raise Refused(f"{path}: {line}" for line in refused.problems) from None
+
+
+def checked(content: Any) -> Params:
+    """The parameters that the content of a file means; raises Refused."""
+    try:
+        return Params.model_validate(content)
     except ValidationError as error:
-        raise Refused(f"{path}: {line}" for line in _lines(error)) from None
+        raise Refused(_lines(error)) from None
 
 
 def read_params(path: Path = PARAMS_FILE) -> Any:
@@ -243,13 +252,13 @@ def read_params(path: Path = PARAMS_FILE) -> Any:
         Refused: if it is not there or not YAML.
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path)
+        content = parse_yaml(path)
     except FileNotFoundError:
         raise Refused(f"{path} is missing; run this in the top folder of the project") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise Refused(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise Refused(f"{path} cannot be read as YAML: nested too deeply") from None
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from None
+    except Refused as refused:
+        raise Refused(f"{path} {refused}") from None
     return {} if content is None else content
 
 
@@ -282,34 +291,38 @@ def validated(make: type[Section], **values: Any) -> Any:
 def _lines(error: ValidationError) -> list[str]:
     # A number fails as an integer and as a float: one complaint is enough.
     problems = [problem for problem in error.errors(include_url=False) if _branch(problem) != "int"]
-    return [_line(problem) for problem in problems]
+    more = [f"and {len(problems) - LINES:,} more problems"] if len(problems) > LINES else []
+    return [_line(problem) for problem in problems[:LINES]] + more
 
 
 def _branch(problem: Any) -> str | None:
     """Which branch of int | float a problem is about: pydantic adds it to the place, but it is no key of the file."""
     last = problem["loc"][-1] if problem["loc"] else None
-    return last if last in ("int", "float") and problem["type"] != "extra_forbidden" else None
+    return last if last in ("int", "float") and problem["type"] not in NO_KEY else None
 
 
 def _line(problem: Any) -> str:
     place = list(problem["loc"][:-1] if _branch(problem) else problem["loc"])
-    where, value, kind = ".".join(map(str, place)), problem["input"], problem["type"]
-    if kind == "extra_forbidden":
-        known = list(_section(place[:-1]).model_fields)
-        close = get_close_matches(str(place[-1]), known, n=1)
-        guess = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{where}: unknown key{guess}; known here: {', '.join(known)}"
+    where, value, kind = place_of(place), problem["input"], problem["type"]
+    if kind in NO_KEY:
+        return f"{where}: {unknown_key(str(place[-1]), _section(place[:-1]).model_fields)}"
     if kind == "missing":
         return f"{where}: missing"
     if kind == "list_type" and not isinstance(value, dict):
-        text = value if isinstance(value, str) else short(value)
+        text = value if isinstance(value, str) and value == cut(value) else short(value)
         return f"{where}: {text} is not a list; write a YAML list, or on the command line -S '{where}=[{text}]'"
     if kind == "too_short":
         return f"{where}: empty; at least one entry is needed"
     if kind in ("model_type", "model_attributes_type"):
-        return f"{where or 'the file'}: {short(value)} is not a section of keys"
+        known = ", ".join(_section(place).model_fields)
+        return f"{where or 'the file'}: {short(value)} is not a section of keys; known here: {known}"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{where}: {message}, not {short(value)}" if kind != "value_error" else f"{where}: {message}"
+
+
+def place_of(keys: Sequence[Any]) -> str:
+    """Keys from the outside in as a dotted one."""
+    return ".".join(cut(str(key)) for key in keys)
 
 
 def _section(place: list[Any]) -> type[BaseModel]:

@@ -15,11 +15,13 @@ class Tally:
     def __init__(self, device: torch.device):
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._hits = torch.zeros((), dtype=torch.int64, device=device)
+        self._lost = torch.zeros((), dtype=torch.int64, device=device)
         self._images = 0
 
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
         self._loss += loss_sum
         self._hits += (logits.argmax(1) == labels).sum()
+        self._lost += ~self._loss.isfinite()  # a sum that is no number stays none
         self._images += len(labels)
 
     def means(self, summed: Callable[[Tensor], Tensor] = lambda sums: sums) -> tuple[float, float]:
@@ -27,6 +29,12 @@ class Tally:
         images = torch.full_like(self._loss, self._images)
         loss, hits, count = summed(torch.stack([self._loss, self._hits.double(), images])).tolist()
         return loss / count, hits / count
+
+    def sound(self, batches: int, summed: Callable[[Tensor], Tensor] = lambda sums: sums) -> int:
+        """After how many of so many batches the loss was still a finite number in every process."""
+        found = torch.zeros(batches + 1, dtype=torch.int64, device=self._lost.device)
+        found[batches - self._lost] = 1
+        return int(summed(found).nonzero()[0])
 
 
 class Progress:

@@ -1,17 +1,15 @@
 """What the focus is and does in the workspace, in Git's commits and in DVC's experiments."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from prunelab.errors import Refused
 from prunelab.params import PARAMS_FILE
+from prunelab.reading import parse_json, parse_yaml
 from prunelab.studies.experiments import DENSE_METRICS, METRICS, experiments, git
 
 WORKSPACE, HEAD = "workspace", "HEAD"
@@ -48,7 +46,7 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], di
     for name, commit in resolve(root, names or _ours(root)).items():
         try:
             found.append(_revision(name, commit, _reader(root, commit)))
-        except (Refused, OSError, ValueError, YAMLError) as error:
+        except (Refused, OSError, UnicodeDecodeError) as error:
             without[name] = " ".join(str(error).split())
     return found, without
 
@@ -95,20 +93,22 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _revision(name: str, commit: str | None, read: Read) -> Revision:
-    metrics, dense = (_numbers(path, read) for path in (METRICS, DENSE_METRICS))
-    params = _mapping(PARAMS_FILE, YAML(typ="safe", pure=True).load(read(PARAMS_FILE)))
+    metrics, dense = (_mapping(path, parse_json, read) for path in (METRICS, DENSE_METRICS))
+    params = _mapping(PARAMS_FILE, parse_yaml, read)
     try:
-        lock = YAML(typ="safe").load(read(LOCK))
+        text = read(LOCK)
     except (Refused, OSError):
-        lock = {}  # nothing that could contradict
+        text = ""  # nothing that could contradict
+    lock = _mapping(LOCK, partial(parse_yaml, fast=True), lambda _: text) if text else {}
     return Revision(name, commit, flat(params), metrics, dense, _stale(params, lock))
 
 
-def _numbers(path: Path, read: Read) -> dict[str, float]:
-    return _mapping(path, json.loads(read(path)))
-
-
-def _mapping(path: Path, content: Any) -> dict[str, Any]:
+def _mapping(path: Path, parse: Callable[[str], Any], read: Read) -> dict[str, Any]:
+    text = read(path)
+    try:
+        content = parse(text)
+    except Refused as refused:
+        raise Refused(f"{path} {refused}") from None
     if not isinstance(content, dict):
         raise Refused(f"{path} is not a mapping")
     return content
@@ -116,11 +116,17 @@ def _mapping(path: Path, content: Any) -> dict[str, Any]:
 
 def _stale(params: Mapping[str, Any], lock: Mapping[str, Any]) -> list[str]:
     """The keys that the stages of the focus last ran with other values of."""
-    ran = [stage for name, stage in lock.get("stages", {}).items() if "@" not in name and name != "plot"]
-    used = [stage.get("params", {}).get(str(PARAMS_FILE), {}) for stage in ran]
+    ran = [stage for name, stage in inner(lock, "stages").items() if "@" not in str(name) and name != "plot"]
     now = flat(params)
-    before = {key: value for values in used for key, value in flat(values).items()}
+    before = {key: value for stage in ran for key, value in flat(inner(stage, "params", str(PARAMS_FILE))).items()}
     return sorted(key for key in before if key in now and now[key] != before[key])
+
+
+def inner(content: Any, *keys: str) -> Mapping[str, Any]:
+    """What stands under these keys, from the outside in; empty where that is no mapping."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content if isinstance(content, Mapping) else {}
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -185,7 +185,7 @@ def fit(
             )
             ranks.align(model)  # the statistics of batch norm, which every process has of its own examples
             row |= _validate(model, task, recipe.batch_size)
-            _assert_finite(row)
+            _assert_finite(row, f"after epoch {epoch + 1}")
             fitted.history.append({key: round(value, 6) for key, value in row.items()})
             fitted.images_seen += len(task.train)
             if epoch + 1 in keep_epochs:
@@ -204,11 +204,11 @@ def _assert_enough_for_norms(model: nn.Module, task: Task, recipe: Recipe) -> No
         )
 
 
-def _assert_finite(row: dict[str, float]) -> None:
+def _assert_finite(row: dict[str, float], when: str) -> None:
     for key, value in row.items():
         if not math.isfinite(value):
             raise Refused(
-                f"{key} became {value} in epoch {row['epoch']}; try a lower learning_rate or more warmup "
+                f"{key} became {value} {when}; try a lower learning_rate or more warmup "
                 "(the state after the epoch before is kept)"
             )
 
@@ -266,6 +266,9 @@ def _train_epoch(
         guide.after_step(done)
         progress.step(len(labels) * ranks.size, tally)
     loss_mean, accuracy = tally.means(ranks.summed)
+    if not math.isfinite(loss_mean):  # the same in every process
+        batch = tally.sound(steps, ranks.summed) + 1
+        _assert_finite({"loss": loss_mean}, f"in epoch {epoch + 1}, batch {batch} of {steps}")
     return {"epoch": epoch + 1, "learning_rate": recipe.learning_rate * factor, "loss": loss_mean, "accuracy": accuracy}
 
 

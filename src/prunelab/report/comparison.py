@@ -1,8 +1,7 @@
 """Revisions side by side: what changed, what it cost, and which are worth their cost. Rows in, rows out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from math import isfinite
 from typing import Any, Protocol
 
 from prunelab.report.costs import COSTS
@@ -20,6 +19,7 @@ HEADER = [
     "size, compressed", "worth it",
 ]  # fmt: skip
 FASTER = "faster than dense"
+LARGEST = 1e300  # a file can hold integers that no float is
 WIDTH = 48  # letters of what changed; json has all of it
 Row = dict[str, Any]
 
@@ -40,11 +40,13 @@ class Revision(Protocol):
 def lacking(revision: Revision) -> list[str]:
     """The numbers a revision would need to be a row and does not have."""
     wanted = ((NEEDED, revision.metrics), (("accuracy", "accuracy_ci95", *COSTS), revision.dense))
-    return [key for keys, found in wanted for key in keys if not _number(found.get(key))]
+    lacking = [key for keys, found in wanted for key in keys if not _number(found.get(key))]
+    # A cost of nothing has no place on a log axis, and nothing is a share of it.
+    return lacking or [f"a {key} above 0" for key in COSTS for _, found in wanted if not found[key] > 0]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
@@ -136,22 +138,24 @@ def _changes(changed: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
-def notes(rows: Sequence[Row], without: Mapping[str, str], cost: str) -> list[str]:
-    """What a reader of the table must know."""
+def notes(rows: Sequence[Row], without: Mapping[str, str], cost: str, word: Callable[[str], str] = str) -> list[str]:
+    """What a reader of the table must know; `word` writes what others named."""
     told = [
         "± is half the 95 % interval; = means that the interval of the drop includes zero. "
         f"front: nothing here is as accurate at less cost, or more accurate at no more, in {COSTS[cost]}; best at: "
         "the most accurate within that share of the dense network's cost."
     ]
     told += [
-        f"† {row['name']} is not comparable with {rows[0]['name']}: {', '.join(row['not_comparable'])} "
+        f"† {word(row['name'])} is not comparable with {word(rows[0]['name'])}: "
+        f"{', '.join(map(word, row['not_comparable']))} "
         "made other data or another dense network"
         for row in rows
         if row["not_comparable"]
     ]
     told += [
-        f"‡ {row['name']} was measured with other values of {', '.join(row['stale'])}; `dvc repro` measures it anew"
+        f"‡ {word(row['name'])} was measured with other values of {', '.join(map(word, row['stale']))}; "
+        "`dvc repro` measures it anew"
         for row in rows
         if row["stale"]
     ]
-    return told + [f"{name} is left out: {reason}" for name, reason in without.items()]
+    return told + [f"{word(name)} is left out: {word(reason)}" for name, reason in without.items()]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prunelab.errors import Refused
 from prunelab.review.readings import GRID
 from prunelab.review.trees import Tree
 from prunelab.revisions import flat
@@ -50,7 +51,7 @@ def noted_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
         try:
             environment = environment_of(text or b"", metrics or b"")
             noted[name] = environment if environment is None else flat(environment)
-        except (ValueError, TypeError, AttributeError):  # no JSON, or none that is a mapping
+        except Refused:  # no JSON
             noted[name] = None
     return noted
 

@@ -1,5 +1,6 @@
 """Markdown in which words that others wrote stay words: no markup, no mentions, no cells of their own."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import PurePosixPath
@@ -11,6 +12,7 @@ from prunelab.studies import tables
 ROWS = 150  # of a table: a comment on GitHub bears 65,536 characters
 LETTERS = 100  # of a value
 NAMED = 5  # of what one line counts
+HARMLESS = re.compile(r"(?!.*(www\.|\b_|_\b))[\w ,.;()%+=±†‡/-]*")  # nothing here is markup, a mention or a link
 
 
 def code(value: Any) -> str:
@@ -22,6 +24,16 @@ def code(value: Any) -> str:
     if set(words) & set("`|\\"):
         return "<code>" + "".join(one if one.isalnum() or one == " " else f"&#{ord(one)};" for one in words) + "</code>"
     return f"`{words}`"
+
+
+def words(value: Any) -> str:
+    """Any value as it is, if no letter of it could be markup; else as code."""
+    return str(value) if HARMLESS.fullmatch(str(value)) else code(value)
+
+
+def worded(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table of cells that may hold what others wrote."""
+    return tables.markdown(list(header), [[words(cell) for cell in line] for line in lines])
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

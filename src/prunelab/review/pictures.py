@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from prunelab.artifacts.files import replacing
 from prunelab.errors import Refused
+from prunelab.reading import parse_yaml
 from prunelab.review.trees import Tree
 from prunelab.revisions import LOCK
 
@@ -50,10 +47,10 @@ def _in_git(tree: Tree) -> dict[str, str]:
 def _in_dvc(tree: Tree) -> dict[str, str]:
     """DVC's hashes, out of dvc.lock, of the plots that Git does not have."""
     try:
-        lock: Any = YAML(typ="safe").load(tree.read(str(LOCK)) or b"") or {}
+        lock = parse_yaml(tree.read(str(LOCK)) or b"", fast=True) or {}
         outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
-        hashes = {out["path"]: out.get("md5", "") for out in outs}
-    except (YAMLError, AttributeError, TypeError, KeyError):
+        hashes = {str(out["path"]): out.get("md5", "") for out in outs}
+    except (Refused, AttributeError, TypeError, KeyError):
         return {}  # conflict marks, or no lock at all: whether it is stale is told elsewhere
     tracked = tree.files(FOLDER)
     wanted = [path for path in hashes if path.startswith(FOLDER) and path.lower().endswith(SHOWN_BY_DVC)]

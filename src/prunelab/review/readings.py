@@ -7,6 +7,7 @@ from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
+from prunelab.report.comparison import LARGEST
 from prunelab.review.pipeline import Differences
 from prunelab.studies.experiments import DENSE_METRICS, METRICS
 
@@ -104,7 +105,7 @@ def _place(path: str) -> tuple[str, str]:
 
 def number(value: Any) -> bool:
     """Whether one can reckon with it: NaN, infinities, truths and words are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def same(one: Any, other: Any) -> bool:

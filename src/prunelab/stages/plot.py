@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import read_json, write, write_json
+from prunelab.artifacts.files import write, write_json
 from prunelab.artifacts.predictions import load_predictions
 from prunelab.artifacts.prepared import read_facts
+from prunelab.errors import one_line
 from prunelab.measuring.comparison import alike
 from prunelab.params import Grid, load_params
 from prunelab.report import figures, rows, style
+from prunelab.report.files import HISTORY, read_confusion, read_metrics, read_rows
 from prunelab.report.tables import table
 from prunelab.stages.entry import run
 
@@ -16,8 +18,8 @@ def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, conf
     """Read what all cells in params.yaml left in the folders; draw into OUT, write METRICS/table.md."""
     params = load_params()
     cells = list(params.grid.cells())
-    facts, dense = read_facts(prepared), read_json(metrics / "base.json")
-    measured = [read_json(metrics / "grid" / f"{key}.json") for *_, key in cells]
+    facts, dense = read_facts(prepared), read_metrics(metrics / "base.json")
+    measured = [read_metrics(metrics / "grid" / f"{key}.json") for *_, key in cells]
     same = _alike(predictions, params.grid, params.evaluate.bootstrap_samples)
     points = rows.tradeoff_rows(cells, measured, same)
     _mention_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
@@ -39,9 +41,10 @@ def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, conf
 
     write(metrics / "table.md", table(dense, points, study, imported=bool(dense["imported"])).encode())
 
-    matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))
+    names = [one_line(name) for name in facts["classes"]]
+    matrix = rows.matrix_of(read_confusion(confusion, len(names)), len(names))
     title = f"{params.model} on {params.dataset}, dense: test images over {_seeds(len(params.seeds))}"
-    style.save(figures.confusion(matrix, facts["classes"], title), out / "confusion_dense")
+    style.save(figures.confusion(matrix, names, title), out / "confusion_dense")
 
 
 def _alike(predictions: Path, grid: Grid, resamples: int) -> dict[str, list[str]]:
@@ -63,7 +66,7 @@ def _mention_leftovers(folder: Path, expected: set[str]) -> None:
 
 
 def _curve(name: str, group: str, colour: str, history: Path) -> figures.Curve:
-    return figures.Curve(name, group, colour, rows.mean_history(read_json(history)))
+    return figures.Curve(name, group, colour, rows.mean_history(read_rows(history, HISTORY)))
 
 
 def _seeds(count: int) -> str:

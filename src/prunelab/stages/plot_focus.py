@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import read_json, write_json
+from prunelab.artifacts.files import write_json
 from prunelab.artifacts.prepared import read_facts
+from prunelab.errors import one_line
 from prunelab.params import load_params
 from prunelab.report import figures, rows, style
+from prunelab.report.files import HISTORY, read_confusion, read_rows
 from prunelab.stages.entry import run
 
 
@@ -14,9 +16,10 @@ def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
     params = load_params()
     facts = read_facts(prepared)
     name = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
-    mean = rows.mean_history(read_json(history))
-    matrix = rows.matrix_of(read_json(confusion), len(facts["classes"]))
-    style.save(figures.focus(mean, matrix, facts["classes"], name, style.colour(params.method)), out / "focus")
+    mean = rows.mean_history(read_rows(history, HISTORY))
+    names = [one_line(each) for each in facts["classes"]]
+    matrix = rows.matrix_of(read_confusion(confusion, len(names)), len(names))
+    style.save(figures.focus(mean, matrix, names, name, style.colour(params.method)), out / "focus")
     write_json(out / "training.json", mean)
 
 

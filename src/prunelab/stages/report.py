@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from prunelab.artifacts.files import read_json, write
-from prunelab.errors import Refused
+from prunelab.errors import Refused, one_line
 from prunelab.params import Params, Recipe, load_params
+from prunelab.report.files import CURVE, METRICS, read_confusion, read_metrics, read_rows
 from prunelab.report.page import Findings, page
 from prunelab.stages.entry import run
 
@@ -14,21 +15,21 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     params = load_params()
     keys = [key for *_, key in params.grid.cells()]
     facts, speed = read_json(prepared / "dataset.json"), read_json(metrics / "speed" / "benchmark.json")
-    points = read_json(plots / "tradeoff.json")
+    points = read_rows(plots / "tradeoff.json", ("ratio", *METRICS))
     grid = [(method, ratio) for method, ratio, _ in params.grid.cells()]
-    if [(point["method"], point["ratio"]) for point in points] != grid:
+    if [(point.get("method"), point["ratio"]) for point in points] != grid:
         raise Refused(f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew")
     details = {"dense": read_json(metrics / "details" / "base.json")}
     details |= {key: read_json(metrics / "details" / "grid" / f"{key}.json") for key in keys}
     found = Findings(
         title=f"{params.model} on {params.dataset}",
         facts=_facts(params, facts, details["dense"]["seeds"], speed["environment"]),
-        dense=read_json(metrics / "base.json"),
+        dense=read_metrics(metrics / "base.json"),
         points=[{**point, "key": key} for point, key in zip(points, keys, strict=True)],
         details=details,
-        training=read_json(plots / "training.json"),
-        confusion=read_json(plots / "dense_confusion.json"),
-        classes=facts["classes"],
+        training=read_rows(plots / "training.json", CURVE),
+        confusion=read_confusion(plots / "dense_confusion.json", len(facts["classes"])),
+        classes=[one_line(name) for name in facts["classes"]],
         sensitivity=read_json(metrics / "sensitivity.json"),
         speed=speed,
     )

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from configobj import ConfigObj
 from ruamel.yaml import YAML
 
 from prunelab.artifacts.files import read_json, replacing, sha256
@@ -152,7 +153,10 @@ def clone_at(root: Path, folder: Path, revision: str) -> None:
 
 def use_cache(folder: Path, cache: Path) -> None:
     """Have the DVC of a clone keep everything in this cache."""
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    local = ConfigObj()  # which quotes what a folder's name may hold: a # would begin a comment
+    local["cache"] = {"dir": str(cache)}
+    with (folder / ".dvc/config.local").open("wb") as file:
+        local.write(file)
 
 
 def cache_folder(root: Path) -> Path:

@@ -52,8 +52,11 @@ def interruptible() -> Iterator[None]:
 
 def tell_failures(failures: Mapping[str, str], count: int) -> None:
     """Print the end of the log of every setting that failed; end with 1 if there are any."""
+    from prunelab.errors import one_line
+
     for setting, lines in failures.items():
-        print(f"\n{setting} failed; the end of its log:\n{lines}", file=sys.stderr)
+        shown = "\n".join(map(one_line, lines.splitlines()))
+        print(f"\n{one_line(setting)} failed; the end of its log:\n{shown}", file=sys.stderr)
     if failures:
         print(f"\n{len(failures)} of {count} settings failed; the same command tries them again", file=sys.stderr)
         raise typer.Exit(1)
@@ -65,7 +68,7 @@ def list_studies() -> None:
 
     Example: prunelab study list
     """
-    from prunelab.errors import Refused
+    from prunelab.errors import Refused, one_line
     from prunelab.studies.files import load_study, studies
 
     broken = []
@@ -79,7 +82,7 @@ def list_studies() -> None:
             continue
         count = len(study.settings)
         needs = f"; needs --set {' --set '.join(f'{key}=…' for key in study.needs)}" if study.needs else ""
-        print(f"{name}: {study.title} ({count} setting{'s' * (count > 1)}{needs})")
+        print(f"{name}: {one_line(study.title)} ({count} setting{'s' * (count > 1)}{needs})")
     with refusals():
         if broken:
             raise Refused(broken)
@@ -146,7 +149,9 @@ def show(
 
     Example: prunelab study show vgg_layerwise --quick --markdown
     """
+    from prunelab.errors import one_line
     from prunelab.params import PARAMS_FILE
+    from prunelab.review.markdown import worded
     from prunelab.studies import tables
     from prunelab.studies.files import load_study, read_overrides, resolve
     from prunelab.studies.results import collect, write_results
@@ -156,15 +161,17 @@ def show(
         study, overrides = load_study(name), read_overrides(set_ or [])
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
         records = collect(root, label(name, quick), settings, study.needed(quick).keys() - overrides.keys())
-        draw = tables.markdown if markdown else tables.aligned
-        print(f"# {study.title}\n" if markdown else f"{study.title}\n")
-        print(f"{study.source.what}, by {study.source.by}{f', {study.source.link}' if study.source.link else ''}.")
-        print(f"Network: {study.network}. Data: {study.data}.\n")
+        draw = worded if markdown else tables.aligned
+        source = ", ".join(filter(None, [f"{study.source.what}, by {study.source.by}", study.source.link]))
+        # Sentences of a study file are its author's own Markdown; names in its tables are not.
+        print("# " * markdown + one_line(study.title) + "\n")
+        print(one_line(f"{source}."))
+        print(one_line(f"Network: {study.network}. Data: {study.data}.") + "\n")
         print(draw(*tables.measured_table(records)), end="\n\n")
         if study.published.rows:
             print(draw(*tables.compared_table(study, records)), end="\n\n")
         for note in tables.notes(study, records, quick):
-            print(f"- {note}")
+            print(one_line(f"- {note}"))
         if overrides.keys() - study.needs.keys():
             print("\nnothing was written: --set made this another study", file=sys.stderr)
         elif any(records.values()):

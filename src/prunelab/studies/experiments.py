@@ -14,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from prunelab.errors import Refused
+from prunelab.reading import parse_json, parse_yaml
 
 TARGET = "evaluate_focus"
 METRICS, DENSE_METRICS = Path("metrics/focus.json"), Path("metrics/base.json")
@@ -136,9 +137,9 @@ def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
         "experiment": name,
         "baseline": baseline,
         "code": code_of(root, commit),
-        "parameters": YAML(typ="safe", pure=True).load(git(root, "show", f"{commit}:params.yaml")),
-        "metrics": json.loads(git(root, "show", f"{commit}:{METRICS}")),
-        "dense": json.loads(git(root, "show", f"{commit}:{DENSE_METRICS}")),
+        "parameters": parse_yaml(git(root, "show", f"{commit}:params.yaml")),
+        "metrics": parse_json(git(root, "show", f"{commit}:{METRICS}")),
+        "dense": parse_json(git(root, "show", f"{commit}:{DENSE_METRICS}")),
         "environment": _environment(root, commit),
     }
 
@@ -154,7 +155,9 @@ def environment_of(noted: bytes, metrics: bytes) -> Any:
     """What the file of an environment says, if it belongs to these metrics: it is no output of a stage, so one that
     belongs to other numbers may lie there.
     """
-    environment = json.loads(noted)
+    environment = parse_json(noted)
+    if not isinstance(environment, dict):
+        return None
     return environment if environment.pop("metrics_sha256", None) == hashlib.sha256(metrics).hexdigest() else None
 
 

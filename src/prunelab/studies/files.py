@@ -3,17 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
-from reprlib import repr as short
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from prunelab.errors import Refused
-from prunelab.params import Params, Ratio, Section, read_params, validated
+from prunelab.params import NO_KEY, Params, Ratio, Section, checked, place_of, read_params
+from prunelab.reading import cut, parse_yaml, short, unknown_key
 from prunelab.registry import pick
 from prunelab.studies.measures import MEASURES
 
@@ -145,26 +142,29 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise Refused(f"{path}: {name!r} cannot be part of the name of an experiment; valid: a-z, 0-9 and _")
     try:
-        study = Study.model_validate(YAML(typ="safe", pure=True).load(path))
+        return study_of(parse_yaml(path))
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    except Refused as refused:
+        raise Refused(f"{path}: {problem}" for problem in refused.problems) from None
+
+
+def study_of(content: Any) -> Study:
+    """The study that the content of a file means; raises Refused with all of its problems."""
+    try:
+        study = Study.model_validate(content)
     except ValidationError as error:
-        raise Refused(f"{path}: {_line(problem)}" for problem in error.errors(include_url=False)) from None
+        raise Refused(map(_line, error.errors(include_url=False))) from None
     if problems := list(_inconsistent(study)):
-        raise Refused(f"{path}: {problem}" for problem in problems)
+        raise Refused(problems)
     return study
 
 
 def _line(problem: Any) -> str:
     place = problem["loc"]
-    where, message = ".".join(map(str, place)), problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = list(_part(place[:-1]).model_fields)
-        close = get_close_matches(str(place[-1]), known, n=1)
-        guess = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{where}: unknown key{guess}; known here: {', '.join(known)}"
+    where, message = place_of(place), problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in NO_KEY:
+        return f"{where}: {unknown_key(str(place[-1]), _part(place[:-1]).model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: missing"
     if problem["type"] in ("model_type", "model_attributes_type"):
@@ -248,9 +248,9 @@ def read_overrides(assignments: list[str]) -> Overrides:
             problems.append(f"--set {text}: {key} is what the settings of a study say")
         else:
             try:
-                overrides[key] = YAML(typ="safe", pure=True).load(value)
-            except YAMLError as error:
-                problems.append(f"--set {text}: the value cannot be read as YAML: {' '.join(str(error).split())}")
+                overrides[key] = parse_yaml(value)
+            except Refused as refused:
+                problems.append(f"--set {cut(text)}: the value {refused}")
     if problems:
         raise Refused(problems)
     return overrides
@@ -264,6 +264,8 @@ def resolve(study: Study, base: Path, *, quick: bool, overrides: Mapping[str, An
         Refused: with one line per problem of the parameters, all of them at once.
     """
     shipped = read_params(base)
+    if not isinstance(shipped, dict):
+        checked(shipped)  # which says so
     resolved: dict[str, dict[str, Any]] = {}
     problems: dict[str, list[str]] = {}
     for setting in study.chosen(quick):
@@ -273,7 +275,7 @@ def resolve(study: Study, base: Path, *, quick: bool, overrides: Mapping[str, An
         params["method"] = setting.method
         params["ratio"] = setting.removed(_iterations(params))
         try:
-            validated(Params, **params)
+            checked(params)
         except Refused as refused:
             for problem in refused.problems:
                 problems.setdefault(problem.replace("-S '", "--set '"), []).append(setting.label)

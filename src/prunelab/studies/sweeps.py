@@ -1,6 +1,7 @@
 """A sweep: the product of the values that `-S KEY=V1,V2` names, each combination one setting."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from difflib import get_close_matches
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.errors import Refused
-from prunelab.params import Params, read_params, validated
+from prunelab.params import Params, checked, read_params
+from prunelab.reading import cut
 from prunelab.studies.experiments import Chain
 from prunelab.studies.files import SECTIONS, known_keys, override, section_keys, told_of
 
 NAME = "sweep"
+SETTINGS = 1_000  # at most: each is an experiment
 Axes = dict[str, list[Any]]  # values by the keys of params.yaml
 
 
@@ -51,7 +54,8 @@ def _axis(text: str) -> tuple[str, list[Any]]:
             raise Refused(f"-S {text}: an interval has no end of values; name them: {parsed.key_or_group}=V1,V2")
         key = parsed.key_or_group
         written = parsed.sweep_string_iterator() if parsed.is_sweep_override() else [text.partition("=")[2]]
-        values = [parser.parse_override(f"{key}={one}").value() for one in written]
+        # range(0,1e9) is one word.
+        values = [parser.parse_override(f"{key}={one}").value() for one in itertools.islice(written, SETTINGS + 1)]
     except HydraException as error:
         why = str(error).splitlines()[0]
         raise Refused(f"-S {text}: not of the form KEY=V1,V2, such as ratio=0.2,0.5 ({why})") from None
@@ -66,8 +70,10 @@ def resolve_sweep(axes: Axes, base: Path, used: Chain) -> dict[str, dict[str, An
     Raises:
         Refused: for unknown keys, keys that the pipeline's focus does not read, and values out of range.
     """
-    if problems := [problem for key in axes if (problem := _unusable(key, used))]:
-        raise Refused(problems)
+    unusable = {key: problem for key in axes if (problem := _unusable(key, used))}
+    axes = {key: values for key, values in axes.items() if key not in unusable}  # which are looked into all the same
+    if (count := math.prod(map(len, axes.values()))) > SETTINGS:
+        raise Refused([*unusable.values(), f"-S: {count:,} combinations; valid: up to {SETTINGS:,}"])
     shipped = read_params(base)
     swept = [key for key, values in axes.items() if len(values) > 1]
     settings: dict[str, dict[str, Any]] = {}
@@ -78,13 +84,13 @@ def resolve_sweep(axes: Axes, base: Path, used: Chain) -> dict[str, dict[str, An
         override(params, chosen)
         label = " ".join(f"{key}={_written(chosen[key])}" for key in swept) or params_name(params)
         try:
-            validated(Params, **params)
+            checked(params)
         except Refused as refused:
             for problem in refused.problems:
                 wrong.setdefault(problem, []).append(label)
         settings[label] = params
-    if wrong:
-        raise Refused(told_of(wrong, len(settings)))
+    if unusable or wrong:
+        raise Refused([*unusable.values(), *told_of(wrong, len(settings))])
     return settings
 
 
@@ -97,7 +103,7 @@ def _unusable(key: str, used: Chain) -> str | None:
     if key in known_keys():
         read = any(one in (key, section) or one.startswith(f"{key}.") for one in used.parameters)
         return None if read else f"-S {key}: the focus does not read it, so that all settings would be the same"
-    close = get_close_matches(key, sorted(known_keys()), n=1)
+    close = get_close_matches(cut(key), sorted(known_keys()), n=1)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     known = section_keys(section) if section in SECTIONS else Params.model_fields
     return f"-S {key}: unknown key{guess}; known here: {', '.join(known)}"

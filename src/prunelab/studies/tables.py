@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from prunelab.errors import one_line
 from prunelab.studies.experiments import Record
 from prunelab.studies.files import Row, Study
 from prunelab.studies.measures import MEASURES, Measure, Metrics
@@ -125,6 +126,8 @@ def markdown(header: Line, lines: Sequence[Line]) -> str:
 
 
 def aligned(header: Line, lines: Sequence[Line]) -> str:
+    """The same in plain text; what is not printable is spelt out."""
+    header, lines = [one_line(cell) for cell in header], [[one_line(cell) for cell in line] for line in lines]
     widths = [max(len(row[place]) for row in [header, *lines]) for place in range(len(header))]
     rows = [header, ["-" * width for width in widths], *lines]
     return "\n".join(
