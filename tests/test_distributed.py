@@ -167,7 +167,7 @@ def test_a_process_that_dies_ends_all_and_is_named(tmp_path, end, told):
 
 
 def test_processes_that_all_end_well_are_a_success(tmp_path):
-    launcher = launched("reader.kill(); print('done')", tmp_path)
+    launcher = launched("reader.kill(); print('done\\n', end='')", tmp_path)
     said, complaint = launcher.communicate(timeout=60)
     assert launcher.returncode == 0
     assert said.split() == ["done"] * 3

@@ -28,6 +28,7 @@ from prunelab.pruning.applying import prune
 
 NORMALISE = Normalise(mean=[0.3], std=[0.4])
 NAMES = [f"class {index}" for index in range(10)]
+DATA = {"classes": NAMES, "mean": [0.3], "std": [0.4], "sha256": {}}
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -242,7 +243,7 @@ def command(*arguments: str):
 
 
 def test_the_command_takes_the_focus_of_the_first_seed_and_leaves_its_folder_alone(workspace):
-    write_json(Path("data/prepared/dataset.json"), {"classes": NAMES, "shape": [1, 8, 8]})
+    write_json(Path("data/prepared/dataset.json"), DATA | {"shape": [1, 8, 8]})
     result = command("pt2", "--rounds", "2")
     assert result.exit_code == 0, result.stderr
     written = workspace / "exports/focus-finetuned-4.pt2"
@@ -261,7 +262,7 @@ def test_the_files_own_name_lies_in_its_folder_wherever_the_network_comes_from(s
 
 
 def test_names_of_other_classes_are_not_taken(workspace):
-    write_json(Path("data/prepared/dataset.json"), {"classes": NAMES, "shape": [3, 32, 32]})
+    write_json(Path("data/prepared/dataset.json"), DATA | {"shape": [3, 32, 32]})
     assert command("pt2", "--rounds", "0", "--out", "n.pt2").exit_code == 0
     assert not about_of("pt2", workspace / "n.pt2")["classes"]
 

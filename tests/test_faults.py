@@ -217,10 +217,10 @@ def image_workspace(folder: Path) -> Path:
     shutil.copy(PROJECT / "params.yaml", folder)
     edit_params(
         folder / "params.yaml",
-        dataset="imagefolder", data__source=str(folder / "images"), data__resize=16, data__memory_mb=0,
+        dataset="imagefolder", data__source=str(folder / "images"), data__resize=64, data__memory_mb=1,
         seeds=[0], train__epochs=4,
     )  # fmt: skip
-    write_image_folder(folder / "images", {"ant": 60, "bee": 60})
+    write_image_folder(folder / "images", {"ant": 100, "bee": 100})
     return folder
 
 

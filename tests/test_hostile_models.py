@@ -377,7 +377,7 @@ def in_raw_data(folder: Path, content: bytes) -> None:
         edit_params(folder / "params.yaml", dataset=name)
         (folder / inner).parent.mkdir()
         (folder / inner).write_bytes(content)
-        with pytest.raises(Refused, match="is damaged: its MD5 is"):
+        with pytest.raises(Refused, match="is damaged: its MD5"):
             prepare.main(folder, folder / "out")
 
 
@@ -397,7 +397,7 @@ def in_hub_cache(folder: Path, content: bytes) -> None:
     _, cached = imagenet.place("resnet18")
     cached.parent.mkdir(parents=True)
     cached.write_bytes(content)
-    with pytest.raises(Refused, match="is damaged: SHA-256"):
+    with pytest.raises(Refused, match="is damaged: its SHA-256"):
         fetch("resnet18")
     with pytest.raises(Refused, match="weights:"):  # even if its hash were right
         read_weights(cached)
@@ -462,7 +462,7 @@ def test_an_archive_whose_members_leave_its_folder_is_refused_before_it_is_unpac
         archive.addfile(link)
     monkeypatch.setattr(torchvision_datasets.CIFAR10, "url", url)
     raw = tmp_path / "deep/raw"
-    with pytest.raises(Refused, match="failed"):
+    with pytest.raises(Refused, match="cannot be downloaded.*its MD5"):
         DATASETS["cifar10"](Source(raw)).download()
     assert not [path for path in tmp_path.rglob("*") if path.name in ("escaped", "absolute", "link", "test_batch")]
 

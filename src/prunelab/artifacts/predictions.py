@@ -16,7 +16,8 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
 
     As safetensors, since equal arrays must give equal bytes: the zip files of NumPy differ between releases of Python.
     """
-    save_tensors(path, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, {})
+    # Copied, since the dense network's `before` is its `after`, and a file has no shared memory.
+    save_tensors(path, {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}, {})
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def load_tensors(path: Path, *, way_back: str) -> tuple[dict[str, Tensor], dict[
         Refused: if the file is missing, is not what was written, or holds values that are not finite.
     """
     if not path.is_file():  # a pipe, say, would never end
-        raise Refused(f"{path} is missing; {way_back}")
+        raise Refused(f"{path} is missing; `dvc repro` makes it")
     try:
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {})[METADATA_KEY])
