@@ -317,6 +317,9 @@ def _line(problem: Any) -> str:
         known = ", ".join(_section(place).model_fields)
         return f"{where or 'the file'}: {short(value)} is not a section of keys; known here: {known}"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if place[-1:] == ["[key]"]:
+        return f"{place_of(place[:-2])}: its keys {message}, not {short(value)}"
+    where = where or "the file"
     return f"{where}: {message}, not {short(value)}" if kind != "value_error" else f"{where}: {message}"
 
 

@@ -46,7 +46,7 @@ def parse_yaml(source: Path | str | bytes, *, fast: bool = False) -> Any:
     except RecursionError:
         raise Refused("cannot be read as YAML: nested too deeply") from None
     except (YAMLError, *NO_VALUE) as error:
-        raise Refused(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise Refused(f"cannot be read as YAML: {cut(' '.join(str(error).split()), 10 * LETTERS)}") from None
 
 
 def _count(value: Any, known: dict[int, int]) -> int:
