@@ -32,7 +32,7 @@ from prunelab.running.lockfile import HEAD, blocks
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 SEED = 20240611  # of all that is drawn; another one: PRUNELAB_KILL_SEED
-CHAIN = 6  # kills of one pipeline, between nothing and its end
+CHAIN = 10  # kills of one pipeline, between nothing and its end
 HANGS_S = 1200.0  # DVC may miss a Ctrl-C that comes as it starts a stage, and runs on to the end
 ENDS_S = 20.0  # for what was killed and what hung on it; a stage looks for its DVC twice a second
 BLOCKED = ("dvc.lock", "rwlock")  # DVC's own files, which DVC does not write in one step
