@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -145,28 +146,38 @@ class Tally:
         yield f"DVC alone was blocked {len(self.blocked)} times, until `prunelab check`: {self.blocked}"
 
 
+def now(said: list[str]) -> str:
+    """The stage that DVC began last, by what it has said so far."""
+    return (stages_run("".join(said)) or ["start"])[-1]
+
+
 def kill_once(clone: Clone, stage: str, delay_s: float, target: str, number: int, tally: Tally) -> bool:
-    """Run the pipeline and kill it so long after a stage began; False if it came to its end before."""
+    """Run the pipeline and kill it so long after a stage began, or as that one ends; False if all has ended before."""
+    said: list[str] = []
     with started(clone) as dvc:
-        seen = []
-        if stage != "start":
-            for line in dvc.stdout:
-                seen.append(line)
-                if stage in stages_run(line):
-                    break
-        time.sleep(delay_s)
+        listener = Thread(target=lambda: said.extend(dvc.stdout), daemon=True)
+        listener.start()
+        while dvc.poll() is None and stage not in {"start", *stages_run("".join(said))}:
+            time.sleep(0.01)
+        moment = time.monotonic() + delay_s
+        while dvc.poll() is None and time.monotonic() < moment and now(said) == stage:
+            time.sleep(0.01)
         if dvc.poll() is not None:
-            assert dvc.returncode == 0 or any(name in "".join(seen) for name in BLOCKED), "".join(seen)
+            listener.join()
+            assert dvc.returncode == 0 or any(name in "".join(said) for name in BLOCKED), "".join(said)
             return False
         hit = strike(dvc, target, number)
         sent = time.monotonic()
-        dvc.communicate(timeout=HANGS_S)  # orphans hold its output open: one that lives on is found here
+        dvc.wait(timeout=HANGS_S)
+        listener.join(timeout=HANGS_S)  # orphans hold its output open: one that lives on is found here
+        assert not listener.is_alive()
     while number == signal.SIGINT and alive_in(clone.folder) and time.monotonic() < sent + ENDS_S:
         time.sleep(0.01)
     if number == signal.SIGINT:
         tally.longest_interrupt_s = max(tally.longest_interrupt_s, time.monotonic() - sent)
     tally.tried[f"{signal.Signals(number).name} to {hit}"] += 1
     tally.stages[stage] += 1
+    tally.resumed += "".join(said).count("going on after epoch")
     return True
 
 

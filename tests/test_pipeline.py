@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 SOURCE = PROJECT / "src"
-# Their effect is tracked by value (params.py), or they run no code (package docstrings).
-UNTRACKED = {"src/prunelab/params.py"}
+# Their effect is tracked by value (what reads parameters), or they run no code (package docstrings).
+UNTRACKED = {"src/prunelab/params.py", "src/prunelab/reading.py"}
 
 
 def commands(stage: dict) -> list[str]:

@@ -12,6 +12,7 @@ from prunelab.reading import cut, parse_yaml, short, unknown_key
 
 PARAMS_FILE = Path("params.yaml")
 LINES = 50  # of problems that a reader bears
+OF_A_BRANCH = ("int_type", "float_type", "finite_number")  # what a value may lack to be an integer, or a float
 NO_KEY = ("extra_forbidden", "invalid_key")  # as pydantic calls keys that the schema does not have, and no words
 
 
@@ -146,7 +147,7 @@ class Train(Recipe):
     Without epochs there is nothing to rewind to but the initial weights, whatever `rewind_epoch` says.
     """
 
-    rewind_epoch: Annotated[int, Field(ge=0)]
+    rewind_epoch: Annotated[int, Field(ge=0, le=1_000_000)]
     freeze: Annotated[list[str], AfterValidator(_distinct)]  # layers, with wildcards, that keep their weights
 
     @model_validator(mode="after")
@@ -298,7 +299,7 @@ def _lines(error: ValidationError) -> list[str]:
 def _branch(problem: Any) -> str | None:
     """Which branch of int | float a problem is about: pydantic adds it to the place, but it is no key of the file."""
     last = problem["loc"][-1] if problem["loc"] else None
-    return last if last in ("int", "float") and problem["type"] not in NO_KEY else None
+    return last if problem["type"] in OF_A_BRANCH and last in ("int", "float") else None
 
 
 def _line(problem: Any) -> str:
@@ -309,7 +310,7 @@ def _line(problem: Any) -> str:
     if kind == "missing":
         return f"{where}: missing"
     if kind == "list_type" and not isinstance(value, dict):
-        text = value if isinstance(value, str) and value == cut(value) else short(value)
+        text = value if isinstance(value, str) and value and value == cut(value) else short(value)
         return f"{where}: {text} is not a list; write a YAML list, or on the command line -S '{where}=[{text}]'"
     if kind == "too_short":
         return f"{where}: empty; at least one entry is needed"

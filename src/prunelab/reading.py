@@ -1,6 +1,7 @@
 """YAML and JSON that others wrote: whatever is in it, it becomes plain values or is refused, and fills no memory."""
 
 import json
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
 from prunelab.errors import Refused
 
@@ -39,7 +40,9 @@ def parse_yaml(source: Path | str | bytes, *, fast: bool = False) -> Any:
     yaml = YAML(typ="safe", pure=not fast)
     yaml.Constructor = _Bounded
     try:
-        content = yaml.load(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it
+            content = yaml.load(source)
         if _count(content, {}) > ENTRIES:
             raise Refused(f"cannot be read as YAML: its anchors make more than {ENTRIES:,} entries of it")
         return content
