@@ -104,7 +104,11 @@ def test_a_line_about_a_wrong_value_has_its_key_the_value_and_what_is_valid(plac
         # What several keys make wrong together is said of their section.
         whole = f"{'.'.join(map(str, place[:-1]))}: " if "more than once" in line else f"{key}:"  # of a list's entries
         assert line.startswith((whole, f"{key}:", f"{key}.", f"{key.partition('.')[0]}: ")), line
-        told = [each for each in within(value) if short(each) in line or (isinstance(each, str) and cut(each) in line)]
+        told = [
+            each
+            for each in within(value)
+            if short(each) in line or (isinstance(each, str) and each and cut(each) in line)
+        ]
         # A key that is missing or should not be there has no value that is wrong; an empty list is called so.
         assert (
             told or re.search(r": (missing|unknown key|empty; at least)", line) or "stands there more than once" in line
