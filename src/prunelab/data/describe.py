@@ -43,13 +43,24 @@ def describe(class_names: list[str], shape: Shape, splits: dict[str, Split], twi
 
 
 def find_twins(splits: Mapping[str, Split]) -> Twins:
-    """For every two splits (first, second), the rows of the second whose inputs are in the first, with a row there."""
+    """For every two splits (first, second), the rows of the second whose inputs are in the first, and where there."""
     marks = {name: _marks(part) for name, part in splits.items()}
-    rows = {name: {mark: row for row, mark in enumerate(own)} for name, own in marks.items()}
     return {
-        (first, second): [(rows[first][mark], row) for row, mark in enumerate(marks[second]) if mark in rows[first]]
+        (first, second): [
+            (known, row)
+            for known, row in _meetings(marks[first], marks[second])
+            if np.array_equal(splits[first].inputs[known], splits[second].inputs[row])
+        ]
         for first, second in combinations(splits, 2)
     }
+
+
+def _meetings(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
+    """For every value of the second that is in the first, its first place there and its own."""
+    order = np.argsort(first, kind="stable")
+    place = order[np.searchsorted(first, second, sorter=order).clip(max=len(first) - 1)]
+    rows = np.flatnonzero(first[place] == second)
+    return list(zip(place[rows].tolist(), rows.tolist(), strict=True))
 
 
 def tell_twins(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
@@ -63,6 +74,7 @@ def tell_twins(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
     ]
 
 
-def _marks(part: Split) -> list[bytes]:
-    """A hash of every example's inputs."""
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for chunk in part.chunks() for row in chunk]
+def _marks(part: Split) -> np.ndarray:
+    """A hash of every example's inputs, 8 bytes each: there may be a million of them."""
+    each = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for chunk in part.chunks() for row in chunk)
+    return np.frombuffer(b"".join(each), np.uint64)
