@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 import typer
-from conftest import PROJECT
+from conftest import PROJECT, edit_params, write_image_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_page import findings
+from test_pipeline import Clone, stages_run
 
 from prunelab.errors import Refused, one_line
 from prunelab.report.comparison import NEEDED, compare, comparison_table, notes
@@ -136,3 +137,31 @@ def test_all_that_is_wrong_with_a_sweep_is_told_at_once():
     for many in ("seeds=range(0,1000000000)", "train.epochs=range(0,100000)"):
         with pytest.raises(Refused, match="combinations; valid: up to"):
             resolve_sweep(read_axes([many]), PROJECT / "params.yaml", used)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ['my study\'s "best"', "-rf", "$(touch x); ü #1, 100 %"])
+def test_a_study_in_an_awkward_folder_of_awkward_data_does_all_it_does_elsewhere(tmp_path, folder):
+    clone = Clone(tmp_path / folder / "study")
+    data = tmp_path / folder / "-my $photos; 'ä'"
+    write_image_folder(data, {"--help": 12, "a b": 12, "`$(x)`|<b>": 12})
+    edit_params(
+        clone.folder / "params.yaml",
+        dataset="imagefolder", data__source=str(data), data__resize=8, data__validation_fraction=0.25, seeds=[0],
+        grid__methods=["l1_channel"], grid__ratios=[0.5], train__epochs=1, train__batch_size=8, finetune__epochs=1,
+        finetune__batch_size=8, benchmark={"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
+    )  # fmt: skip
+    clone.commit("Tiny configuration")
+    clone.run("prunelab", "check")
+    clone.run("dvc", "repro")
+    assert stages_run(clone.run("dvc", "repro").stdout) == []
+    assert (clone.folder / "plots/report.html").exists()
+    clone.commit("Results")
+    assert "up to date" in clone.run("prunelab", "review", "HEAD").stdout
+    clone.run("prunelab", "sweep", "-S", "ratio=0.8")
+    assert "0.8" in clone.run("prunelab", "compare").stdout
+    said = clone.run("prunelab", "verify", "--stages", "train_base", "--runs", "1").stdout
+    assert re.search(r"the commit and run 1: (\d+) of \1 outputs are the same to the bit", said), said
+    left = {path.name for path in (tmp_path / folder).iterdir()}
+    assert left == {"study", data.name}
+    assert "x" not in {path.name for path in clone.folder.iterdir()}

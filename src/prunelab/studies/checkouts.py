@@ -153,7 +153,7 @@ def clone_at(root: Path, folder: Path, revision: str) -> None:
 
 def use_cache(folder: Path, cache: Path) -> None:
     """Have the DVC of a clone keep everything in this cache."""
-    local = ConfigObj()  # which quotes what a folder's name may hold: a # would begin a comment
+    local = ConfigObj(encoding="utf-8")  # which quotes what a folder's name may hold: a # would begin a comment
     local["cache"] = {"dir": str(cache)}
     with (folder / ".dvc/config.local").open("wb") as file:
         local.write(file)
