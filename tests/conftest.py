@@ -12,6 +12,7 @@ from hypothesis import settings
 from ruamel.yaml import YAML
 from torch import nn
 
+from prunelab.artifacts.networks import Card
 from prunelab.data.augment import Augmentation
 from prunelab.data.datasets import DATASETS
 from prunelab.data.protocol import Source
@@ -24,6 +25,14 @@ from prunelab.training import NoStore, Task
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)
+CARD = Card(
+    model="resnet8",
+    classes=10,
+    input_shape=DIGITS_SHAPE,
+    normalise=Normalise(mean=[0.3], std=[0.4]),
+    seed=0,
+    imported=None,
+)
 TOKENS = 12
 IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
 # One network of every kind: what takes long goes over these, and over the others in the slow tests.

@@ -4,32 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIGITS_SHAPE
+from conftest import CARD, DIGITS_SHAPE
 from safetensors import safe_open
 
 from prunelab.artifacts import checkpoints
 from prunelab.artifacts.checkpoints import unfinished
 from prunelab.artifacts.files import read_json, replacing, write_json
-from prunelab.artifacts.networks import Card, Network, save_network
+from prunelab.artifacts.networks import Network, save_network
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.errors import Refused
 from prunelab.models.catalogue import build
-from prunelab.params import Normalise
 
 
 @pytest.fixture
 def network() -> Network:
-    card = Card(
-        model="resnet8",
-        classes=10,
-        input_shape=DIGITS_SHAPE,
-        normalise=Normalise(mean=[0.3], std=[0.4]),
-        seed=0,
-        imported=None,
-    )
-    return Network(model=build("resnet8", 10, DIGITS_SHAPE), card=card)
+    return Network(model=build("resnet8", 10, DIGITS_SHAPE), card=CARD)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, edit_params
+from conftest import PROJECT
 from ruamel.yaml import YAML
-from test_pipeline import Clone, stages_run
+from test_pipeline import Clone, stages_run, tiny_clone
 
 USER = 54321  # of no account, inside or outside
 CUT_OFF = "--network none"  # what `make` hardens by itself comes on top
@@ -83,19 +83,7 @@ class Container:
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory) -> Clone:
     """A tiny configuration, not yet run."""
-    clone = Clone(tmp_path_factory.mktemp("outside"))
-    edit_params(
-        clone.folder / "params.yaml",
-        seeds=[0],
-        grid__methods=["l1_unstructured", "l1_channel"],
-        grid__ratios=[0.5],
-        train__epochs=2,
-        finetune__epochs=1,
-        benchmark__rounds=2,
-        benchmark__seconds=0.02,
-    )
-    clone.commit("Tiny configuration")
-    return clone
+    return tiny_clone(tmp_path_factory.mktemp("outside"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import DIGITS_SHAPE, PROJECT, edit_params
+from conftest import CARD, DIGITS_SHAPE, PROJECT, edit_params
 from damage import DAMAGES, FLIPS, Damage, Malicious, flipped, outcome, pickled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,18 +37,9 @@ from prunelab.models.catalogue import build
 from prunelab.models.encoders import encoder_options, tokenizer
 from prunelab.models.imagenet import fetch
 from prunelab.models.weights import load_weights, read_weights, weights_file
-from prunelab.params import Normalise, read_params
+from prunelab.params import read_params
 from prunelab.stages import prepare
 from prunelab.studies.files import load_study
-
-CARD = Card(
-    model="resnet8",
-    classes=10,
-    input_shape=DIGITS_SHAPE,
-    normalise=Normalise(mean=[0.3], std=[0.4]),
-    seed=0,
-    imported=None,
-)
 
 
 @pytest.fixture(scope="module")

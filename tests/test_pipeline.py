@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, edit_params
 from ruamel.yaml import YAML
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
@@ -182,6 +182,23 @@ class Clone:
 
     def metrics(self, name: str) -> dict:
         return json.loads((self.folder / "metrics" / name).read_text())
+
+
+def tiny_clone(folder: Path) -> Clone:
+    """One seed of two methods at one ratio, a few epochs, committed and not yet run."""
+    clone = Clone(folder)
+    edit_params(
+        clone.folder / "params.yaml",
+        seeds=[0],
+        grid__methods=["l1_unstructured", "l1_channel"],
+        grid__ratios=[0.5],
+        train__epochs=2,
+        finetune__epochs=1,
+        benchmark__rounds=2,
+        benchmark__seconds=0.02,
+    )
+    clone.commit("Tiny configuration")
+    return clone
 
 
 def stages_run(output: str) -> list[str]:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, edit_params
+from conftest import PROJECT
 from ruamel.yaml import YAML
-from test_pipeline import Clone, stages_run
+from test_pipeline import stages_run, tiny_clone
 
 LOCKS = sorted(PROJECT.glob("requirements*.lock"))
 CUT_OFF = (("unshare", "--net"), ("unshare", "--user", "--map-root-user", "--net"))
@@ -97,18 +97,7 @@ def cut_off() -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_the_whole_study_runs_without_a_network(cut_off, tmp_path):
-    clone = Clone(tmp_path)
-    edit_params(
-        tmp_path / "params.yaml",
-        seeds=[0],
-        grid__methods=["l1_unstructured", "l1_channel"],
-        grid__ratios=[0.5],
-        train__epochs=2,
-        finetune__epochs=1,
-        benchmark__rounds=2,
-        benchmark__seconds=0.02,
-    )
-    clone.commit("Tiny configuration")
+    clone = tiny_clone(tmp_path)
     clone.environment.pop("CI", None)  # with which DVC asks for no newest version anyhow
     for command in (("prunelab", "check"), ("dvc", "repro"), ("dvc", "exp", "run", "-S", "ratio=0.8")):
         ran = clone.run(*cut_off, *command).stdout
