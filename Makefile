@@ -4,6 +4,8 @@
 PYTHON ?= python3
 UPGRADE := --upgrade
 JOBS := 1
+# Test processes, a file of tests each. They share the cores, so threads that wait had better not spin on them.
+TEST_JOBS := 2
 BIN := .venv/bin
 # The container: what runs it, what it is called, whose files come out, and which GPUs it sees (none: GPUS=).
 DOCKER ?= docker
@@ -32,8 +34,8 @@ else
 	prunelab repro --jobs $(JOBS)
 endif
 
-test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, "-m gpu" on a GPU)
-	pytest $(PYTEST_ARGS)
+test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, TEST_JOBS=0 in one process)
+	OMP_WAIT_POLICY=PASSIVE pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(DEV)  ## style and types
 	ruff check .

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, edit_params
 from ruamel.yaml import YAML
 
 from prunelab.stages.entry import run
@@ -60,6 +60,7 @@ def test_every_stage_has_help(name, monkeypatch, capsys):
 
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(workspace):
+    edit_params(workspace / "params.yaml", train__epochs=8)
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
     shutil.rmtree(workspace / "data/prepared/test")  # which training has no business with
     assert stage(*TRAIN).returncode == 0

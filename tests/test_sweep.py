@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from prunelab.cli import app
 from prunelab.errors import Refused
-from prunelab.gpus import devices, shares
 from prunelab.params import read_params
 from prunelab.studies import node, worker
 from prunelab.studies.cluster import connected
@@ -28,6 +27,7 @@ from prunelab.studies.planning import Job, one_of_each_dense
 from prunelab.studies.remotes import check_remotes, fetch_experiments
 from prunelab.studies.running import Run, handed_out
 from prunelab.studies.sweeps import NAME, params_name, read_axes, resolve_sweep
+from prunelab.workers import devices, shares
 
 
 def settings_of(*assignments: str) -> dict[str, dict]:
@@ -113,7 +113,8 @@ def test_gpus_are_those_that_the_driver_lists(listed, tmp_path, monkeypatch):
 def test_gpus_are_those_that_the_environment_allows(visible, expected, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices() == expected
-    assert shares(1) == [{}]  # a single worker sees what there is
+    assert shares(1) == [{}]  # a single worker sees what there is, and nobody else wants its cores
+    assert all(share["OMP_WAIT_POLICY"] == "PASSIVE" for share in shares(2))
     got = [share.get("CUDA_VISIBLE_DEVICES") for share in shares(5)]
     assert len(got) == 5
     assert set(got) == set(expected or [None])

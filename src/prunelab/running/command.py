@@ -30,12 +30,12 @@ def repro(
 
     Example: prunelab repro --jobs 4, or for one group of stages: prunelab repro evaluate --jobs 4
     """
-    from prunelab.gpus import devices
     from prunelab.params import PARAMS_FILE, read_params
     from prunelab.running.driver import Stopped, reproduce, stoppable
     from prunelab.running.leftovers import mend
     from prunelab.running.resources import cores, crowded
     from prunelab.studies.running import last_lines
+    from prunelab.workers import devices
 
     try:
         with refusals(), stoppable():

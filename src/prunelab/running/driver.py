@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunelab import gpus
+from prunelab import workers
 from prunelab.running.crew import Crew
 from prunelab.running.display import Display
 from prunelab.running.leftovers import release
@@ -66,7 +66,7 @@ class _Run:
         self.schedule = Schedule(left, jobs, plan.alone)
         self.crew = Crew(root, jobs)
         self.display = Display(len(left))
-        self.cores, self.gpus = cores(), gpus.shares(jobs)
+        self.cores, self.variables = cores(), workers.shares(jobs)
 
     def work_off(self, repo: Any) -> None:
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,8 @@ class _Run:
         number = self.crew.free()
         variables, where = {}, ""
         if self.jobs > 1 and name not in self.alone:
-            variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait leave the core to the other stages' threads
-            variables |= self.gpus[number]
-            where = "".join(f" on GPU {gpu}" for gpu in self.gpus[number].values())
+            variables = self.variables[number]
+            where = f" on GPU {variables[workers.VISIBLE]}" if workers.VISIBLE in variables else ""
         log = self.root / self.log(name)
         log.write_bytes(b"")  # what an earlier run left is no news
         self.crew.give(number, name, log, variables, self.order)

@@ -14,11 +14,11 @@ from queue import SimpleQueue
 
 from prunelab.artifacts.files import read_json
 from prunelab.errors import Refused
-from prunelab.gpus import shares
 from prunelab.params import Params
 from prunelab.studies.checkouts import FOLDER, RAW, Checkout, Failed, cache_folder, checkout
 from prunelab.studies.experiments import METRICS, TARGET, git
 from prunelab.studies.planning import Job, one_of_each_dense, unmeasured
+from prunelab.workers import shares
 
 TOLD_LINES = 15
 

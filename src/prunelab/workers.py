@@ -1,4 +1,4 @@
-"""Which GPUs there are and which of several workers gets which, without importing torch."""
+"""What each of several workers on one machine is given: a GPU, and threads that let others work. Imports no torch."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import subprocess
 from itertools import cycle, islice
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# By default a waiting thread of OpenMP spins on its core, for which the other workers' threads then wait.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def devices() -> list[str]:
@@ -35,6 +37,10 @@ def devices() -> list[str]:
 
 
 def shares(workers: int) -> list[dict[str, str]]:
-    """The environment variables that give each of so many workers one GPU, in turn where there are fewer GPUs."""
-    names = devices() if workers > 1 else []
-    return [{VISIBLE: name} for name in islice(cycle(names), workers)] if names else [{} for _ in range(workers)]
+    """The environment variables of so many workers: none for a single one; otherwise one GPU, in turn where
+    there are fewer GPUs, and threads that sleep while they wait."""
+    if workers == 1:
+        return [{}]
+    names = devices()
+    gpus = [{VISIBLE: name} for name in islice(cycle(names), workers)] if names else [{}] * workers
+    return [PATIENT | gpu for gpu in gpus]
