@@ -131,6 +131,33 @@ def test_prune_finetune_save_reload(method, name, task, text_task, recipe, norma
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
 
 
+# What a small network has so few of, per group or in all, that no thousandth of them can go or stay.
+FEW = (granularity.N_OF_M, granularity.PATTERN, granularity.FILTER)
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.999])
+@pytest.mark.parametrize("method", METHODS)
+def test_at_the_ends_a_ratio_is_met_or_refused_and_what_is_left_empty_is_named(method, ratio, text_task, trainer):
+    """No ratio rounds to nothing or to all in silence, and no layer loses all its units."""
+    name = small_network(method)
+    model, settings = trained(name), spec(method, ratio, epochs=1, iterations=2, samples=64)
+    if name == "bert":
+        trainer = replace(trainer, task=text_task)
+    run = partial(prune, model, name, settings, shape=shape_of(name), seed=0, trainer=trainer, bases=bases(name, model))
+    known = nonzero(model)
+    if not METHODS[method].masks or METHODS[method].granularity in FEW:
+        with pytest.raises(Refused, match=f"ratio {ratio} (removes none|leaves none|cannot be met)"):
+            run()
+        return
+    pruned = run()
+    assert 0 < nonzero(model) < known
+    assert pruned.ratio_achieved == pytest.approx(ratio, abs=0.003)
+    empty = {key for key, mask in pruned.masks.items() if not mask.any()}
+    assert all(key in pruned.describe() for key in empty)
+    assert ("nothing is left" in pruned.describe()) == bool(empty)
+    assert outputs(model).isfinite().all()
+
+
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_the_same_seed_gives_the_same_network_and_only_controls_depend_on_it(method, trainer):
     states = []
