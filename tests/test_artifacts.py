@@ -23,6 +23,14 @@ def network() -> Network:
     return Network(model=build("resnet8", 10, DIGITS_SHAPE), card=CARD)
 
 
+def test_whoever_reads_a_file_while_it_is_written_anew_reads_the_old_one_to_its_end(tmp_path):
+    write_json(tmp_path / "it.json", "old")
+    with (tmp_path / "it.json").open() as reader:
+        write_json(tmp_path / "it.json", "new")
+        assert reader.read() == '"old"\n'
+    assert read_json(tmp_path / "it.json") == "new"
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "file"
     path.write_text("whole")

@@ -190,7 +190,7 @@ def test_a_file_that_is_there_needs_no_network_and_is_verified(path):
     assert path.read_bytes() == CONTENT[:-1]  # for its owner to judge
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     left=st.integers(0, len(CONTENT)).map(lambda size: CONTENT[:size]) | st.binary(max_size=4000), longer=st.booleans()
 )

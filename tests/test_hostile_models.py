@@ -6,6 +6,7 @@ The last test reads the sources for calls by which a file could run code.
 import ast
 import io
 import json
+import os
 import pickle
 import resource
 import tarfile
@@ -193,6 +194,16 @@ def test_what_a_file_says_can_neither_break_a_line_nor_speak_to_the_terminal(tmp
     (line,) = refused.value.problems
     assert line.isprintable()
     assert len(line) < 5000
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "n.safetensors")
+    written_to = os.open(tmp_path / "n.safetensors", os.O_RDWR)  # else whoever opens it to read waits without end
+    try:
+        with pytest.raises(Refused, match="is missing"):
+            load_network(tmp_path / "n.safetensors")
+    finally:
+        os.close(written_to)
 
 
 def test_files_of_others_are_not_taken_for_ours(tmp_path, network):

@@ -125,15 +125,18 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def _mapped(path: Path) -> np.ndarray:
     # A map, whatever is done with it then: a header that speaks of more than the file has is refused at once.
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # NumPy's reader of headers raises whatever odd bytes lead it to
         raise Refused(f"{path} is no array that can be read: {' '.join(str(error).split())}") from None
+    if (told := array.offset + array.nbytes) != (size := path.stat().st_size):
+        raise Refused(f"{path} has {size:,} bytes, but its header speaks of {told:,}")
+    return array
 
 
 def _misfit(inputs: np.ndarray, labels: np.ndarray, shape: Shape, classes: int) -> str | None:
     """What contradicts the description of a split in its arrays."""
     dtype = np.dtype(np.uint8 if len(shape) == 3 else np.int64)
-    if inputs.dtype != dtype or inputs.ndim != 1 + len(shape) or inputs.shape[1] != shape[0]:
+    if inputs.dtype != dtype or inputs.ndim != 1 + len(shape) or inputs.shape[1] != shape[0] or not inputs.size:
         return f"inputs are {inputs.dtype} {inputs.shape}, needed: {dtype} of examples {shape}"
     if labels.dtype != np.int64 or labels.shape != inputs.shape[:1] or not len(labels):
         return f"labels are {labels.dtype} {labels.shape}, needed: int64 ({len(inputs)},), one for each of the inputs"

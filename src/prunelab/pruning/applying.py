@@ -17,15 +17,13 @@ from prunelab.pruning.criteria import Evidence
 from prunelab.pruning.cutting import Cutter, Pruned
 from prunelab.pruning.granularity import Granularity
 from prunelab.pruning.group_cutter import GroupCutter
-from prunelab.pruning.groups import Group
+from prunelab.pruning.groups import UNITS, Group
 from prunelab.pruning.mask_cutter import MaskCutter
 from prunelab.pruning.methods import METHODS, Kind, Method
 from prunelab.pruning.restart import Restart
 from prunelab.pruning.schedules import Session, Trainer
 from prunelab.pruning.selection import Saliency
 from prunelab.registry import pick
-
-UNITS: dict[Kind, str] = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ class GroupCutter:
             return None
         worst, kept = max(free, key=lambda pair: abs(pair[1] / pair[0].full - (1 - ratio)))
         return (
-            f"cannot be met: {removed:.4f} of the {worst.group.kind}s would go, and rounding explains no more than "
-            f"{allowed:.4f}; {worst.group.name}, say, keeps {kept} of {worst.full}, since a width is a multiple of "
-            f"prune.round_to = {self._spec.round_to} and at least that; try a smaller round_to or another ratio"
+            f"cannot be met: {removed:.4f} of the {groups.UNITS[worst.group.kind]} would go, and rounding explains no "
+            f"more than {allowed:.4f}; {worst.group.name}, say, keeps {kept} of {worst.full}, since a width is a "
+            f"multiple of prune.round_to = {self._spec.round_to} and at least that; try a smaller round_to or another "
+            "ratio"
         )

@@ -33,12 +33,15 @@ class Member:
         return self.indices[torch.isin(self.units, torch.tensor(units, dtype=torch.int64))]
 
 
+UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}  # in plural, by the kind of a group
+
+
 @dataclass(frozen=True)
 class Group:
     """Layers that lose their units together; `remove` takes units out for real."""
 
     name: str
-    kind: str  # channel, head or hidden
+    kind: str  # of UNITS
     count: int
     members: list[Member]
     remove: Callable[[Sequence[int]], None]
