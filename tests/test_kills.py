@@ -352,6 +352,18 @@ def test_so_it_is_where_the_number_went_to_another_dvc_and_a_living_one_keeps_it
     assert not any(json.loads(table.read_text()).values())
 
 
+def test_what_nobody_has_reaped_yet_uses_no_files(pipeline):
+    zombie = subprocess.Popen(["/bin/sh", "-c", ": dvc"])
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    table = pipeline / ".dvc/tmp/rwlock"
+    user = {"pid": zombie.pid, "cmd": "dvc repro"}
+    table.write_text(json.dumps({"write": {str(pipeline / "last.txt"): user}, "read": {}}))
+    (line,) = mend(pipeline)
+    assert str(zombie.pid) in line
+    assert zombie.wait() == 0
+
+
 @pytest.mark.parametrize("left", ["", '{"write": {"/x": {"pi'])
 def test_a_table_cut_short_blocks_nobody(pipeline, left):
     folder = pipeline

@@ -84,11 +84,11 @@ def _ended(pid: int, cmd: str, written: float) -> bool:
     """Whether the process that DVC noted is no more; the table was last `written` then or later."""
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > written + 1:  # clocks are rough
+        if process.create_time() > written + 1:  # clocks are rough
             return True
         its = " ".join(process.cmdline())
         return not its.endswith(cmd) if cmd.startswith(WORKER) else "dvc" not in its and "python" not in its
-    except psutil.NoSuchProcess:
+    except psutil.NoSuchProcess:  # nor does a zombie have a command line
         return True
     except psutil.AccessDenied:  # somebody else's, so it is there
         return False
