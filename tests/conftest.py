@@ -1,6 +1,7 @@
 """What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "prunelab", max_examples=wanted or 50, derandomize=not wanted, deadline=None, database=None
     )
     settings.load_profile("prunelab")
+    # A shell without job control has what runs in its background ignore Ctrl-C, and all that is started there too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def edit_params(path: Path, **changes: object) -> None:

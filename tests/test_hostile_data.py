@@ -14,10 +14,12 @@ from PIL import Image
 
 from prunelab.artifacts.files import read_json
 from prunelab.artifacts.prepared import load_split
+from prunelab.data import describe
 from prunelab.data.datasets import DATASETS
 from prunelab.data.imagefolder import ImageFiles, ImageFolder
 from prunelab.data.images import decode, size_of
 from prunelab.data.protocol import Source
+from prunelab.data.splits import Split
 from prunelab.data.tables import read_table
 from prunelab.errors import Refused
 from prunelab.stages import prepare
@@ -192,6 +194,13 @@ def test_texts_that_two_splits_share_are_counted(workspace, capsys):
     edit_params(Path("params.yaml"), dataset="text_tsv", model="bert", data__source=str(workspace))
     assert prepared(workspace) == {"train, validation": 2, "train, test": 2, "validation, test": 2}
     assert "2 of 3 examples of test are in train too: example 0 (as example 0)" in capsys.readouterr().out
+
+
+def test_equal_hashes_alone_make_no_twins(monkeypatch):
+    monkeypatch.setattr(describe, "_marks", lambda part: np.zeros(len(part), np.uint64))
+    images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+    splits = {name: Split(some, np.zeros(2, np.int64)) for name, some in (("train", images[:2]), ("test", images[2:]))}
+    assert describe.find_twins(splits) == {("train", "test"): []}
 
 
 def test_nothing_is_said_of_splits_that_share_nothing(workspace, capsys):
