@@ -61,7 +61,7 @@ class _Run:
             for name, needed in plan.needs.items()
             if name not in outcome.unchanged
         }
-        self.root, self.jobs, self.alone, self.outcome = root, jobs, plan.alone, outcome
+        self.root, self.alone, self.outcome = root, plan.alone, outcome
         self.order = lock_order(root, plan)
         self.schedule = Schedule(left, jobs, plan.alone)
         self.crew = Crew(root, jobs)
@@ -93,10 +93,8 @@ class _Run:
 
     def _start(self, name: str) -> None:
         number = self.crew.free()
-        variables, where = {}, ""
-        if self.jobs > 1 and name not in self.alone:
-            variables = self.variables[number]
-            where = f" on GPU {variables[workers.VISIBLE]}" if workers.VISIBLE in variables else ""
+        variables = {} if name in self.alone else self.variables[number]
+        where = f" on GPU {variables[workers.VISIBLE]}" if workers.VISIBLE in variables else ""
         log = self.root / self.log(name)
         log.write_bytes(b"")  # what an earlier run left is no news
         self.crew.give(number, name, log, variables, self.order)
