@@ -208,16 +208,16 @@ def stages_run(output: str) -> list[str]:
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Clone:
     clone = Clone(tmp_path_factory.mktemp("clone"))
-    path = clone.folder / "params.yaml"
-    yaml = YAML()
-    content = yaml.load(path)
-    content["seeds"] = [0, 1]
-    content["grid"]["methods"] = ["l1_unstructured", "random_channel"]
-    content["grid"]["ratios"] = [0.5]
-    content["train"]["epochs"] = 2
-    content["finetune"]["epochs"] = 1
-    content["benchmark"] = {"batch_sizes": [1, 8], "backends": ["eager"], "rounds": 2, "seconds": 0.02}
-    yaml.dump(content, path)
+    methods = ["l1_unstructured", "random_channel"]
+    edit_params(
+        clone.folder / "params.yaml",
+        seeds=[0, 1],
+        grid__methods=methods,
+        grid__ratios=[0.5],
+        train__epochs=2,
+        finetune__epochs=1,
+        benchmark={"batch_sizes": [1, 8], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
+    )
     # The environment holds an editable install of the original checkout; this line shows whose code runs.
     prepare = clone.folder / "src/prunelab/stages/prepare.py"
     prepare.write_text(
@@ -228,7 +228,7 @@ def clone(tmp_path_factory) -> Clone:
     clone.commit("Tiny configuration")
     output = clone.run("dvc", "repro").stdout
     assert "the clone's own code" in output
-    grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in content["grid"]["methods"]]
+    grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in methods]
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
     told = ["sensitivity", "plot_sensitivity", "plot", "benchmark", "report"]
     assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, *told])
