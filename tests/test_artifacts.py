@@ -69,7 +69,9 @@ def test_a_model_file_has_one_metadata_key_of_canonical_json(network, tmp_path):
 
 
 def facts(splits: dict) -> dict:
-    return {"classes": [str(digit) for digit in range(10)], "shape": [1, 8, 8], "mean": [0.3], "std": [0.4]}
+    counts = {name: len(part) for name, part in splits.items()}
+    classes = [str(digit) for digit in range(10)]
+    return {"dataset": "digits", "classes": classes, "shape": [1, 8, 8], "mean": [0.3], "std": [0.4], "counts": counts}
 
 
 def test_prepared_splits_are_checked_against_their_hashes(digits, tmp_path):

@@ -208,7 +208,7 @@ def test_the_bench_measures_all_networks_and_the_table_tells(files, execution):
             "device": "a machine", "cuda": None, "threads": 2, "precision": "fp32", "packages": {"torch": "2"},
             "memory_format": "torch.channels_last",
         },
-        "load": {"load_1min": 0.0, "cores": 2, "busy": ["compiler 99%"]},
+        "load": {"load_1min": 0.0, "cores": 2, "busy": ["compiler 99%", "<b>|@you 60%"]},
         "seed": 0, "rounds": 3, "latency": rows, "energy": "not available: no counter",
         "memory": [{"name": name, "batch_size": 2, "peak_bytes": 10**6} for name in files],
     }  # fmt: skip
@@ -216,6 +216,6 @@ def test_the_bench_measures_all_networks_and_the_table_tells(files, execution):
     table = speed_table(measured, "title")
     assert f"| l1_channel-0.5 | {rows[1]['latency_ms_p50']:.3g} ms" in table
     assert rows[1]["told"] in table
-    assert "busy beside this: compiler 99%" in table
+    assert "busy beside this: compiler 99%, <code>&#60;b&#62;&#124;&#64;you 60&#37;</code>." in table
     assert "Energy: not available" in table
     assert np.isfinite(rows[0]["throughput_per_s"])

@@ -28,7 +28,7 @@ from prunelab.pruning.applying import prune
 
 NORMALISE = Normalise(mean=[0.3], std=[0.4])
 NAMES = [f"class {index}" for index in range(10)]
-DATA = {"classes": NAMES, "mean": [0.3], "std": [0.4], "sha256": {}}
+DATA = {"dataset": "any", "classes": NAMES, "mean": [0.3], "std": [0.4], "counts": {}, "sha256": {}}
 
 
 def lively(model: nn.Module) -> nn.Module:

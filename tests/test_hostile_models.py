@@ -288,7 +288,10 @@ def described(folder: Path, inputs: bytes, labels: np.ndarray, **changes: object
     (folder / "train/inputs.npy").write_bytes(inputs)
     np.save(folder / "train/labels.npy", labels)
     hashes = {name: sha256(folder / f"train/{name}.npy") for name in ("inputs", "labels")}
-    told = {"classes": ["a", "b"], "shape": [1, 2, 2], "mean": [0.5], "std": [0.2], "sha256": {"train": hashes}}
+    told = {
+        "dataset": "any", "classes": ["a", "b"], "shape": [1, 2, 2], "mean": [0.5], "std": [0.2],
+        "counts": {"train": 4}, "sha256": {"train": hashes},
+    }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(told | changes))
     return folder
 
@@ -327,9 +330,9 @@ def test_a_damaged_description_is_refused_or_describes(folder, damage: Damage):
         (IMAGES, LABELS + 1, {}, "labels go from 1 to 2, but there are 2 classes"),
         (IMAGES, LABELS - 1, {}, "labels go from -1 to 0"),
         (stored(np.full((4, 3), -1)), LABELS, {"shape": [3]}, "negative token id"),
-        (IMAGES, LABELS, {"shape": [1, 2]}, "describes no data: shape"),
-        (IMAGES, LABELS, {"classes": []}, "describes no data: classes"),
-        (IMAGES, LABELS, {"sha256": {"train": {"inputs": "0"}}}, "describes no data: sha256.train.labels"),
+        (IMAGES, LABELS, {"shape": [1, 2]}, "is damaged: shape"),
+        (IMAGES, LABELS, {"classes": []}, "is damaged: classes"),
+        (IMAGES, LABELS, {"sha256": {"train": {"inputs": "0"}}}, "is damaged: sha256.train.labels"),
         (IMAGES, LABELS, {"sha256": {}}, "does not describe train"),
     ],
 )

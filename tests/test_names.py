@@ -16,7 +16,8 @@ from test_pipeline import Clone, stages_run
 from prunelab.errors import Refused, one_line
 from prunelab.report.comparison import NEEDED, compare, comparison_table, notes
 from prunelab.report.page import page
-from prunelab.review.markdown import code, worded, words
+from prunelab.report.words import code, words
+from prunelab.review.markdown import worded
 from prunelab.revisions import Revision
 from prunelab.studies import tables
 from prunelab.studies.commands import refusals, tell_failures

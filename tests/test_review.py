@@ -15,9 +15,10 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
+from prunelab.report.words import code
 from prunelab.review.document import Findings, document
 from prunelab.review.environments import Environments, environments
-from prunelab.review.markdown import ROWS, code
+from prunelab.review.markdown import ROWS
 from prunelab.review.pictures import Picture, changed_pictures
 from prunelab.review.pipeline import Lock, lock_state
 from prunelab.review.readings import Change, Reading, configurations

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from prunelab.artifacts.files import read_json, sha256
+from prunelab.artifacts.files import sha256
 from prunelab.artifacts.networks import load_network, seed_file
+from prunelab.artifacts.prepared import read_facts
 from prunelab.data.datasets import DATASETS
 from prunelab.data.describe import asked
 from prunelab.data.protocol import Facts, Source
@@ -92,11 +93,11 @@ def _source(params: Params, raw: Path) -> Source:
 def _prepared(params: Params, raw: Path) -> dict[str, Any] | None:
     """What dataset.json says, if it was made with these parameters: then the raw files are no longer needed."""
     path, data = raw.parent / "prepared" / "dataset.json", params.data
-    facts = read_json(path) if path.exists() else None
+    facts = read_facts(path.parent) if path.exists() else {}
     wanted = asked(
         params.dataset, _source(params, raw), data.test_fraction, data.validation_fraction, data.split_seed
     )  # fmt: skip
-    return facts if isinstance(facts, dict) and wanted.items() <= facts.items() else None
+    return facts if wanted.items() <= facts.items() else None
 
 
 def facts_of(params: Params, raw: Path = RAW) -> Facts:

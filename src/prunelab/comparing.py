@@ -7,7 +7,8 @@ from pathlib import Path
 from prunelab.errors import Refused, one_line
 from prunelab.params import load_params
 from prunelab.report.comparison import FASTER, Row, compare, comparison_table, lacking, notes
-from prunelab.review.markdown import worded, words
+from prunelab.report.words import words
+from prunelab.review.markdown import worded
 from prunelab.revisions import Revision, read_revisions
 from prunelab.studies import tables
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prunelab.allocating.costs import Subject
 from prunelab.allocating.latency import allocate_latency
-from prunelab.allocating.record import MAKE, read_curves, read_record
+from prunelab.allocating.record import MAKE, read_curves, read_own_record
 from prunelab.allocating.settings import write_layer_ratios
 from prunelab.checks import BASE, facts_of
 from prunelab.errors import Refused
@@ -59,7 +59,7 @@ def allocated(
     """
     share = _asked(what, ratio, budget, latency)
     params = load_params()
-    record = read_record(params, BASE)
+    record = read_own_record(params, BASE)
     facts = facts_of(params)
     network = build(params.model, facts.classes, facts.shape, **MODELS[params.model].options(params.weights))
     subject = Subject.of(network, params.model, facts.shape, what)

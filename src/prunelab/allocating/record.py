@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunelab.artifacts.files import read_json, sha256
+from prunelab.artifacts.files import sha256
 from prunelab.artifacts.networks import seed_file
+from prunelab.artifacts.records import Sensitivity, read_record
 from prunelab.errors import Refused
 from prunelab.measuring.names import ALL
 from prunelab.params import Params
@@ -16,20 +17,20 @@ RECORD = Path("metrics/sensitivity.json")
 MAKE = "`dvc repro sensitivity` measures them"
 
 
-def read_record(params: Params, base: Path, path: Path = RECORD) -> dict[str, Any]:
+def read_own_record(params: Params, base: Path, path: Path = RECORD) -> dict[str, Any]:
     """The record of curves; `base` is the folder of the dense networks, which need not be there.
 
     Raises:
-        Refused: if it is missing, or of another network or data set than the parameters name.
+        Refused: if it is missing or damaged, or of another network or data set than the parameters name.
     """
     if not path.exists():
         raise Refused(f"{path} is missing: there are no curves to allocate by; {MAKE}")
-    record = read_json(path)
+    record = read_record(path, Sensitivity)
     wanted = {"model": params.model, "dataset": params.dataset, "seeds": params.seeds}
     problems = [
-        f"{path} has the curves of {key} {record.get(key)}, params.yaml says {value}; {MAKE} anew"
+        f"{path} has the curves of {key} {record[key]}, params.yaml says {value}; {MAKE} anew"
         for key, value in wanted.items()
-        if record.get(key) != value
+        if record[key] != value
     ]
     files = [seed_file(base, seed) for seed in params.seeds]
     if not problems and all(map(Path.exists, files)) and [sha256(file) for file in files] != record["networks"]:

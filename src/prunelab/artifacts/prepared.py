@@ -13,28 +13,36 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, Field, PositiveInt
 from tqdm import tqdm
 
-from prunelab.artifacts.files import read_json, replacing, sha256, write_json
+from prunelab.artifacts.files import replacing, sha256, write_json
+from prunelab.artifacts.records import Strict, read_record
 from prunelab.data.protocol import Part, Shape
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
-from prunelab.params import Count
 
 
-class Hashes(BaseModel):
+def _of_examples(shape: list[int]) -> list[int]:
+    if len(shape) not in (1, 3):
+        raise ValueError("needed are one number (token ids) or three (channels, height, width)")
+    return shape
+
+
+class Hashes(Strict):
     """SHA-256 of the two files of a split."""
 
     inputs: str
     labels: str
 
 
-class Described(BaseModel):
+class Described(Strict):
     """What dataset.json must say; there is more in it."""
 
+    dataset: str
     classes: Annotated[list[str], Field(min_length=1)]
-    shape: tuple[Count] | tuple[Count, Count, Count]
+    shape: Annotated[list[PositiveInt], AfterValidator(_of_examples)]
+    counts: dict[str, PositiveInt]
     mean: list[float] | None
     std: list[float] | None
     sha256: dict[str, Hashes]
@@ -110,16 +118,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         Refused: if it is missing, damaged, or lacks what every description has.
     """
-    facts = read_json(folder / "dataset.json")
-    try:
-        Described.model_validate(facts)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Refused(
-            f"{folder / 'dataset.json'} describes no data: {where}: {first['msg']}; `dvc repro prepare` makes it"
-        ) from None
-    return facts
+    return read_record(folder / "dataset.json", Described)
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -138,7 +137,7 @@ def _misfit(inputs: np.ndarray, labels: np.ndarray, shape: Shape, classes: int) 
     dtype = np.dtype(np.uint8 if len(shape) == 3 else np.int64)
     if inputs.dtype != dtype or inputs.ndim != 1 + len(shape) or inputs.shape[1] != shape[0] or not inputs.size:
         return f"inputs are {inputs.dtype} {inputs.shape}, needed: {dtype} of examples {shape}"
-    if labels.dtype != np.int64 or labels.shape != inputs.shape[:1] or not len(labels):
+    if labels.dtype != np.int64 or labels.shape != inputs.shape[:1]:
         return f"labels are {labels.dtype} {labels.shape}, needed: int64 ({len(inputs)},), one for each of the inputs"
     if labels.min() < 0 or labels.max() >= classes:
         return f"labels go from {labels.min()} to {labels.max()}, but there are {classes} classes"

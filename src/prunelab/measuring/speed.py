@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from prunelab.artifacts.records import QUANTILES
 from prunelab.measuring.backends import Arm
 from prunelab.measuring.statistics import half_width
 
 Timer = Callable[[Arm], float]  # seconds of one call, until the device is done with it
 PERCENTILES = {50: 1, 95: 20, 99: 1000}  # each with the calls that it takes to say anything about it
-QUANTILES = 21
 
 
 @dataclass(frozen=True)

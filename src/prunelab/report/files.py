@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.artifacts.files import read_json
+from prunelab.artifacts.records import restored
 from prunelab.errors import Refused
 from prunelab.report.costs import COSTS
 
@@ -27,7 +28,7 @@ def read_rows(path: Path, keys: Iterable[str]) -> list[Row]:
     """Rows that all have finite numbers under these keys; raises Refused for any other content."""
     content = read_json(path)
     if not isinstance(content, list) or not content:
-        raise Refused(f"{path} is damaged: it holds no rows; {_restored(path)}")
+        raise Refused(f"{path} is damaged: it holds no rows; {restored(path)}")
     for row in content:
         _assert_numbers(path, row, keys)
     return content
@@ -37,19 +38,15 @@ def read_confusion(path: Path, classes: int) -> list[Row]:
     """Rows of actual, predicted and count; raises Refused for classes that there are not."""
     rows = read_rows(path, ("actual", "predicted", "count"))
     if wrong := [row for row in rows for key in ("actual", "predicted") if row[key] not in range(classes)]:
-        raise Refused(f"{path} is damaged: {wrong[0]} is of no class, 0 to {classes - 1}; {_restored(path)}")
+        raise Refused(f"{path} is damaged: {wrong[0]} is of no class, 0 to {classes - 1}; {restored(path)}")
     return rows
 
 
 def _assert_numbers(path: Path, content: Any, keys: Iterable[str]) -> None:
     known = content if isinstance(content, Mapping) else {}
     if wrong := [key for key in keys if not _number(known.get(key))]:
-        raise Refused(f"{path} is damaged: {', '.join(wrong)} missing or no finite number; {_restored(path)}")
+        raise Refused(f"{path} is damaged: {', '.join(wrong)} missing or no finite number; {restored(path)}")
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < 2**63 and isfinite(value)
-
-
-def _restored(path: Path) -> str:
-    return f"`git checkout {path}`, `dvc checkout {path}` or `dvc repro` restores it"

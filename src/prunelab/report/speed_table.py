@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunelab.report.words import words
+
 Row = Mapping[str, Any]
 
 
@@ -39,11 +41,11 @@ def _cell(row: Row) -> str:
 def _machine(measured: Mapping[str, Any]) -> str:
     machine, load = measured["environment"], measured["load"]
     driver = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
-    busy = f"; busy beside this: {', '.join(load['busy'])}" if load["busy"] else ""
+    busy = f"; busy beside this: {', '.join(map(words, load['busy']))}" if load["busy"] else ""
     return (
-        f"{machine['device']}{driver}, {machine['threads']} threads of {load['cores']} cores, {machine['precision']}, "
-        f"{machine['memory_format'].removeprefix('torch.')}, torch {machine['packages']['torch']}; "
-        f"load {load['load_1min']:.2f} before{busy}."
+        f"{words(machine['device'])}{driver}, {machine['threads']} threads of {load['cores']} cores, "
+        f"{machine['precision']}, {machine['memory_format'].removeprefix('torch.')}, "
+        f"torch {machine['packages']['torch']}; load {load['load_1min']:.2f} before{busy}."
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from prunelab.params import PARAMS_FILE
 from prunelab.report.comparison import BASIS, BASIS_BUT
+from prunelab.report.words import code
 from prunelab.review.environments import Environments
-from prunelab.review.markdown import code, folded, image, link, some, table
+from prunelab.review.markdown import folded, image, link, some, table
 from prunelab.review.pictures import AFTER, BEFORE, Picture, twins
 from prunelab.review.pipeline import Differences, Lock
 from prunelab.review.readings import Configuration

@@ -1,34 +1,15 @@
-"""Markdown in which words that others wrote stay words: no markup, no mentions, no cells of their own."""
+"""The Markdown of comments and tables: parts that fold, pictures, links, and no more rows than a page bears."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import PurePosixPath
-from typing import Any
 from urllib.parse import quote
 
+from prunelab.report.words import words
 from prunelab.studies import tables
 
 ROWS = 150  # of a table: a comment on GitHub bears 65,536 characters
-LETTERS = 100  # of a value
 NAMED = 5  # of what one line counts
-HARMLESS = re.compile(r"(?!.*(www\.|\b_|_\b))[\w ,.;()%+=±†‡/-]*")  # nothing here is markup, a mention or a link
-
-
-def code(value: Any) -> str:
-    """Any value as code on one line. Markup is dead in a code span, but for what ends it or a table's cell."""
-    words = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
-    words = words if len(words) <= LETTERS else f"{words[:LETTERS]}…"
-    if not words:
-        return ""
-    if set(words) & set("`|\\"):
-        return "<code>" + "".join(one if one.isalnum() or one == " " else f"&#{ord(one)};" for one in words) + "</code>"
-    return f"`{words}`"
-
-
-def words(value: Any) -> str:
-    """Any value as it is, if no letter of it could be markup; else as code."""
-    return str(value) if HARMLESS.fullmatch(str(value)) else code(value)
 
 
 def worded(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunelab.report.tables import with_interval
-from prunelab.review.markdown import code, folded, some, table
+from prunelab.report.words import code
+from prunelab.review.markdown import folded, some, table
 from prunelab.review.readings import CI, Change, Configuration, Reading, number
 
 ACCURACY = "accuracy"

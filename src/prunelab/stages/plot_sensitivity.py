@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import read_json
+from prunelab.artifacts.records import Sensitivity, read_record
 from prunelab.params import load_params
 from prunelab.report import style
 from prunelab.report.sensitivity_figures import sensitivity
@@ -12,7 +12,7 @@ from prunelab.stages.entry import run
 def main(measured: Path, out: Path) -> None:
     """Draw the rows of the file MEASURED into OUT.svg and OUT.png."""
     params = load_params()
-    record = read_json(measured)
+    record = read_record(measured, Sensitivity)
     seeds = f"{len(record['seeds'])} seed" + "s" * (len(record["seeds"]) > 1)
     title = f"{params.model} on {params.dataset}: what its layers bear, without fine-tuning, mean over {seeds}"
     style.save(sensitivity(record, title), out)

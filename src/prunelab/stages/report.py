@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import read_json, write
+from prunelab.artifacts.files import write
+from prunelab.artifacts.prepared import read_facts
+from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
 from prunelab.errors import Refused, one_line
 from prunelab.params import Params, Recipe, load_params
 from prunelab.report.files import CURVE, METRICS, read_confusion, read_metrics, read_rows
@@ -14,13 +16,14 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     """Read what the stages left in the folders METRICS and PLOTS; write the page OUT."""
     params = load_params()
     keys = [key for *_, key in params.grid.cells()]
-    facts, speed = read_json(prepared / "dataset.json"), read_json(metrics / "speed" / "benchmark.json")
     points = read_rows(plots / "tradeoff.json", ("ratio", *METRICS))
     grid = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     if [(point.get("method"), point["ratio"]) for point in points] != grid:
         raise Refused(f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew")
-    details = {"dense": read_json(metrics / "details" / "base.json")}
-    details |= {key: read_json(metrics / "details" / "grid" / f"{key}.json") for key in keys}
+    facts, speed = read_facts(prepared), read_record(metrics / "speed" / "benchmark.json", Speed)
+    if missing := _untimed(speed["latency"], ["dense", *keys]):
+        raise Refused(f"{metrics / 'speed'} has no latency of {', '.join(missing)}; `dvc repro benchmark` measures it")
+    details = _details(metrics / "details", keys)
     found = Findings(
         title=f"{params.model} on {params.dataset}",
         facts=_facts(params, facts, details["dense"]["seeds"], speed["environment"]),
@@ -30,10 +33,29 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         training=read_rows(plots / "training.json", CURVE),
         confusion=read_confusion(plots / "dense_confusion.json", len(facts["classes"])),
         classes=[one_line(name) for name in facts["classes"]],
-        sensitivity=read_json(metrics / "sensitivity.json"),
+        sensitivity=read_record(metrics / "sensitivity.json", Sensitivity),
         speed=speed,
     )
     write(out, page(found).encode())
+
+
+def _untimed(rows: list[dict], names: list[str]) -> list[str]:
+    """The networks that were not measured in all the ways that one was."""
+    measured = {(row["name"], row["backend"], row["batch_size"]) for row in rows}
+    ways = {(backend, size) for _, backend, size in measured}
+    return [name for name in names if any((name, *way) not in measured for way in ways)]
+
+
+def _details(folder: Path, keys: list[str]) -> dict[str, dict]:
+    """By configuration, the dense one first."""
+    files = {"dense": folder / "base.json"} | {key: folder / "grid" / f"{key}.json" for key in keys}
+    details = {name: read_record(file, Details) for name, file in files.items()}
+    layers = {name: [row["layer"] for row in each["layers"]] for name, each in details.items()}
+    if others := [name for name in keys if layers[name] != layers["dense"]]:
+        raise Refused(
+            f"{files[name]} and {files['dense']} are of other layers; `dvc repro` mends it" for name in others
+        )
+    return details
 
 
 def _facts(params: Params, data: dict, dense: list[dict], machine: dict) -> dict[str, str]:

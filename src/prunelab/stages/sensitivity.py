@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prunelab.artifacts.files import read_json, sha256, write_json
+from prunelab.artifacts.files import sha256, write_json
 from prunelab.artifacts.networks import load_network, seed_file
-from prunelab.artifacts.prepared import load_split
+from prunelab.artifacts.prepared import load_split, read_facts
 from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
@@ -60,7 +60,7 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
         out,
         {
             "model": card.model,
-            "dataset": read_json(prepared / "dataset.json")["dataset"],
+            "dataset": read_facts(prepared)["dataset"],
             "seeds": params.seeds,
             "networks": [sha256(file) for file in files],
             "examples": len(validation),
