@@ -3,6 +3,7 @@
     python benchmarks/load.py images [1000000]      # tiny PNG files: checked, prepared, streamed for an epoch
     python benchmarks/load.py epochs [50]           # whether the memory of a training stage stays flat
     python benchmarks/load.py cells [10 20 40]      # what DVC and `prunelab repro` take for stages that do nothing
+    python benchmarks/load.py jobs [40 200]         # the same without what DVC takes by itself from nothing
     python benchmarks/load.py report [40 200]       # the pictures and the page of so many cells
 
 In temporary clones of HEAD below --folder (the system's, else), which are removed; a million images take 4 GB there.
@@ -131,22 +132,25 @@ def stubbed(folder: Path, cells: int) -> Study:
     return study
 
 
-def cells(base: Path, counts: list[int]) -> None:
+def cells(base: Path, counts: list[int], *, serially: bool = True) -> None:
+    """By DVC alone too, if `serially`: hours for hundreds of cells."""
     rows: dict[str, list[float]] = {}
+    prunelab = (sys.executable, "-m", "prunelab")
     for count in counts:
-        serial, side_by_side = (stubbed(base / f"{how}_{count}", count) for how in ("serial", "jobs"))
-        prunelab = (sys.executable, "-m", "prunelab")
-        taken = {
-            "dvc repro, from nothing": serial.run("dvc", "repro"),
-            "dvc repro, nothing to do": serial.run("dvc", "repro"),
-            "prunelab check": side_by_side.run(*prunelab, "check"),
-            "prunelab repro --jobs 2": side_by_side.run(*prunelab, "repro", "--jobs", "2"),
+        study = stubbed(base / f"jobs_{count}", count)
+        commands = {
+            "prunelab check": (study, [*prunelab, "check"]),
+            "prunelab repro --jobs 2": (study, [*prunelab, "repro", "--jobs", "2"]),
+            "dvc repro, nothing to do": (study, ["dvc", "repro"]),
         }
-        for what, took in taken.items():
+        if serially:
+            commands["dvc repro, from nothing"] = (stubbed(base / f"serial_{count}", count), ["dvc", "repro"])
+        for what, (where, command) in commands.items():
+            took = where.run(*command)
             print(f"{count} cells, {what}: {took}", flush=True)
             rows.setdefault(f"{what}, s", []).append(took.seconds)
             rows.setdefault(f"{what}, peak MiB", []).append(took.peak)
-        rows.setdefault("dvc.lock, kB", []).append((serial.folder / "dvc.lock").stat().st_size / 1000)
+        rows.setdefault("dvc.lock, kB", []).append((study.folder / "dvc.lock").stat().st_size / 1000)
     table(counts, rows)
 
 
@@ -216,6 +220,7 @@ PARTS: dict[str, tuple[Callable[[Path, list[int]], None], list[int]]] = {
     "images": (images, [1_000_000]),
     "epochs": (epochs, [50]),
     "cells": (cells, [10, 20, 40]),
+    "jobs": (partial(cells, serially=False), [40, 200]),
     "report": (report, [40, 200]),
 }
 

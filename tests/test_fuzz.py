@@ -14,13 +14,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types as bounds
 import pytest
-from conftest import PROJECT
+from conftest import KINDS, PROJECT
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
 
+from prunelab.checks import find_problems
+from prunelab.data.datasets import DATASETS
 from prunelab.errors import Refused
 from prunelab.params import Params, Section, checked, load_params, read_params
+from prunelab.pruning.methods import METHODS
 from prunelab.reading import cut, parse_json, parse_yaml, short
 from prunelab.report.comparison import NEEDED, compare, comparison_table, lacking
 from prunelab.report.files import METRICS, read_confusion, read_metrics, read_rows
@@ -192,6 +196,36 @@ def test_what_is_accepted_stays_what_it_is(content):
     params = checked(content)
     assert params.model_dump() == content
     assert checked(params.model_dump()) == params
+
+
+NAMED = {
+    "dataset": st.sampled_from(list(DATASETS)),
+    "model": st.sampled_from([*KINDS, "bert"]),
+    "method": st.sampled_from(list(METHODS)),
+    "weights": st.sampled_from(["none", "imagenet", "minilm", "params.yaml", "nowhere/w.pt"]),
+}
+SECTIONS = [key for key, field in Params.model_fields.items() if key != "runtime" and field.annotation is not str]
+FIELDS = {key: drawn(Params.model_fields[key].annotation, tuple(Params.model_fields[key].metadata)) for key in SECTIONS}
+
+
+@given(
+    named=st.fixed_dictionaries({}, optional=NAMED),
+    whole=st.sampled_from(SECTIONS).flatmap(lambda key: st.fixed_dictionaries({key: FIELDS[key]})),
+    methods=st.lists(NAMED["method"], min_size=1, max_size=3, unique=True),
+)
+def test_whatever_is_within_the_schema_can_start_or_the_check_says_why_not(named, whole, methods, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "checked"
+    folder.mkdir(exist_ok=True)
+    content = deepcopy(SHIPPED) | named | whole
+    content["grid"]["methods"] = methods
+    YAML().dump(content, folder / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        lines = find_problems()
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+    for line in lines:
+        assert line.isprintable()
+        assert 0 < len(line) <= LONGEST
 
 
 TEXTS = st.text(LETTERS, max_size=40)
