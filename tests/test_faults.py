@@ -28,6 +28,7 @@ from prunelab.data.splits import Split
 from prunelab.errors import machine_failed
 from prunelab.models.catalogue import build
 from prunelab.report import style
+from prunelab.stages.entry import run
 
 SOME = np.arange(60_000, dtype=np.int64)
 
@@ -90,6 +91,37 @@ def test_every_writer_names_its_file_and_leaves_what_was_there(name, size, tmp_p
 def test_an_error_of_a_worker_is_told_in_its_last_line():
     told = "Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nFileNotFoundError: y\n"
     assert machine_failed(FileNotFoundError(told)).startswith("FileNotFoundError: y; what was there")
+
+
+GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which …"
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: torch.empty(2**60, dtype=torch.uint8), "tried to allocate 1152921504606846976 bytes"),
+        (lambda: np.zeros(2**60, np.uint8), "Unable to allocate 1.00 EiB"),
+        (lambda: raised(torch.OutOfMemoryError(GPU)), "memory ran out (CUDA out of memory); a smaller batch_size"),
+        (lambda: raised(MemoryError()), "memory ran out; a smaller"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line_that_says_what_needs_less(act, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit):
+        run(lambda: act() and None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("memory ran out")
+    assert said in line
+
+
+def test_other_errors_are_ours_and_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(RuntimeError, match="shape"):
+        run(lambda: raised(RuntimeError("shapes do not fit")))
 
 
 def test_workers_read_on_when_the_file_is_gone(tmp_path):

@@ -61,7 +61,7 @@ def check() -> None:
     with refusals():
         for line in mend(Path.cwd()):
             print(line)
-    problems = find_problems()
+        problems = find_problems()
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:

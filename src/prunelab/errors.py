@@ -1,7 +1,10 @@
 """The one exception for input that cannot be used, and text that is fit to be shown."""
 
+import re
 from collections.abc import Iterable
 
+# What torch raises is a RuntimeError, a GPU's by a class of its own, and errors are told without importing torch.
+NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 LONGEST = 4000  # characters of a line: names in a hostile file may have millions
 
 
@@ -22,8 +25,20 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
-def machine_failed(error: OSError) -> str:
-    """One line on a full disk, a folder that cannot be written, a file that went away: path, cause, and what to do."""
+def machine_failed(error: OSError | MemoryError | RuntimeError) -> str | None:
+    """One line on a full disk, a folder that cannot be written, a file that went away, memory that ran out.
+
+    It has the cause and what to do; None if the error is of another kind, and so ours.
+    """
+    if isinstance(error, MemoryError | RuntimeError):
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            return None
+        sentences = str(error).partition("\n")[0].split(". ")  # torch adds some on its internals
+        said = next(filter(NO_MEMORY.search, sentences), sentences[0])
+        return one_line(
+            f"memory ran out{said and f' ({said})'}; a smaller batch_size, data.resize or data.memory_mb needs less, "
+            "and what was finished before is kept"
+        )
     # One that comes from another process holds its traceback, and says in its last line what went wrong.
     said = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     where = "" if error.filename is None else f"{error.filename}: "

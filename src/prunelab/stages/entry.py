@@ -42,9 +42,11 @@ def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
         _let_another_speak()
         _explain(refused)
         sys.exit(1)
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (told := machine_failed(error)) is None:
+            raise
         _let_another_speak()
-        print(machine_failed(error), file=sys.stderr)
+        print(told, file=sys.stderr)
         sys.exit(1)
 
 

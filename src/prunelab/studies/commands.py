@@ -35,8 +35,10 @@ def refusals() -> Iterator[None]:
         for problem in refused.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
-    except OSError as error:
-        print(machine_failed(error), file=sys.stderr)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (told := machine_failed(error)) is None:
+            raise
+        print(told, file=sys.stderr)
         raise typer.Exit(1) from None
 
 
