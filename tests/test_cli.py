@@ -1,6 +1,8 @@
 """`prunelab check` finds everything wrong before any work starts."""
 
 import hashlib
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from conftest import DIGITS_SHAPE, PROJECT, edit_params
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
-from prunelab.cli import app
+from prunelab.cli import WHICH_REPOSITORY, app
 from prunelab.data.datasets import DATASETS, Cifar
 from prunelab.models.catalogue import MODELS, build
 from prunelab.params import Normalise
@@ -46,6 +48,7 @@ def test_the_shipped_parameters_are_in_order(workspace):
         ({"ratio": 1}, ["ratio", "not 1"]),
         ({"prune__round_to": 8, "grid__ratios": [0.5], "ratio": 0.9}, ["l1_channel at ratio 0.9", "round_to = 8"]),
         ({"data__normalise": {"mean": [0.5] * 3, "std": [0.5] * 3}}, ["data.normalise", "3 means", "1 channels"]),
+        ({"sensitivity__ratios": [1e-6]}, ["sensitivity.ratios: [1e-06]", "none or all"]),
         ({"weights": "no/such/file.pt"}, ["weights: no file no/such/file.pt"]),
     ],
 )
@@ -122,6 +125,16 @@ def test_help_and_list_tell_what_there_is():
     only = CliRunner().invoke(app, ["list", "models"]).stdout
     assert "resnet56" in only
     assert "l1_channel" not in only
+
+
+def test_git_is_not_told_which_repository_it_works_in(monkeypatch):
+    """As hooks and aliases tell it: then every git command, in a clone too, would work on that one."""
+    told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True)
+    assert set(WHICH_REPOSITORY) <= set(told.stdout.split())
+    for name in WHICH_REPOSITORY:
+        monkeypatch.setenv(name, "elsewhere")
+    assert CliRunner().invoke(app, ["list", "datasets"]).exit_code == 0
+    assert not set(WHICH_REPOSITORY) & os.environ.keys()
 
 
 def test_layers_are_those_that_patterns_name(workspace):

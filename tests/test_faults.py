@@ -105,7 +105,7 @@ def raised(error: Exception) -> None:
     [
         (lambda: torch.empty(2**60, dtype=torch.uint8), "tried to allocate 1152921504606846976 bytes"),
         (lambda: np.zeros(2**60, np.uint8), "Unable to allocate 1.00 EiB"),
-        (lambda: raised(torch.OutOfMemoryError(GPU)), "memory ran out (CUDA out of memory); a smaller batch_size"),
+        (lambda: raised(torch.OutOfMemoryError(GPU)), "memory ran out (CUDA out of memory); a smaller batch size"),
         (lambda: raised(MemoryError()), "memory ran out; a smaller"),
     ],
 )

@@ -231,6 +231,25 @@ def test_whatever_is_within_the_schema_can_start_or_the_check_says_why_not(named
         assert 0 < len(line) <= LONGEST
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "imagefolder", "data": {"source": "~nobody-of-this-name/x"}},
+        {"dataset": "text_tsv", "model": "bert", "data": {"source": "~nobody-of-this-name/x"}},
+        {"dataset": "imagefolder", "data": {"source": "x" * 300}},
+        {"weights": "x" * 300},
+    ],
+)
+def test_paths_that_no_system_takes_are_told(changes, tmp_path, monkeypatch):
+    data = SHIPPED["data"] | changes.get("data", {})
+    YAML().dump(SHIPPED | changes | {"data": data}, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    lines = find_problems()
+    assert any("nobody-of-this-name" in line or "x" * 300 in line for line in lines)
+    (tmp_path / "data/prepared/dataset.json").mkdir(parents=True)
+    assert find_problems()
+
+
 TEXTS = st.text(LETTERS, max_size=40)
 # Pieces of YAML and JSON in any order: tags of what they are not, anchors, half of everything.
 PIECES = st.lists(
@@ -363,9 +382,8 @@ def test_damaged_metrics_are_refused_by_file_and_key(key, value, gone, tmp_path_
     whole = dict.fromkeys(METRICS, 0.5)
     path.write_text(json.dumps({k: v for k, v in (whole | {key: value}).items() if not (gone and k == key)}))
     lines = refused(read_metrics, path)
-    sound = (
-        not gone and isinstance(value, int | float) and math.isfinite(float(value) if abs(value) < 2**63 else math.inf)
-    )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    sound = not gone and number and math.isfinite(float(value) if abs(value) < 2**63 else math.inf)
     assert bool(lines) != sound
     assert all(str(path) in line and key in line for line in lines)
 

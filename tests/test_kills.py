@@ -364,10 +364,10 @@ def test_what_nobody_has_reaped_yet_uses_no_files(pipeline):
     assert zombie.wait() == 0
 
 
-@pytest.mark.parametrize("left", ["", '{"write": {"/x": {"pi'])
+@pytest.mark.parametrize("left", [b"", b'{"write": {"/x": {"pi', b"\xff\xfe"])
 def test_a_table_cut_short_blocks_nobody(pipeline, left):
     folder = pipeline
-    (folder / ".dvc/tmp/rwlock").write_text(left)
+    (folder / ".dvc/tmp/rwlock").write_bytes(left)
     (line,) = mend(folder)
     assert "cut short" in line
     reproduced(folder)
@@ -394,11 +394,11 @@ def test_a_lock_cut_short_anywhere_is_mended_and_nothing_whole_is_lost(pipeline)
     assert lock.read_text() == text
 
 
-@pytest.mark.parametrize("damage", ["<<<<<<< ours\n", "datasets: [\n"])
+@pytest.mark.parametrize("damage", [b"<<<<<<< ours\n", b"datasets: [\n", b"\xff\n"])
 def test_a_lock_damaged_otherwise_is_left_for_people(pipeline, damage):
     folder = pipeline
     lock = folder / "dvc.lock"
-    lock.write_text(lock.read_text().replace("  last:\n", f"{damage}  last:\n"))
-    before = lock.read_text()
+    lock.write_bytes(lock.read_bytes().replace(b"  last:\n", damage + b"  last:\n"))
+    before = lock.read_bytes()
     assert list(mend(folder)) == []
-    assert lock.read_text() == before
+    assert lock.read_bytes() == before

@@ -22,6 +22,10 @@ RECORDS = {
         "metrics/speed/benchmark.json",
         "metrics/details/base.json",
         "metrics/details/grid/l1_channel-0.5.json",
+        "metrics/base.json",
+        "plots/tradeoff.json",
+        "plots/training.json",
+        "plots/dense_confusion.json",
     )
 }
 DATA = {

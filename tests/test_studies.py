@@ -411,7 +411,60 @@ def test_stored_results_stand_in_for_experiments_that_are_gone(repository):
     assert again[label]["metrics"] == found[label]["metrics"]
     assert again[label]["current"]
     elsewhere = resolve(study, SHIPPED, quick=True, overrides={"seeds": [9]})
-    assert collect(repository.folder, "tiny", elsewhere, set())[label] is None
+    nothing = collect(repository.folder, "tiny", elsewhere, set())
+    assert nothing[label] is None
+    whole = path.read_bytes()
+    write_results(repository.folder, study, "tiny", nothing)
+    assert path.read_bytes() == whole  # measured with other parameters, and not to be lost
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "studies/results").glob("*.json")), ids=lambda path: path.stem)
+def test_all_stored_results_are_those_of_the_shipped_settings(file, tmp_path):
+    """A parameter that is new has to be written into them, or all of them would be shown as not run."""
+    name = file.stem.removesuffix("_quick")
+    study, quick = load_study(name, PROJECT / "studies"), name != file.stem
+    free = study.needed(quick).keys()
+    settings = resolve(study, SHIPPED, quick=quick, overrides={})
+    (tmp_path / "studies/results").mkdir(parents=True)
+    for each in ("dvc.yaml", f"studies/results/{file.name}"):
+        (tmp_path / each).write_bytes((PROJECT / each).read_bytes())
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "--quiet", "-m", "Start")
+    assert all(collect(tmp_path, file.stem, settings, free).values())
+
+
+@pytest.mark.parametrize("stored", [[], {}, {"settings": {"a": {}}}, {"settings": {"a": []}}, {"settings": 3}])
+def test_stored_results_that_are_none_are_refused_by_file_and_place(repository, stored):
+    path = results_file(repository.folder, "tiny")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(Refused, match=r"tiny\.json is damaged: "):
+        collect(repository.folder, "tiny", {}, set())
+
+
+def test_a_pipeline_that_cannot_be_walked_is_refused():
+    with pytest.raises(Refused, match="cannot be read as YAML"):
+        chain("stages: [")
+    with pytest.raises(Refused, match="dvc.yaml has no stage evaluate_focus; there are: a"):
+        chain("stages: {a: {cmd: x}}")
+    assert chain("stages: {a: {cmd: x}}", "a").files == []
+
+
+def test_half_a_clone_is_made_anew_and_the_project_around_it_stays(repository):
+    """Git takes the folder of a killed `git clone` for a part of the project that it lies in."""
+    folder = repository.folder / ".prunelab/studies/checkouts/0"
+    (folder / ".git/hooks").mkdir(parents=True)
+    (repository.folder / "params.yaml").write_text("mine, and not committed")
+    branch = git(repository.folder, "branch", "--show-current")
+    clone_at(repository.folder, folder, "HEAD")
+    assert (repository.folder / "params.yaml").read_text() == "mine, and not committed"
+    assert git(repository.folder, "branch", "--show-current") == branch
+    assert (folder / "params.yaml").read_text() == (PROJECT / "params.yaml").read_text()
+    (folder / ".git/index.lock").touch()  # of a killed checkout
+    (folder / "params.yaml").unlink()
+    clone_at(repository.folder, folder, "HEAD")
+    assert (folder / "params.yaml").exists()
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 from prunelab.artifacts.files import sha256
 from prunelab.cli import app
+from prunelab.errors import Refused
 from prunelab.params import load_params
 from prunelab.running.pipeline import Pipeline
 from prunelab.runtime import configure, fingerprint
 from prunelab.verifying.differences import differences
-from prunelab.verifying.repeating import outputs, resting_on_clock
+from prunelab.verifying.repeating import bare_clone, outputs, resting_on_clock
 from prunelab.verifying.verdict import compared
 
 # DVC's own use of another package.
@@ -71,6 +72,26 @@ def test_a_card_an_array_rows_and_text_are_named_as_closely_as_can_be(tmp_path):
         "new: only in the second",
         "table.md: byte 3 is the first that differs, of 5",
     ]
+
+
+@pytest.mark.parametrize("path", ["{}/precious", "../precious", "link/precious"])
+def test_outputs_outside_of_the_project_are_never_removed(tmp_path, path):
+    project = tmp_path / "project"
+    (project / ".dvc").mkdir(parents=True)
+    for name in (".dvc/config", "params.yaml"):
+        (project / name).touch()
+    repository = Repository(project)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "data").write_text("all there is")
+    outs = [{"path": each, "md5": "0"} for each in ("params.yaml", path.format(tmp_path))]
+    (project / "dvc.lock").write_text(json.dumps({"stages": {"a": {"outs": outs}}}))
+    (project / "link").symlink_to(tmp_path)
+    repository.commit("a lock that leads astray")
+    with pytest.raises(Refused, match="lies outside of the project"):
+        bare_clone(project, tmp_path / "clone", "HEAD")
+    assert (precious / "data").read_text() == "all there is"
+    assert (tmp_path / "clone/params.yaml").exists()
 
 
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))

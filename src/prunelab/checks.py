@@ -1,6 +1,7 @@
 """Everything that can be found wrong with params.yaml and the files it names, before any work starts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from prunelab.artifacts.prepared import read_facts
 from prunelab.data.datasets import DATASETS
 from prunelab.data.describe import asked
 from prunelab.data.protocol import Facts, Source
-from prunelab.errors import Refused
+from prunelab.errors import Refused, machine_failed
+from prunelab.measuring import sensitivity
 from prunelab.measuring.backends import NEEDS
 from prunelab.models import imagenet
 from prunelab.models.catalogue import MODELS, build, skeleton
@@ -57,6 +59,8 @@ def _refusals(check: Callable[..., object], *args: Any, **kwargs: Any) -> list[s
         check(*args, **kwargs)
     except Refused as refused:
         return refused.problems
+    except OSError as error:
+        return [machine_failed(error)]
     return []
 
 
@@ -195,6 +199,16 @@ def reachable(params: Params, raw: Path, base: Path) -> None:
         raise Refused(problems)
 
 
+def _sensitivity(params: Params, raw: Path, base: Path) -> None:
+    facts, ratios = facts_of(params, raw), params.sensitivity.ratios
+    model = _traced(params.model, facts, params.weights)
+    for what in sensitivity.METHODS:
+        with suppress(Refused):  # for a network without such units
+            if sensitivity.measurable(sensitivity.parts(model, params.model, what, facts.shape), ratios):
+                return
+    raise Refused(f"sensitivity.ratios: {ratios} take none or all of every layer; valid: one that leaves some")
+
+
 @lru_cache(maxsize=1)
 def _traced(name: str, facts: Facts, weights: str) -> nn.Module:
     """The network to plan on; kept, since the settings of a study mostly share it."""
@@ -209,5 +223,6 @@ CHECKS: dict[Check, set[str]] = {
     _weights: {"dataset", "data", "model", "weights"},
     _freeze: {"dataset", "data", "model", "weights", "train"},
     _unchanged_weights: {"model", "weights", "seeds"},
+    _sensitivity: {"dataset", "data", "weights", "model", "sensitivity"},
     reachable: {"dataset", "data", "weights", "model", "grid", "method", "ratio", "budget", "prune", "train"},
 }

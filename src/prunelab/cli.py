@@ -1,5 +1,6 @@
 """The `prunelab` command: what is not a stage."""
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -41,9 +42,21 @@ class Kind(StrEnum):
     layers = "layers"
 
 
+# By these Git tells hooks and aliases which repository they run in; it would take clones of ours for the same one.
+WHICH_REPOSITORY = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+)
+
+
 @app.callback()
 def _root() -> None:
-    pass
+    for name in WHICH_REPOSITORY:
+        os.environ.pop(name, None)
 
 
 @app.command()

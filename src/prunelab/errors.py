@@ -25,23 +25,27 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
-def machine_failed(error: OSError | MemoryError | RuntimeError) -> str | None:
-    """One line on a full disk, a folder that cannot be written, a file that went away, memory that ran out.
+def fault(error: OSError | MemoryError | RuntimeError) -> str | None:
+    """One line on what the machine lacks: cause, and what to do; None if the error is of another kind, and so ours."""
+    return machine_failed(error) if isinstance(error, OSError) else _memory_ran_out(error)
 
-    It has the cause and what to do; None if the error is of another kind, and so ours.
-    """
-    if isinstance(error, MemoryError | RuntimeError):
-        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
-            return None
-        sentences = str(error).partition("\n")[0].split(". ")  # torch adds some on its internals
-        said = next(filter(NO_MEMORY.search, sentences), sentences[0])
-        return one_line(
-            f"memory ran out{said and f' ({said})'}; a smaller batch_size, data.resize or data.memory_mb needs less, "
-            "and what was finished before is kept"
-        )
+
+def machine_failed(error: OSError) -> str:
+    """One line on a full disk, a folder that cannot be written, a file that went away: path, cause, and what to do."""
     # One that comes from another process holds its traceback, and says in its last line what went wrong.
     said = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     where = "" if error.filename is None else f"{error.filename}: "
     return one_line(
         f"{where}{said}; what was there before is untouched, and once this is mended the same command goes on"
+    )
+
+
+def _memory_ran_out(error: MemoryError | RuntimeError) -> str | None:
+    if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+        return None
+    sentences = str(error).partition("\n")[0].split(". ")  # torch adds some on its internals
+    said = next(filter(NO_MEMORY.search, sentences), sentences[0])
+    return one_line(
+        f"memory ran out{said and f' ({said})'}; a smaller batch size, data.resize or data.memory_mb needs less, "
+        "and what was finished before is kept"
     )

@@ -32,7 +32,8 @@ def _none_or_several(count: int) -> int:
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # An integer 0 stays an integer: DVC names the cell after what is written, and so must `Grid.cells`.
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1  # no count of anything here is larger, and larger ones overflow somewhere
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Budget = Literal["native", "params", "macs"]
 Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime"]
 
@@ -54,14 +55,14 @@ class Prune(Section):
     floor: Fraction  # the least share of its channels that a layer keeps where layers are ranked together
     protect: Annotated[list[str], AfterValidator(_distinct)]
     layer_ratios: dict[str, Ratio]
-    group: Annotated[int, Field(ge=2)]  # N:M sparsity: the M
+    group: Annotated[int, Field(ge=2, le=MOST)]  # N:M sparsity: the M
     block_rows: Count  # block sparsity: output channels ...
     block_columns: Count  # ... by input weights
     patterns: Count  # pattern sparsity: so many patterns in the set that kernels choose from
     # A norm has nothing to measure in a batch of one example.
-    samples: Annotated[int, Field(ge=2)]  # training examples shown to the criteria that look at data
+    samples: Annotated[int, Field(ge=2, le=MOST)]  # training examples shown to the criteria that look at data
     # Training examples by which norms are measured anew; 0: not at all.
-    recalibrate: Annotated[int, Field(ge=0), AfterValidator(_none_or_several)]
+    recalibrate: Annotated[int, Field(ge=0, le=MOST), AfterValidator(_none_or_several)]
     iterations: Count  # rounds of iterative methods
     epochs: Annotated[int, Field(ge=0, le=1_000_000)]  # of training within a method's schedule; iterative: per round
     penalty: Annotated[float, Field(ge=0)]  # strength of the regulariser of sparse training
@@ -123,7 +124,7 @@ class Recipe(Section):
     """How to train. The learning rate is `learning_rate` times the schedule's factor, set at every step."""
 
     epochs: Annotated[int, Field(ge=0, le=1_000_000)]
-    batch_size: Annotated[int, Field(ge=3)]  # of 3 or more, no batch has one example, which norms cannot bear
+    batch_size: Annotated[int, Field(ge=3, le=MOST)]  # of 3 or more, no batch has one example, which norms cannot bear
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Fraction  # SGD's momentum, Adam's beta1

@@ -9,7 +9,7 @@ from typing import Any
 
 from prunelab.errors import Refused
 from prunelab.params import PARAMS_FILE
-from prunelab.reading import parse_json, parse_yaml
+from prunelab.reading import parse_json, parse_yaml, short
 from prunelab.studies.experiments import DENSE_METRICS, METRICS, experiments, git
 
 WORKSPACE, HEAD = "workspace", "HEAD"
@@ -100,7 +100,8 @@ def _revision(name: str, commit: str | None, read: Read) -> Revision:
     except (Refused, OSError):
         text = ""  # nothing that could contradict
     lock = _mapping(LOCK, partial(parse_yaml, fast=True), lambda _: text) if text else {}
-    return Revision(name, commit, flat(params), metrics, dense, _stale(params, lock))
+    shown = {key: _shown(value) for key, value in flat(params).items()}
+    return Revision(name, commit, shown, metrics, dense, _stale(params, lock))
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], read: Read) -> dict[str, Any]:
@@ -135,3 +136,11 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return values
+
+
+def _shown(value: Any) -> Any:
+    """A parameter as it is, or in words if it is of no kind that there is: a date, a number of thousands of digits."""
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    is_one = isinstance(value, bool | float | str | Mapping | None) or (isinstance(value, int) and abs(value) < 2**63)
+    return value if is_one else short(value)

@@ -13,7 +13,7 @@ import numpy as np
 from prunelab.data.images import decode, size_of
 from prunelab.data.protocol import Facts, Raw, Shape, Source
 from prunelab.data.splits import NAMED, chunk_rows, too_few
-from prunelab.errors import Refused
+from prunelab.errors import Refused, one_line
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 VALIDATION = ("val", "validation", "valid")
@@ -84,7 +84,7 @@ class ImageFolder:
     """
 
     def __init__(self, source: Source):
-        self._root = Path(source.path).expanduser() if source.path else None
+        self._root = source.place
         self._resize = source.resize
 
     def missing(self) -> list[str]:
@@ -120,7 +120,9 @@ class ImageFolder:
     def read(self) -> Raw:
         shape = self.facts().shape
         if ignored := sum(tree.ignored for tree in self._trees.values()):
-            print(f"{self._root}: ignored {ignored} files that are no images or lie outside the class folders")
+            print(
+                one_line(f"{self._root}: ignored {ignored} files that are no images or lie outside the class folders")
+            )
         parts = {name: self._files(tree, shape) for name, tree in self._trees.items()}
         test, validation = parts.get("test"), parts.get("val")
         if test is None:

@@ -1,5 +1,6 @@
 """What a data set is: how one is asked for, what it can be asked, and the parts it hands out."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ class Source:
     label_column: str = "label"
     tokens: int = 64
     weights: str = "none"
+
+    @property
+    def place(self) -> Path | None:
+        """Where `path` leads; a ~ is the home folder, and a letter where it names nobody."""
+        return Path(os.path.expanduser(self.path)) if self.path else None  # noqa: PTH111 (Path's raises for nobody)
 
 
 @dataclass(frozen=True)

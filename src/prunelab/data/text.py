@@ -29,15 +29,15 @@ class TextTable:
         self._source = source
 
     def missing(self) -> list[str]:
-        path = self._source.path
+        path = self._source.place
         if path is None:
             return [f"data.source: null; text_tsv needs {VALID}"]
         try:
-            found = _files(Path(path).expanduser())
+            found = _files(path)
         except Refused as refused:
             return refused.problems
         if not found:
-            return [f"data.source: {path} is no table and has no training table; valid: {VALID}"]
+            return [f"data.source: {self._source.path} is no table and has no training table; valid: {VALID}"]
         return []
 
     def damaged(self) -> list[str]:
@@ -98,7 +98,7 @@ class TextTable:
     def _paths(self) -> dict[str, Path]:
         if missing := self.missing():
             raise Refused(missing)
-        return _files(Path(self._source.path or "").expanduser())
+        return _files(self._source.place or Path())
 
     @cached_property
     def _tables(self) -> dict[str, Table]:

@@ -79,6 +79,11 @@ def _group(group: Group, scores: Tensor) -> Part:
     return Part(group.name, layers, group.count, sum(member.weight.numel() for member in group.filters), silence)
 
 
+def measurable(every: Sequence[Part], ratios: Sequence[float]) -> bool:
+    """Whether any of these ratios takes some of the units of any part, and not all."""
+    return any(left(part.units, ratio) for part in every for ratio in ratios)
+
+
 def left(units: int, ratio: float) -> int | None:
     """How many of so many units stay at a ratio; None where it would take none or all of them."""
     kept = kept_of(units, ratio)

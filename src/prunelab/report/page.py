@@ -65,8 +65,8 @@ def page(found: Findings) -> str:
 
 
 def _sections(found: Findings) -> Iterator[Section]:
-    batch = min(row["batch_size"] for row in found.speed["latency"])
     backend = found.speed["latency"][0]["backend"]
+    batch = min(row["batch_size"] for row in found.speed["latency"] if row["backend"] == backend)
     timed = {
         row["name"]: row["latency_ms_p50"]
         for row in found.speed["latency"]

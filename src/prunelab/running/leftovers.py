@@ -20,7 +20,7 @@ def mend(root: Path) -> Iterator[str]:
     is alive holds its lock.
     """
     lock, table = root / "dvc.lock", root / ".dvc/tmp" / RWLOCK
-    if not (lock.exists() and _is_cut(lock)) and (not table.exists() or table.read_text() == "{}"):
+    if not (lock.exists() and _is_cut(lock)) and (not table.exists() or table.read_bytes() == b"{}"):
         return
     from dvc.repo import lock_repo
 
@@ -28,7 +28,7 @@ def mend(root: Path) -> Iterator[str]:
 
     with opened(root) as repo, lock_repo(repo):  # under which both files are written
         if lock.exists() and _is_cut(lock):  # and not just being written
-            kept = uncut(lock.read_text(encoding="utf-8")) or HEAD
+            kept = uncut(lock.read_text(encoding="utf-8", errors="replace")) or HEAD
             write(lock, kept.encode()) if kept != HEAD else lock.unlink()
             yield "dvc.lock was cut short by a kill; DVC takes what it lacks out of its cache, or runs it again"
         if stale := release(repo):
@@ -42,7 +42,7 @@ def _is_cut(lock: Path) -> bool:
     from dvc.utils.serialize import ParseError, parse_yaml
     from voluptuous import Invalid
 
-    text = lock.read_text(encoding="utf-8")
+    text = lock.read_text(encoding="utf-8", errors="replace")
     if (kept := uncut(text)) is None:
         return False
     try:  # the end alone: to read all of it takes seconds
@@ -74,7 +74,7 @@ def release(repo: Any) -> set[str]:
             table["write"] = {file: user for file, user in table["write"].items() if not ended(user)}
             readers = {file: [user for user in users if not ended(user)] for file, users in table["read"].items()}
             table["read"] = {file: users for file, users in readers.items() if users}
-    except (RWLockFileCorruptedError, RWLockFileFormatError):
+    except (RWLockFileCorruptedError, RWLockFileFormatError, UnicodeDecodeError):
         path.unlink()
         stale.add("all, for it was cut short")
     return stale

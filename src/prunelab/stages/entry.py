@@ -9,7 +9,7 @@ from functools import wraps
 
 import typer
 
-from prunelab.errors import Refused, machine_failed
+from prunelab.errors import Refused, fault
 from prunelab.process import LINGER_S, processes
 
 Main = Callable[..., None]
@@ -43,7 +43,7 @@ def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
         _explain(refused)
         sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
-        if (told := machine_failed(error)) is None:
+        if (told := fault(error)) is None:
             raise
         _let_another_speak()
         print(told, file=sys.stderr)

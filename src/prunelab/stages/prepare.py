@@ -8,7 +8,7 @@ from prunelab.data.datasets import DATASETS
 from prunelab.data.describe import asked, describe, find_twins, tell_twins
 from prunelab.data.protocol import Source
 from prunelab.data.splits import Split, three_way
-from prunelab.errors import Refused
+from prunelab.errors import Refused, one_line
 from prunelab.params import load_params
 from prunelab.registry import pick
 from prunelab.stages.entry import run
@@ -41,7 +41,7 @@ def main(raw: Path, out: Path) -> None:
     def told(splits: dict[str, Split]) -> dict[str, Any]:
         twins = find_twins(splits)
         for line in tell_twins(twins, parts):
-            print(line)
+            print(one_line(line))
         return origin | describe(published.class_names, shape, splits, twins)
 
     save_prepared(out, parts, told)

@@ -7,7 +7,7 @@ from prunelab.artifacts.prepared import read_facts
 from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
 from prunelab.errors import Refused, one_line
 from prunelab.params import Params, Recipe, load_params
-from prunelab.report.files import CURVE, METRICS, read_confusion, read_metrics, read_rows
+from prunelab.report.files import CURVE, CURVE_WORDS, POINT, POINT_WORDS, read_confusion, read_metrics, read_rows
 from prunelab.report.page import Findings, page
 from prunelab.stages.entry import run
 
@@ -16,9 +16,9 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     """Read what the stages left in the folders METRICS and PLOTS; write the page OUT."""
     params = load_params()
     keys = [key for *_, key in params.grid.cells()]
-    points = read_rows(plots / "tradeoff.json", ("ratio", *METRICS))
+    points = read_rows(plots / "tradeoff.json", POINT, POINT_WORDS)
     grid = [(method, ratio) for method, ratio, _ in params.grid.cells()]
-    if [(point.get("method"), point["ratio"]) for point in points] != grid:
+    if [(point["method"], point["ratio"]) for point in points] != grid:
         raise Refused(f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew")
     facts, speed = read_facts(prepared), read_record(metrics / "speed" / "benchmark.json", Speed)
     if missing := _untimed(speed["latency"], ["dense", *keys]):
@@ -30,7 +30,7 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         dense=read_metrics(metrics / "base.json"),
         points=[{**point, "key": key} for point, key in zip(points, keys, strict=True)],
         details=details,
-        training=read_rows(plots / "training.json", CURVE),
+        training=read_rows(plots / "training.json", CURVE, CURVE_WORDS),
         confusion=read_confusion(plots / "dense_confusion.json", len(facts["classes"])),
         classes=[one_line(name) for name in facts["classes"]],
         sensitivity=read_record(metrics / "sensitivity.json", Sensitivity),

@@ -1,7 +1,6 @@
 """What every layer of the dense networks bears, by itself: accuracy on the validation split against ratio."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from prunelab.data.batches import Batches
 from prunelab.data.splits import Split
 from prunelab.errors import Refused
 from prunelab.measuring.quality import predict
-from prunelab.measuring.sensitivity import METHODS, Part, What, curves, left, parts
+from prunelab.measuring.sensitivity import METHODS, Part, What, curves, measurable, parts
 from prunelab.params import load_params
 from prunelab.runtime import configure, generator
 from prunelab.stages.entry import run
@@ -43,7 +42,7 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
             found[what] = [parts(network.model, card.model, what, card.input_shape) for network in dense]
         except Refused as refused:
             skipped[what] = str(refused).partition(";")[0]
-    for what in [what for what, (own, *_) in found.items() if not _bearing(own, params.sensitivity.ratios)]:
+    for what in [what for what, (own, *_) in found.items() if not measurable(own, params.sensitivity.ratios)]:
         del found[what]
         skipped[what] = f"no layer loses some of its {what}s, and not all, at {params.sensitivity.ratios}"
     if not found:
@@ -70,11 +69,6 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
             "skipped": skipped,
         },
     )
-
-
-def _bearing(every: Sequence[Part], ratios: Sequence[float]) -> bool:
-    """Whether there is any point to measure."""
-    return any(left(part.units, ratio) for part in every for ratio in ratios)
 
 
 def _drawn(split: Split, samples: int) -> Split:

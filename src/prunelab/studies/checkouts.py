@@ -141,14 +141,28 @@ def checkout(root: Path, wanted: str, slots: int) -> Iterator[Checkout]:
 
 def clone_at(root: Path, folder: Path, revision: str) -> None:
     """Make `folder` a clone of the project at a commit, with the project's raw data; what DVC made there stays."""
-    if not (folder / ".git").is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(folder))
+    if not _is_clone(folder):
+        partial = folder.with_name(f"{folder.name}.partial")
+        for place in (folder, partial):
+            shutil.rmtree(place, ignore_errors=True)
+        git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(partial))
+        partial.rename(folder)
+    for lock in (folder / ".git").glob("*.lock"):  # of a git that was killed: nobody else uses this clone
+        lock.unlink()
     git(folder, "fetch", "--quiet", "--no-tags", str(root), revision)
     git(folder, "checkout", "--quiet", "--force", "--detach", revision)
     git(folder, "clean", "--quiet", "-d", "--force")
     (folder / ".git/info/exclude").write_text(f"/{RAW}\n")  # .gitignore means the folder, and this is a link
     _link(folder / RAW, root / RAW)
+
+
+def _is_clone(folder: Path) -> bool:
+    """Whether Git takes this for a repository of its own: in half a one it would act on the project around it."""
+    try:
+        found = git(folder, "rev-parse", "--absolute-git-dir").strip()
+    except Refused:
+        return False
+    return Path(found) == (folder / ".git").resolve()
 
 
 def use_cache(folder: Path, cache: Path) -> None:

@@ -27,7 +27,7 @@ def _root() -> None:
 @contextmanager
 def refusals() -> Iterator[None]:
     """Print what is refused, a line for each problem, and end with 1."""
-    from prunelab.errors import Refused, machine_failed
+    from prunelab.errors import Refused, fault
 
     try:
         yield
@@ -36,7 +36,7 @@ def refusals() -> Iterator[None]:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except (OSError, MemoryError, RuntimeError) as error:
-        if (told := machine_failed(error)) is None:
+        if (told := fault(error)) is None:
             raise
         print(told, file=sys.stderr)
         raise typer.Exit(1) from None

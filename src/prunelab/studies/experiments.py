@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from prunelab.errors import Refused
 from prunelab.reading import parse_json, parse_yaml
 
@@ -50,20 +48,23 @@ class Chain:
 
 def _at(params: Mapping[str, Any], key: str) -> Any:
     section, _, inner = key.partition(".")
-    return params[section].get(inner) if inner else params.get(section)
+    value = params.get(section)
+    return value if not inner else value.get(inner) if isinstance(value, Mapping) else None
 
 
 @cache
 def chain(pipeline: str, target: str = TARGET) -> Chain:
     """Walk the text of dvc.yaml from a stage to everything it rests on."""
-    stages = {name: stage for name, stage in YAML(typ="safe").load(pipeline)["stages"].items() if "matrix" not in stage}
+    stages = {name: stage for name, stage in parse_yaml(pipeline)["stages"].items() if "matrix" not in stage}
     makers = {out: name for name, stage in stages.items() for out in _outputs(stage)}
+    if target not in stages:
+        raise Refused(f"dvc.yaml has no stage {target}; there are: {', '.join(stages)}")
     queue, reached, files = [target], set(), set()
     while queue:
         name = queue.pop()
         if name not in reached:
             reached.add(name)
-            for dep in stages[name]["deps"]:
+            for dep in stages[name].get("deps", []):
                 owners = [maker for out, maker in makers.items() if _overlap(out, dep)]
                 queue += owners
                 files |= set() if owners else {dep}

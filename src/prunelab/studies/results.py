@@ -5,12 +5,60 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from prunelab.artifacts.files import read_json, write_json
-from prunelab.errors import Refused
+from prunelab.artifacts.files import write_json
+from prunelab.artifacts.records import Positive, Strict, read_record
 from prunelab.studies.experiments import Record, best, chain, code_of, measured
 from prunelab.studies.files import Study, override
 
 FOLDER = Path("studies/results")
+
+
+class Metrics(Strict):
+    """What the tables show of a network."""
+
+    accuracy: float
+    accuracy_ci95: float
+    accuracy_pruned: float
+    accuracy_pruned_ci95: float
+    accuracy_drop: float
+    accuracy_drop_ci95: float
+    precision_macro: float
+    recall_macro: float
+    specificity_macro: float
+    f1_macro: float
+    ratio_asked: float
+    ratio_achieved: float
+    sparsity: float
+    params: int | float
+    params_ratio: Positive
+    macs: int | float
+    macs_ratio: float
+    size_bytes: float
+    seeds: int
+
+
+class Parameters(Strict):
+    """Of params.yaml, what tells folders of this machine."""
+
+    data: dict[str, Any]
+    weights: str
+
+
+class Stored(Strict):
+    """What a setting was measured with, and what came out."""
+
+    experiment: str
+    code: str
+    parameters: Parameters
+    metrics: Metrics
+    dense: Metrics
+    environment: dict[str, Any] | None
+
+
+class Results(Strict):
+    """studies/results/<study>.json"""
+
+    settings: dict[str, Stored]
 
 
 def results_file(root: Path, name: str) -> Path:
@@ -44,10 +92,7 @@ def collect(
 
 
 def _stored(file: Path) -> dict[str, Record]:
-    content = read_json(file) if file.exists() else {"settings": {}}
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-        raise Refused(f"{file} holds no results; remove it, or take it back with git checkout {file}")
-    return content["settings"]
+    return read_record(file, Results)["settings"] if file.exists() else {}
 
 
 def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +107,13 @@ def _name(path: Any) -> Any:
 
 
 def write_results(root: Path, study: Study, name: str, records: Mapping[str, Record | None]) -> Path:
-    """Store all that is known: parameters, metrics, the dense network's, environment, code and commit."""
-    settings = {
+    """Store all that is known: parameters, metrics, the dense network's, environment, code and commit.
+
+    Of a setting without a record what is stored stays: it was measured with other parameters, and is all there is.
+    """
+    path = results_file(root, name)
+    stored = {label: record for label, record in _stored(path).items() if label in records}
+    settings = stored | {
         label: {
             key: value
             for key, value in {**record, "parameters": _portable(record["parameters"])}.items()
@@ -72,6 +122,5 @@ def write_results(root: Path, study: Study, name: str, records: Mapping[str, Rec
         for label, record in records.items()
         if record
     }
-    path = results_file(root, name)
     write_json(path, {"study": name, "title": study.title, "settings": settings})
     return path

@@ -23,12 +23,18 @@ Outputs = dict[str, str]  # by path: DVC's hash of a file, or of a folder's list
 
 
 def bare_clone(root: Path, folder: Path, commit: str) -> None:
-    """A clone of a commit with an empty cache and without any result, so that every stage has to run."""
+    """A clone of a commit with an empty cache and without any result, so that every stage has to run.
+
+    Raises:
+        Refused: if dvc.lock speaks of outputs outside of the project, before anything is removed.
+    """
     clone_at(root, folder, commit)
     use_cache(folder, folder / ".dvc/cache")
-    for path in outputs(lock_of(folder)):
-        _remove(folder / path)
-    _remove(folder / LOCK)
+    written = [folder / path for path in outputs(lock_of(folder))]
+    if outside := [path for path in written if not path.resolve().is_relative_to(folder.resolve())]:
+        raise Refused(f"{LOCK}: {path} lies outside of the project, so it cannot be repeated" for path in outside)
+    for path in [*written, folder / LOCK]:
+        _remove(path)
 
 
 def committed_clone(root: Path, folder: Path, commit: str) -> None:
