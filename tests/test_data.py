@@ -95,7 +95,7 @@ def test_moments_do_not_depend_on_the_chunks(digits, monkeypatch, rows):
 def prepared(folder: Path, shape: tuple[int, ...], digits: Split) -> dict[str, Split]:
     parts = {"train": digits.at(np.arange(200)), "test": digits.at(np.arange(200, 300))}
     names = [str(digit) for digit in range(10)]
-    save_prepared(folder, parts, lambda splits: describe(names, shape, splits, twins={}))
+    save_prepared(folder, parts, lambda splits: {"dataset": "any"} | describe(names, shape, splits, twins={}))
     return parts
 
 

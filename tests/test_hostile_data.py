@@ -186,6 +186,18 @@ def test_images_that_two_splits_share_are_counted_and_named(workspace, capsys):
     assert "1 of 9 examples of validation are in train too: pets/val/cat/902.png" in said
 
 
+def test_names_of_what_two_splits_share_cannot_act_on_a_terminal(workspace, capsys):
+    for seed, name in enumerate(("train", "val")):
+        write_image_folder(workspace / "pets" / name, {"cat": 8, "dog": 8}, sizes=[(9 + seed, 7)])
+    pets = workspace / "pets"
+    Path(os.fsdecode(b"pets/val/cat/\xff\x1b[31m\n.png")).write_bytes((pets / "train/cat/000.png").read_bytes())
+    edit_params(Path("params.yaml"), dataset="imagefolder", data__source="pets", data__resize=16)
+    prepared(workspace)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(r"\udcff\x1b[31m\n.png" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
 def test_texts_that_two_splits_share_are_counted(workspace, capsys):
     rows = [f"{label}\ta {word} film" for label, word in (("bad", "dull"), ("good", "fine"))]
     for part, own in (("train", "one"), ("validation", "two"), ("test", "three")):

@@ -53,7 +53,8 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
     """
     from prunelab.checks import CHECKS, find_problems, reachable
 
-    common = [check for check in CHECKS if check is not reachable]
+    # Curves of layers are none of a setting's stages.
+    common = [check for check, needs in CHECKS.items() if check is not reachable and "sensitivity" not in needs]
     if elsewhere:
         common = [check for check in common if "runtime" not in CHECKS[check]]
 
