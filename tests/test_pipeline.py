@@ -14,6 +14,8 @@ import pytest
 from conftest import PROJECT, edit_params
 from ruamel.yaml import YAML
 
+from prunelab.reading import parse_yaml
+
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 SOURCE = PROJECT / "src"
 # Their effect is tracked by value (what reads parameters), or they run no code (package docstrings).
@@ -143,6 +145,16 @@ CONTRACT = {
 COUNTS = {
     key for key in CONTRACT if key.startswith(("params", "macs", "size", "train", "seeds")) and "ratio" not in key
 }
+
+
+def test_the_committed_lock_knows_of_no_file_that_no_stage_makes():
+    """Files left in a folder by older code would be hashed with it, and a fresh clone would come to another lock."""
+    stages = parse_yaml(PROJECT / "dvc.lock", fast=True)["stages"].values()
+    made = {out["path"]: out.get("nfiles", 1) for stage in stages for out in stage.get("outs", [])}
+    folders = {dep["path"]: dep["nfiles"] for stage in stages for dep in stage["deps"] if "nfiles" in dep}
+    assert folders
+    for folder, files in folders.items():
+        assert files == sum(its for path, its in made.items() if f"{path}/".startswith(f"{folder}/")), folder
 
 
 class Clone:
