@@ -419,19 +419,15 @@ def test_stored_results_stand_in_for_experiments_that_are_gone(repository):
 
 
 @pytest.mark.parametrize("file", sorted((PROJECT / "studies/results").glob("*.json")), ids=lambda path: path.stem)
-def test_all_stored_results_are_those_of_the_shipped_settings(file, tmp_path):
+def test_all_stored_results_are_those_of_the_shipped_settings(file, repository):
     """A parameter that is new has to be written into them, or all of them would be shown as not run."""
     name = file.stem.removesuffix("_quick")
     study, quick = load_study(name, PROJECT / "studies"), name != file.stem
-    free = study.needed(quick).keys()
     settings = resolve(study, SHIPPED, quick=quick, overrides={})
-    (tmp_path / "studies/results").mkdir(parents=True)
-    for each in ("dvc.yaml", f"studies/results/{file.name}"):
-        (tmp_path / each).write_bytes((PROJECT / each).read_bytes())
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "--quiet", "-m", "Start")
-    assert all(collect(tmp_path, file.stem, settings, free).values())
+    stored = results_file(repository.folder, file.stem)
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(file.read_bytes())
+    assert all(collect(repository.folder, file.stem, settings, study.needed(quick).keys()).values())
 
 
 @pytest.mark.parametrize("stored", [[], {}, {"settings": {"a": {}}}, {"settings": {"a": []}}, {"settings": 3}])
