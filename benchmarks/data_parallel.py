@@ -19,12 +19,12 @@ from typing import Annotated
 import typer
 from training import images, our_task, synchronise
 
+from prunelab.config.params import Finetune, Runtime, read_params
+from prunelab.core.lifecycle import launch
 from prunelab.models.catalogue import build
-from prunelab.parallel import join, leave
-from prunelab.params import Finetune, Runtime, read_params
-from prunelab.process import launch
-from prunelab.runtime import configure
-from prunelab.training import fit
+from prunelab.runtime.device import configure
+from prunelab.runtime.distributed import join, leave
+from prunelab.training.loop import fit
 
 
 def work(out: Path, model: str, count: int, batch_size: int, device: str, threads: int) -> None:

@@ -17,15 +17,15 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from prunelab.errors import Refused
-from prunelab.measuring.backends import BACKENDS, inputs_of
-from prunelab.measuring.cost import macs
-from prunelab.measuring.speed import ratio, summary, take_turns, timer
+from prunelab.benchmark.backends import BACKENDS, inputs_of
+from prunelab.benchmark.latency import ratio, summary, take_turns, timer
+from prunelab.config.params import PruneSpec, Runtime, read_params
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import Shape, build
-from prunelab.params import PruneSpec, Runtime, read_params
-from prunelab.pruning.applying import prune
-from prunelab.runtime import Execution, configure, fingerprint
-from prunelab.trainer import Untrained
+from prunelab.models.cost import macs
+from prunelab.pruning.prune import prune
+from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.training.trainer import Untrained
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {

@@ -27,15 +27,15 @@ from pathlib import Path
 
 import numpy as np
 
-from prunelab.comparing import compared
-from prunelab.params import PARAMS_FILE
-from prunelab.studies import node
-from prunelab.studies.checking import check_settings
-from prunelab.studies.cluster import order_for
-from prunelab.studies.experiments import chain
-from prunelab.studies.planning import Job, jobs_of, unmeasured
-from prunelab.studies.remotes import fetch_experiments
-from prunelab.studies.sweeps import NAME, params_name, resolve_sweep
+from prunelab.commands.compare.compare import compared
+from prunelab.commands.studies.jobs import Job, jobs_of, unmeasured
+from prunelab.commands.studies.validate import check_settings
+from prunelab.commands.sweep.axes import NAME, params_name, resolve_sweep
+from prunelab.commands.sweep.ray import node
+from prunelab.commands.sweep.ray.driver import order_for
+from prunelab.commands.sweep.ray.remotes import fetch_experiments
+from prunelab.config.params import PARAMS_FILE
+from prunelab.project.experiments import chain
 
 PROJECT = Path(__file__).parent.parent
 MANY = 1000

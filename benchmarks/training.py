@@ -22,15 +22,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from prunelab.config.params import Finetune, Normalise, Recipe, Runtime, read_params
 from prunelab.data.augment import Augmentation
-from prunelab.data.datasets import DATASETS
-from prunelab.data.protocol import Source
+from prunelab.data.dataset import Source
 from prunelab.data.splits import Split
+from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import build
-from prunelab.parallel import ALONE, Ranks
-from prunelab.params import Finetune, Normalise, Recipe, Runtime, read_params
-from prunelab.runtime import Execution, configure
-from prunelab.training import Task, fit
+from prunelab.runtime.device import Execution, configure
+from prunelab.runtime.distributed import ALONE, Ranks
+from prunelab.training.loop import Task, fit
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
 RAW = Path("data/raw")

@@ -14,15 +14,15 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from prunelab.artifacts.networks import Card
+from prunelab.config.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
 from prunelab.data.augment import Augmentation
-from prunelab.data.datasets import DATASETS
-from prunelab.data.protocol import Source
+from prunelab.data.dataset import Source
 from prunelab.data.splits import Split, channel_moments
+from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, Shape, skeleton
-from prunelab.params import Finetune, Normalise, PruneSpec, Runtime, Train, read_params
-from prunelab.runtime import Execution, configure
-from prunelab.trainer import SeedTrainer
-from prunelab.training import NoStore, Task
+from prunelab.runtime.device import Execution, configure
+from prunelab.training.loop import NoStore, Task
+from prunelab.training.trainer import SeedTrainer
 
 PROJECT = Path(__file__).parent.parent
 DIGITS_SHAPE = (1, 8, 8)

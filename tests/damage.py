@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 
 Damage = Callable[[bytes], bytes]
 

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunelab.config.params import Finetune, Normalise, Runtime, read_params
+from prunelab.core.lifecycle import RENDEZVOUS
 from prunelab.data.augment import Augmentation
 from prunelab.data.splits import Split
-from prunelab.parallel import ALONE, Ranks, join, leave
-from prunelab.params import Finetune, Normalise, Runtime, read_params
-from prunelab.process import RENDEZVOUS
-from prunelab.pruning import masks
-from prunelab.runtime import Execution, configure, generator
-from prunelab.training import Fitted, Guide, Task, Teacher, fit
+from prunelab.runtime.device import Execution, configure, generator
+from prunelab.runtime.distributed import ALONE, Ranks, join, leave
+from prunelab.training import masking
+from prunelab.training.loop import Fitted, Guide, Task, Teacher, fit
 
 PARAMS = read_params(Path(__file__).parent.parent / "params.yaml")
 EXAMPLES = {"uneven": 37, "empty": 1}  # in batches of 8: five, of 8 and 7; and one that leaves all but one without
@@ -56,7 +56,7 @@ class PenaltyAndMasks(Guide):
     def __init__(self, model: Student):
         weight = model.body[2].weight
         self.model = model
-        self.hold = masks.hold(model, {"body.2.weight": torch.rand(weight.shape, generator=generator("mask")) > 0.5})
+        self.hold = masking.hold(model, {"body.2.weight": torch.rand(weight.shape, generator=generator("mask")) > 0.5})
 
     def penalty(self, progress: float) -> torch.Tensor:
         return 0.01 * (1 + progress) * self.model.body[2].weight.abs().sum()

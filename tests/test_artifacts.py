@@ -7,15 +7,15 @@ import pytest
 from conftest import CARD, DIGITS_SHAPE
 from safetensors import safe_open
 
-from prunelab.artifacts import checkpoints
-from prunelab.artifacts.checkpoints import unfinished
-from prunelab.artifacts.files import read_json, replacing, write_json
 from prunelab.artifacts.networks import Network, save_network
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.artifacts.tensors import METADATA_KEY
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
+from prunelab.core.files import read_json, replacing, write_json
 from prunelab.models.catalogue import build
+from prunelab.training import checkpoints
+from prunelab.training.checkpoints import unfinished
 
 
 @pytest.fixture

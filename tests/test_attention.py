@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
-from prunelab.errors import Refused
-from prunelab.measuring.cost import macs
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build, example, prunable_weights
-from prunelab.pruning import channels
-from prunelab.pruning.attention import find
-from prunelab.pruning.budget import Costs
-from prunelab.pruning.groups import Group
+from prunelab.models.cost import macs
+from prunelab.pruning.structured import channels
+from prunelab.pruning.structured.attention import find
+from prunelab.pruning.structured.budget import Costs
+from prunelab.pruning.structured.groups import Group
 
 TOKENS = 12
 SIZES = {"vocab": 50, "hidden": 24, "layers": 2, "heads": 4, "intermediate": 40, "positions": 16}

@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 from torchvision.transforms import functional as tv
 
+from prunelab.config.params import Normalise
+from prunelab.core.errors import Refused
 from prunelab.data.augment import ASPECTS, Augmentation, crop_resized, flip, random_boxes, random_flips, resize
-from prunelab.data.batches import Batches
+from prunelab.data.loader import Batches
 from prunelab.data.splits import Split
-from prunelab.errors import Refused
-from prunelab.params import Normalise
-from prunelab.runtime import generator
+from prunelab.runtime.device import generator
 
 EVERYTHING = Augmentation(crop_padding=2, flip=True, crop_scale=0.3)
 

@@ -13,16 +13,16 @@ from conftest import DIGITS_SHAPE
 from torch import nn
 
 from prunelab.artifacts.networks import Card, Network, load_model, save_network
-from prunelab.errors import Refused
-from prunelab.measuring import energy, memory
-from prunelab.measuring.backends import BACKENDS, NEEDS, inputs_of, precision
-from prunelab.measuring.benchmark import Bench
-from prunelab.measuring.load import load
-from prunelab.measuring.operators import operators
-from prunelab.measuring.speed import by_clock
+from prunelab.benchmark import energy, memory
+from prunelab.benchmark.backends import BACKENDS, NEEDS, inputs_of, precision
+from prunelab.benchmark.latency import by_clock
+from prunelab.benchmark.machine_load import load
+from prunelab.benchmark.operators import operators
+from prunelab.benchmark.speed_table import speed_table
+from prunelab.benchmark.suite import Bench
+from prunelab.config.params import Normalise
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build
-from prunelab.params import Normalise
-from prunelab.report.speed_table import speed_table
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.cli import WHICH_REPOSITORY, app
-from prunelab.data.datasets import DATASETS, Cifar
+from prunelab.config.params import Normalise
+from prunelab.datasets.datasets import DATASETS, Cifar
 from prunelab.models.catalogue import MODELS, build
-from prunelab.params import Normalise
 from prunelab.pruning.methods import METHODS
 
 

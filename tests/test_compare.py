@@ -12,18 +12,19 @@ import pytest
 from conftest import DIGITS_SHAPE, PROJECT, Repository, edit_params, prune_spec, runtime_params
 from typer.testing import CliRunner
 
-from prunelab import timing
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
+from prunelab.benchmark import suite as benchmark
 from prunelab.cli import app
-from prunelab.errors import Refused
-from prunelab.measuring import benchmark
+from prunelab.commands.compare import revision_latency as timing
+from prunelab.config.params import Normalise, read_params
+from prunelab.core.errors import Refused
+from prunelab.figures import pareto_figure
 from prunelab.models.catalogue import build
-from prunelab.params import Normalise, read_params
-from prunelab.pruning.applying import prune
-from prunelab.report import comparison_figure, style
-from prunelab.report.comparison import FASTER, SLACK, best_within, compare, comparison_table, lacking, notes
-from prunelab.revisions import flat, read_revisions
-from prunelab.trainer import Untrained
+from prunelab.project.revisions import flat, read_revisions
+from prunelab.pruning.prune import prune
+from prunelab.report import style
+from prunelab.report.pareto import FASTER, SLACK, best_within, compare, comparison_table, lacking, notes
+from prunelab.training.trainer import Untrained
 
 DENSE = {"accuracy": 0.99, "accuracy_ci95": 0.01, "macs": 1000, "params_nonzero": 400, "size_compressed_bytes": 900}
 
@@ -137,7 +138,7 @@ def test_the_picture_is_the_same_to_the_byte_and_names_every_point_once(tmp_path
     revisions = [*drawn(3), Some("twin", dict(drawn(3)[0].metrics))]
     for suffix in (".svg", ".png"):
         for name in "ab":
-            figure = comparison_figure.comparison(compare(revisions, "macs"), "macs", "title")
+            figure = pareto_figure.comparison(compare(revisions, "macs"), "macs", "title")
             style.save_as(figure, tmp_path / f"{name}{suffix}")
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     words = [name for text in figure.axes[0].texts for name in text.get_text().split(", ")]

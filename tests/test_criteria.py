@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from conftest import DIGITS_SHAPE
 from torch import Tensor, nn
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build, prunable_weights
 from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CRITERIA, Evidence, activations
-from prunelab.runtime import generator
+from prunelab.runtime.device import generator
 
 
 @pytest.fixture(autouse=True)

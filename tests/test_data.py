@@ -7,12 +7,12 @@ import pytest
 from conftest import PROJECT, write_image_folder
 
 from prunelab.artifacts.prepared import load_split, save_prepared
+from prunelab.core.errors import Refused
 from prunelab.data import splits as splits_module
-from prunelab.data.datasets import DATASETS
-from prunelab.data.describe import describe
-from prunelab.data.protocol import Source
+from prunelab.data.dataset import Source
 from prunelab.data.splits import Split, channel_moments, split_off, three_way
-from prunelab.errors import Refused
+from prunelab.datasets.datasets import DATASETS
+from prunelab.datasets.manifest import describe
 
 RAW = Path(os.environ.get("PRUNELAB_DATA", PROJECT / "data/raw"))
 

@@ -19,18 +19,18 @@ from shared_training import EXAMPLES, assert_steps_of_one, by_two
 from test_batches import EVERYTHING, mapped
 from test_stages import TRAIN, command, files, stage
 
-from prunelab.data.batches import Batches
+from prunelab.core.errors import Refused
+from prunelab.core.lifecycle import RENDEZVOUS
+from prunelab.data.loader import Batches
 from prunelab.data.splits import Split
-from prunelab.errors import Refused
 from prunelab.models.catalogue import build
-from prunelab.parallel import Ranks, require_gpus
-from prunelab.process import RENDEZVOUS
-from prunelab.runtime import Execution
+from prunelab.runtime.device import Execution
+from prunelab.runtime.distributed import Ranks, require_gpus
 from prunelab.stages.entry import alone
-from prunelab.training import fit
+from prunelab.training.loop import fit
 
 SOURCES = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
-LAUNCH = "import sys; from prunelab.process import launch; launch([sys.executable, '-c', sys.argv[1]], 3)"
+LAUNCH = "import sys; from prunelab.core.lifecycle import launch; launch([sys.executable, '-c', sys.argv[1]], 3)"
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunelab import download
-from prunelab.data import datasets
-from prunelab.data.datasets import DATASETS
-from prunelab.data.protocol import Source
-from prunelab.download import Checksum, fetch
-from prunelab.errors import Refused
-from prunelab.models import encoders
+from prunelab.core import download
+from prunelab.core.download import Checksum, fetch
+from prunelab.core.errors import Refused
+from prunelab.data.dataset import Source
+from prunelab.datasets import datasets
+from prunelab.datasets.datasets import DATASETS
+from prunelab.encoders import pretrained
 
 CONTENT = os.urandom(300_000)
 CHECKSUM = Checksum(hashlib.sha256(CONTENT).hexdigest())
@@ -299,7 +299,7 @@ def test_a_file_of_the_hub_that_is_not_what_its_name_says_is_refused(tmp_path):
         folder.mkdir(parents=True)
     (snapshot / "model.safetensors").symlink_to(blob)
     blob.write_bytes(CONTENT)
-    assert encoders.weights_file(str(snapshot)) == snapshot / "model.safetensors"
+    assert pretrained.weights_file(str(snapshot)) == snapshot / "model.safetensors"
     blob.write_bytes(WRONG)
     with pytest.raises(Refused, match=f"{CHECKSUM.digest} is damaged: its SHA-256 .*delete it"):
-        encoders.weights_file(str(snapshot))
+        pretrained.weights_file(str(snapshot))

@@ -12,19 +12,19 @@ from conftest import DIGITS_SHAPE, PROJECT, TOKENS, edit_params, prune_spec
 from torch import nn
 from typer.testing import CliRunner
 
-from prunelab import exporting
-from prunelab.artifacts.exported import FORMATS, INPUT, Format, Runner
-from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Card, Network, save_network
 from prunelab.artifacts.tensors import METADATA_KEY
+from prunelab.benchmark.backends import inputs_of
+from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app
-from prunelab.delivery import own_name
-from prunelab.errors import Refused
-from prunelab.exporting import export, latencies, metadata, random_inputs, with_preprocessing
-from prunelab.measuring.backends import inputs_of
+from prunelab.commands.export import export as exporting
+from prunelab.commands.export.command import own_name
+from prunelab.commands.export.export import export, latencies, metadata, random_inputs, with_preprocessing
+from prunelab.config.params import Normalise
+from prunelab.core.errors import Refused
+from prunelab.core.files import write_json
 from prunelab.models.catalogue import build, reads
-from prunelab.params import Normalise
-from prunelab.pruning.applying import prune
+from prunelab.pruning.prune import prune
 
 NORMALISE = Normalise(mean=[0.3], std=[0.4])
 NAMES = [f"class {index}" for index in range(10)]
@@ -289,7 +289,7 @@ def test_each_mistake_is_one_line(workspace, arguments, named):
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(workspace, monkeypatch):
-    monkeypatch.setattr("prunelab.artifacts.exported.find_spec", lambda name: None)
+    monkeypatch.setattr("prunelab.benchmark.export_formats.find_spec", lambda name: None)
     result = command("onnx")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()

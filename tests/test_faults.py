@@ -18,17 +18,17 @@ from conftest import PROJECT, edit_params, write_image_folder
 from matplotlib.figure import Figure
 from test_stages import TRAIN, command, files
 
-from prunelab.artifacts.checkpoints import Checkpoint
-from prunelab.artifacts.files import write, write_json
 from prunelab.artifacts.networks import Card, Network, save_network
 from prunelab.artifacts.predictions import save_predictions
 from prunelab.artifacts.prepared import save_prepared
-from prunelab.data.rows import rows
+from prunelab.core.errors import machine_failed
+from prunelab.core.files import write, write_json
 from prunelab.data.splits import Split
-from prunelab.errors import machine_failed
+from prunelab.data.storage import rows
 from prunelab.models.catalogue import build
 from prunelab.report import style
 from prunelab.stages.entry import run
+from prunelab.training.checkpoints import Checkpoint
 
 SOME = np.arange(60_000, dtype=np.int64)
 
@@ -256,7 +256,7 @@ def image_workspace(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "name"), [("prunelab.stages.prepare", "three_way"), ("prunelab.data.imagefolder", "decode")]
+    ("module", "name"), [("prunelab.stages.prepare", "three_way"), ("prunelab.datasets.imagefolder", "decode")]
 )
 def test_images_that_vanish_while_they_are_prepared(tmp_path, module, name):
     """Taken away after they were listed, or while they are decoded; the source comes back, and so does the result."""

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build, skeleton
 from prunelab.models.frozen import freeze, train_mode
-from prunelab.training import fit
+from prunelab.training.loop import fit
 
 
 def frozen_of(patterns: list[str]) -> set[str]:

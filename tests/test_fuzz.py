@@ -20,19 +20,19 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from prunelab.checks import find_problems
-from prunelab.data.datasets import DATASETS
-from prunelab.errors import Refused
-from prunelab.params import Params, Section, checked, load_params, read_params
+from prunelab.commands.check import find_problems
+from prunelab.commands.studies.study_file import read_overrides, study_of
+from prunelab.commands.sweep.axes import read_axes
+from prunelab.config.params import Params, Section, checked, load_params, read_params
+from prunelab.config.safe_yaml import cut, parse_json, parse_yaml, short
+from prunelab.core.errors import Refused
+from prunelab.datasets.datasets import DATASETS
+from prunelab.project.dvc_lock import HEAD, blocks, ordered
+from prunelab.project.experiments import environment_of
+from prunelab.project.revisions import Revision
 from prunelab.pruning.methods import METHODS
-from prunelab.reading import cut, parse_json, parse_yaml, short
-from prunelab.report.comparison import NEEDED, compare, comparison_table, lacking
-from prunelab.report.files import METRICS, read_confusion, read_metrics, read_rows
-from prunelab.revisions import Revision
-from prunelab.running.lockfile import HEAD, blocks, ordered
-from prunelab.studies.experiments import environment_of
-from prunelab.studies.files import read_overrides, study_of
-from prunelab.studies.sweeps import read_axes
+from prunelab.report.pareto import NEEDED, compare, comparison_table, lacking
+from prunelab.report.read_results import METRICS, read_confusion, read_metrics, read_rows
 
 LONGEST = 700  # letters of one line: the longest names all methods there are
 SHIPPED = read_params(PROJECT / "params.yaml")

@@ -6,19 +6,19 @@ from conftest import DIGITS_SHAPE, SLOW_BUT_KINDS, prune_spec, runtime_params, s
 from shared_training import EXAMPLES, assert_steps_of_one, by_two
 from test_pruning import bases, small_network
 
-from prunelab.artifacts.checkpoints import Checkpoint
+from prunelab.benchmark.backends import BACKENDS, inputs_of
+from prunelab.benchmark.memory import meter
+from prunelab.benchmark.suite import Bench
 from prunelab.data.augment import Augmentation
-from prunelab.measuring.backends import BACKENDS, inputs_of
-from prunelab.measuring.benchmark import Bench
-from prunelab.measuring.cost import parameters
-from prunelab.measuring.memory import meter
-from prunelab.measuring.quality import predict
+from prunelab.evaluation.predict import predict
 from prunelab.models.catalogue import build
-from prunelab.pruning import masks
-from prunelab.pruning.applying import prune
+from prunelab.models.cost import parameters
 from prunelab.pruning.methods import METHODS
-from prunelab.runtime import configure
-from prunelab.training import AfterStep, Task, fit
+from prunelab.pruning.prune import prune
+from prunelab.runtime.device import configure
+from prunelab.training import masking
+from prunelab.training.checkpoints import Checkpoint
+from prunelab.training.loop import AfterStep, Task, fit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 
@@ -78,8 +78,8 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
         bases=bases("resnet8", model),
     )
     gpu_task.execution.place(model)
-    fitted = fit(model, gpu_task, recipe, seed=0, guide=AfterStep(masks.hold(model, pruned.masks)))
-    masks.verify(model, pruned.masks)
+    fitted = fit(model, gpu_task, recipe, seed=0, guide=AfterStep(masking.hold(model, pruned.masks)))
+    masking.verify(model, pruned.masks)
     assert METHODS[method].masks or parameters(model) < full
     predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
     labels = gpu_task.validation.labels.cpu().numpy()

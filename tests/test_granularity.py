@@ -9,11 +9,10 @@ import torch
 from conftest import DIGITS_SHAPE, prune_spec
 from torch import Tensor
 
-from prunelab.errors import Refused
+from prunelab.config.params import Prune
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build, prunable_weights
-from prunelab.params import Prune
-from prunelab.pruning import masks
-from prunelab.pruning.granularity import (
+from prunelab.pruning.unstructured.granularity import (
     BLOCK,
     FILTER,
     GRANULARITIES,
@@ -25,8 +24,10 @@ from prunelab.pruning.granularity import (
     achievable,
     why_not,
 )
-from prunelab.pruning.masks import Scope, choose, expected, removed_share
-from prunelab.pruning.selection import Masks, Saliency
+from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.pruning.unstructured.select import Scope, choose, expected, removed_share
+from prunelab.training import masking
+from prunelab.training.masking import Masks
 
 UNITS = {name: granularity for name, granularity in GRANULARITIES.items() if not granularity.select}
 WITHIN_GROUPS = {name: granularity for name, granularity in GRANULARITIES.items() if granularity.select}
@@ -276,8 +277,8 @@ def test_a_tensor_without_a_mask_is_left_alone_by_all_that_follows():
     scores = {name: weight.abs() for name, weight in before.items()}
     kept = choose(scores, KERNEL, Scope.GLOBAL, 0.5, settings(), {"conv1.weight": 0})
     assert set(before) - set(kept) == {"conv1.weight", "linear.weight"}
-    masks.apply(model, kept)
-    masks.verify(model, kept)
+    masking.apply(model, kept)
+    masking.verify(model, kept)
     for name, weight in prunable_weights(model).items():
         assert torch.equal(weight, before[name] * kept.get(name, True))
 

@@ -7,13 +7,13 @@ import torch
 from conftest import DIGITS_SHAPE, prune_spec
 from torch import nn
 
-from prunelab.errors import Refused
-from prunelab.measuring.cost import macs, parameters, positions
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build, example, fixed_layers, prunable_weights
-from prunelab.pruning import channels, groups, penalties
-from prunelab.pruning.applying import prune
-from prunelab.pruning.budget import Costs
-from prunelab.pruning.cutting import on_the_way
+from prunelab.models.cost import macs, parameters, positions
+from prunelab.pruning.prune import prune
+from prunelab.pruning.pruner import on_the_way
+from prunelab.pruning.structured import channels, groups, penalties
+from prunelab.pruning.structured.budget import Costs
 
 
 def found_in(name: str, model: nn.Module) -> list[groups.Group]:

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from prunelab.artifacts.files import read_json
 from prunelab.artifacts.prepared import load_split
-from prunelab.data import describe
-from prunelab.data.datasets import DATASETS
-from prunelab.data.imagefolder import ImageFiles, ImageFolder
-from prunelab.data.images import decode, size_of
-from prunelab.data.protocol import Source
+from prunelab.core.errors import Refused
+from prunelab.core.files import read_json
+from prunelab.data.dataset import Source
 from prunelab.data.splits import Split
-from prunelab.data.tables import read_table
-from prunelab.errors import Refused
+from prunelab.datasets import manifest as describe
+from prunelab.datasets.datasets import DATASETS
+from prunelab.datasets.imagefolder import ImageFiles, ImageFolder
+from prunelab.datasets.images import decode, size_of
+from prunelab.datasets.table_file import read_table
 from prunelab.stages import prepare
 
 ENDINGS = ("png", "jpg", "gif", "webp", "tif", "bmp", "ppm")

@@ -23,24 +23,24 @@ from hypothesis import strategies as st
 from test_text import encoder_folder
 from torchvision import datasets as torchvision_datasets
 
-from prunelab.artifacts.checkpoints import Checkpoint
-from prunelab.artifacts.files import sha256
 from prunelab.artifacts.networks import Card, Network, load_network, save_network, state_tensors
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
 from prunelab.artifacts.tensors import METADATA_KEY, save_tensors
-from prunelab.data.datasets import DATASETS
-from prunelab.data.protocol import Source
+from prunelab.commands.studies.study_file import load_study
+from prunelab.config.params import read_params
+from prunelab.core.errors import Refused
+from prunelab.core.files import sha256
+from prunelab.data.dataset import Source
 from prunelab.data.splits import Split
-from prunelab.errors import Refused
+from prunelab.datasets.datasets import DATASETS
+from prunelab.encoders.pretrained import encoder_options, tokenizer
 from prunelab.models import imagenet
 from prunelab.models.catalogue import build
-from prunelab.models.encoders import encoder_options, tokenizer
 from prunelab.models.imagenet import fetch
 from prunelab.models.weights import load_weights, read_weights, weights_file
-from prunelab.params import read_params
 from prunelab.stages import prepare
-from prunelab.studies.files import load_study
+from prunelab.training.checkpoints import Checkpoint
 
 
 @pytest.fixture(scope="module")

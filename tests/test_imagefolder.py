@@ -10,14 +10,14 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 from typer.testing import CliRunner
 
-from prunelab.artifacts.files import read_json
 from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.cli import app
+from prunelab.core.errors import Refused
+from prunelab.core.files import read_json
 from prunelab.data import splits
-from prunelab.data.imagefolder import ImageFolder
-from prunelab.data.images import decode
-from prunelab.data.protocol import Source
-from prunelab.errors import Refused
+from prunelab.data.dataset import Source
+from prunelab.datasets.imagefolder import ImageFolder
+from prunelab.datasets.images import decode
 from prunelab.stages import prepare
 
 TWO = {"cat": 12, "dog": 18}

@@ -26,8 +26,8 @@ from ruamel.yaml import YAML
 from test_container import outputs
 from test_pipeline import Clone, stages_run
 
-from prunelab.running.leftovers import mend
-from prunelab.running.lockfile import HEAD, blocks
+from prunelab.project.dvc_lock import HEAD, blocks
+from prunelab.project.recovery import mend
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -65,7 +65,7 @@ def tiny(folder: Path) -> Clone:
         sensitivity__ratios=[0.5],
         benchmark={"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
     )
-    path = clone.folder / "src/prunelab/artifacts/checkpoints.py"
+    path = clone.folder / "src/prunelab/training/checkpoints.py"
     save = "        write(self._path, content.getvalue())\n"
     assert save in path.read_text()
     path.write_text(path.read_text().replace(save, save + RECORD))
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_all_of_dvc_within_two_seconds_and_says_how_to_go_on(referen
     assert dvc.returncode != 0
 
 
-GUARDED = "from prunelab.process import guard; guard(); print('up', flush=True); import time; time.sleep(600)"
+GUARDED = "from prunelab.core.lifecycle import guard; guard(); print('up', flush=True); import time; time.sleep(600)"
 
 
 @pytest.mark.parametrize("listened_to", [True, False])

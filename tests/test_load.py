@@ -10,14 +10,14 @@ import pytest
 from conftest import DIGITS_SHAPE
 from torch import Tensor, nn
 
-from prunelab.artifacts.checkpoints import Checkpoint
+from prunelab.config.params import Normalise
 from prunelab.data.augment import Augmentation
-from prunelab.data.batches import Batches
-from prunelab.data.imagefolder import ImageFiles
+from prunelab.data.loader import Batches
 from prunelab.data.splits import Split
+from prunelab.datasets.imagefolder import ImageFiles
 from prunelab.models.catalogue import build
-from prunelab.params import Normalise
-from prunelab.training import fit
+from prunelab.training.checkpoints import Checkpoint
+from prunelab.training.loop import fit
 
 SHAPE = (3, 8, 8)
 

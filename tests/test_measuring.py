@@ -11,13 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunelab.artifacts.networks import sizes
-from prunelab.measuring.comparison import alike
-from prunelab.measuring.cost import cost, macs, positions, training_macs
-from prunelab.measuring.layers import by_layer, histogram
-from prunelab.measuring.quality import Predictions, calibration_error, confusion_matrix, macro_scores, predict
-from prunelab.measuring.statistics import half_width
-from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, over_seeds, quality
+from prunelab.evaluation.layers import by_layer, histogram
+from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
+from prunelab.evaluation.predict import Predictions, calibration_error, predict
 from prunelab.models.catalogue import build, prunable_weights
+from prunelab.models.cost import cost, macs, positions, training_macs
+from prunelab.statistics.intervals import half_width
+from prunelab.statistics.scores import confusion_matrix, macro_scores
+from prunelab.statistics.similarity import alike
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import torch_pruning
 from conftest import IMAGE_MODELS, zeroed
 from torch import nn
 
-from prunelab.errors import Refused
-from prunelab.measuring.cost import macs
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import MODELS, build, fixed_layers, prunable_weights, skeleton
+from prunelab.models.cost import macs
 from prunelab.models.resize import resize
 from prunelab.models.vit import patch_size
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from test_page import findings
 from test_pipeline import Clone, stages_run
 
-from prunelab.errors import Refused, one_line
-from prunelab.report.comparison import NEEDED, compare, comparison_table, notes
-from prunelab.report.page import page
-from prunelab.report.words import code, words
-from prunelab.review.markdown import worded
-from prunelab.revisions import Revision
-from prunelab.studies import tables
-from prunelab.studies.commands import refusals, tell_failures
-from prunelab.studies.experiments import chain
-from prunelab.studies.sweeps import read_axes, resolve_sweep
+from prunelab.commands.common import refusals, tell_failures
+from prunelab.commands.sweep.axes import read_axes, resolve_sweep
+from prunelab.core.errors import Refused, one_line
+from prunelab.core.escape import code, words
+from prunelab.page.page import page
+from prunelab.project.experiments import chain
+from prunelab.project.revisions import Revision
+from prunelab.report import text_table
+from prunelab.report.markdown import worded
+from prunelab.report.pareto import NEEDED, compare, comparison_table, notes
 
 HOSTILE = (
     "<script>alert(1)</script>", "a|b", "`", "``a`", "](http://a.b)", "![x](http://a.b)", "@somebody", "#1", "\n# a",
@@ -54,7 +54,7 @@ def test_a_table_has_the_cells_that_were_put_into_it(lines):
     rows = worded(["one", "two"], lines).split("\n")
     assert len(rows) == 2 + len(lines)
     assert all(row.count("|") == 3 for row in rows)
-    plain = tables.aligned(["one", "two"], [list(line) for line in lines])
+    plain = text_table.aligned(["one", "two"], [list(line) for line in lines])
     assert len(plain.split("\n")) == 2 + len(lines)
     assert plain.replace("\n", "").isprintable()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from prunelab.artifacts.files import write_json
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
+from prunelab.core.files import write_json
+from prunelab.page import charts
+from prunelab.page.checklist import checklist, family
+from prunelab.page.page import Findings, page
 from prunelab.pruning.methods import METHODS as ALL_METHODS
-from prunelab.report import charts
-from prunelab.report.checklist import checklist, family
-from prunelab.report.page import Findings, page
 from prunelab.stages.report import main as report
 
 METHODS, RATIOS = ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"), (0.5, 0.8, 0.95)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, edit_params
 
-from prunelab.errors import Refused
-from prunelab.params import Grid, load_params
+from prunelab.config.params import Grid, load_params
+from prunelab.core.errors import Refused
 
 
 def edited(tmp_path: Path, **changes: object) -> Path:

@@ -14,12 +14,12 @@ import pytest
 from conftest import PROJECT, edit_params
 from ruamel.yaml import YAML
 
-from prunelab.reading import parse_yaml
+from prunelab.config.safe_yaml import parse_yaml
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 SOURCE = PROJECT / "src"
 # Their effect is tracked by value (what reads parameters), or they run no code (package docstrings).
-UNTRACKED = {"src/prunelab/params.py", "src/prunelab/reading.py"}
+UNTRACKED = {"src/prunelab/config/params.py", "src/prunelab/config/safe_yaml.py"}
 
 
 def commands(stage: dict) -> list[str]:

@@ -12,16 +12,19 @@ from conftest import prune_spec as spec
 from torch import nn
 
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
-from prunelab.errors import Refused
-from prunelab.measuring.cost import cost
+from prunelab.config.restart import Restart
+from prunelab.core.errors import Refused
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS, build, prunable_weights
-from prunelab.pruning import granularity, groups, masks, schedules
-from prunelab.pruning.applying import Bases, prune, unreachable
-from prunelab.pruning.groups import target_width
+from prunelab.models.cost import cost
+from prunelab.pruning import schedules
 from prunelab.pruning.methods import METHODS
-from prunelab.pruning.restart import Restart
-from prunelab.training import AfterStep, fit
+from prunelab.pruning.prune import Bases, prune, unreachable
+from prunelab.pruning.structured import groups
+from prunelab.pruning.structured.groups import target_width
+from prunelab.pruning.unstructured import granularity
+from prunelab.training import masking
+from prunelab.training.loop import AfterStep, fit
 
 BERT = {"vocab": 40, "hidden": 16, "layers": 2, "heads": 4, "intermediate": 32, "positions": 16}
 ONE_SHOT = [
@@ -113,7 +116,7 @@ def test_prune_finetune_save_reload(method, name, task, text_task, recipe, norma
 
     task.execution.place(model)
     one_epoch = recipe.model_copy(update={"epochs": 1, "batch_size": 128})
-    fit(model, task, one_epoch, seed=0, guide=AfterStep(masks.hold(model, pruned.masks)))
+    fit(model, task, one_epoch, seed=0, guide=AfterStep(masking.hold(model, pruned.masks)))
     for key, mask in pruned.masks.items():
         assert not prunable_weights(model)[key][~mask].any()
 
@@ -317,7 +320,7 @@ def test_verify_notices_a_revived_weight(trainer):
     with torch.no_grad():
         model.linear.weight.fill_(1)
     with pytest.raises(AssertionError, match="linear.weight"):
-        masks.verify(model, pruned.masks)
+        masking.verify(model, pruned.masks)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from prunelab.errors import Refused
-from prunelab.registry import pick
+from prunelab.core.errors import Refused
+from prunelab.core.registry import pick
 
 
 def test_pick_returns_the_entry():

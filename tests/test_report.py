@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from prunelab.figures import figures
 from prunelab.pruning.methods import METHODS
-from prunelab.report import figures, rows, style
+from prunelab.report import rows, style
 from prunelab.report.tables import few, table
 
 

@@ -15,14 +15,14 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.report.words import code
-from prunelab.review.document import Findings, document
-from prunelab.review.environments import Environments, environments
-from prunelab.review.markdown import ROWS
-from prunelab.review.pictures import Picture, changed_pictures
-from prunelab.review.pipeline import Lock, lock_state
-from prunelab.review.readings import Change, Reading, configurations
-from prunelab.review.trees import Tree
+from prunelab.commands.review.document import Findings, document
+from prunelab.commands.review.pictures import Picture, changed_pictures
+from prunelab.commands.review.significance import Change, Reading, configurations
+from prunelab.core.escape import code
+from prunelab.project.environments import Environments, environments
+from prunelab.project.lock_state import Lock, lock_state
+from prunelab.project.trees import Tree
+from prunelab.report.markdown import ROWS
 
 NASTY = "a|b `c` <img src=x> </details> @somebody **d**\n# e \\| f"
 

@@ -15,13 +15,13 @@ from test_pipeline import Clone
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.errors import Refused
-from prunelab.running import lockfile
-from prunelab.running.crew import Crew
-from prunelab.running.driver import reproduce
-from prunelab.running.pipeline import opened, pipeline
-from prunelab.running.resources import cores, crowded, pin, shares
-from prunelab.running.schedule import Schedule, chains
+from prunelab.commands.repro.cores import cores, crowded, pin, shares
+from prunelab.commands.repro.pool import Crew
+from prunelab.commands.repro.runner import reproduce
+from prunelab.commands.repro.scheduler import Schedule, chains
+from prunelab.core.errors import Refused
+from prunelab.project import dvc_lock
+from prunelab.project.dvc_graph import opened, pipeline
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -140,14 +140,14 @@ def test_what_is_too_much_is_said():
 
 def test_the_lock_is_taken_apart_and_put_together_as_it_was():
     text = (PROJECT / "dvc.lock").read_text()
-    found = lockfile.blocks(text)
+    found = dvc_lock.blocks(text)
     assert list(found) == list(YAML(typ="safe").load(text)["stages"])
-    assert lockfile.ordered(found, []) == lockfile.ordered(found, list(found)) == text
-    backwards = lockfile.blocks(lockfile.ordered(found, [*reversed(found), "of another time"]))
+    assert dvc_lock.ordered(found, []) == dvc_lock.ordered(found, list(found)) == text
+    backwards = dvc_lock.blocks(dvc_lock.ordered(found, [*reversed(found), "of another time"]))
     assert list(backwards) == list(reversed(found))
     assert backwards == found
     for strange in ("", "<<<<<<< ours\n" + text, text + "datasets: []\n", text.replace("\n  prepare:", "\n prepare:")):
-        assert lockfile.blocks(strange) is None
+        assert dvc_lock.blocks(strange) is None
 
 
 def test_stages_are_known_by_name_and_group_and_the_clock_stands_alone():
@@ -270,7 +270,7 @@ def test_failures_are_told_and_stop_only_what_rests_on_them(tmp_path, monkeypatc
     broken = "case $key in a-1) echo broken on purpose; exit 3;; b-2) kill -9 $PPID;; esac"
     (folder / "cell.sh").write_text(broken)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("prunelab.running.command._check", lambda: None)
+    monkeypatch.setattr("prunelab.commands.repro.command._check", lambda: None)
     result = CliRunner().invoke(app, ["repro", "--jobs", "2"])
     assert result.exit_code == 1
     told = result.stderr.splitlines()
@@ -292,7 +292,7 @@ def test_failures_are_told_and_stop_only_what_rests_on_them(tmp_path, monkeypatc
 def test_wrong_targets_are_refused_in_a_line(tmp_path, monkeypatch):
     folder = project(tmp_path / "one")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("prunelab.running.command._check", lambda: None)
+    monkeypatch.setattr("prunelab.commands.repro.command._check", lambda: None)
     monkeypatch.setattr(Crew, "give", lambda *_: pytest.fail("work was started"))
     result = CliRunner().invoke(app, ["repro", "meassure", "--jobs", "2"])
     assert result.exit_code == 1

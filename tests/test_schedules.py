@@ -8,14 +8,15 @@ import pytest
 import torch
 from conftest import DIGITS_SHAPE, prune_spec, train_params
 
-from prunelab.errors import Refused
-from prunelab.measuring.cost import parameters
+from prunelab.config.restart import Restart
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build, prunable_weights
+from prunelab.models.cost import parameters
 from prunelab.models.norms import recalibrate
-from prunelab.pruning import masks
-from prunelab.pruning.applying import Bases, prune
-from prunelab.pruning.restart import Restart, retraining
-from prunelab.training import Guide, Teacher, fit
+from prunelab.pruning.prune import Bases, prune
+from prunelab.training import masking
+from prunelab.training.loop import Guide, Teacher, fit
+from prunelab.training.retraining import retraining
 
 
 def bases_of(model: torch.nn.Module) -> Bases:
@@ -106,7 +107,7 @@ def test_a_lottery_ticket_has_the_rewound_weights_under_its_mask(trainer):
     for weights in (trained[0][2], trained[1][2], {n: w.detach() for n, w in prunable_weights(model).items()}):
         for name, weight in weights.items():
             assert torch.equal(weight[weight != 0], bases.rewind[name][weight != 0])
-    masks.verify(model, pruned.masks)
+    masking.verify(model, pruned.masks)
 
 
 @pytest.mark.parametrize("method", ["l1_unstructured_scratch", "l1_channel_scratch"])
@@ -134,7 +135,7 @@ def test_at_init_methods_judge_and_keep_the_initial_weights(trainer):
 
 def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monkeypatch):
     seen = []
-    from prunelab.pruning.mask_cutter import MaskCutter
+    from prunelab.pruning.unstructured.mask_pruner import MaskCutter
 
     cut = MaskCutter.cut
     monkeypatch.setattr(MaskCutter, "cut", lambda self, s, ratio: (seen.append(ratio), cut(self, s, ratio))[1])
@@ -236,7 +237,7 @@ def test_a_guide_that_does_nothing_changes_nothing(task, recipe):
 
 
 def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tmp_path):
-    from prunelab.artifacts.checkpoints import Checkpoint
+    from prunelab.training.checkpoints import Checkpoint
 
     class Killed(Exception):
         pass

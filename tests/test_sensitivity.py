@@ -13,24 +13,24 @@ from conftest import DIGITS_SHAPE, PROJECT, edit_params, prune_spec
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from prunelab.allocating.costs import Subject
-from prunelab.allocating.latency import allocate_latency
-from prunelab.allocating.settings import write_layer_ratios
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
+from prunelab.benchmark.latency import Ratio
 from prunelab.cli import app
-from prunelab.data.batches import Batches
-from prunelab.errors import Refused
-from prunelab.measuring.cost import macs, parameters
-from prunelab.measuring.quality import predict
-from prunelab.measuring.sensitivity import ALL, METHODS, curves, left, parts, without
-from prunelab.measuring.speed import Ratio
+from prunelab.commands.allocate.latency_budget import allocate_latency
+from prunelab.commands.allocate.layer_costs import Subject
+from prunelab.commands.allocate.write_params import write_layer_ratios
+from prunelab.config.params import load_params
+from prunelab.core.errors import Refused
+from prunelab.data.loader import Batches
+from prunelab.evaluation.predict import predict
+from prunelab.figures.sensitivity_figures import sensitivity
 from prunelab.models.catalogue import build
-from prunelab.params import load_params
+from prunelab.models.cost import macs, parameters
 from prunelab.pruning.allocation import Curve, allocate
-from prunelab.pruning.applying import prune, unreachable
-from prunelab.report.sensitivity_figures import sensitivity
+from prunelab.pruning.prune import prune, unreachable
+from prunelab.pruning.sensitivity import ALL, METHODS, curves, left, parts, without
 from prunelab.stages.sensitivity import main as measure_sensitivity
-from prunelab.trainer import Untrained
+from prunelab.training.trainer import Untrained
 
 RATIOS = (0.3, 0.6)
 

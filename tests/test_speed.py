@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import DIGITS_SHAPE
 
-from prunelab.measuring.backends import eager
-from prunelab.measuring.speed import by_clock, ratio, summary, take_turns, timer
+from prunelab.benchmark.backends import eager
+from prunelab.benchmark.latency import by_clock, ratio, summary, take_turns, timer
 from prunelab.models.catalogue import build
 
 

@@ -16,18 +16,20 @@ from test_pipeline import Clone
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.data.datasets import DATASETS
-from prunelab.errors import Refused
+from prunelab.commands.studies import study_tables
+from prunelab.commands.studies.published_measures import MEASURES
+from prunelab.commands.studies.results import collect, results_file, write_results
+from prunelab.commands.studies.study_file import Study, load_study, read_overrides, resolve, studies
+from prunelab.config.params import Params, read_params
+from prunelab.core.errors import Refused
+from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, build
-from prunelab.params import Params, read_params
-from prunelab.pruning.applying import unreachable
+from prunelab.project.clones import cache_folder, clone_at, use_cache
+from prunelab.project.experiments import chain, code_of, experiment_name
+from prunelab.project.git import git
 from prunelab.pruning.methods import METHODS
-from prunelab.studies import tables
-from prunelab.studies.checkouts import cache_folder, clone_at, use_cache
-from prunelab.studies.experiments import chain, code_of, experiment_name, git
-from prunelab.studies.files import Study, load_study, read_overrides, resolve, studies
-from prunelab.studies.measures import MEASURES
-from prunelab.studies.results import collect, results_file, write_results
+from prunelab.pruning.prune import unreachable
+from prunelab.report import text_table
 
 SHIPPED = PROJECT / "params.yaml"
 FILES = studies(PROJECT / "studies")
@@ -284,7 +286,7 @@ def record(accuracy: float = 0.85, dense: float = 0.95, **changes: object) -> di
 
 def test_differences_are_computed_and_what_was_not_run_says_so():
     study = tiny()
-    header, lines = tables.compared_table(study, {"l1_channel-0.5": record(), "random_unstructured-0.5": None})
+    header, lines = study_tables.compared_table(study, {"l1_channel-0.5": record(), "random_unstructured-0.5": None})
     assert all(len(line) == len(header) for line in lines)
     accuracy, speed, theirs = lines
     assert accuracy[3:6] == ["90.50", "80.25", "-10.25"]
@@ -293,9 +295,9 @@ def test_differences_are_computed_and_what_was_not_run_says_so():
     assert "not compared" in speed[6]
     assert theirs[5] == "-9.50"
     assert "no such method" in theirs[6]
-    (missing, *_) = tables.compared_table(study, dict.fromkeys(["l1_channel-0.5"]))[1]
+    (missing, *_) = study_tables.compared_table(study, dict.fromkeys(["l1_channel-0.5"]))[1]
     assert missing[6] == "not run"
-    header, (ours, other) = tables.measured_table({"a": record(current=False), "b": None})
+    header, (ours, other) = study_tables.measured_table({"a": record(current=False), "b": None})
     assert len(ours) == len(other) == len(header)
     assert ours[0] == "a †"
     assert ours[-1] == "-10.00 ± 1.20"
@@ -304,10 +306,10 @@ def test_differences_are_computed_and_what_was_not_run_says_so():
 
 def test_both_renderings_hold_every_cell():
     header, lines = ["a", "long header"], [["1", ""], ["a long cell", "2"]]
-    rows = tables.markdown(header, lines).splitlines()
+    rows = text_table.markdown(header, lines).splitlines()
     assert len(rows) == 4
     assert all(row.count("|") == 3 for row in rows)
-    plain = tables.aligned(header, lines).splitlines()
+    plain = text_table.aligned(header, lines).splitlines()
     assert plain[3].index("2") == plain[0].index("long header")
 
 
@@ -355,7 +357,7 @@ def test_code_is_what_the_focus_rests_on(repository):
     (repository.folder / "README.md").write_text("words")
     repository.commit("Words")
     assert code_of(repository.folder, "HEAD") == before
-    with (repository.folder / "src/prunelab/training.py").open("a") as file:
+    with (repository.folder / "src/prunelab/training/loop.py").open("a") as file:
         file.write("# another line\n")
     repository.commit("Code")
     assert code_of(repository.folder, "HEAD") != before
@@ -377,7 +379,7 @@ def test_experiments_are_found_by_their_parameters_on_any_commit(repository):
     assert found[label]["metrics"]["accuracy"] == 0.8
     assert found[label]["current"]
     assert found[label]["environment"] == {"device": "a test"}
-    with (repository.folder / "src/prunelab/training.py").open("a") as file:
+    with (repository.folder / "src/prunelab/training/loop.py").open("a") as file:
         file.write("# another line\n")
     repository.commit("Code")
     assert not collect(repository.folder, "tiny", settings, set())[label]["current"]
@@ -484,7 +486,7 @@ def test_a_checkout_shares_the_projects_cache(tmp_path):
 
 
 def test_everything_wrong_is_refused_before_any_work(workspace, monkeypatch):
-    monkeypatch.setattr("prunelab.studies.running.Run.job", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr("prunelab.commands.studies.local.Run.job", lambda *_: pytest.fail("work was started"))
     wrong = deepcopy(TINY) | {"needs": {"weights": "a checkpoint"}}
     wrong["settings"] += [{"method": "l1_chanel", "ratio": 0.5}, {"method": "magic", "ratio": 0.5}]
     wrong["params"]["model"] = "resnet21"
@@ -500,11 +502,11 @@ def test_everything_wrong_is_refused_before_any_work(workspace, monkeypatch):
 
 def test_uncommitted_code_and_files_left_behind_are_refused(workspace):
     write(Path("studies"), TINY)
-    with Path("src/prunelab/training.py").open("a") as file:
+    with Path("src/prunelab/training/loop.py").open("a") as file:
         file.write("# another line\n")
     result = study_command("run", "tiny")
     assert result.exit_code == 1
-    assert "src/prunelab/training.py differs from the last commit" in result.stderr
+    assert "src/prunelab/training/loop.py differs from the last commit" in result.stderr
     Path("own.th").write_text("weights")
     result = study_command("run", "tiny", "--set", "weights=own.th")
     assert "weights: own.th is neither under data/raw nor in Git" in result.stderr

@@ -60,7 +60,7 @@ def test_one_module_downloads_and_the_hubs_own_library_is_called_in_one_place():
 
 
 def test_the_page_of_the_report_fetches_nothing():
-    page = (PROJECT / "src/prunelab/report/page.html").read_text()
+    page = (PROJECT / "src/prunelab/page/page.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(", page)
 
 

@@ -18,16 +18,17 @@ from test_studies import PIPELINE, SHIPPED, Repository
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.errors import Refused
-from prunelab.params import read_params
-from prunelab.studies import node, worker
-from prunelab.studies.cluster import connected
-from prunelab.studies.experiments import experiment_name, git
-from prunelab.studies.planning import Job, one_of_each_dense
-from prunelab.studies.remotes import check_remotes, fetch_experiments
-from prunelab.studies.running import Run, handed_out
-from prunelab.studies.sweeps import NAME, params_name, read_axes, resolve_sweep
-from prunelab.workers import devices, shares
+from prunelab.commands.gpus import devices, shares
+from prunelab.commands.studies.jobs import Job, one_of_each_dense
+from prunelab.commands.studies.local import Run, handed_out
+from prunelab.commands.sweep.axes import NAME, params_name, read_axes, resolve_sweep
+from prunelab.commands.sweep.ray import node, node_job
+from prunelab.commands.sweep.ray.driver import connected
+from prunelab.commands.sweep.ray.remotes import check_remotes, fetch_experiments
+from prunelab.config.params import read_params
+from prunelab.core.errors import Refused
+from prunelab.project.experiments import experiment_name
+from prunelab.project.git import git
 
 
 def settings_of(*assignments: str) -> dict[str, dict]:
@@ -128,9 +129,9 @@ def repository(tmp_path, monkeypatch) -> Repository:
     made = Repository(tmp_path / "project")
     (made.folder / ".dvc").mkdir()
     (made.folder / ".dvc/config").write_text("[core]\n    remote = storage\n['remote \"storage\"']\n    url = /x\n")
-    for file in Path(worker.__file__).parent.glob("*.py"):
-        (made.folder / "src/prunelab/studies").mkdir(exist_ok=True)
-        (made.folder / "src/prunelab/studies" / file.name).write_bytes(file.read_bytes())
+    for file in Path(node_job.__file__).parent.glob("*.py"):
+        (made.folder / "src/prunelab/commands/sweep/ray").mkdir(parents=True, exist_ok=True)
+        (made.folder / "src/prunelab/commands/sweep/ray" / file.name).write_bytes(file.read_bytes())
     made.commit("Remotes and machinery")
     git(tmp_path, "init", "--quiet", "--bare", "remote.git")
     git(made.folder, "remote", "add", "origin", str(tmp_path / "remote.git"))
@@ -149,7 +150,7 @@ def test_what_machines_share_must_be_there(repository, tmp_path):
     with pytest.raises(Refused, match="no Git remote 'upstream' here.*valid: origin"):
         check_remotes(folder, "upstream", head(repository))
     (folder / ".dvc/config").write_text("[core]\n    analytics = false\n")
-    with (folder / "src/prunelab/studies/node.py").open("a") as file:
+    with (folder / "src/prunelab/commands/sweep/ray/node.py").open("a") as file:
         file.write("# another line\n")
     repository.commit("Worse")
     with pytest.raises(Refused) as refused:
@@ -157,7 +158,7 @@ def test_what_machines_share_must_be_there(repository, tmp_path):
     pushed, stored, other = refused.value.problems
     assert "is on no branch of origin" in pushed
     assert "names no default DVC remote" in stored
-    assert other.startswith("src/prunelab/studies/node.py: not as in commit")
+    assert other.startswith("src/prunelab/commands/sweep/ray/node.py: not as in commit")
 
 
 def test_only_the_experiments_of_a_sweep_are_fetched(repository, tmp_path):
@@ -165,7 +166,7 @@ def test_only_the_experiments_of_a_sweep_are_fetched(repository, tmp_path):
     git(tmp_path, "clone", "--quiet", str(tmp_path / "remote.git"), "other", "--branch", "main")
     names = ["sweep-a-00000000", "sweep-b-11111111", "somebody-elses"]
     for name in names:
-        reference = worker.reference_of(base, name)
+        reference = node_job.reference_of(base, name)
         git(other, "push", "--quiet", "origin", f"{base}:{reference}")
     fetch_experiments(repository.folder, str(tmp_path / "remote.git"), names[:2])
     fetch_experiments(repository.folder, str(tmp_path / "remote.git"), names[:2])  # nothing new
@@ -203,7 +204,7 @@ def sweep_command(*arguments: str):
 
 
 def test_everything_wrong_is_refused_before_any_work(repository, monkeypatch):
-    monkeypatch.setattr("prunelab.studies.running.Run.job", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr("prunelab.commands.studies.local.Run.job", lambda *_: pytest.fail("work was started"))
     result = sweep_command("-S", "ratio=0.5,0.8", "-S", "model=resnet8,resnet9", "-S", "dataset=digts")
     assert result.exit_code == 1
     assert "unknown model 'resnet9' (did you mean 'resnet8'?" in result.stderr
@@ -379,7 +380,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver(tmp_path, ray_clu
         "fetch",
         "--quiet",
         "origin",
-        worker.reference_of(clone.run("git", "rev-parse", "HEAD").stdout.strip(), name),
+        node_job.reference_of(clone.run("git", "rev-parse", "HEAD").stdout.strip(), name),
     )
     git(tmp_path / "stranger", "checkout", "--quiet", commit)
     pull = partial(subprocess.run, cwd=tmp_path / "stranger", env=clone.environment, check=True, capture_output=True)

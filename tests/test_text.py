@@ -10,20 +10,21 @@ from conftest import PROJECT, edit_params, prune_spec, real_data
 from safetensors.torch import save_file
 
 from prunelab.artifacts.networks import Card, Network, load_network, save_network
-from prunelab.checks import find_problems
+from prunelab.commands.check import find_problems
+from prunelab.core.errors import Refused
 from prunelab.data.augment import Augmentation
-from prunelab.data.datasets import DATASETS
-from prunelab.data.protocol import Dataset, Source
+from prunelab.data.dataset import Dataset, Source
 from prunelab.data.splits import split_off
-from prunelab.data.tables import read_table
-from prunelab.errors import Refused
+from prunelab.datasets.datasets import DATASETS
+from prunelab.datasets.table_file import read_table
+from prunelab.encoders.pretrained import SMALL, encoder_options, tokenizer
 from prunelab.models.catalogue import MODELS, build, prunable_weights
-from prunelab.models.encoders import SMALL, encoder_options, tokenizer
 from prunelab.models.weights import load_weights, weights_file
-from prunelab.pruning import masks
-from prunelab.pruning.granularity import WEIGHT
+from prunelab.pruning.unstructured import select
+from prunelab.pruning.unstructured.granularity import WEIGHT
 from prunelab.stages import evaluate, finetune, prepare, prune, train_base
-from prunelab.training import AfterStep, Task, fit
+from prunelab.training import masking
+from prunelab.training.loop import AfterStep, Task, fit
 
 ROWS = [("good", "a fine film"), ("bad", "a dull film"), ("good", "what a joy"), ("bad", "what a bore")]
 
@@ -183,10 +184,12 @@ def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(tmp_p
     assert before == []
     assert fit(model, task, recipe, seed=0).history[-1]["validation_accuracy"] > 0.95
     saliency = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
-    kept = masks.choose(saliency, WEIGHT, masks.Scope.GLOBAL, 0.5, prune_spec("l1_unstructured", 0.5))
-    masks.apply(model, kept)
-    fitted = fit(model, task, recipe.model_copy(update={"epochs": 1}), seed=0, guide=AfterStep(masks.hold(model, kept)))
-    masks.verify(model, kept)
+    kept = select.choose(saliency, WEIGHT, select.Scope.GLOBAL, 0.5, prune_spec("l1_unstructured", 0.5))
+    masking.apply(model, kept)
+    fitted = fit(
+        model, task, recipe.model_copy(update={"epochs": 1}), seed=0, guide=AfterStep(masking.hold(model, kept))
+    )
+    masking.verify(model, kept)
     assert fitted.history[-1]["validation_accuracy"] > 0.95
     card = Card(model="bert", classes=2, input_shape=(16,), options=options, normalise=None, seed=0, imported=None)
     save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=kept))
@@ -358,7 +361,7 @@ def test_weights_that_lead_nowhere_are_refused_in_one_line(tmp_path, monkeypatch
 
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr("prunelab.models.encoders.find_spec", lambda name: None)
+    monkeypatch.setattr("prunelab.encoders.pretrained.find_spec", lambda name: None)
     for use in (lambda: build("bert", 2, (8,)), lambda: tokenizer("none"), lambda: encoder_options("minilm")):
         with pytest.raises(Refused, match=r"pip install prunelab\[text\]"):
             use()

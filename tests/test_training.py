@@ -10,14 +10,14 @@ from conftest import DIGITS_SHAPE
 from sklearn.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
-from prunelab.artifacts.checkpoints import Checkpoint
-from prunelab.errors import Refused
+from prunelab.config.params import Recipe
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import build
-from prunelab.optimisers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
-from prunelab.params import Recipe
-from prunelab.progress import Progress, Tally
-from prunelab.pruning import masks
-from prunelab.training import AfterStep, Guide, fit
+from prunelab.training import masking
+from prunelab.training.checkpoints import Checkpoint
+from prunelab.training.loop import AfterStep, Guide, fit
+from prunelab.training.optimizers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
+from prunelab.training.progress import Progress, Tally
 
 
 def with_(recipe: Recipe, **changes: object) -> Recipe:
@@ -84,14 +84,14 @@ def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
 def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
     model = task.execution.place(build("resnet8", 10, DIGITS_SHAPE))
     kept = {"layer1.0.conv1.weight": torch.rand(16, 16, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5}
-    masks.apply(model, kept)
-    hold, seen = masks.hold(model, kept), []
+    masking.apply(model, kept)
+    hold, seen = masking.hold(model, kept), []
 
     def after_step() -> None:
         revived = model.layer1[0].conv1.weight[~kept["layer1.0.conv1.weight"]].count_nonzero()
         hold()
         seen.append(int(revived))
-        masks.verify(model, kept)
+        masking.verify(model, kept)
 
     fit(model, task, with_(recipe, optimizer=name), seed=0, guide=AfterStep(after_step))
     assert len(seen) == 2 * task.train.count(64)

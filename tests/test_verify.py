@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from test_pipeline import Clone
 from typer.testing import CliRunner
 
-from prunelab.artifacts.files import sha256
 from prunelab.cli import app
-from prunelab.errors import Refused
-from prunelab.params import load_params
-from prunelab.running.pipeline import Pipeline
-from prunelab.runtime import configure, fingerprint
-from prunelab.verifying.differences import differences
-from prunelab.verifying.repeating import bare_clone, outputs, resting_on_clock
-from prunelab.verifying.verdict import compared
+from prunelab.commands.verify.diff import differences
+from prunelab.commands.verify.outcome import compared
+from prunelab.commands.verify.rerun import bare_clone, outputs, resting_on_clock
+from prunelab.config.params import load_params
+from prunelab.core.errors import Refused
+from prunelab.core.files import sha256
+from prunelab.project.dvc_graph import Pipeline
+from prunelab.runtime.device import configure, fingerprint
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -189,7 +189,9 @@ def study(tmp_path, monkeypatch):
         monkeypatch.chdir(study.folder)
         return study
 
-    monkeypatch.setattr("prunelab.running.command._check", lambda: None)  # of nets and data, which are not used here
+    monkeypatch.setattr(
+        "prunelab.commands.repro.command._check", lambda: None
+    )  # of nets and data, which are not used here
     return make
 
 

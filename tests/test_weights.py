@@ -9,15 +9,15 @@ from conftest import PROJECT, real_data
 from damage import pickled
 from torch import nn
 
-from prunelab.data.batches import Batches
-from prunelab.data.datasets import DATASETS
-from prunelab.data.protocol import Source
-from prunelab.errors import Refused
-from prunelab.measuring.quality import predict
+from prunelab.config.params import Normalise
+from prunelab.core.errors import Refused
+from prunelab.data.dataset import Source
+from prunelab.data.loader import Batches
+from prunelab.datasets.datasets import DATASETS
+from prunelab.evaluation.predict import predict
 from prunelab.models.catalogue import MODELS, build, skeleton
 from prunelab.models.imagenet import IMAGENET, fetch
 from prunelab.models.weights import load_imagenet, load_weights, weights_file
-from prunelab.params import Normalise
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from prunelab.allocating.command import allocate
-from prunelab.review.command import review
-from prunelab.running.command import repro
-from prunelab.running.push import push
-from prunelab.studies.commands import app as studies
-from prunelab.studies.commands import refusals
-from prunelab.studies.sweep_command import sweep
-from prunelab.verifying.command import verify
+from prunelab.commands.allocate.command import allocate
+from prunelab.commands.common import refusals
+from prunelab.commands.push import push
+from prunelab.commands.repro.command import repro
+from prunelab.commands.review.command import review
+from prunelab.commands.studies.command import app as studies
+from prunelab.commands.sweep.command import sweep
+from prunelab.commands.verify.command import verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,8 +68,8 @@ def check() -> None:
 
     Example: prunelab check && dvc repro
     """
-    from prunelab.checks import find_problems
-    from prunelab.running.leftovers import mend
+    from prunelab.commands.check import find_problems
+    from prunelab.project.recovery import mend
 
     with refusals():
         for line in mend(Path.cwd()):
@@ -95,10 +95,14 @@ def list_names(
 
     Example: prunelab list methods | grep channel; dvc exp run -S method=taylor_channel_global
     """
-    from prunelab import listing
+    from prunelab.commands import list_choices
 
-    tables = {Kind.methods: listing.methods, Kind.models: listing.models, Kind.datasets: listing.datasets}
-    chosen = [listing.layers] if what is Kind.layers else [tables[what]] if what else tables.values()
+    tables = {
+        Kind.methods: list_choices.methods,
+        Kind.models: list_choices.models,
+        Kind.datasets: list_choices.datasets,
+    }
+    chosen = [list_choices.layers] if what is Kind.layers else [tables[what]] if what else tables.values()
     with refusals():
         print("\n\n".join(_aligned(table()) for table in chosen))
 
@@ -135,7 +139,7 @@ def export(
     Example: prunelab export onnx models/focus/finetuned/0.safetensors --out digits.onnx
     """
     with refusals():
-        from prunelab.delivery import deliver
+        from prunelab.commands.export.command import deliver
 
         for line in deliver(form, model_file, out, preprocessing=with_preprocessing, rounds=rounds):
             print(line, flush=True)
@@ -179,6 +183,6 @@ def compare(
     Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
     """
     with refusals():
-        from prunelab.comparing import compared
+        from prunelab.commands.compare.compare import compared
 
         print(compared(Path.cwd(), revisions or [], cost.value, layout.value, plot, latency))

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import Tensor, nn
 
 from prunelab.artifacts.tensors import canonical, load_tensors, save_tensors
-from prunelab.errors import Refused
+from prunelab.config.params import Count, Normalise, PruneSpec
+from prunelab.config.restart import Restart
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import example, prunable_weights, skeleton
 from prunelab.models.resize import resize
-from prunelab.params import Count, Normalise, PruneSpec
-from prunelab.pruning.restart import Restart
 
 MASK_PREFIX = "mask/"
 LARGEST_INPUT = 2**28  # values of one example: more than any image that Pillow opens

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prunelab.artifacts.tensors import load_tensors, save_tensors
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 
 DIMENSIONS = {"labels": 1, "before": 2, "after": 2, "losses": 2}
 

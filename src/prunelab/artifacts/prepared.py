@@ -16,11 +16,11 @@ import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt
 from tqdm import tqdm
 
-from prunelab.artifacts.files import replacing, sha256, write_json
 from prunelab.artifacts.records import Strict, read_record
-from prunelab.data.protocol import Part, Shape
+from prunelab.core.errors import Refused
+from prunelab.core.files import replacing, sha256, write_json
+from prunelab.data.dataset import Part, Shape
 from prunelab.data.splits import Split
-from prunelab.errors import Refused
 
 
 def _of_examples(shape: list[int]) -> list[int]:

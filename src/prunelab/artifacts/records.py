@@ -5,13 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from prunelab.artifacts.files import read_json
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
+from prunelab.core.files import read_json
 
 QUANTILES = 21  # of a latency: 0, 5, 10 ... 100 %
 Several = Field(min_length=1)
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+ALL = "all"  # the curve of all layers together, among those of single ones
 
 
 class Strict(BaseModel):

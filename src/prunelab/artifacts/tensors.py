@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prunelab.artifacts.files import write
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
+from prunelab.core.files import write
 
 METADATA_KEY = "prunelab"  # the only one: safetensors writes several in no fixed order
 DIGEST_KEY = "sha256"

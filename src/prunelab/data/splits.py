@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from prunelab.data.protocol import Part, Raw, Shape
+from prunelab.data.dataset import Part, Raw, Shape
 
 CHUNK_BYTES = 64 * 2**20
 CHUNK_ROWS = 4096  # each image that waits to be decoded takes a kilobyte, however small it is
@@ -76,7 +76,7 @@ def split_off(part: AnyPart, fraction: float, seed: int) -> tuple[AnyPart, AnyPa
     """
     from sklearn.model_selection import train_test_split
 
-    from prunelab.errors import Refused
+    from prunelab.core.errors import Refused
 
     indices = np.arange(len(part))
     try:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from prunelab.errors import Refused
-from prunelab.models.encoders import SMALL, require
+from prunelab.core.errors import Refused
+from prunelab.encoders.pretrained import SMALL, require
 
 DROPOUT = 0.1  # as BERT is fine-tuned
 # Ten times what any encoder has: more, from a file, would be built until memory ends.

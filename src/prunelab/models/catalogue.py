@@ -10,15 +10,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
+from prunelab.core.registry import pick
+from prunelab.encoders.pretrained import encoder_options
 from prunelab.models.bert import bert
 from prunelab.models.cifar_resnet import CifarResNet, residual_stream
-from prunelab.models.encoders import encoder_options
 from prunelab.models.feature_nets import CompactVgg, alexnet, vgg, vgg_classic
 from prunelab.models.torchvision_nets import densenet121, mobile, resnet
 from prunelab.models.vit import embedding_stream, vit_b_16, vit_tiny
-from prunelab.registry import pick
-from prunelab.runtime import seed_for
+from prunelab.runtime.device import seed_for
 
 Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
 

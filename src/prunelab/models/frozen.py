@@ -8,7 +8,7 @@ from itertools import accumulate
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

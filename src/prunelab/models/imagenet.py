@@ -8,11 +8,11 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from prunelab import download
-from prunelab.download import Checksum
-from prunelab.errors import Refused
+from prunelab.core import download
+from prunelab.core.download import Checksum
+from prunelab.core.errors import Refused
+from prunelab.core.registry import pick
 from prunelab.models.catalogue import MODELS
-from prunelab.registry import pick
 
 IMAGENET = "imagenet"
 

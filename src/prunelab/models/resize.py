@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 
 
 def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import nn
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 from prunelab.models.torchvision_nets import LARGE, is_large
 
 PATCH = 16  # pixels a side, of large images

@@ -9,13 +9,14 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from prunelab.artifacts.pickled import load_pickled
-from prunelab.errors import Refused
-from prunelab.models import encoders, imagenet
+from prunelab.core.errors import Refused
+from prunelab.core.registry import pick
+from prunelab.core.unpickle import load_pickled
+from prunelab.encoders import pretrained
+from prunelab.models import imagenet
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
 from prunelab.models.imagenet import IMAGENET
-from prunelab.registry import pick
 
 NO_WEIGHTS = "none"
 
@@ -34,7 +35,7 @@ def weights_file(weights: str, architecture: str) -> Path | None:
     if weights == IMAGENET:
         return imagenet.fetch(architecture)
     if pick(MODELS, architecture, "model").reads == "texts":
-        return encoders.weights_file(weights)
+        return pretrained.weights_file(weights)
     return Path(weights) if is_file(weights) else None
 
 

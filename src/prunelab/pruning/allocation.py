@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunelab.pruning.budget import solve
-from prunelab.pruning.groups import target_width
+from prunelab.pruning.structured.budget import solve
+from prunelab.pruning.structured.groups import target_width
 
 HAIR = 1e-6  # of accuracy, by which a curve falls where it is flat: see `Curve.most`
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from prunelab.pruning import criteria, granularity, groups, masks, penalties, schedules
+from prunelab.config.restart import Restart
+from prunelab.pruning import criteria, schedules
 from prunelab.pruning.criteria import Criterion
-from prunelab.pruning.granularity import Granularity
-from prunelab.pruning.restart import Restart
 from prunelab.pruning.schedules import Schedule
+from prunelab.pruning.structured import groups, penalties
+from prunelab.pruning.unstructured import granularity, select
+from prunelab.pruning.unstructured.granularity import Granularity
 
 Kind = Literal["channel", "head", "hidden"]
 
@@ -18,7 +20,7 @@ class Method:
 
     criterion: Criterion
     granularity: Granularity | Kind
-    scope: masks.Scope | groups.Scope
+    scope: select.Scope | groups.Scope
     schedule: Schedule = schedules.one_shot
     restart: Restart = Restart.NONE
 
@@ -27,7 +29,7 @@ class Method:
         return isinstance(self.granularity, Granularity)
 
 
-GLOBAL, LAYERWISE, ROWWISE = masks.Scope.GLOBAL, masks.Scope.LAYERWISE, masks.Scope.ROWWISE
+GLOBAL, LAYERWISE, ROWWISE = select.Scope.GLOBAL, select.Scope.LAYERWISE, select.Scope.ROWWISE
 UNIFORM, TOGETHER, RELATIVE = groups.uniform, groups.ranked_together, groups.ranked_relatively
 WEIGHT, N_OF_M, PATTERN = granularity.WEIGHT, granularity.N_OF_M, granularity.PATTERN
 VECTOR, KERNEL, BLOCK, FILTER = granularity.VECTOR, granularity.KERNEL, granularity.BLOCK, granularity.FILTER

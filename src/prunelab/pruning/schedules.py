@@ -6,16 +6,16 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from prunelab.measuring.cost import parameters, training_macs
+from prunelab.config.params import PruneSpec
 from prunelab.models.catalogue import Shape
-from prunelab.params import PruneSpec
-from prunelab.pruning import masks
+from prunelab.models.cost import parameters, training_macs
 from prunelab.pruning.criteria import Criterion, Evidence
-from prunelab.pruning.cutting import Cutter, Pruned
-from prunelab.pruning.penalties import Doomed, Penalty
-from prunelab.pruning.selection import Saliency
-from prunelab.runtime import generator
-from prunelab.training import AfterStep, Fitted, Guide
+from prunelab.pruning.pruner import Cutter, Pruned
+from prunelab.pruning.structured.penalties import Doomed, Penalty
+from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.runtime.device import generator
+from prunelab.training import masking
+from prunelab.training.loop import AfterStep, Fitted, Guide
 
 GRADUAL_CUTS = 10  # mask updates per epoch of a gradual schedule
 SYNFLOW_ROUNDS = 100  # Tanaka et al. 2020
@@ -102,7 +102,7 @@ def iterative(session: Session) -> Pruned:
         if index < total:
             if session.rewind:
                 session.rewind()
-            hold = AfterStep(masks.hold(session.model, pruned.masks))
+            hold = AfterStep(masking.hold(session.model, pruned.masks))
             session.train(f"round-{index}", hold, None if session.rewind else spec.epochs)
             row |= _accuracies(session, "tuned")
     return pruned
@@ -155,7 +155,7 @@ class _Gradual(Guide):
         session = self._session
         self._updates = int(progress * session.spec.epochs * GRADUAL_CUTS)
         ratio = session.spec.ratio * (1 - (1 - progress) ** 3)
-        self._zero = masks.hold(session.model, session.cutter.cut(session.saliency(), ratio).masks)
+        self._zero = masking.hold(session.model, session.cutter.cut(session.saliency(), ratio).masks)
 
 
 def soft(session: Session) -> Pruned:

@@ -7,7 +7,7 @@ from typing import Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from prunelab.artifacts.files import replacing
+from prunelab.core.files import replacing
 
 matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the pictures
 matplotlib.rcParams["text.parse_math"] = False  # classes and branches have names of their own: a $ begins no formula

@@ -2,7 +2,7 @@
 
 import sys
 
-from prunelab.process import guard
+from prunelab.core.lifecycle import guard
 
 # Python imports a package before its modules, so this runs ahead of a stage's own, slow imports.
 if any(argument.startswith("prunelab.stages.") for argument in sys.orig_argv):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prunelab.artifacts.files import write, write_json
 from prunelab.artifacts.networks import load_model, load_network, seed_file
-from prunelab.measuring.benchmark import Bench
-from prunelab.measuring.load import load
-from prunelab.params import load_params
-from prunelab.report.speed_table import speed_table
-from prunelab.runtime import configure, fingerprint
+from prunelab.benchmark.machine_load import load
+from prunelab.benchmark.speed_table import speed_table
+from prunelab.benchmark.suite import Bench
+from prunelab.config.params import load_params
+from prunelab.core.files import write, write_json
+from prunelab.runtime.device import configure, fingerprint
 from prunelab.stages.entry import run
 
 

@@ -9,8 +9,8 @@ from functools import wraps
 
 import typer
 
-from prunelab.errors import Refused, fault
-from prunelab.process import LINGER_S, processes
+from prunelab.core.errors import Refused, fault
+from prunelab.core.lifecycle import LINGER_S, processes
 
 Main = Callable[..., None]
 

@@ -6,19 +6,20 @@ from typing import Annotated
 import numpy as np
 from typer import Option
 
-from prunelab.artifacts.files import sha256, write_json
 from prunelab.artifacts.networks import Network, load_network, seed_file, sizes
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
-from prunelab.data.batches import Batches
-from prunelab.measuring.cost import cost
-from prunelab.measuring.layers import by_layer, histogram
-from prunelab.measuring.quality import Predictions, confusion_matrix, predict
-from prunelab.measuring.summary import by_class, by_seed, mean_over_seeds, over_seeds, quality
+from prunelab.config.params import load_params
+from prunelab.core.files import sha256, write_json
+from prunelab.data.loader import Batches
+from prunelab.evaluation.layers import by_layer, histogram
+from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
+from prunelab.evaluation.predict import Predictions, predict
 from prunelab.models.catalogue import build
-from prunelab.params import load_params
-from prunelab.runtime import configure, fingerprint
+from prunelab.models.cost import cost
+from prunelab.runtime.device import configure, fingerprint
 from prunelab.stages.entry import run
+from prunelab.statistics.scores import confusion_matrix
 
 
 def main(

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.checkpoints import unfinished
-from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
-from prunelab.measuring.cost import training_macs
+from prunelab.config.params import load_params
+from prunelab.core.files import write_json
+from prunelab.models.cost import training_macs
 from prunelab.models.frozen import frozen
-from prunelab.parallel import join
-from prunelab.params import load_params
-from prunelab.pruning import masks
-from prunelab.pruning.restart import retraining
-from prunelab.runtime import configure
+from prunelab.runtime.device import configure
+from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_task, load_teacher, together
-from prunelab.training import AfterStep, fit
+from prunelab.training import masking
+from prunelab.training.checkpoints import unfinished
+from prunelab.training.loop import AfterStep, fit
+from prunelab.training.retraining import retraining
 
 
 def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> None:
@@ -47,14 +47,14 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
                     recipe,
                     seed=seed,
                     first_epoch=first_epoch,
-                    guide=AfterStep(masks.hold(network.model, network.masks)),
+                    guide=AfterStep(masking.hold(network.model, network.masks)),
                     teacher=load_teacher(base, seed, params.finetune, execution) if tuned else None,
                     store=checkpoint(seed),
                     label=f"finetune {out.parent.name}, seed {seed}",
                 )
             if not ranks.first:
                 continue
-            masks.verify(network.model, network.masks)
+            masking.verify(network.model, network.masks)
             card = network.card
             spent = training_macs(network.model, card.input_shape, fitted.images_seen)
             card = card.model_copy(update={"train_macs": card.train_macs + spent})

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import write, write_json
 from prunelab.artifacts.predictions import load_predictions
 from prunelab.artifacts.prepared import read_facts
-from prunelab.errors import one_line
-from prunelab.measuring.comparison import alike
-from prunelab.params import Grid, load_params
-from prunelab.report import figures, rows, style
-from prunelab.report.files import HISTORY, read_confusion, read_metrics, read_rows
+from prunelab.config.params import Grid, load_params
+from prunelab.core.errors import one_line
+from prunelab.core.files import write, write_json
+from prunelab.figures import figures
+from prunelab.report import rows, style
+from prunelab.report.read_results import HISTORY, read_confusion, read_metrics, read_rows
 from prunelab.report.tables import table
 from prunelab.stages.entry import run
+from prunelab.statistics.similarity import alike
 
 
 def main(prepared: Path, histories: Path, predictions: Path, metrics: Path, confusion: Path, out: Path) -> None:

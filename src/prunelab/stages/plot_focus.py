@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import write_json
 from prunelab.artifacts.prepared import read_facts
-from prunelab.errors import one_line
-from prunelab.params import load_params
-from prunelab.report import figures, rows, style
-from prunelab.report.files import HISTORY, read_confusion, read_rows
+from prunelab.config.params import load_params
+from prunelab.core.errors import one_line
+from prunelab.core.files import write_json
+from prunelab.figures import figures
+from prunelab.report import rows, style
+from prunelab.report.read_results import HISTORY, read_confusion, read_rows
 from prunelab.stages.entry import run
 
 

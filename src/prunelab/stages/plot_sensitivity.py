@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from prunelab.artifacts.records import Sensitivity, read_record
-from prunelab.params import load_params
+from prunelab.config.params import load_params
+from prunelab.figures.sensitivity_figures import sensitivity
 from prunelab.report import style
-from prunelab.report.sensitivity_figures import sensitivity
 from prunelab.stages.entry import run
 
 

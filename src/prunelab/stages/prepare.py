@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.artifacts.prepared import save_prepared
-from prunelab.data.datasets import DATASETS
-from prunelab.data.describe import asked, describe, find_twins, tell_twins
-from prunelab.data.protocol import Source
+from prunelab.config.params import load_params
+from prunelab.core.errors import Refused, one_line
+from prunelab.core.registry import pick
+from prunelab.data.dataset import Source
 from prunelab.data.splits import Split, three_way
-from prunelab.errors import Refused, one_line
-from prunelab.params import load_params
-from prunelab.registry import pick
+from prunelab.datasets.datasets import DATASETS
+from prunelab.datasets.manifest import asked, describe, find_twins, tell_twins
 from prunelab.stages.entry import run
 
 

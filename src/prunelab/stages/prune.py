@@ -6,17 +6,17 @@ from typing import Annotated
 
 from typer import Option
 
-from prunelab.artifacts.checkpoints import unfinished
-from prunelab.artifacts.files import write_json
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
+from prunelab.config.params import load_params
+from prunelab.core.files import write_json
 from prunelab.models.catalogue import build
-from prunelab.params import load_params
-from prunelab.pruning.applying import Bases, prune
 from prunelab.pruning.methods import METHODS
-from prunelab.runtime import configure
+from prunelab.pruning.prune import Bases, prune
+from prunelab.runtime.device import configure
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_task, load_teacher
-from prunelab.trainer import SeedTrainer
+from prunelab.training.checkpoints import unfinished
+from prunelab.training.trainer import SeedTrainer
 
 
 def main(

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.files import write
 from prunelab.artifacts.prepared import read_facts
 from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
-from prunelab.errors import Refused, one_line
-from prunelab.params import Params, Recipe, load_params
-from prunelab.report.files import CURVE, CURVE_WORDS, POINT, POINT_WORDS, read_confusion, read_metrics, read_rows
-from prunelab.report.page import Findings, page
+from prunelab.config.params import Params, Recipe, load_params
+from prunelab.core.errors import Refused, one_line
+from prunelab.core.files import write
+from prunelab.page.page import Findings, page
+from prunelab.report.read_results import CURVE, CURVE_WORDS, POINT, POINT_WORDS, read_confusion, read_metrics, read_rows
 from prunelab.stages.entry import run
 
 

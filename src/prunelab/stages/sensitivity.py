@@ -8,16 +8,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prunelab.artifacts.files import sha256, write_json
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split, read_facts
-from prunelab.data.batches import Batches
+from prunelab.config.params import load_params
+from prunelab.core.errors import Refused
+from prunelab.core.files import sha256, write_json
+from prunelab.data.loader import Batches
 from prunelab.data.splits import Split
-from prunelab.errors import Refused
-from prunelab.measuring.quality import predict
-from prunelab.measuring.sensitivity import METHODS, Part, What, curves, measurable, parts
-from prunelab.params import load_params
-from prunelab.runtime import configure, generator
+from prunelab.evaluation.predict import predict
+from prunelab.pruning.sensitivity import METHODS, Part, What, curves, measurable, parts
+from prunelab.runtime.device import configure, generator
 from prunelab.stages.entry import run
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
+from prunelab.config.params import Data, Finetune, Normalise, load_params
+from prunelab.core.lifecycle import launch, processes
 from prunelab.data.augment import Augmentation
-from prunelab.parallel import ALONE, Ranks, leave, require_gpus
-from prunelab.params import Data, Finetune, Normalise, load_params
-from prunelab.process import launch, processes
-from prunelab.runtime import Execution, configure
+from prunelab.runtime.device import Execution, configure
+from prunelab.runtime.distributed import ALONE, Ranks, leave, require_gpus
 from prunelab.stages.entry import Main
-from prunelab.training import Task, Teacher
+from prunelab.training.loop import Task, Teacher
 
 
 def together(main: Main) -> Main:

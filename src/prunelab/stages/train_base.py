@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.checkpoints import unfinished
-from prunelab.artifacts.files import sha256, write_json
 from prunelab.artifacts.networks import Card, Network, save_network, seed_file
 from prunelab.artifacts.prepared import read_facts
+from prunelab.config.params import Normalise, load_params
+from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import MODELS, build
 from prunelab.models.frozen import freeze
 from prunelab.models.imagenet import IMAGENET
 from prunelab.models.weights import load_imagenet, load_weights, weights_file
-from prunelab.parallel import join
-from prunelab.params import Normalise, load_params
-from prunelab.runtime import configure
+from prunelab.runtime.device import configure
+from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_task, together
-from prunelab.training import fit
+from prunelab.training.checkpoints import unfinished
+from prunelab.training.loop import fit
 
 
 def main(prepared: Path, out: Path, history: Path) -> None:

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import prunable_weights
-from prunelab.pruning.criteria.evidence import Evidence, evaluating, spread
-from prunelab.pruning.selection import Saliency
+from prunelab.pruning.criteria.calibration import Evidence, evaluating, spread
+from prunelab.pruning.unstructured.ranking import Saliency
 
 
 def bn_scale(model: nn.Module, evidence: Evidence) -> Saliency:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunelab.errors import Refused
+from prunelab.core.errors import Refused
 from prunelab.models.catalogue import prunable_weights
-from prunelab.pruning.criteria.evidence import Evidence, evaluating
-from prunelab.pruning.selection import Saliency
+from prunelab.pruning.criteria.calibration import Evidence, evaluating
+from prunelab.pruning.unstructured.ranking import Saliency
 
 # Inputs are all ones, scaled by a power of two, which costs no precision: so near to zero the slope of ReLU6, GELU and
 # the like is constant, as that of ReLU is everywhere, and sums over 100 layers stay within the range of a float64.

@@ -10,8 +10,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from prunelab.models.catalogue import prunable_weights
-from prunelab.pruning.criteria.evidence import Evidence, evaluating, spread
-from prunelab.pruning.selection import Saliency
+from prunelab.pruning.criteria.calibration import Evidence, evaluating, spread
+from prunelab.pruning.unstructured.ranking import Saliency
 
 GRASP_TEMPERATURE = 200.0
 Network = Callable[[Tensor], Tensor]

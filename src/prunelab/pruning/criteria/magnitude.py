@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.models.catalogue import prunable_weights
-from prunelab.pruning.criteria.evidence import Evidence, spread
-from prunelab.pruning.selection import Saliency
+from prunelab.pruning.criteria.calibration import Evidence, spread
+from prunelab.pruning.unstructured.ranking import Saliency
 
 
 def random(model: nn.Module, evidence: Evidence) -> Saliency:

@@ -1,0 +1,1 @@
+"""Measurements that rest on a clock: latency, memory, energy. Their results never repeat to the bit."""

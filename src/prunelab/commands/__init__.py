@@ -1,0 +1,1 @@
+"""The commands of `prunelab`, one module or folder each."""

@@ -1,0 +1,1 @@
+"""`prunelab allocate`: a ratio for every layer, from measured sensitivity."""

@@ -1,0 +1,32 @@
+"""`prune.layer_ratios` in params.yaml, written so that nothing else in the file changes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from prunelab.core.files import replacing
+
+
+class _Nulls(RoundTripRepresenter):
+    """Writes null as it stands in the file, not as nothing."""
+
+    def represent_none(self, data: None, anchor: object = None) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Nulls.add_representer(type(None), _Nulls.represent_none)
+
+
+def write_layer_ratios(path: Path, ratios: Mapping[str, float]) -> None:
+    """Replace `prune.layer_ratios`, one layer a line; comments and layout stay."""
+    yaml = YAML()
+    yaml.Representer = _Nulls
+    yaml.width, yaml.preserve_quotes = 2**16, True  # lines are broken where they were
+    content = yaml.load(path)
+    content["prune"]["layer_ratios"] = CommentedMap(ratios)
+    with replacing(path) as partial:
+        yaml.dump(content, partial)

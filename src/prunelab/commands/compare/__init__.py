@@ -1,0 +1,1 @@
+"""`prunelab compare`: the results of several commits and experiments side by side."""

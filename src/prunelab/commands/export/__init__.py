@@ -1,0 +1,1 @@
+"""`prunelab export`: a pruned network as ONNX or TorchScript."""

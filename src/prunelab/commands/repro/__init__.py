@@ -1,0 +1,1 @@
+"""`prunelab repro`: the pipeline of dvc.yaml, several stages at a time."""

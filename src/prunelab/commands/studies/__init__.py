@@ -1,0 +1,1 @@
+"""`prunelab study`: published studies, run as DVC experiments and compared with what was printed."""

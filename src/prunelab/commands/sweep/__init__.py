@@ -1,0 +1,1 @@
+"""`prunelab sweep`: many settings, each as one DVC experiment."""

@@ -1,0 +1,1 @@
+"""`prunelab verify`: repeat a pipeline in fresh clones and compare every output."""

@@ -1,0 +1,20 @@
+"""With which weights and by which recipe a pruned network goes on."""
+
+from enum import StrEnum
+
+
+class Restart(StrEnum):
+    """What follows the last cut.
+
+    none: the network's own weights, by the fine-tuning recipe.
+    weights: those of the rewind epoch, by the base recipe from there on (Frankle et al. 2020).
+    rate: its own weights, by the base recipe from the rewind epoch on (Renda et al. 2020).
+    init: the initial weights, on which saliency was measured too, by the base recipe.
+    scratch: fresh random weights, by the base recipe (Liu et al. 2019).
+    """
+
+    NONE = "none"
+    WEIGHTS = "weights"
+    RATE = "rate"
+    INIT = "init"
+    SCRATCH = "scratch"

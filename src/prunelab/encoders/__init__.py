@@ -1,0 +1,1 @@
+"""Pretrained text encoders on disk: their files, sizes and tokenizers."""

@@ -1,0 +1,1 @@
+"""How good a network is. Everything here repeats to the bit."""

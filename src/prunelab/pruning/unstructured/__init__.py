@@ -1,0 +1,1 @@
+"""Unstructured pruning: single weights, or small groups of them, are masked."""

@@ -1,1 +1,0 @@
-"""`prunelab repro`: the pipeline's stages in parallel on one machine."""

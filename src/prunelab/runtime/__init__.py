@@ -1,0 +1,1 @@
+"""Device, precision, seeds, determinism, and several processes."""

@@ -1,0 +1,1 @@
+"""Intervals over seeds and images, and comparisons of results."""
