@@ -53,6 +53,7 @@ RUN := --extra onnx --extra text --extra s3 --extra ssh
 lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (make lock UPGRADE= moves no version)
 	$(COMPILE) $(UPGRADE) $(RUN) --output-file requirements.lock
 	$(COMPILE) $(UPGRADE) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	python tools/stage_locks.py
 
 image:  ## build the container image of requirements.lock (BUILD_ARGS="--build-arg BASE_IMAGE=...")
 	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD)" $(BUILD_ARGS) --tag $(IMAGE) .

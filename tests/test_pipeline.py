@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import stage_locks
 from conftest import PROJECT, edit_params
 from ruamel.yaml import YAML
 
 from prunelab.config.safe_yaml import parse_yaml
+from prunelab.runtime.device import FINGERPRINT_PACKAGES
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 SOURCE = PROJECT / "src"
-# Their effect is tracked by value (what reads parameters), or they run no code (package docstrings).
-UNTRACKED = {"src/prunelab/config/params.py", "src/prunelab/config/safe_yaml.py"}
+# What its code does is tracked by value: every stage lists the parameters that it reads.
+UNTRACKED = "config"
 
 
 def commands(stage: dict) -> list[str]:
@@ -47,34 +49,103 @@ def imported_by(file: Path) -> set[str]:
     return names
 
 
-def runs_code(file: Path) -> bool:
-    if file.suffix != ".py":
-        return True
-    body = ast.parse(file.read_text()).body
-    return not (len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant))
-
-
-def reached_from(module: str) -> set[str]:
-    """All files of this project that importing a module may run, as paths from the top folder."""
+def reached_from(module: str) -> set[Path]:
+    """All files of this project that importing a module may run, as paths below src/prunelab."""
     files, queue = set(), [module]
     while queue:
         name = queue.pop()
         file = source_of(name)
         if file and file not in files:
-            files |= {file, *(page for page in [file.with_suffix(".html")] if page.exists())}  # a template it reads
+            files.add(file)
             queue.append(name.rpartition(".")[0])  # a module's package is imported before it
             queue += [name for name in imported_by(file) if name.split(".")[0] == "prunelab"]
-    tracked = {str(file.relative_to(PROJECT)) for file in files if runs_code(file)}
-    return tracked - UNTRACKED
+    return {file.relative_to(SOURCE / "prunelab") for file in files}
+
+
+def rooms_of(files: set[Path]) -> set[str]:
+    """What a stage must depend on: the rooms of these files as folders, and of the stages each file by itself."""
+    rooms = set()
+    for file in files:
+        if file.parts[0] == "stages":
+            rooms.add(f"src/prunelab/{file}")
+        elif len(file.parts) > 1 and file.parts[0] != UNTRACKED:
+            rooms.add(f"src/prunelab/{file.parts[0]}")
+    return rooms
+
+
+def rooms_listed(stage: dict) -> set[str]:
+    return {dep for dep in stage["deps"] if dep.startswith("src/")}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_deps_follow_imports(name):
-    expected = set().union(*(reached_from(module) for module in modules_run(STAGES[name])))
-    listed = {dep for dep in STAGES[name]["deps"] if dep.startswith("src/")}
-    assert len(expected) > 5
-    assert listed == expected
-    assert "requirements.lock" in STAGES[name]["deps"]
+def test_deps_are_the_rooms_of_all_imports(name):
+    reached = set().union(*(reached_from(module) for module in modules_run(STAGES[name])))
+    assert len(reached) > 5
+    assert rooms_listed(STAGES[name]) == rooms_of(reached)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_depend_on_the_packages_that_their_results_depend_on(name):
+    rooms = rooms_listed(STAGES[name])
+    draws = bool(rooms & {"src/prunelab/figures", "src/prunelab/page"})
+    measures_time = "src/prunelab/benchmark" in rooms
+
+    locks = {dep for dep in STAGES[name]["deps"] if dep.endswith(".lock")}
+
+    expected = {"environment.lock"}
+    if draws:
+        expected.add("pictures.lock")
+    if measures_time:
+        expected.add("benchmark.lock")
+    assert locks == expected
+
+
+@pytest.mark.parametrize("name", stage_locks.LOCKS)
+def test_small_locks_have_the_versions_of_the_full_lock(name):
+    requirements = (PROJECT / "requirements.lock").read_text()
+    expected = stage_locks.locked_versions(requirements, stage_locks.LOCKS[name])
+    assert (PROJECT / name).read_text() == expected
+
+
+def test_environment_lock_covers_every_package_of_the_fingerprint():
+    """DVC is noted in the fingerprint, but no number depends on it."""
+    packages = {line.partition("==")[0] for line in (PROJECT / "environment.lock").read_text().splitlines()}
+    assert set(FINGERPRINT_PACKAGES) - {"dvc"} <= packages
+
+
+COMPUTING = (
+    "train_base",
+    "prune",
+    "finetune",
+    "evaluate",
+    "prune_focus",
+    "finetune_focus",
+    "evaluate_base",
+    "sensitivity",
+)
+
+
+@pytest.mark.parametrize(
+    ("edited", "unaffected"),
+    [
+        ("figures", (*COMPUTING, "prepare", "benchmark", "report")),
+        ("page", (*COMPUTING, "prepare", "benchmark", "plot")),
+        ("report", (*COMPUTING, "prepare", "benchmark")),
+        ("datasets", (*COMPUTING, "benchmark", "plot", "report")),
+        ("pruning", ("prepare", "train_base", "finetune", "evaluate", "finetune_focus", "evaluate_base", "benchmark")),
+        ("training", ("prepare", "evaluate", "evaluate_base", "benchmark", "plot", "report")),
+        ("evaluation", ("prepare", "train_base", "prune", "finetune", "benchmark")),
+        ("benchmark", (*COMPUTING, "prepare", "plot")),
+        ("models", ("prepare", "plot", "report")),
+        ("commands", STAGES),
+        ("project", STAGES),
+        ("config", STAGES),
+    ],
+)
+def test_an_edit_reruns_only_the_stages_that_use_the_room(edited, unaffected):
+    assert (SOURCE / "prunelab" / edited).is_dir()
+    for name in unaffected:
+        assert f"src/prunelab/{edited}" not in STAGES[name]["deps"], name
 
 
 def params_read(file: Path) -> set[str]:
@@ -151,7 +222,12 @@ def test_the_committed_lock_knows_of_no_file_that_no_stage_makes():
     """Files left in a folder by older code would be hashed with it, and a fresh clone would come to another lock."""
     stages = parse_yaml(PROJECT / "dvc.lock", fast=True)["stages"].values()
     made = {out["path"]: out.get("nfiles", 1) for stage in stages for out in stage.get("outs", [])}
-    folders = {dep["path"]: dep["nfiles"] for stage in stages for dep in stage["deps"] if "nfiles" in dep}
+    folders = {
+        dep["path"]: dep["nfiles"]
+        for stage in stages
+        for dep in stage["deps"]
+        if "nfiles" in dep and not dep["path"].startswith("src/")
+    }
     assert folders
     for folder, files in folders.items():
         assert files == sum(its for path, its in made.items() if f"{path}/".startswith(f"{folder}/")), folder

@@ -231,9 +231,12 @@ def test_overrides_from_the_command_line_are_yaml():
 
 
 def test_the_chain_holds_what_the_focus_rests_on_and_nothing_of_the_grid():
-    assert {"requirements.lock", "src/prunelab/stages/prepare.py", "src/prunelab/stages/evaluate.py"} <= set(
-        PIPELINE.files
-    )
+    assert {
+        "environment.lock",
+        "src/prunelab/models",
+        "src/prunelab/stages/prepare.py",
+        "src/prunelab/stages/evaluate.py",
+    } <= set(PIPELINE.files)
     assert "src/prunelab/stages/plot.py" not in PIPELINE.files
     assert not any(file.startswith(("data/", "models/", "metrics/", "plots/")) for file in PIPELINE.files)
     assert {"method", "ratio", "dataset", "weights", "finetune"} <= set(PIPELINE.parameters)
