@@ -1,0 +1,87 @@
+"""Small networks, their shapes, and what trains them."""
+
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.params import train_params
+from prunelab.artifacts.networks import Card
+from prunelab.config.params import Finetune, Normalise
+from prunelab.models.catalogue import MODELS, Shape, build, skeleton
+from prunelab.pruning.methods import METHODS
+from prunelab.pruning.prune import Bases
+from prunelab.training.loop import NoStore, Task
+from prunelab.training.trainer import SeedTrainer
+
+DIGITS_SHAPE = (1, 8, 8)
+
+
+CARD = Card(
+    model="resnet8",
+    classes=10,
+    input_shape=DIGITS_SHAPE,
+    normalise=Normalise(mean=[0.3], std=[0.4]),
+    seed=0,
+    imported=None,
+)
+
+
+TOKENS = 12
+
+
+IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
+
+
+# One network of every kind: what takes long goes over these, and over the others in the slow tests.
+KINDS = ("resnet8", "resnet20", "resnet20_b", "resnet26_dse", "vgg11", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
+
+
+SLOW_BUT_KINDS = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
+
+
+def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
+    """A network of nothing but zeros: drawing the weights of a large one takes seconds."""
+    model = skeleton(name, classes, shape).to_empty(device="cpu").eval()
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return model
+
+
+def seed_trainer(task: Task, recipe: Finetune) -> SeedTrainer:
+    """Seed 0; a base recipe of two epochs, of which one is rewound to."""
+    base = train_params(epochs=2, rewind_epoch=1, batch_size=64)
+    return SeedTrainer(
+        task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
+    )
+
+
+BERT = {"vocab": 40, "hidden": 16, "layers": 2, "heads": 4, "intermediate": 32, "positions": 16}
+
+
+def small_network(method: str) -> str:
+    """The smallest network that a method applies to."""
+    return "bert" if METHODS[method].granularity in ("head", "hidden") else "resnet8"
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    return (TOKENS,) if name == "bert" else DIGITS_SHAPE
+
+
+def trained(name: str, seed: int = 0) -> nn.Module:
+    """A network whose norms are not at their initial values, where a forgotten bias or scale would not show."""
+    model = build(name, 10, shape_of(name), seed, **(BERT if name == "bert" else {}))
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def bases(name: str, model: nn.Module) -> Bases:
+    state = deepcopy(model.state_dict())
+    return Bases(init=state, rewind=state, fresh=partial(trained, name, 7))

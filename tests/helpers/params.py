@@ -1,0 +1,38 @@
+"""The shipped parameters with some of them changed."""
+
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from prunelab.config.params import PruneSpec, Runtime, Train, read_params
+
+PROJECT = Path(__file__).parents[2]
+
+
+def edit_params(path: Path, **changes: object) -> None:
+    """Set keys of a parameter file; two underscores reach into a section, as in train__epochs=3."""
+    content = YAML(typ="safe").load(path)
+    for place, value in changes.items():
+        *sections, key = place.split("__")
+        section = content
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    YAML().dump(content, path)
+
+
+def prune_spec(method: str, ratio: float, **changes: object) -> PruneSpec:
+    """The shipped settings of pruning with some of them changed."""
+    shipped = read_params(PROJECT / "params.yaml")["prune"]
+    return PruneSpec(**{"method": method, "ratio": ratio, "budget": "native"} | shipped | changes)
+
+
+def runtime_params(**changes: object) -> Runtime:
+    """The CPU in float32, whatever is shipped, deterministic, in one process."""
+    shipped = read_params(PROJECT / "params.yaml")["runtime"]
+    return Runtime(**shipped | {"device": "cpu", "precision": "fp32"} | changes)
+
+
+def train_params(**changes: object) -> Train:
+    """The shipped base recipe with some settings changed."""
+    return Train(**read_params(PROJECT / "params.yaml")["train"] | changes)

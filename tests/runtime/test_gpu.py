@@ -1,0 +1,127 @@
+"""What must hold on a GPU; run with `make test PYTEST_ARGS="-m gpu"`."""
+
+import pytest
+import torch
+from helpers.networks import DIGITS_SHAPE, SLOW_BUT_KINDS, bases, seed_trainer, small_network
+from helpers.params import prune_spec, runtime_params
+from helpers.shared_training import EXAMPLES, assert_steps_of_one, by_two
+
+from prunelab.benchmark.backends import BACKENDS, inputs_of
+from prunelab.benchmark.memory import meter
+from prunelab.benchmark.suite import Bench
+from prunelab.data.augment import Augmentation
+from prunelab.evaluation.predict import predict
+from prunelab.models.catalogue import build
+from prunelab.models.cost import parameters
+from prunelab.pruning.methods import METHODS
+from prunelab.pruning.prune import prune
+from prunelab.runtime.device import configure
+from prunelab.training import masking
+from prunelab.training.checkpoints import Checkpoint
+from prunelab.training.loop import AfterStep, Task, fit
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def gpu_task(request, digits, normalise) -> Task:
+    runtime = runtime_params(device="cuda", precision=request.param)
+    ids = torch.arange(320).numpy()
+    return Task.of(
+        digits.at(ids[:256]),
+        digits.at(ids[256:]),
+        normalise=normalise,
+        augmentation=Augmentation(crop_padding=1, flip=True),
+        execution=configure(runtime),
+    )
+
+
+@pytest.mark.parametrize("name", SLOW_BUT_KINDS)
+def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_task, recipe, tmp_path):
+    whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
+    expected = fit(whole, gpu_task, recipe, seed=0)
+    assert fit(again, gpu_task, recipe, seed=0).history == expected.history
+    store = Checkpoint(tmp_path / "0.pt")
+    fit(build(name, 10, DIGITS_SHAPE), gpu_task, recipe, seed=0, store=_StopsAfterOne(store))
+    fit(resumed, gpu_task, recipe, seed=0, store=store)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+        assert torch.equal(value, resumed.state_dict()[key])
+
+
+class _StopsAfterOne:
+    """Saves the first epoch only, which is what a kill during the second leaves behind."""
+
+    def __init__(self, store: Checkpoint):
+        self.store, self.saved = store, False
+
+    def load(self):
+        return None
+
+    def save(self, state):
+        if not self.saved:
+            self.store.save(state)
+            self.saved = True
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if small_network(name) == "resnet8"])
+def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    full = parameters(model)
+    pruned = prune(
+        model,
+        "resnet8",
+        prune_spec(method, 0.5, epochs=1, iterations=2, samples=64),
+        shape=DIGITS_SHAPE,
+        seed=0,
+        trainer=seed_trainer(gpu_task, recipe),
+        bases=bases("resnet8", model),
+    )
+    gpu_task.execution.place(model)
+    fitted = fit(model, gpu_task, recipe, seed=0, guide=AfterStep(masking.hold(model, pruned.masks)))
+    masking.verify(model, pruned.masks)
+    assert METHODS[method].masks or parameters(model) < full
+    predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
+    labels = gpu_task.validation.labels.cpu().numpy()
+    assert (predictions.classes == labels).mean() == pytest.approx(fitted.history[-1]["validation_accuracy"], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["cuda_graph", "compiled"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_backends_give_the_networks_own_outputs(name, batch_size, gpu_task):
+    execution = gpu_task.execution
+    model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
+    inputs = inputs_of(DIGITS_SHAPE, batch_size, execution)
+    call = BACKENDS[name](model, inputs, execution)
+    expected = BACKENDS["eager"](model, inputs, execution)()
+    for _ in range(2):
+        torch.testing.assert_close(call(), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_everything_the_benchmark_measures_is_measured(gpu_task):
+    models = {name: build("resnet8", 10, DIGITS_SHAPE).eval() for name in ("dense", "same")}
+    load = {name: lambda: build("resnet8", 10, DIGITS_SHAPE).eval() for name in models}
+    placed = {name: gpu_task.execution.place(model) for name, model in models.items()}
+    bench = Bench(placed, load, DIGITS_SHAPE, gpu_task.execution)
+    for backend in ("eager", "cuda_graph"):
+        dense, same = bench.latency(backend, 64, rounds=10, seconds=1.0)
+        assert 0 < dense["latency_ms_p50"] <= dense["latency_ms_p95"]
+        assert same["faster"] == pytest.approx(1, abs=0.3)
+    operators = bench.operators([64])
+    assert any(row["cuda_ms"] > 0 for row in operators)
+    energy = bench.energy(64)
+    assert isinstance(energy, str) or all(row["joules"] > 0 for row in energy)
+
+
+def test_peak_memory_is_that_of_the_activations():
+    wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
+    with meter(configure(runtime_params(device="cuda", channels_last=False))) as measure:
+        peak = measure(lambda: wide, (1, 8, 8), 64)
+    assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)  # one float per input and output; weights left out
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs")
+def test_two_gpus_take_the_steps_of_one(tmp_path):
+    by_two(tmp_path, "cuda")
+    for case in EXAMPLES:
+        assert_steps_of_one(tmp_path, case, "cuda")

@@ -1,0 +1,394 @@
+"""dvc.yaml against the code, and the whole pipeline on a tiny configuration in a temporary clone."""
+
+import ast
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import stage_locks
+from helpers.params import PROJECT, edit_params
+from helpers.repository import STAGES, Clone, stages_run
+from ruamel.yaml import YAML
+
+from prunelab.config.safe_yaml import parse_yaml
+from prunelab.runtime.device import FINGERPRINT_PACKAGES
+
+SOURCE = PROJECT / "src"
+# What its code does is tracked by value: every stage lists the parameters that it reads.
+UNTRACKED = "config"
+
+
+def commands(stage: dict) -> list[str]:
+    return stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+
+
+def modules_run(stage: dict) -> list[str]:
+    return [module for command in commands(stage) for module in re.findall(r"-m (\S+)", command)]
+
+
+def source_of(module: str) -> Path | None:
+    path = SOURCE / Path(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def imported_by(file: Path) -> set[str]:
+    """Every module a file names in an import, inside functions too; `from a import b` may mean the module a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def reached_from(module: str) -> set[Path]:
+    """All files of this project that importing a module may run, as paths below src/prunelab."""
+    files, queue = set(), [module]
+    while queue:
+        name = queue.pop()
+        file = source_of(name)
+        if file and file not in files:
+            files.add(file)
+            queue.append(name.rpartition(".")[0])  # a module's package is imported before it
+            queue += [name for name in imported_by(file) if name.split(".")[0] == "prunelab"]
+    return {file.relative_to(SOURCE / "prunelab") for file in files}
+
+
+def rooms_of(files: set[Path]) -> set[str]:
+    """What a stage must depend on: the rooms of these files as folders, and of the stages each file by itself."""
+    rooms = set()
+    for file in files:
+        if file.parts[0] == "stages":
+            rooms.add(f"src/prunelab/{file}")
+        elif len(file.parts) > 1 and file.parts[0] != UNTRACKED:
+            rooms.add(f"src/prunelab/{file.parts[0]}")
+    return rooms
+
+
+def rooms_listed(stage: dict) -> set[str]:
+    return {dep for dep in stage["deps"] if dep.startswith("src/")}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_are_the_rooms_of_all_imports(name):
+    reached = set().union(*(reached_from(module) for module in modules_run(STAGES[name])))
+    assert len(reached) > 5
+    assert rooms_listed(STAGES[name]) == rooms_of(reached)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_depend_on_the_packages_that_their_results_depend_on(name):
+    rooms = rooms_listed(STAGES[name])
+    draws = bool(rooms & {"src/prunelab/figures", "src/prunelab/page"})
+    measures_time = "src/prunelab/benchmark" in rooms
+
+    locks = {dep for dep in STAGES[name]["deps"] if dep.endswith(".lock")}
+
+    expected = {"environment.lock"}
+    if draws:
+        expected.add("pictures.lock")
+    if measures_time:
+        expected.add("benchmark.lock")
+    assert locks == expected
+
+
+@pytest.mark.parametrize("name", stage_locks.LOCKS)
+def test_small_locks_have_the_versions_of_the_full_lock(name):
+    requirements = (PROJECT / "requirements.lock").read_text()
+    expected = stage_locks.locked_versions(requirements, stage_locks.LOCKS[name])
+    assert (PROJECT / name).read_text() == expected
+
+
+def test_environment_lock_covers_every_package_of_the_fingerprint():
+    """DVC is noted in the fingerprint, but no number depends on it."""
+    packages = {line.partition("==")[0] for line in (PROJECT / "environment.lock").read_text().splitlines()}
+    assert set(FINGERPRINT_PACKAGES) - {"dvc"} <= packages
+
+
+COMPUTING = (
+    "train_base",
+    "prune",
+    "finetune",
+    "evaluate",
+    "prune_focus",
+    "finetune_focus",
+    "evaluate_base",
+    "sensitivity",
+)
+
+
+@pytest.mark.parametrize(
+    ("edited", "unaffected"),
+    [
+        ("figures", (*COMPUTING, "prepare", "benchmark", "report")),
+        ("page", (*COMPUTING, "prepare", "benchmark", "plot")),
+        ("report", (*COMPUTING, "prepare", "benchmark")),
+        ("datasets", (*COMPUTING, "benchmark", "plot", "report")),
+        ("pruning", ("prepare", "train_base", "finetune", "evaluate", "finetune_focus", "evaluate_base", "benchmark")),
+        ("training", ("prepare", "evaluate", "evaluate_base", "benchmark", "plot", "report")),
+        ("evaluation", ("prepare", "train_base", "prune", "finetune", "benchmark")),
+        ("benchmark", (*COMPUTING, "prepare", "plot")),
+        ("models", ("prepare", "plot", "report")),
+        ("commands", STAGES),
+        ("project", STAGES),
+        ("config", STAGES),
+    ],
+)
+def test_an_edit_reruns_only_the_stages_that_use_the_room(edited, unaffected):
+    assert (SOURCE / "prunelab" / edited).is_dir()
+    for name in unaffected:
+        assert f"src/prunelab/{edited}" not in STAGES[name]["deps"], name
+
+
+def params_read(file: Path) -> set[str]:
+    """What a stage takes out of `params`, as dotted keys; its methods stand for what they read."""
+    keys = set()
+    tree = ast.parse(file.read_text())
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) not in inner:
+            parts = []
+            while isinstance(node, ast.Attribute):
+                parts.append(node.attr)
+                node = node.value
+            if isinstance(node, ast.Name) and node.id == "params":
+                keys.add(".".join(reversed(parts)))
+    if "spec" in keys:
+        keys = keys - {"spec"} | {"budget", "prune"}
+    return {key.removesuffix(".cells") for key in keys}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_follow_use(name):
+    """A parameter that a stage reads and does not list would leave stale results behind when it changes."""
+    used = set().union(*(params_read(source_of(module)) for module in modules_run(STAGES[name])))
+    listed = set(STAGES[name]["params"])
+    assert used
+    for key in used:
+        assert any(key == entry or key.startswith(f"{entry}.") for entry in listed), f"{key} is read but not listed"
+    for entry in listed:
+        assert any(key == entry or key.startswith(f"{entry}.") for key in used), f"{entry} is listed but not read"
+
+
+def test_every_stage_runs_its_own_checkout():
+    for stage in STAGES.values():
+        for command in commands(stage):
+            assert command.startswith("PYTHONPATH=src python -m prunelab.stages.")
+
+
+def test_only_evaluate_reads_the_test_split():
+    readers = {name for name, stage in STAGES.items() if any("prepared/test" in dep for dep in stage["deps"])}
+    assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
+
+
+def test_curves_of_layers_neither_see_the_test_split_nor_depend_on_what_is_made_of_them():
+    stage = STAGES["sensitivity"]
+    assert not any("test" in dep for dep in stage["deps"])
+    assert not any(key.split(".")[0] in ("prune", "method", "ratio", "grid") for key in stage["params"])
+
+
+def test_focus_paths_carry_no_swept_value():
+    for name in ("prune_focus", "finetune_focus", "evaluate_focus"):
+        stage = STAGES[name]
+        outputs = [
+            next(iter(out)) if isinstance(out, dict) else out
+            for kind in ("outs", "metrics", "plots")
+            for out in stage.get(kind, [])
+        ]
+        assert outputs
+        assert not any("$" in out for out in outputs)
+
+
+CONTRACT = {
+    "accuracy", "accuracy_ci95", "accuracy_pruned", "accuracy_drop", "accuracy_drop_ci95", "loss", "precision_macro",
+    "recall_macro", "f1_macro", "specificity_macro", "params", "params_nonzero", "sparsity", "macs", "macs_ratio",
+    "params_ratio", "size_bytes", "size_compressed_bytes", "train_macs", "seeds", "accuracy_top5", "worst_class_drop",
+    "calibration_error", "macs_nonzero", "size_sparse_bytes",
+}  # fmt: skip
+COUNTS = {
+    key for key in CONTRACT if key.startswith(("params", "macs", "size", "train", "seeds")) and "ratio" not in key
+}
+
+
+def test_the_committed_lock_knows_of_no_file_that_no_stage_makes():
+    """Files left in a folder by older code would be hashed with it, and a fresh clone would come to another lock."""
+    stages = parse_yaml(PROJECT / "dvc.lock", fast=True)["stages"].values()
+    made = {out["path"]: out.get("nfiles", 1) for stage in stages for out in stage.get("outs", [])}
+    folders = {
+        dep["path"]: dep["nfiles"]
+        for stage in stages
+        for dep in stage["deps"]
+        if "nfiles" in dep and not dep["path"].startswith("src/")
+    }
+    assert folders
+    for folder, files in folders.items():
+        assert files == sum(its for path, its in made.items() if f"{path}/".startswith(f"{folder}/")), folder
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    methods = ["l1_unstructured", "random_channel"]
+    edit_params(
+        clone.folder / "params.yaml",
+        seeds=[0, 1],
+        grid__methods=methods,
+        grid__ratios=[0.5],
+        train__epochs=2,
+        finetune__epochs=1,
+        benchmark={"batch_sizes": [1, 8], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
+    )
+    # The environment holds an editable install of the original checkout; this line shows whose code runs.
+    prepare = clone.folder / "src/prunelab/stages/prepare.py"
+    prepare.write_text(
+        prepare.read_text().replace(
+            "    params = load_params()", '    params = load_params()\n    print("the clone\'s own code")'
+        )
+    )
+    clone.commit("Tiny configuration")
+    output = clone.run("dvc", "repro").stdout
+    assert "the clone's own code" in output
+    grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in methods]
+    focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
+    told = ["sensitivity", "plot_sensitivity", "plot", "benchmark", "report"]
+    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, *told])
+    clone.commit("Results")
+    return clone
+
+
+def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
+    for name in ("base.json", "grid/l1_unstructured-0.5.json", "grid/random_channel-0.5.json", "focus.json"):
+        measured = clone.metrics(name)
+        assert set(measured) >= CONTRACT
+        for key, value in measured.items():
+            assert isinstance(value, int | float), key
+            assert math.isfinite(value), key
+            assert round(value, 6) == value, key
+        assert all(isinstance(measured[key], int) for key in COUNTS)
+    base, masked, thin = (clone.metrics(name) for name in ("base.json", "grid/l1_unstructured-0.5.json", "focus.json"))
+    assert base["accuracy_drop"] == base["sparsity"] == base["train_macs"] == 0
+    assert masked["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert masked["macs_ratio"] == 1
+    assert thin["macs_ratio"] > 1.5
+    assert masked["accuracy_drop"] == pytest.approx(base["accuracy"] - masked["accuracy"], abs=2e-6)
+    assert thin["train_macs"] < masked["train_macs"]
+
+
+def test_details_agree_with_the_metrics(clone):
+    for name in ("base.json", "grid/l1_unstructured-0.5.json", "grid/random_channel-0.5.json", "focus.json"):
+        measured, details = clone.metrics(name), clone.metrics(f"details/{name}")
+        assert len(details["seeds"]) == measured["seeds"]
+        accuracies = [row["accuracy"] for row in details["seeds"]]
+        assert sum(accuracies) / len(accuracies) == pytest.approx(measured["accuracy"], abs=2e-6)
+        recalls = [row["recall"] for row in details["classes"]]
+        assert sum(recalls) / len(recalls) == pytest.approx(measured["recall_macro"], abs=2e-6)
+        left = sum(row["weights_nonzero"] for row in details["layers"])
+        assert 1 - left / sum(row["weights_dense"] for row in details["layers"]) == pytest.approx(
+            measured["sparsity"], abs=1e-4
+        )
+
+
+def test_pictures_table_and_environment_are_there(clone):
+    for name in ("tradeoff", "training", "confusion_dense", "focus/focus", "sensitivity"):
+        for suffix in (".svg", ".png"):
+            assert (clone.folder / f"plots/{name}{suffix}").stat().st_size > 5000
+    table = (clone.folder / "metrics/table.md").read_text()
+    assert "| l1_unstructured | 0.5 |" in table
+    assert "| dense |" in table
+    for name in ("base", "l1_unstructured-0.5", "random_channel-0.5", "focus"):
+        environment = clone.metrics(f"environment/{name}.json")
+        assert environment["threads"] == 2
+        assert "torch" in environment["packages"]
+    lock = YAML(typ="safe").load(clone.folder / "dvc.lock")["stages"]
+    assert not [out for stage in lock.values() for out in stage["outs"] if "environment" in out["path"]]
+
+
+def test_speed_is_measured_for_all_cells_and_stands_apart(clone):
+    measured = clone.metrics("speed/benchmark.json")
+    names = {"dense", "l1_unstructured-0.5", "random_channel-0.5"}
+    assert {(row["name"], row["batch_size"]) for row in measured["latency"]} == {(n, b) for n in names for b in (1, 8)}
+    assert {row["name"] for row in measured["memory"]} == names
+    assert "| l1_unstructured-0.5 |" in (clone.folder / "metrics/speed/table.md").read_text()
+    content = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
+    readers = [name for name, stage in content.items() if any("metrics/speed" in dep for dep in stage["deps"])]
+    assert readers == ["report"]
+    assert len((clone.folder / "plots/report.html").read_text()) > 10**6  # the charts' script is in it
+
+
+def test_the_report_is_no_file_of_git(clone):
+    assert clone.run("git", "check-ignore", "plots/report.html").stdout
+
+
+def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):
+    assert not [
+        path for path in clone.folder.rglob(".gitignore") if path.parent.name not in (clone.folder.name, ".dvc")
+    ]
+
+
+def test_nothing_runs_again_when_nothing_changed(clone):
+    assert stages_run(clone.run("dvc", "repro").stdout) == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_plots_show_draws_everything_without_complaint(clone):
+    shown = clone.run("dvc", "plots", "show", "--json")
+    assert "DVC failed" not in shown.stderr
+    content = json.loads(shown.stdout)
+    assert not content.get("errors")
+    names = " ".join(content.get("data", content))
+    for wanted in ("Accuracy against MACs", "plots/tradeoff.png", "plots/focus/training.json", "dense_confusion.json"):
+        assert wanted in names
+    clone.run("dvc", "plots", "show")
+    page = (clone.folder / "dvc_plots/index.html").read_text()
+    assert page.count("vegaEmbed(") >= 6
+
+
+def test_an_experiment_runs_three_stages_and_shows_deltas_only(clone):
+    before = clone.metrics("focus.json")
+    output = clone.run("dvc", "exp", "run", "-S", "ratio=0.8").stdout
+    assert stages_run(output) == ["prune_focus", "finetune_focus", "evaluate_focus"]
+    after = clone.metrics("focus.json")
+    diff = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
+    assert set(diff) == {"metrics/focus.json"}
+    rows = diff["metrics/focus.json"]
+    assert {"accuracy", "macs", "params", "sparsity"} <= set(rows)
+    for key, row in rows.items():
+        assert row["old"] == before[key]
+        assert row["new"] == after[key]
+        assert row["diff"] == pytest.approx(after[key] - before[key])
+    assert rows["sparsity"]["diff"] > 0.15
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
+    again = clone.run("dvc", "repro").stdout
+    assert stages_run(again) == []
+
+
+@pytest.mark.slow
+def test_the_focus_on_a_grid_cell_gives_the_same_numbers(clone):
+    """The same configuration by two ways: a free check that runs repeat to the bit."""
+    clone.run("dvc", "exp", "run", "-S", "method=random_channel", "-S", "ratio=0.5")
+    assert clone.metrics("focus.json") == clone.metrics("grid/random_channel-0.5.json")
+    for seed in (0, 1):
+        focus, cell = (
+            (clone.folder / f"models/{place}/finetuned/{seed}.safetensors").read_bytes()
+            for place in ("focus", "grid/random_channel-0.5")
+        )
+        assert focus == cell
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
+
+
+def test_a_bad_experiment_names_the_problem_and_the_way_back_works(clone):
+    failed = clone.run("dvc", "exp", "run", "-S", "method=l1_chanel", check=False)
+    assert failed.returncode != 0
+    assert "unknown method 'l1_chanel' (did you mean 'l1_channel'?)" in failed.stderr
+    assert "git checkout params.yaml && dvc checkout" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    clone.run("git", "checkout", "params.yaml")
+    clone.run("dvc", "checkout")
+    assert stages_run(clone.run("dvc", "repro").stdout) == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""

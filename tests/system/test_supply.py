@@ -1,0 +1,243 @@
+"""What comes from outside: nothing at run time, and before that nothing unhashed, unaudited or unlicensed."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.params import PROJECT
+from helpers.repository import stages_run, tiny_clone
+from ruamel.yaml import YAML
+
+LOCKS = sorted(PROJECT.glob("requirements*.lock"))
+CUT_OFF = (("unshare", "--net"), ("unshare", "--user", "--map-root-user", "--net"))
+
+# Every module, and the readers that have a hub behind them, where asking for an address or a connection is an error.
+GUARDED = """
+import importlib, pkgutil, sys
+
+def guard(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        if not isinstance(arguments[-1], str):  # a Unix socket has a path
+            raise SystemExit(f"{event} {arguments}")
+
+sys.addaudithook(guard)
+import prunelab
+found = [module.name for module in pkgutil.walk_packages(prunelab.__path__, "prunelab.")]
+found.remove("prunelab.__main__")
+for name in found:
+    importlib.import_module(name)
+from plotly.offline import get_plotlyjs
+from prunelab.models import encoders
+get_plotlyjs(), encoders.tokenizer("minilm"), encoders.weights_file("minilm")
+print(len(found))
+try:
+    import socket
+    socket.create_connection(("192.0.2.1", 9), timeout=0.1)
+except SystemExit:
+    print("guarded")
+"""
+
+
+NETWORK = re.compile(
+    r"\b(urlopen|urlretrieve|create_connection|snapshot_download|download_url\w*|load_state_dict_from_url|hub\.load)\("
+    r"|download=True|^\s*(?:import|from) (?:requests|httpx|aiohttp|urllib3|socketserver)\b",
+    re.MULTILINE,
+)
+
+
+def test_one_module_downloads_and_the_hubs_own_library_is_called_in_one_place():
+    source = PROJECT / "src/prunelab"
+    found = {str(file.relative_to(source)): NETWORK.findall(file.read_text()) for file in source.rglob("*.py")}
+    assert {name: calls for name, calls in found.items() if calls} == {
+        "download.py": ["urlopen"],
+        "models/encoders.py": ["snapshot_download"],
+        "studies/cluster.py": ["create_connection"],  # of a Ray whose address was given
+    }
+
+
+def test_the_page_of_the_report_fetches_nothing():
+    page = (PROJECT / "src/prunelab/page/page.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(", page)
+
+
+@pytest.mark.slow
+def test_no_module_asks_for_an_address_or_a_connection():
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED], env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, guarded = done.stdout.split()[-2:]
+    assert int(count) > 100
+    assert guarded == "guarded"
+
+
+def test_what_this_project_configures_calls_nobody():
+    """DVC would send statistics, and ask for its newest version once a day."""
+    config = (PROJECT / ".dvc/config").read_text()
+    assert {"analytics = false", "check_update = false"} <= {line.strip() for line in config.splitlines()}
+    assert "DVC_NO_ANALYTICS=1" in (PROJECT / "Dockerfile").read_text()
+
+
+@pytest.fixture(scope="module")
+def cut_off() -> tuple[str, ...]:
+    """What runs a command in a network namespace of its own, in which there is nothing."""
+    for command in CUT_OFF:
+        tried = subprocess.run([*command, "cat", "/proc/net/dev"], capture_output=True, text=True, check=False)
+        if tried.returncode == 0:
+            interfaces = re.findall(r"^\s*(\S+):", tried.stdout, re.MULTILINE)
+            assert interfaces == ["lo"]
+            return command
+    return pytest.skip("no network namespace can be made here: unshare --net is not allowed")
+
+
+@pytest.mark.slow
+def test_the_whole_study_runs_without_a_network(cut_off, tmp_path):
+    clone = tiny_clone(tmp_path)
+    clone.environment.pop("CI", None)  # with which DVC asks for no newest version anyhow
+    for command in (("prunelab", "check"), ("dvc", "repro"), ("dvc", "exp", "run", "-S", "ratio=0.8")):
+        ran = clone.run(*cut_off, *command).stdout
+    assert stages_run(ran) == ["prune_focus", "finetune_focus", "evaluate_focus"]
+    assert (tmp_path / "plots/report.html").exists()
+    assert clone.run(*cut_off, "prunelab", "compare").stdout
+    # ... and nobody was to be called, had there been one: DVC does that behind one's back, in a process of its own.
+    assert not [file for file in (tmp_path / ".dvc/tmp").rglob("*") if "updater" in file.name]
+
+
+def pins(lock: Path) -> list[tuple[str, list[str]]]:
+    """Every entry of a lock, with its hashes."""
+    entries = re.split(r"\n(?=\S)", "\n".join(line for line in lock.read_text().splitlines() if line[:1] != "#"))
+    return [(entry.split(" ")[0].strip(), re.findall(r"--hash=(\S+)", entry)) for entry in entries if entry.strip()]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_every_entry_of_a_lock_is_one_version_with_its_hashes(lock):
+    found = pins(lock)
+    assert len(found) > 100
+    for pin, hashes in found:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[\w.!+]+", pin), pin
+        assert hashes, pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), pin
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_names_no_address(lock):
+    text = lock.read_text()
+    assert "://" not in text
+    assert not re.search(r"--(index|extra-index|find-links|trusted)|^-|@ ", text, re.MULTILINE)
+
+
+def test_both_locks_name_the_same_versions():
+    whole, run = (
+        dict(pin.split("==") for pin, _ in pins(PROJECT / f"requirements{kind}.lock")) for kind in ("-dev", "")
+    )
+    assert {name: whole.get(name) for name in run} == run
+
+
+def load_audit():
+    spec = importlib.util.spec_from_file_location("audit", PROJECT / "tools/audit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+AUDIT = load_audit()
+UNSEEN = {"name": "b", "skip_reason": "Dependency not found and could not be audited: b (2)"}
+SOUND = {"name": "c", "version": "3", "vulns": []}
+BROKEN = {"name": "d", "version": "4", "vulns": [{"id": "PYSEC-1", "fix_versions": ["4.1"]}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "told"),
+    [
+        ([SOUND], 0, ["audited: 1 packages, 0 known"]),
+        ([SOUND, BROKEN, BROKEN], 1, ["d 4: PYSEC-1, mended in 4.1", "audited: 2 packages, 1 known"]),
+        (
+            [SOUND, UNSEEN],
+            0,
+            ["not audited: 1 of 2 packages (Dependency not found and could not be audited): b", "1 pa"],
+        ),
+        ([BROKEN, UNSEEN], 1, ["d 4: PYSEC-1", "not audited: 1 of 2", "audited: 1 packages, 1 known"]),
+        ([UNSEEN], 2, ["not audited: 1 of 1 packages"]),
+    ],
+)
+def test_an_audit_tells_what_it_found_and_what_it_did_not_look_at(packages, status, told):
+    lines, ended = AUDIT.judge_vulnerabilities(packages)
+    assert ended == status
+    for part in told:
+        assert any(part in line for line in lines), lines
+    if packages == [UNSEEN]:
+        assert len(lines) == 1  # and not a word of nothing having been found
+
+
+def test_an_audit_that_cannot_run_has_audited_nothing(tmp_path, monkeypatch):
+    program = tmp_path / "pip-audit"
+    program.write_text("#!/bin/sh\necho 'no way to the advisories' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "lock").write_text("torch==2.0 \\\n    --hash=sha256:0\nnumpy==1.0 ; python_version < '3' \\\n")
+    found = AUDIT.vulnerabilities(str(tmp_path / "lock"))
+    assert [package["name"] for package in found] == ["torch", "numpy"]
+    lines, status = AUDIT.judge_vulnerabilities(found)
+    assert status == 2
+    assert lines == ["not audited: 2 of 2 packages (no way to the advisories)"]
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [
+        ("MIT", True),
+        ("Apache-2.0 OR GPL-2.0-or-later", True),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", True),
+        ("BSD-3-Clause AND GPL-3.0", False),
+        ("Apache Software License; GNU General Public License v2 (GPLv2)", False),
+        ("EPL-2.0 OR GPL-2.0-or-later", False),
+        ("UNKNOWN", False),
+        ("LIMITED USE", False),
+    ],
+)
+def test_licences_are_told_apart(licence, free):
+    assert AUDIT.free(licence) is free
+    lines, status = AUDIT.judge_licences({"some-package": licence})
+    assert status == (not free)
+    assert free or f"some-package: {licence} (judge it, in audit.py)" in lines
+
+
+def test_a_licence_that_was_judged_is_told_and_passes():
+    lines, status = AUDIT.judge_licences({"pygit2": "GPLv2 with linking exception", "nvidia-nccl-cu13": "Proprietary"})
+    assert status == 0
+    assert f"pygit2: {AUDIT.JUDGED['pygit2']}" in lines
+    assert f"nvidia-nccl-cu13: {AUDIT.JUDGED['nvidia-*']}" in lines
+
+
+def test_every_licence_of_what_is_installed_is_free_or_was_judged():
+    installed = AUDIT.licences()
+    assert {"torch", "dvc", "pygit2"} <= set(installed)
+    lines, status = AUDIT.judge_licences(installed)
+    assert status == 0, lines
+
+
+def test_a_container_can_write_nothing_but_the_checkout_whoever_starts_it():
+    said = subprocess.run(
+        ["make", "--no-print-directory", "--just-print", "docker-repro", "DOCKER=docker"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()[-1]  # fmt: skip
+    for option in ("--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--tmpfs /tmp:exec,mode=1777"):
+        assert f" {option} " in said
+    assert re.findall(r"--volume \"([^\"]+)\"", said) == [f"{PROJECT}:/workspace"]
+    for service in YAML(typ="safe").load(PROJECT / "compose.yaml")["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["tmpfs"] == ["/tmp:exec,mode=1777"]
+        assert service["volumes"] == [".:/workspace"]
+
+
+def test_audits_run_where_changes_are_checked():
+    jobs = YAML(typ="safe").load(PROJECT / ".github/workflows/tests.yml")["jobs"]
+    assert {"run": "make audit"} in jobs["audit"]["steps"]
+    assert "python tools/audit.py" in (PROJECT / "Makefile").read_text()
