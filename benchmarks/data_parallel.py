@@ -66,13 +66,23 @@ def main(
             each = threads * processes // several if device == "cpu" else threads
             with tempfile.TemporaryDirectory() as folder:
                 result = Path(folder) / "images_per_s"
-                options = {"out": result, "threads": each, "model": model, "images": count, "device": device}
+                options = {
+                    "out": result,
+                    "threads": each,
+                    "model": model,
+                    "images": count,
+                    "device": device,
+                }
                 options["batch-size"] = batch_size
-                words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+                words = [
+                    word for name, value in options.items() for word in (f"--{name}", str(value))
+                ]
                 launch([sys.executable, __file__, *words], several)
                 pair.append(float(result.read_text()))
         pairs.append(pair)
-        print(f"  one {pair[0]:,.0f} images/s, {processes} processes {pair[1]:,.0f}; load {os.getloadavg()[0]:.1f}")
+        print(
+            f"  one {pair[0]:,.0f} images/s, {processes} processes {pair[1]:,.0f}; load {os.getloadavg()[0]:.1f}"
+        )
     ratios = sorted(several / one for one, several in pairs)
     print(
         f"{model}, {device}, batch {batch_size}: one process {median(one for one, _ in pairs):,.0f} images/s, "

@@ -38,7 +38,9 @@ def idle(folder: Path, params: Path) -> Path:
     }
     YAML().dump({"stages": stages}, folder / "dvc.yaml")
     (folder / "params.yaml").write_text(params.read_text())
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True
+    )
     return folder
 
 
@@ -99,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("jobs", nargs="+", type=int, help="numbers of stages at a time")
     numbers = parser.parse_args().jobs
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    )
     source = Path(__file__).parent.parent / "src"
     params = Path(__file__).parent.parent / "params.yaml"
     with tempfile.TemporaryDirectory() as temporary:

@@ -18,9 +18,9 @@ import typer
 from torch import nn
 
 from prunelab.benchmark.backends import BACKENDS, inputs_of
-from prunelab.benchmark.latency import ratio, summary, take_turns, timer
+from prunelab.benchmark.latency import ratio, summary, time_interleaved, timer
 from prunelab.config.params import PruneSpec, Runtime, read_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape, build
 from prunelab.models.cost import macs
 from prunelab.pruning.prune import prune
@@ -37,9 +37,7 @@ NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {
 FEWER = (2, 4, 8)
 COMPILED_AT = 4
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
-HEADER = (
-    "| network | batch | what | MACs | dense, ms | pruned, ms | faster | exponent |\n|:--|--:|:--|--:|--:|--:|:--|--:|"
-)
+HEADER = "| network | batch | what | MACs | dense, ms | pruned, ms | faster | exponent |\n|:--|--:|:--|--:|--:|--:|:--|--:|"
 
 
 def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: object) -> nn.Module:
@@ -50,15 +48,21 @@ def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: o
     return model
 
 
-def variants(name: str, dense: nn.Module, shape: Shape) -> Iterable[tuple[str, nn.Module | str, bool]]:
+def variants(
+    name: str, dense: nn.Module, shape: Shape
+) -> Iterable[tuple[str, nn.Module | str, bool]]:
     """What it is, the network (or why there is none), and whether to compile it too."""
     for fewer in FEWER:
         for step in (1, 8):
             what = f"{fewer}x fewer MACs" + (", widths in steps of 8" if step > 1 else "")
             settings = {"ratio": 1 - 1 / fewer, "budget": "macs", "round_to": step}
             try:
-                yield what, pruned(name, dense, shape, "l1_channel", **settings), fewer == COMPILED_AT and step > 1
-            except Refused as refused:
+                yield (
+                    what,
+                    pruned(name, dense, shape, "l1_channel", **settings),
+                    fewer == COMPILED_AT and step > 1,
+                )
+            except InputError as refused:
                 yield what, str(refused).partition(" (every layer")[0], False
     for sparsity in SPARSITIES:
         masked = pruned(name, dense, shape, "l1_unstructured", ratio=sparsity, budget="native")
@@ -77,16 +81,25 @@ def line(
     backend: str,
 ) -> str:
     inputs, run = inputs_of(shape, batch, execution), BACKENDS[backend]
-    arms = {which: run(model, inputs, execution) for which, model in zip(("dense", "pruned"), pair, strict=True)}
-    seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0)
+    arms = {
+        which: run(model, inputs, execution)
+        for which, model in zip(("dense", "pruned"), pair, strict=True)
+    }
+    seconds = time_interleaved(
+        arms, timer(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0
+    )
     faster = ratio(seconds["dense"], seconds["pruned"])
     slow, fast = (summary(seconds[which], batch)["latency_ms_p50"] for which in arms)
-    exponent = f"{math.log(faster.value) / math.log(gain):.2f}" if gain > 1.01 and faster.differs else ""
+    exponent = (
+        f"{math.log(faster.value) / math.log(gain):.2f}" if gain > 1.01 and faster.differs else ""
+    )
     return f"| {name} | {batch} | {what} | {gain:.2f}x | {slow:.2f} | {fast:.2f} | {faster.told()} | {exponent} |"
 
 
 def main(
-    network: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(NETWORKS)}; all by default")] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help=f"of {', '.join(NETWORKS)}; all by default")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=2)] = 12,
     device: Annotated[str, typer.Option()] = "cpu",
     threads: Annotated[int, typer.Option()] = 2,
@@ -110,10 +123,16 @@ def main(
             gain = cost / macs(model, shape)
             pair = execution.place(deepcopy(dense)).eval(), execution.place(model).eval()
             for batch in batches:
-                print(line(name, batch, what, pair, gain, shape, execution, rounds, "eager"), flush=True)
+                print(
+                    line(name, batch, what, pair, gain, shape, execution, rounds, "eager"),
+                    flush=True,
+                )
                 if compiled and compile_too:
                     told = f"{what}, compiled"
-                    print(line(name, batch, told, pair, gain, shape, execution, rounds, "compiled"), flush=True)
+                    print(
+                        line(name, batch, told, pair, gain, shape, execution, rounds, "compiled"),
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ from ruamel.yaml import YAML
 from watching import Watched, slope, watch
 
 CLASSES, SIDE = 100, 8
-METHODS = [f"{name}_channel" for name in ("random", "l1", "l2", "bn_scale", "taylor", "fpgm", "lamp", "wanda")]
+METHODS = [
+    f"{name}_channel"
+    for name in ("random", "l1", "l2", "bn_scale", "taylor", "fpgm", "lamp", "wanda")
+]
 METHODS += ["random_unstructured", "l1_unstructured"]  # so cells come in tens
 STUB = """#!/bin/sh
 for out; do
@@ -45,7 +48,9 @@ done
 
 def kind(command: str) -> str:
     """The stage, `dvc`, `prunelab`, or the like."""
-    if match := re.search(r"prunelab\.stages\.(\w+)|prunelab\.running\.(worker)|-m (prunelab \w+)|/(dvc)\b", command):
+    if match := re.search(
+        r"prunelab\.stages\.(\w+)|prunelab\.running\.(worker)|-m (prunelab \w+)|/(dvc)\b", command
+    ):
         return next(filter(None, match.groups()))
     return "others"
 
@@ -77,7 +82,9 @@ def make_images(folder: Path, count: int) -> None:
     for label in range(CLASSES):
         (folder / f"{label:03}").mkdir(parents=True)
     for start in range(0, count, 10_000):
-        pixels = random.integers(0, 128, (min(10_000, count - start), SIDE, SIDE, 3), dtype=np.uint8)
+        pixels = random.integers(
+            0, 128, (min(10_000, count - start), SIDE, SIDE, 3), dtype=np.uint8
+        )
         for index, image in enumerate(pixels, start):
             label, encoded = index % CLASSES, BytesIO()
             image += np.array([label % 5, label // 5 % 5, label // 25], np.uint8) * 25
@@ -89,20 +96,33 @@ def images(base: Path, counts: list[int]) -> None:
     for count in counts:
         source, start = base / f"images_{count}", time.perf_counter()
         make_images(source, count)
-        print(f"{count:,} images of {SIDE}x{SIDE} made in {time.perf_counter() - start:,.0f} s", flush=True)
+        print(
+            f"{count:,} images of {SIDE}x{SIDE} made in {time.perf_counter() - start:,.0f} s",
+            flush=True,
+        )
         study = Study(
             base / f"study_{count}",
             dataset="imagefolder", seeds=[0], data__source=str(source), data__resize=SIDE, data__memory_mb=16,
             train__epochs=1, train__batch_size=1000, evaluate__batch_size=1000, evaluate__bootstrap_samples=1000,
         )  # fmt: skip
-        print(f"  prunelab check: {study.run(sys.executable, '-m', 'prunelab', 'check')}", flush=True)
+        print(
+            f"  prunelab check: {study.run(sys.executable, '-m', 'prunelab', 'check')}", flush=True
+        )
         for stage in ("prepare", "train_base", "evaluate_base"):
-            print(f"  dvc repro {stage}: {study.run('dvc', 'repro', '--single-item', stage)}", flush=True)
-        print(f"  dvc repro evaluate_base, nothing to do: {study.run('dvc', 'repro', 'evaluate_base')}")
+            print(
+                f"  dvc repro {stage}: {study.run('dvc', 'repro', '--single-item', stage)}",
+                flush=True,
+            )
+        print(
+            f"  dvc repro evaluate_base, nothing to do: {study.run('dvc', 'repro', 'evaluate_base')}"
+        )
         prepared = [file for file in (study.folder / "data/prepared").rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in prepared) / 2**20
         cached = sum(file.is_file() for file in (study.folder / ".dvc/cache").rglob("*"))
-        print(f"  prepared: {len(prepared)} files, {size:,.0f} MiB; in DVC's cache: {cached} files", flush=True)
+        print(
+            f"  prepared: {len(prepared)} files, {size:,.0f} MiB; in DVC's cache: {cached} files",
+            flush=True,
+        )
 
 
 def epochs(base: Path, counts: list[int]) -> None:
@@ -115,7 +135,10 @@ def epochs(base: Path, counts: list[int]) -> None:
 
 
 def ratios(cells: int) -> list[float]:
-    return [round(0.1 + 0.8 * number / (cells // len(METHODS)), 4) for number in range(cells // len(METHODS))]
+    return [
+        round(0.1 + 0.8 * number / (cells // len(METHODS)), 4)
+        for number in range(cells // len(METHODS))
+    ]
 
 
 def stubbed(folder: Path, cells: int) -> Study:
@@ -144,13 +167,18 @@ def cells(base: Path, counts: list[int], *, serially: bool = True) -> None:
             "dvc repro, nothing to do": (study, ["dvc", "repro"]),
         }
         if serially:
-            commands["dvc repro, from nothing"] = (stubbed(base / f"serial_{count}", count), ["dvc", "repro"])
+            commands["dvc repro, from nothing"] = (
+                stubbed(base / f"serial_{count}", count),
+                ["dvc", "repro"],
+            )
         for what, (where, command) in commands.items():
             took = where.run(*command)
             print(f"{count} cells, {what}: {took}", flush=True)
             rows.setdefault(f"{what}, s", []).append(took.seconds)
             rows.setdefault(f"{what}, peak MiB", []).append(took.peak)
-        rows.setdefault("dvc.lock, kB", []).append((study.folder / "dvc.lock").stat().st_size / 1000)
+        rows.setdefault("dvc.lock, kB", []).append(
+            (study.folder / "dvc.lock").stat().st_size / 1000
+        )
     table(counts, rows)
 
 
@@ -168,7 +196,9 @@ def report(base: Path, counts: list[int]) -> None:
         print(f"{count} cells, the page: {took}", flush=True)
         rows.setdefault("the page, s", []).append(took.seconds)
         rows.setdefault("the page, peak MiB", []).append(took.peak)
-        rows.setdefault("the page, MB", []).append((study.folder / "plots/report.html").stat().st_size / 1e6)
+        rows.setdefault("the page, MB", []).append(
+            (study.folder / "plots/report.html").stat().st_size / 1e6
+        )
     table(counts, rows)
 
 
@@ -192,17 +222,24 @@ def fill(project: Path, folder: Path, copies: dict[str, str], shares: list[float
     points = {f"{row['method']}-{row['ratio']}": row for row in read("plots/tradeoff.json")}
     cells = [(method, ratio) for method in METHODS for ratio in shares]
     known = [points[copies[f"{method}-{ratio}"]] for method, ratio in cells]
-    write("plots/tradeoff.json", [row | {"method": m, "ratio": r} for (m, r), row in zip(cells, known, strict=True)])
+    write(
+        "plots/tradeoff.json",
+        [row | {"method": m, "ratio": r} for (m, r), row in zip(cells, known, strict=True)],
+    )
     curves = read("plots/training.json")
     write(
-        "plots/training.json", [row | {"group": f"{row['group']} {share}"} for share in shares for row in curves[:16]]
+        "plots/training.json",
+        [row | {"group": f"{row['group']} {share}"} for share in shares for row in curves[:16]],
     )
     for name, copied in copies.items():
         write(f"metrics/details/grid/{name}.json", read(f"metrics/details/grid/{copied}.json"))
     speed = read("metrics/speed/benchmark.json")
     for key in ("latency", "memory", "operators"):
         if key in speed:
-            rows = {name: [row for row in speed[key] if row["name"] == name] for name in {"dense", *copies.values()}}
+            rows = {
+                name: [row for row in speed[key] if row["name"] == name]
+                for name in {"dense", *copies.values()}
+            }
             copied = [row | {"name": name} for name, known in copies.items() for row in rows[known]]
             speed[key] = [*rows["dense"], *copied]
     write("metrics/speed/benchmark.json", speed)

@@ -31,7 +31,11 @@ exit $status
 def clone(folder: Path) -> Path:
     project = Path(__file__).parent.parent
     subprocess.run(["git", "clone", "--quiet", str(project), str(folder)], check=True)
-    for result in ("dvc.lock", "metrics", "plots"):  # from nothing: no lock to compare with, nothing to reuse
+    for result in (
+        "dvc.lock",
+        "metrics",
+        "plots",
+    ):  # from nothing: no lock to compare with, nothing to reuse
         subprocess.run(["git", "rm", "-rq", result], cwd=folder, check=True)
     return folder
 
@@ -40,7 +44,9 @@ def timed(command: list[str], folder: Path, path: str) -> float:
     environment = {**os.environ, "PATH": path}
     environment.pop("PYTHONPATH", None)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")

@@ -84,7 +84,9 @@ class Project:
         (self.folder / "measured.json").write_text(json.dumps(measured).replace('"@"', "@"))
         params = self.folder / "params.yaml"
         params.write_text(re.sub(r"threads: \d+", "threads: 1", params.read_text()))
-        storage = f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {base / 'storage'}\n"
+        storage = (
+            f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {base / 'storage'}\n"
+        )
         (self.folder / ".dvc/config").write_text(storage)
         self.git("rm", "-q", "--cached", "dvc.lock")
         (self.folder / "dvc.lock").unlink()
@@ -99,13 +101,24 @@ class Project:
 
     def sweep(self, address: str, ratios: list[float]) -> tuple[float, float]:
         """Wall seconds and the driver's own CPU seconds of a sweep over these ratios."""
-        command = [sys.executable, "-m", "prunelab", "sweep", "--address", address, "--cpus-per-task", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "prunelab",
+            "sweep",
+            "--address",
+            address,
+            "--cpus-per-task",
+            "1",
+        ]
         command += ["-S", f"ratio={','.join(f'{ratio:.4f}' for ratio in ratios)}"]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "src"), "PATH": path}
         start, log = time.perf_counter(), self.base / "sweep.log"
         with log.open("w") as output:
-            process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=output)
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=output, stderr=output
+            )
             _, status, usage = os.wait4(process.pid, 0)
         if status:
             sys.exit(f"the sweep failed:\n{log.read_text()[-3000:]}")
@@ -117,8 +130,11 @@ class Project:
         own = ("--objects", "--glob=refs/exps", "--not", "main")
         files = [file for file in (self.base / "storage").rglob("*") if file.is_file()]
         return {
-            "Git references": len(self.git("for-each-ref", "refs/exps", folder=remote).splitlines()),
-            "Git, kB of experiments": int(self.git("rev-list", "--disk-usage", *own, folder=remote)) / 1e3,
+            "Git references": len(
+                self.git("for-each-ref", "refs/exps", folder=remote).splitlines()
+            ),
+            "Git, kB of experiments": int(self.git("rev-list", "--disk-usage", *own, folder=remote))
+            / 1e3,
             "DVC, files": len(files),
             "DVC, kB": sum(file.stat().st_size for file in files) / 1e3,
         }
@@ -130,7 +146,9 @@ def nodes(base: Path, count: int) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory}
+    )
     for number in range(count):
         scratch = {"PRUNELAB_SCRATCH": str(base / f"node_{number}")}
         cluster.add_node(num_cpus=1, env_vars=scratch, **memory)
@@ -162,7 +180,9 @@ def cpu_seconds() -> float:
 
 
 def jobs(project: Project, ratios: list[float]) -> list[Job]:
-    settings = resolve_sweep({"ratio": ratios}, PARAMS_FILE, chain((project.folder / "dvc.yaml").read_text()))
+    settings = resolve_sweep(
+        {"ratio": ratios}, PARAMS_FILE, chain((project.folder / "dvc.yaml").read_text())
+    )
     return jobs_of(project.folder, settings, lambda _, params: (NAME, params_name(params)))
 
 
@@ -192,7 +212,10 @@ def driver(project: Project, ratios: list[float]) -> dict[str, float]:
     work = jobs(project, ratios)
     names, settings = [job.name for job in work], {job.label: job.params for job in work}
     timed("checking", lambda: check_settings(root, settings, elsewhere=True))
-    timed("asking the Git remote", lambda: fetch_experiments(root, str(project.base / "remote.git"), names))
+    timed(
+        "asking the Git remote",
+        lambda: fetch_experiments(root, str(project.base / "remote.git"), names),
+    )
     revision = project.git("rev-parse", "HEAD").strip()
     timed("finding what is done", lambda: unmeasured(root, work, revision, lambda line: None))
     timed("the table", lambda: compared(root, names, "macs", "text", None))
@@ -201,7 +224,9 @@ def driver(project: Project, ratios: list[float]) -> dict[str, float]:
 
 def fitted(counts: list[int], values: list[float]) -> list[str]:
     """What a straight line and a parabola through the measured say of MANY."""
-    return [f"{max(np.polyval(np.polyfit(counts, values, degree), MANY), 0):,.0f}" for degree in (1, 2)]
+    return [
+        f"{max(np.polyval(np.polyfit(counts, values, degree), MANY), 0):,.0f}" for degree in (1, 2)
+    ]
 
 
 def spread(count: int) -> list[float]:
@@ -215,7 +240,9 @@ def growth(base: Path, total: int) -> None:
     project = Project(base)
     os.chdir(project.folder)
     with nodes(base, 2) as address:
-        print(f"Ray alone: {1e3 * ray_alone(address):.1f} ms per task that does nothing", flush=True)
+        print(
+            f"Ray alone: {1e3 * ray_alone(address):.1f} ms per task that does nothing", flush=True
+        )
         wall, driver_cpu = 0.0, 0.0
         for before, count in zip([0, *counts], counts, strict=False):
             took, own = project.sweep(address, ratios[:count])
@@ -229,12 +256,19 @@ def growth(base: Path, total: int) -> None:
             }
             for what, value in measured.items():
                 rows.setdefault(what, []).append(value)
-            print(f"{count - before} more settings in {took:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+            print(
+                f"{count - before} more settings in {took:.0f} s, load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
             print({what: round(value, 2) for what, value in measured.items()}, flush=True)
     print(f"\n| | {' | '.join(map(str, counts))} | {MANY:,}, by a line | by a parabola |")
     print("|:--|" + "--:|" * (len(counts) + 2))
     for what, values in rows.items():
-        print("| " + " | ".join([what, *(f"{value:,.1f}" for value in values), *fitted(counts, values)]) + " |")
+        print(
+            "| "
+            + " | ".join([what, *(f"{value:,.1f}" for value in values), *fitted(counts, values)])
+            + " |"
+        )
 
 
 def efficiency(base: Path) -> None:
@@ -246,8 +280,13 @@ def efficiency(base: Path) -> None:
         os.chdir(project.folder)
         with nodes(project.base, workers) as address:
             seconds[workers], _ = project.sweep(address, spread(NAPS))
-        print(f"{NAPS} settings that sleep {NAP_S} s: {seconds[workers]:.0f} s on {workers}", flush=True)
-    print(f"two workers are {seconds[1] / seconds[2]:.2f} times as fast: efficiency {seconds[1] / seconds[2] / 2:.0%}")
+        print(
+            f"{NAPS} settings that sleep {NAP_S} s: {seconds[workers]:.0f} s on {workers}",
+            flush=True,
+        )
+    print(
+        f"two workers are {seconds[1] / seconds[2]:.2f} times as fast: efficiency {seconds[1] / seconds[2] / 2:.0%}"
+    )
 
 
 def main() -> None:

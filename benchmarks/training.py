@@ -24,12 +24,12 @@ from torchvision import transforms
 
 from prunelab.config.params import Finetune, Normalise, Recipe, Runtime, read_params
 from prunelab.data.augment import Augmentation
-from prunelab.data.dataset import Source
+from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import build
 from prunelab.runtime.device import Execution, configure
-from prunelab.runtime.distributed import ALONE, Ranks
+from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.training.loop import Task, fit
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
@@ -37,12 +37,14 @@ RAW = Path("data/raw")
 
 
 def images(count: int) -> Split:
-    dataset = DATASETS["cifar10"](Source(RAW))
+    dataset = DATASETS["cifar10"](DataConfig(RAW))
     if not dataset.missing():
         return dataset.read().train.at(np.arange(count))
     print("CIFAR-10 is not in data/raw: random images of its size instead")
     random = np.random.default_rng(0)
-    return Split(random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, count))
+    return Split(
+        random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, count)
+    )
 
 
 class PilImages(Dataset):
@@ -68,13 +70,22 @@ class PilImages(Dataset):
 
 def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -> float:
     """Images per second of one epoch of the usual recipe."""
-    torch.set_deterministic_debug_mode("default")  # as it usually is; fit's own configuration comes back with ours
+    torch.set_deterministic_debug_mode(
+        "default"
+    )  # as it usually is; fit's own configuration comes back with ours
     torch.backends.cudnn.benchmark = True
     model = build(model_name, 10, (3, 32, 32)).to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     pinned = device.type == "cuda"
     loader = DataLoader(
-        PilImages(split), recipe.batch_size, shuffle=True, num_workers=2, pin_memory=pinned, persistent_workers=True
+        PilImages(split),
+        recipe.batch_size,
+        shuffle=True,
+        num_workers=2,
+        pin_memory=pinned,
+        persistent_workers=True,
     )
     for _ in range(2):  # the first epoch starts the workers and warms up
         start = time.perf_counter()
@@ -87,7 +98,7 @@ def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -
     return len(split) / seconds
 
 
-def our_task(split: Split, execution: Execution, ranks: Ranks = ALONE) -> Task:
+def our_task(split: Split, execution: Execution, ranks: Distributed = SINGLE_PROCESS) -> Task:
     return Task.of(
         split,
         split.at(np.arange(16)),
@@ -149,7 +160,10 @@ def main(
             )
         )
         task = our_task(split, execution)
-        pairs = [(usual(model, split, recipe, execution.device), ours(model, task, recipe)) for _ in range(rounds)]
+        pairs = [
+            (usual(model, split, recipe, execution.device), ours(model, task, recipe))
+            for _ in range(rounds)
+        ]
         report(model, execution, pairs)
 
 

@@ -37,7 +37,9 @@ def watch(command: list[str], folder: Path, kind: Callable[[str], str], source: 
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(source)}
     found, start, log = Watched(), time.perf_counter(), folder / ".watched.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output
+        )
         while process.poll() is None:
             sizes = [(_anonymous(pid), kind(_command(pid))) for pid in _tree(process.pid)]
             if sizes:

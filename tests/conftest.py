@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from prunelab.config.params import Finetune, Normalise, read_params
 from prunelab.data.augment import Augmentation
-from prunelab.data.dataset import Source
+from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split, channel_moments
 from prunelab.datasets.datasets import DATASETS
 from prunelab.runtime.device import Execution, configure
@@ -22,8 +22,12 @@ from prunelab.training.trainer import SeedTrainer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", type=int, metavar="N", help="draw N inputs for each parser, other ones each time")
-    parser.addoption("--kills", type=int, default=10, metavar="N", help="kill the pipeline N times (10)")
+    parser.addoption(
+        "--fuzz", type=int, metavar="N", help="draw N inputs for each parser, other ones each time"
+    )
+    parser.addoption(
+        "--kills", type=int, default=10, metavar="N", help="kill the pipeline N times (10)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +50,7 @@ def execution() -> Execution:
 
 @pytest.fixture(scope="session")
 def digits() -> Split:
-    train = DATASETS["digits"](Source(Path("unused"))).read().train
+    train = DATASETS["digits"](DataConfig(Path("unused"))).read().train
     assert isinstance(train, Split)
     return train
 
@@ -85,7 +89,11 @@ def text_task(execution: Execution) -> Task:
     texts = Split(inputs, labels)
     ids = np.arange(192)
     return Task.of(
-        texts.at(ids[:128]), texts.at(ids[128:]), normalise=None, augmentation=Augmentation(), execution=execution
+        texts.at(ids[:128]),
+        texts.at(ids[128:]),
+        normalise=None,
+        augmentation=Augmentation(),
+        execution=execution,
     )
 
 
@@ -96,4 +104,6 @@ def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
 
 @pytest.fixture
 def cifar_folder() -> Path:
-    return real_data("PRUNELAB_DATA", PROJECT / "data/raw", "CIFAR-10", "cifar-10-batches-py/test_batch")
+    return real_data(
+        "PRUNELAB_DATA", PROJECT / "data/raw", "CIFAR-10", "cifar-10-batches-py/test_batch"
+    )

@@ -15,7 +15,9 @@ from typing import Any
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 # What is free to use, change and pass on beside code under Apache-2.0, at most with its own files kept open (MPL).
-FREE = re.compile(r"\b(MIT|0?BSD|Apache|PSF|Python Software Foundation|ISC|Zope|CNRI|Zlib|CC0|BSL|MPL|Mozilla)\b")
+FREE = re.compile(
+    r"\b(MIT|0?BSD|Apache|PSF|Python Software Foundation|ISC|Zope|CNRI|Zlib|CC0|BSL|MPL|Mozilla)\b"
+)
 # Any other licence, with what it means here. Nothing of these is part of this project's code, nor passed on with it.
 JUDGED = {
     "asyncssh": "EPL-2.0 or GPL-2.0-or-later: used unchanged, by dvc-ssh",
@@ -29,13 +31,25 @@ JUDGED = {
 
 def vulnerabilities(lock: str) -> list[dict[str, Any]]:
     """What pip-audit says of every package of a lock."""
-    command = ["pip-audit", "--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format", "json"]
-    done = subprocess.run([*command, "--requirement", lock], capture_output=True, text=True, check=False)
+    command = [
+        "pip-audit",
+        "--disable-pip",
+        "--require-hashes",
+        "--progress-spinner",
+        "off",
+        "--format",
+        "json",
+    ]
+    done = subprocess.run(
+        [*command, "--requirement", lock], capture_output=True, text=True, check=False
+    )
     try:
         return json.loads(done.stdout)["dependencies"]
     except ValueError:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
-        return [{"name": line.partition("==")[0], "skip_reason": said[-1]} for line in pins(Path(lock))]
+        return [
+            {"name": line.partition("==")[0], "skip_reason": said[-1]} for line in pins(Path(lock))
+        ]
 
 
 def pins(lock: Path) -> list[str]:
@@ -45,7 +59,9 @@ def pins(lock: Path) -> list[str]:
 def judge_vulnerabilities(packages: Iterable[dict[str, Any]]) -> tuple[list[str], int]:
     """Lines to print, and the exit status."""
     each = {package["name"]: package for package in packages}
-    skipped = {name: package["skip_reason"] for name, package in each.items() if "skip_reason" in package}
+    skipped = {
+        name: package["skip_reason"] for name, package in each.items() if "skip_reason" in package
+    }
     lines = [
         f"{name} {package['version']}: {one['id']}, mended in {', '.join(one['fix_versions']) or 'no version'}"
         for name, package in each.items()
@@ -66,9 +82,16 @@ def judge_licences(installed: dict[str, str]) -> tuple[list[str], int]:
     counts = Counter(installed.values())
     lines = [f"{count:4} {licence[:110]}" for licence, count in counts.most_common()]
     others = {name: licence for name, licence in sorted(installed.items()) if not free(licence)}
-    said = {name: next((why for known, why in JUDGED.items() if _is(name, known)), None) for name in others}
+    said = {
+        name: next((why for known, why in JUDGED.items() if _is(name, known)), None)
+        for name in others
+    }
     lines += [f"{name}: {why}" for name, why in said.items() if why]
-    unjudged = [f"{name}: {others[name]} (judge it, in {Path(__file__).name})" for name, why in said.items() if not why]
+    unjudged = [
+        f"{name}: {others[name]} (judge it, in {Path(__file__).name})"
+        for name, why in said.items()
+        if not why
+    ]
     return lines + unjudged, int(bool(unjudged))
 
 
@@ -90,9 +113,21 @@ def licences() -> dict[str, str]:
 
 
 def main() -> int:
-    risks, risky = judge_vulnerabilities(package for lock in LOCKS for package in vulnerabilities(lock))
+    risks, risky = judge_vulnerabilities(
+        package for lock in LOCKS for package in vulnerabilities(lock)
+    )
     kinds, unjudged = judge_licences(licences())
-    print("\n".join(["Licences of what is installed:", *kinds, "", "Vulnerabilities of what is locked:", *risks]))
+    print(
+        "\n".join(
+            [
+                "Licences of what is installed:",
+                *kinds,
+                "",
+                "Vulnerabilities of what is locked:",
+                *risks,
+            ]
+        )
+    )
     return unjudged or risky
 
 

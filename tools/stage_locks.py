@@ -41,7 +41,9 @@ def locked_versions(requirements: str, packages: tuple[str, ...]) -> str:
     for package in packages:
         entries = re.findall(rf"^({re.escape(package)}==.*?)\s*\\?$", requirements, re.MULTILINE)
         if not entries:
-            raise SystemExit(f"requirements.lock does not name {package}, which tools/stage_locks.py lists")
+            raise SystemExit(
+                f"requirements.lock does not name {package}, which tools/stage_locks.py lists"
+            )
         lines += entries
     return "".join(f"{line}\n" for line in lines)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from prunelab.commands.allocate.command import allocate
-from prunelab.commands.common import refusals
+from prunelab.commands.common import reporting_errors
 from prunelab.commands.push import push
 from prunelab.commands.repro.command import repro
 from prunelab.commands.review.command import review
@@ -69,10 +69,10 @@ def check() -> None:
     Example: prunelab check && dvc repro
     """
     from prunelab.commands.check import find_problems
-    from prunelab.project.recovery import mend
+    from prunelab.project.recovery import repair
 
-    with refusals():
-        for line in mend(Path.cwd()):
+    with reporting_errors():
+        for line in repair(Path.cwd()):
             print(line)
         problems = find_problems()
     for problem in problems:
@@ -102,15 +102,22 @@ def list_names(
         Kind.models: list_choices.models,
         Kind.datasets: list_choices.datasets,
     }
-    chosen = [list_choices.layers] if what is Kind.layers else [tables[what]] if what else tables.values()
-    with refusals():
+    chosen = (
+        [list_choices.layers]
+        if what is Kind.layers
+        else [tables[what]]
+        if what
+        else tables.values()
+    )
+    with reporting_errors():
         print("\n\n".join(_aligned(table()) for table in chosen))
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 
@@ -118,15 +125,22 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
 def export(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, or pt2 (torch.export's).")],
     model_file: Annotated[
-        Path | None, typer.Argument(help="A network under models/.  [default: the focus of the first seed]")
+        Path | None,
+        typer.Argument(help="A network under models/.  [default: the focus of the first seed]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it.  [default: a name of its own in exports/]")
+        Path | None,
+        typer.Option(help="Where to write it.  [default: a name of its own in exports/]"),
     ] = None,
     with_preprocessing: Annotated[
-        bool, typer.Option("--with-preprocessing", help="The file takes pixels 0 to 1 and normalises them itself.")
+        bool,
+        typer.Option(
+            "--with-preprocessing", help="The file takes pixels 0 to 1 and normalises them itself."
+        ),
     ] = False,
-    rounds: Annotated[int, typer.Option(min=0, help="Of the comparison of speed, 2 or more; 0: none.")] = 10,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Of the comparison of speed, 2 or more; 0: none.")
+    ] = 10,
 ) -> None:
     """Write a network as ONNX or in torch.export's format, for batches of any size, and check what was written.
 
@@ -138,7 +152,7 @@ def export(
 
     Example: prunelab export onnx models/focus/finetuned/0.safetensors --out digits.onnx
     """
-    with refusals():
+    with reporting_errors():
         from prunelab.commands.export.command import deliver
 
         for line in deliver(form, model_file, out, preprocessing=with_preprocessing, rounds=rounds):
@@ -161,13 +175,18 @@ class Layout(StrEnum):
 def compare(
     revisions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REV]...", help="workspace, commits, experiments.", show_default=False),
+        typer.Argument(
+            metavar="[REV]...", help="workspace, commits, experiments.", show_default=False
+        ),
     ] = None,
     cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.macs,
     layout: Annotated[Layout, typer.Option("--format", help="How to print it.")] = Layout.text,
-    plot: Annotated[Path | None, typer.Option(help="Draw accuracy against cost into this .svg or .png too.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against cost into this .svg or .png too.")
+    ] = None,
     latency: Annotated[
-        int | None, typer.Option(min=1, metavar="BATCH", help="Measure here and now, too, at this batch size.")
+        int | None,
+        typer.Option(min=1, metavar="BATCH", help="Measure here and now, too, at this batch size."),
     ] = None,
 ) -> None:
     """Compare the focus in the workspace, in Git's commits and in DVC's experiments, a row each.
@@ -182,7 +201,7 @@ def compare(
 
     Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
     """
-    with refusals():
+    with reporting_errors():
         from prunelab.commands.compare.compare import compared
 
         print(compared(Path.cwd(), revisions or [], cost.value, layout.value, plot, latency))

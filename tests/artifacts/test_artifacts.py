@@ -11,11 +11,11 @@ from prunelab.artifacts.networks import Network, save_network
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.artifacts.tensors import METADATA_KEY
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, write_json
 from prunelab.models.catalogue import build
 from prunelab.training import checkpoints
-from prunelab.training.checkpoints import unfinished
+from prunelab.training.checkpoints import checkpoints_for
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_json_is_canonical_rounded_and_never_nan(tmp_path):
     path = tmp_path / "deep" / "m.json"
     write_json(path, {"b": 1 / 3, "a": [1, -1e-9]})
     assert path.read_text() == '{\n "a": [\n  1,\n  0.0\n ],\n "b": 0.333333\n}\n'
-    with pytest.raises(Refused, match="not finite"):
+    with pytest.raises(InputError, match="not finite"):
         write_json(path, {"a": float("nan")})
     assert read_json(path)["b"] == 0.333333
 
@@ -53,9 +53,9 @@ def test_json_is_canonical_rounded_and_never_nan(tmp_path):
 @pytest.mark.parametrize("text", ["{", "\x00"])
 def test_damaged_json_is_refused_with_the_way_back(tmp_path, text):
     (tmp_path / "m.json").write_text(text)
-    with pytest.raises(Refused, match="is damaged.*dvc"):
+    with pytest.raises(InputError, match="is damaged.*dvc"):
         read_json(tmp_path / "m.json")
-    with pytest.raises(Refused, match="is missing.*dvc"):
+    with pytest.raises(InputError, match="is missing.*dvc"):
         read_json(tmp_path / "no.json")
 
 
@@ -71,7 +71,14 @@ def test_a_model_file_has_one_metadata_key_of_canonical_json(network, tmp_path):
 def facts(splits: dict) -> dict:
     counts = {name: len(part) for name, part in splits.items()}
     classes = [str(digit) for digit in range(10)]
-    return {"dataset": "digits", "classes": classes, "shape": [1, 8, 8], "mean": [0.3], "std": [0.4], "counts": counts}
+    return {
+        "dataset": "digits",
+        "classes": classes,
+        "shape": [1, 8, 8],
+        "mean": [0.3],
+        "std": [0.4],
+        "counts": counts,
+    }
 
 
 def test_prepared_splits_are_checked_against_their_hashes(digits, tmp_path):
@@ -81,10 +88,10 @@ def test_prepared_splits_are_checked_against_their_hashes(digits, tmp_path):
     content = bytearray(inputs.read_bytes())
     content[len(content) // 2] ^= 1
     inputs.write_bytes(content)
-    with pytest.raises(Refused, match="train/inputs.npy is damaged: SHA-256"):
+    with pytest.raises(InputError, match="train/inputs.npy is damaged: SHA-256"):
         load_split(tmp_path, "train")
     inputs.unlink()
-    with pytest.raises(Refused, match="is missing; `dvc repro prepare`"):
+    with pytest.raises(InputError, match="is missing; `dvc repro prepare`"):
         load_split(tmp_path, "train")
 
 
@@ -96,18 +103,26 @@ def test_prepared_files_are_the_same_to_the_byte(digits, tmp_path):
 
 
 def test_predictions_come_back_and_damage_is_refused(tmp_path):
-    arrays = {name: np.arange(6).reshape(2, 3) for name in ("before", "after", "losses")} | {"labels": np.arange(3)}
+    arrays = {name: np.arange(6).reshape(2, 3) for name in ("before", "after", "losses")} | {
+        "labels": np.arange(3)
+    }
     save_predictions(tmp_path / "p.safetensors", **arrays)
-    np.testing.assert_array_equal(load_predictions(tmp_path / "p.safetensors")["after"], [[0, 1, 2], [3, 4, 5]])
-    save_predictions(tmp_path / "again", **arrays | {"before": arrays["after"]})  # the dense network's are one array
+    np.testing.assert_array_equal(
+        load_predictions(tmp_path / "p.safetensors")["after"], [[0, 1, 2], [3, 4, 5]]
+    )
+    save_predictions(
+        tmp_path / "again", **arrays | {"before": arrays["after"]}
+    )  # the dense network's are one array
     assert (tmp_path / "again").read_bytes() == (tmp_path / "p.safetensors").read_bytes()
     for length in (50, 0):
         (tmp_path / "p.safetensors").write_bytes((tmp_path / "p.safetensors").read_bytes()[:length])
-        with pytest.raises(Refused, match="is damaged"):
+        with pytest.raises(InputError, match="is damaged"):
             load_predictions(tmp_path / "p.safetensors")
 
 
-def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(tmp_path, monkeypatch):
+def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input").write_text("1")
     out = tmp_path / "models" / "focus"
@@ -115,7 +130,7 @@ def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
     def resumed(parameter: str) -> dict | None:
         with (
             pytest.raises(KeyboardInterrupt),
-            unfinished(out, inputs=[tmp_path / "input"], parameters=[parameter]) as at,
+            checkpoints_for(out, inputs=[tmp_path / "input"], parameters=[parameter]) as at,
         ):
             found = at(0).load()
             at(0).save({"epoch": 1})
@@ -133,7 +148,7 @@ def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
     monkeypatch.setattr(checkpoints, "code_digest", lambda: "other code")
     assert resumed("b") is None
     assert resumed("b") == {"epoch": 1}
-    with unfinished(out, inputs=[tmp_path / "input"], parameters=["b"]) as at:
+    with checkpoints_for(out, inputs=[tmp_path / "input"], parameters=["b"]) as at:
         assert at(0).load() == {"epoch": 1}
     assert not list((tmp_path / ".prunelab/checkpoints").iterdir())
 
@@ -145,7 +160,7 @@ def test_under_dvc_checkpoints_are_kept_until_it_has_written_its_lock(tmp_path, 
     lock.write_text("an earlier stage")
 
     def found(out: str) -> dict | None:
-        with unfinished(Path("models") / out, inputs=[], parameters=[]) as at:
+        with checkpoints_for(Path("models") / out, inputs=[], parameters=[]) as at:
             known = at(0).load()
             at(0).save({"epoch": 1})
         return known
@@ -158,4 +173,6 @@ def test_under_dvc_checkpoints_are_kept_until_it_has_written_its_lock(tmp_path, 
     assert found("base") is None  # recorded, and run again since somebody wants it so
     os.utime(lock, ns=(ended + 10**12, ended + 10**12))
     assert found("other") is None
-    assert [path.name for path in (tmp_path / ".prunelab/checkpoints").iterdir()] == ["models-other"]
+    assert [path.name for path in (tmp_path / ".prunelab/checkpoints").iterdir()] == [
+        "models-other"
+    ]

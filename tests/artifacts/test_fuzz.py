@@ -26,7 +26,7 @@ from prunelab.commands.check import find_problems
 from prunelab.commands.studies.study_file import read_overrides, study_of
 from prunelab.commands.sweep.axes import read_axes
 from prunelab.config.params import Params, Section, checked, load_params, read_params
-from prunelab.config.safe_yaml import cut, parse_json, parse_yaml, short
+from prunelab.config.safe_yaml import parse_json, parse_yaml, short, truncate
 from prunelab.datasets.datasets import DATASETS
 from prunelab.project.dvc_lock import HEAD, blocks, ordered
 from prunelab.project.experiments import environment_of
@@ -65,7 +65,13 @@ def with_at(place: tuple[Any, ...], value: Any) -> Any:
 
 def within(value: Any) -> Iterator[Any]:
     yield value
-    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    inside = (
+        [*value, *value.values()]
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list)
+        else []
+    )
     for inner in inside:
         yield from within(inner)
 
@@ -75,23 +81,34 @@ def test_a_line_about_a_wrong_value_has_its_key_the_value_and_what_is_valid(plac
     key = ".".join(map(str, place))
     for line in refused(checked, with_at(place, value)):
         # What several keys make wrong together is said of their section.
-        whole = f"{'.'.join(map(str, place[:-1]))}: " if "more than once" in line else f"{key}:"  # of a list's entries
+        whole = (
+            f"{'.'.join(map(str, place[:-1]))}: " if "more than once" in line else f"{key}:"
+        )  # of a list's entries
         assert line.startswith((whole, f"{key}:", f"{key}.", f"{key.partition('.')[0]}: ")), line
         told = [
             each
             for each in within(value)
-            if short(each) in line or (isinstance(each, str) and each and cut(each) in line)
+            if short(each) in line or (isinstance(each, str) and each and truncate(each) in line)
         ]
         # A key that is missing or should not be there has no value that is wrong; an empty list is called so.
         assert (
-            told or re.search(r": (missing|unknown key|empty; at least)", line) or "stands there more than once" in line
+            told
+            or re.search(r": (missing|unknown key|empty; at least)", line)
+            or "stands there more than once" in line
         )
         if told:
             valid = r"must |should |can |valid[: ]|known here: |is not a list; write|milestones|only \d+ epochs|cyclic"
             assert re.search(valid, line), line
 
 
-@given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=2, max_size=4, unique_by=lambda one: one[0][0]))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(PLACES), VALUES),
+        min_size=2,
+        max_size=4,
+        unique_by=lambda one: one[0][0],
+    )
+)
 def test_every_one_of_several_wrong_values_is_told(changes):
     content = deepcopy(SHIPPED)
     alone = 0
@@ -107,7 +124,10 @@ def test_whatever_a_file_holds_is_told_in_lines(content):
     assert refused(checked, content)
 
 
-@given(key=WORDS | NUMBERS, section=st.sampled_from([None, *(k for k, v in SHIPPED.items() if isinstance(v, dict))]))
+@given(
+    key=WORDS | NUMBERS,
+    section=st.sampled_from([None, *(k for k, v in SHIPPED.items() if isinstance(v, dict))]),
+)
 def test_an_unknown_key_is_told_with_those_that_are_known(key, section):
     content = deepcopy(SHIPPED)
     inner = content[section] if section else content
@@ -123,7 +143,11 @@ def drawn(annotation: Any, limits: tuple[Any, ...] = ()) -> st.SearchStrategy:
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         return drawn(inner, (*limits, *more))
-    flat = [one for limit in limits for one in (limit.metadata if isinstance(limit, FieldInfo) else [limit])]
+    flat = [
+        one
+        for limit in limits
+        for one in (limit.metadata if isinstance(limit, FieldInfo) else [limit])
+    ]
     least = next((one.ge for one in flat if isinstance(one, bounds.Ge)), None)
     above = next((one.gt for one in flat if isinstance(one, bounds.Gt)), None)
     most = next((one.le for one in flat if isinstance(one, bounds.Le)), None)
@@ -131,7 +155,9 @@ def drawn(annotation: Any, limits: tuple[Any, ...] = ()) -> st.SearchStrategy:
     size = next((one.min_length for one in flat if isinstance(one, bounds.MinLen)), 0)
     if isinstance(annotation, type) and issubclass(annotation, Section):
         fields = annotation.model_fields.items()
-        return st.fixed_dictionaries({key: drawn(field.annotation, tuple(field.metadata)) for key, field in fields})
+        return st.fixed_dictionaries(
+            {key: drawn(field.annotation, tuple(field.metadata)) for key, field in fields}
+        )
     if get_origin(annotation) in (Union, UnionType):
         return st.one_of([drawn(one, limits) for one in get_args(annotation)])
     if get_origin(annotation) is list:
@@ -143,7 +169,9 @@ def drawn(annotation: Any, limits: tuple[Any, ...] = ()) -> st.SearchStrategy:
     if annotation is int:
         return st.integers(least, most if most is not None else below and math.ceil(below) - 1)
     if annotation is float:
-        low, high = (one if other is None else other for one, other in ((above, least), (below, most)))
+        low, high = (
+            one if other is None else other for one, other in ((above, least), (below, most))
+        )
         outside = {"exclude_min": above is not None, "exclude_max": below is not None}
         return st.floats(low, high, allow_nan=False, allow_infinity=False, **outside)
     return {
@@ -173,8 +201,15 @@ NAMED = {
     "method": st.sampled_from(list(METHODS)),
     "weights": st.sampled_from(["none", "imagenet", "minilm", "params.yaml", "nowhere/w.pt"]),
 }
-SECTIONS = [key for key, field in Params.model_fields.items() if key != "runtime" and field.annotation is not str]
-FIELDS = {key: drawn(Params.model_fields[key].annotation, tuple(Params.model_fields[key].metadata)) for key in SECTIONS}
+SECTIONS = [
+    key
+    for key, field in Params.model_fields.items()
+    if key != "runtime" and field.annotation is not str
+]
+FIELDS = {
+    key: drawn(Params.model_fields[key].annotation, tuple(Params.model_fields[key].metadata))
+    for key in SECTIONS
+}
 
 
 @given(
@@ -182,7 +217,9 @@ FIELDS = {key: drawn(Params.model_fields[key].annotation, tuple(Params.model_fie
     whole=st.sampled_from(SECTIONS).flatmap(lambda key: st.fixed_dictionaries({key: FIELDS[key]})),
     methods=st.lists(NAMED["method"], min_size=1, max_size=3, unique=True),
 )
-def test_whatever_is_within_the_schema_can_start_or_the_check_says_why_not(named, whole, methods, tmp_path_factory):
+def test_whatever_is_within_the_schema_can_start_or_the_check_says_why_not(
+    named, whole, methods, tmp_path_factory
+):
     folder = tmp_path_factory.getbasetemp() / "checked"
     folder.mkdir(exist_ok=True)
     content = deepcopy(SHIPPED) | named | whole
@@ -255,7 +292,9 @@ def laughs(levels: int, kind: str) -> str:
     forms = {"list": "[{}]", "mapping": "{{{}}}", "merge": "{{<<: [{}]}}"}
     lines = ["l0: &l0 {k: 1}"]
     for level in range(1, levels):
-        each = ", ".join(f"k{n}: *l{level - 1}" if kind == "mapping" else f"*l{level - 1}" for n in range(9))
+        each = ", ".join(
+            f"k{n}: *l{level - 1}" if kind == "mapping" else f"*l{level - 1}" for n in range(9)
+        )
         lines.append(f"l{level}: &l{level} {forms[kind].format(each)}")
     return "\n".join(lines)
 
@@ -275,12 +314,16 @@ def test_what_has_no_end_is_refused(text):
 
 def test_a_number_that_nobody_can_read_is_called_by_its_size(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((PROJECT / "params.yaml").read_text().replace("ratio: 0.6 ", f"ratio: 0x{'f' * 9000} "))
+    path.write_text(
+        (PROJECT / "params.yaml").read_text().replace("ratio: 0.6 ", f"ratio: 0x{'f' * 9000} ")
+    )
     (line,) = refused(load_params, path)
     assert line == f"{path}: ratio: must be less than 1, not an integer of 36,000 bits"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"ratio: \x1b[31m", b"a: 2001-13-45", b"\tratio: 1", None])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"ratio: \x1b[31m", b"a: 2001-13-45", b"\tratio: 1", None]
+)
 def test_a_file_that_is_none_is_refused_by_its_name(content, tmp_path):
     path = tmp_path / "params.yaml"
     path.mkdir() if content is None else path.write_bytes(content)
@@ -289,7 +332,10 @@ def test_a_file_that_is_none_is_refused_by_its_name(content, tmp_path):
 
 
 ASSIGNMENTS = st.lists(
-    TEXTS | st.builds("{}={}".format, st.sampled_from(["ratio", "seeds", "train.epochs", "a b"]), TEXTS | PIECES),
+    TEXTS
+    | st.builds(
+        "{}={}".format, st.sampled_from(["ratio", "seeds", "train.epochs", "a b"]), TEXTS | PIECES
+    ),
     max_size=3,
 )
 
@@ -311,7 +357,9 @@ def test_a_study_file_is_taken_or_refused(place, value):
 
 
 ENTRIES = st.dictionaries(
-    st.text("az_@.09-", min_size=1, max_size=5), st.lists(WORDS.map(ascii), min_size=1, max_size=3), max_size=4
+    st.text("az_@.09-", min_size=1, max_size=5),
+    st.lists(WORDS.map(ascii), min_size=1, max_size=3),
+    max_size=4,
 )
 
 
@@ -320,7 +368,10 @@ def test_a_lock_file_is_taken_apart_whole_or_not_at_all(text, entries):
     for each in (text, HEAD + text):
         found = blocks(each)
         assert found is None or ordered(found, []) == each
-    stages = {name: f"  {name}:\n" + "".join(f"    {line}\n" for line in lines) for name, lines in entries.items()}
+    stages = {
+        name: f"  {name}:\n" + "".join(f"    {line}\n" for line in lines)
+        for name, lines in entries.items()
+    }
     assert blocks(HEAD + "".join(stages.values())) == stages
 
 
@@ -336,7 +387,9 @@ def test_a_note_on_the_environment_is_taken_or_refused(noted):
 
 @given(st.dictionaries(st.sampled_from([*NEEDED, "other"]), SCALARS))
 def test_metrics_that_lack_nothing_can_be_compared(metrics):
-    one = Revision("one", None, {}, {**dict.fromkeys(NEEDED, 1), **metrics}, dict.fromkeys(NEEDED, 1), [])
+    one = Revision(
+        "one", None, {}, {**dict.fromkeys(NEEDED, 1), **metrics}, dict.fromkeys(NEEDED, 1), []
+    )
     if not lacking(one):
         comparison_table(compare([one], "macs"))
 
@@ -349,7 +402,9 @@ def test_metrics_that_lack_nothing_can_be_compared(metrics):
 def test_damaged_metrics_are_refused_by_file_and_key(key, value, gone, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "metrics.json"
     whole = dict.fromkeys(METRICS, 0.5)
-    path.write_text(json.dumps({k: v for k, v in (whole | {key: value}).items() if not (gone and k == key)}))
+    path.write_text(
+        json.dumps({k: v for k, v in (whole | {key: value}).items() if not (gone and k == key)})
+    )
     lines = refused(read_metrics, path)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     sound = not gone and number and math.isfinite(float(value) if abs(value) < 2**63 else math.inf)
@@ -360,7 +415,10 @@ def test_damaged_metrics_are_refused_by_file_and_key(key, value, gone, tmp_path_
 @given(
     content=st.recursive(
         st.none() | st.integers(-2, 4) | WORDS,
-        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["actual", "predicted", "count"]), inner),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["actual", "predicted", "count"]), inner)
+        ),
     )
 )
 def test_damaged_rows_are_refused_by_file(content, tmp_path_factory):

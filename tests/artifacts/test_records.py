@@ -48,7 +48,9 @@ def damages(draw: st.DrawFn) -> tuple[str, list[Any], Any]:
     name = draw(st.sampled_from(list(RECORDS)))
     place, inner = [], RECORDS[name]
     while isinstance(inner, dict | list) and inner:
-        place.append(draw(st.sampled_from(list(inner) if isinstance(inner, dict) else [0, len(inner) - 1])))
+        place.append(
+            draw(st.sampled_from(list(inner) if isinstance(inner, dict) else [0, len(inner) - 1]))
+        )
         inner = inner[place[-1]]
         if draw(st.integers(0, 3)) == 0:
             break

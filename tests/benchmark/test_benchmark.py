@@ -12,22 +12,22 @@ import torch
 from helpers.networks import DIGITS_SHAPE
 from torch import nn
 
-from prunelab.artifacts.networks import Card, Network, load_model, save_network
+from prunelab.artifacts.networks import ModelCard, Network, load_model, save_network
 from prunelab.benchmark import energy, memory
 from prunelab.benchmark.backends import BACKENDS, NEEDS, inputs_of, precision
 from prunelab.benchmark.latency import by_clock
-from prunelab.benchmark.machine_load import load
+from prunelab.benchmark.machine_load import machine_load
 from prunelab.benchmark.operators import operators
 from prunelab.benchmark.speed_table import speed_table
-from prunelab.benchmark.suite import Bench
+from prunelab.benchmark.suite import Benchmark
 from prunelab.config.params import Normalise
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build
 
 
 @pytest.fixture
 def files(tmp_path) -> dict[str, Path]:
-    card = Card(
+    card = ModelCard(
         model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0.0], std=[1.0]), seed=0,
         imported=None,
     )  # fmt: skip
@@ -37,7 +37,9 @@ def files(tmp_path) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if name not in ("compiled", "cuda_graph")])
+@pytest.mark.parametrize(
+    "name", [name for name in BACKENDS if name not in ("compiled", "cuda_graph")]
+)
 def test_every_backend_gives_the_networks_own_outputs(name, execution):
     if name == "onnxruntime":
         pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
@@ -66,7 +68,9 @@ class Asked(nn.Module):
 
 @pytest.mark.slow
 def test_compiled_runs_no_network_as_it_comes_however_many_there_are(execution, monkeypatch):
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced alike, and sooner done
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend="eager")
+    )  # traced alike, and sooner done
     inputs = inputs_of((12,), 2, execution)
     calls = [BACKENDS["compiled"](Asked(width).eval(), inputs, execution) for width in range(1, 11)]
     assert all(call() == 1 for call in calls)
@@ -74,19 +78,25 @@ def test_compiled_runs_no_network_as_it_comes_however_many_there_are(execution, 
 
 def test_compiled_is_refused_without_a_compiler(execution, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler --fast")
-    with pytest.raises(Refused, match=r"compiled needs a C\+\+ compiler .*no-such-compiler"):
+    with pytest.raises(InputError, match=r"compiled needs a C\+\+ compiler .*no-such-compiler"):
         NEEDS["compiled"](execution)
-    with pytest.raises(Refused, match="no-such-compiler"):
+    with pytest.raises(InputError, match="no-such-compiler"):
         BACKENDS["compiled"](Asked(1).eval(), inputs_of((12,), 1, execution), execution)
 
 
 def test_a_backend_that_has_no_bf16_says_so(files, execution):
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     models = {"dense": load_model(files["dense"])}
-    bench = Bench(
-        models=models, load={}, shape=DIGITS_SHAPE, execution=replace(execution, autocast_dtype=torch.bfloat16)
+    bench = Benchmark(
+        models=models,
+        load={},
+        shape=DIGITS_SHAPE,
+        execution=replace(execution, autocast_dtype=torch.bfloat16),
     )
-    for backend, dtype, told in (("eager", torch.bfloat16, "bf16"), ("onnxruntime", torch.float32, "fp32")):
+    for backend, dtype, told in (
+        ("eager", torch.bfloat16, "bf16"),
+        ("onnxruntime", torch.float32, "fp32"),
+    ):
         assert bench.arms(backend, 2)["dense"]().dtype is dtype
         assert precision(backend, bench.execution) == told
     (row,) = bench.latency("eager", 2, rounds=2, seconds=1e-3)
@@ -114,7 +124,9 @@ def hungry(mib: int) -> nn.Module:
     return Hungry(mib).eval()
 
 
-@pytest.mark.skipif(not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only")
+@pytest.mark.skipif(
+    not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only"
+)
 def test_peak_memory_is_what_a_batch_takes_whatever_ran_before(execution):
     with memory.meter(execution) as measure:
         large = measure(partial(hungry, 40), (1, 2, 2), 2)
@@ -123,12 +135,20 @@ def test_peak_memory_is_what_a_batch_takes_whatever_ran_before(execution):
     assert small == pytest.approx(20 * 2**20, rel=0.2)
 
 
-@pytest.mark.skipif(not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only")
+@pytest.mark.skipif(
+    not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only"
+)
 def test_peak_memory_is_of_activations_and_not_of_what_a_library_loads_once(files, execution):
     batch, channels, pixels = 64, 16, 8 * 8
-    block = 4 * batch * channels * pixels * 4  # the input, the last activation, what the convolution and the norm say
+    block = (
+        4 * batch * channels * pixels * 4
+    )  # the input, the last activation, what the convolution and the norm say
     with memory.meter(execution) as measure:
-        assert 0.5 * block < measure(partial(load_model, files["dense"]), DIGITS_SHAPE, batch) < 4 * block
+        assert (
+            0.5 * block
+            < measure(partial(load_model, files["dense"]), DIGITS_SHAPE, batch)
+            < 4 * block
+        )
 
 
 def rapl(folder: Path, name: str, microjoules: int, most: int = 10**9) -> Path:
@@ -140,7 +160,10 @@ def rapl(folder: Path, name: str, microjoules: int, most: int = 10**9) -> Path:
 
 
 def test_joules_are_those_of_all_packages_and_survive_a_counter_that_starts_again(tmp_path):
-    first, second = rapl(tmp_path, "intel-rapl:0", 10**6), rapl(tmp_path, "intel-rapl:1", 999_000_000)
+    first, second = (
+        rapl(tmp_path, "intel-rapl:0", 10**6),
+        rapl(tmp_path, "intel-rapl:1", 999_000_000),
+    )
     rapl(tmp_path, "intel-rapl:0:0", 5 * 10**6)  # the cores of the first: counted there already
     joules = energy.counter(torch.device("cpu"), tmp_path)
     before = joules()
@@ -163,31 +186,37 @@ def test_energy_per_call_is_the_whole_over_the_calls():
         spent[0] += 3
         time[0] += 0.3
 
-    assert energy.per_call(call, lambda: spent[0], by_clock(lambda: time[0]), seconds=2) == pytest.approx(3)
+    assert energy.per_call(
+        call, lambda: spent[0], by_clock(lambda: time[0]), seconds=2
+    ) == pytest.approx(3)
 
 
 def test_operators_are_those_that_ran_and_others_hold_the_rest(execution):
-    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 10))
+    model = nn.Sequential(
+        nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 10)
+    )
     call = BACKENDS["eager"](model.eval(), inputs_of(DIGITS_SHAPE, 16, execution), execution)
     every = operators(call, execution.device, top=1000)
     by_name = {row["operator"]: row for row in every}
     assert by_name["aten::conv2d"]["calls"] == 2
     assert by_name["aten::addmm"]["calls"] == 1
-    assert [row["cpu_ms"] for row in every] == sorted((row["cpu_ms"] for row in every), reverse=True)
+    assert [row["cpu_ms"] for row in every] == sorted(
+        (row["cpu_ms"] for row in every), reverse=True
+    )
     few = operators(call, execution.device, top=2)
     assert [row["operator"] for row in few][2:] == ["others"]
     assert sum(row["calls"] for row in few) == sum(row["calls"] for row in every)
 
 
 def test_load_names_what_else_computes_and_not_ourselves():
-    seen = load(window_s=0.1)
+    seen = machine_load(window_s=0.1)
     assert seen["cores"] >= 1
     assert seen["load_1min"] >= 0
     assert isinstance(seen["busy"], list)
 
 
 def test_the_bench_measures_all_networks_and_the_table_tells(files, execution):
-    bench = Bench(
+    bench = Benchmark(
         models={name: execution.place(load_model(file)) for name, file in files.items()},
         load={name: partial(load_model, file) for name, file in files.items()},
         shape=DIGITS_SHAPE,
@@ -216,6 +245,8 @@ def test_the_bench_measures_all_networks_and_the_table_tells(files, execution):
     table = speed_table(measured, "title")
     assert f"| l1_channel-0.5 | {rows[1]['latency_ms_p50']:.3g} ms" in table
     assert rows[1]["told"] in table
-    assert "busy beside this: compiler 99%, <code>&#60;b&#62;&#124;&#64;you 60&#37;</code>." in table
+    assert (
+        "busy beside this: compiler 99%, <code>&#60;b&#62;&#124;&#64;you 60&#37;</code>." in table
+    )
     assert "Energy: not available" in table
     assert np.isfinite(rows[0]["throughput_per_s"])

@@ -8,7 +8,7 @@ import torch
 from helpers.networks import DIGITS_SHAPE
 
 from prunelab.benchmark.backends import eager
-from prunelab.benchmark.latency import by_clock, ratio, summary, take_turns, timer
+from prunelab.benchmark.latency import by_clock, ratio, summary, time_interleaved, timer
 from prunelab.models.catalogue import build
 
 
@@ -32,7 +32,7 @@ class Machine:
 
 def measured(machine: Machine, slow, fast, rounds: int = 10):
     arms = {"slow": machine.arm("slow", slow), "fast": machine.arm("fast", fast)}
-    return take_turns(arms, by_clock(machine.now), rounds=rounds, round_s=0.2, warm_up_s=0.1)
+    return time_interleaved(arms, by_clock(machine.now), rounds=rounds, round_s=0.2, warm_up_s=0.1)
 
 
 def test_every_call_is_timed_and_rounds_are_about_as_long_for_all():
@@ -102,5 +102,7 @@ def test_a_network_is_an_arm_and_time_passes(execution):
     model = build("resnet8", 10, DIGITS_SHAPE).eval()
     call = eager(model, torch.zeros(2, *DIGITS_SHAPE), execution)
     assert call().shape == (2, 10)
-    seconds = take_turns({"net": call}, timer(torch.device("cpu")), rounds=2, round_s=0.01, warm_up_s=0.01)
+    seconds = time_interleaved(
+        {"net": call}, timer(torch.device("cpu")), rounds=2, round_s=0.01, warm_up_s=0.01
+    )
     assert (seconds["net"] > 0).all()

@@ -11,7 +11,7 @@ from helpers.networks import DIGITS_SHAPE
 from helpers.params import PROJECT, edit_params
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import Card, Network, save_network, seed_file
+from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
 from prunelab.cli import WHICH_REPOSITORY, app
 from prunelab.config.params import Normalise
 from prunelab.datasets.datasets import DATASETS, Cifar
@@ -41,14 +41,23 @@ def test_the_shipped_parameters_are_in_order(workspace):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"method": "l1_chanel"}, ["method: unknown method 'l1_chanel'", "did you mean 'l1_channel'", "l2_channel"]),
+        (
+            {"method": "l1_chanel"},
+            ["method: unknown method 'l1_chanel'", "did you mean 'l1_channel'", "l2_channel"],
+        ),
         ({"model": "resnet21"}, ["model: unknown model 'resnet21'", "vgg11_bn"]),
         ({"dataset": "mnist"}, ["dataset: unknown dataset 'mnist'", "digits, cifar10, cifar100"]),
         ({"grid__methods": ["l1_channel", "magic"]}, ["grid.methods: unknown method 'magic'"]),
         ({"grid__ratios": 0.8}, ["grid.ratios: 0.8 is not a list", "-S 'grid.ratios=[0.8]'"]),
         ({"ratio": 1}, ["ratio", "not 1"]),
-        ({"prune__round_to": 8, "grid__ratios": [0.5], "ratio": 0.9}, ["l1_channel at ratio 0.9", "round_to = 8"]),
-        ({"data__normalise": {"mean": [0.5] * 3, "std": [0.5] * 3}}, ["data.normalise", "3 means", "1 channels"]),
+        (
+            {"prune__round_to": 8, "grid__ratios": [0.5], "ratio": 0.9},
+            ["l1_channel at ratio 0.9", "round_to = 8"],
+        ),
+        (
+            {"data__normalise": {"mean": [0.5] * 3, "std": [0.5] * 3}},
+            ["data.normalise", "3 means", "1 channels"],
+        ),
         ({"sensitivity__ratios": [1e-6]}, ["sensitivity.ratios: [1e-06]", "none or all"]),
         ({"weights": "no/such/file.pt"}, ["weights: no file no/such/file.pt"]),
     ],
@@ -62,7 +71,9 @@ def test_each_problem_is_one_line_on_stderr_and_the_exit_status_says_so(workspac
 
 
 def test_problems_of_every_kind_are_reported_together(workspace):
-    lines = check(ratio=2, model="resnet21", grid__methods=["magic", "magic"], colour="red").stderr.splitlines()
+    lines = check(
+        ratio=2, model="resnet21", grid__methods=["magic", "magic"], colour="red"
+    ).stderr.splitlines()
     assert len(lines) == 6  # ratio, model, magic twice in one list, magic unknown (twice), colour
     assert check(method="x", dataset="y").stderr.count("\n") > 6
 
@@ -71,7 +82,9 @@ def test_files_are_looked_into_even_if_a_value_is_wrong(workspace):
     normalise = {"mean": [0.5] * 2, "std": [0.5] * 2}
     lines = check(ratio=1.5, weights="nofile.pt", data__normalise=normalise).stderr.splitlines()
     assert len(lines) == 3
-    assert {"ratio", "weights", "data.normalise"} <= {word.strip(":") for line in lines for word in line.split()}
+    assert {"ratio", "weights", "data.normalise"} <= {
+        word.strip(":") for line in lines for word in line.split()
+    }
 
 
 def test_weights_that_do_not_fit_the_classes_are_refused(workspace):
@@ -86,7 +99,7 @@ def test_weights_replaced_under_the_same_name_are_noticed(workspace):
     model = build("resnet8", 10, DIGITS_SHAPE)
     torch.save(model.state_dict(), "w.pt")
     digest = hashlib.sha256(Path("w.pt").read_bytes()).hexdigest()
-    card = Card(
+    card = ModelCard(
         model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0], std=[1]), seed=0,
         imported=("w.pt", digest),
     )  # fmt: skip
@@ -121,7 +134,9 @@ def test_damaged_data_is_refused_even_where_it_could_be_downloaded(workspace, mo
 def test_help_and_list_tell_what_there_is():
     assert "dvc repro" in CliRunner().invoke(app, ["--help"]).stdout
     assert "Example:" in CliRunner().invoke(app, ["check", "--help"]).stdout
-    listed = [line.split()[0] for line in CliRunner().invoke(app, ["list"]).stdout.splitlines() if line]
+    listed = [
+        line.split()[0] for line in CliRunner().invoke(app, ["list"]).stdout.splitlines() if line
+    ]
     assert listed == ["method", *METHODS, "model", *MODELS, "dataset", *DATASETS]
     only = CliRunner().invoke(app, ["list", "models"]).stdout
     assert "resnet56" in only
@@ -130,7 +145,9 @@ def test_help_and_list_tell_what_there_is():
 
 def test_git_is_not_told_which_repository_it_works_in(monkeypatch):
     """As hooks and aliases tell it: then every git command, in a clone too, would work on that one."""
-    told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True
+    )
     assert set(WHICH_REPOSITORY) <= set(told.stdout.split())
     for name in WHICH_REPOSITORY:
         monkeypatch.setenv(name, "elsewhere")

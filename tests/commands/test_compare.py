@@ -14,21 +14,35 @@ from helpers.params import PROJECT, edit_params, prune_spec, runtime_params
 from helpers.repository import Repository
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import Card, Network, save_network, seed_file
+from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
 from prunelab.benchmark import suite as benchmark
 from prunelab.cli import app
 from prunelab.commands.compare import revision_latency as timing
 from prunelab.config.params import Normalise, read_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.figures import pareto_figure
 from prunelab.models.catalogue import build
-from prunelab.project.revisions import flat, read_revisions
+from prunelab.project.revisions import flatten, read_revisions
 from prunelab.pruning.prune import prune
 from prunelab.report import style
-from prunelab.report.pareto import FASTER, SLACK, best_within, compare, comparison_table, lacking, notes
+from prunelab.report.pareto import (
+    FASTER,
+    SLACK,
+    best_within,
+    compare,
+    comparison_table,
+    lacking,
+    notes,
+)
 from prunelab.training.trainer import Untrained
 
-DENSE = {"accuracy": 0.99, "accuracy_ci95": 0.01, "macs": 1000, "params_nonzero": 400, "size_compressed_bytes": 900}
+DENSE = {
+    "accuracy": 0.99,
+    "accuracy_ci95": 0.01,
+    "macs": 1000,
+    "params_nonzero": 400,
+    "size_compressed_bytes": 900,
+}
 
 
 @dataclass
@@ -37,7 +51,9 @@ class Some:
 
     name: str
     metrics: dict
-    params: dict = field(default_factory=lambda: {"method": "l1_channel", "ratio": 0.5, "model": "resnet8"})
+    params: dict = field(
+        default_factory=lambda: {"method": "l1_channel", "ratio": 0.5, "model": "resnet8"}
+    )
     dense: dict = field(default_factory=lambda: dict(DENSE))
     stale: list[str] = field(default_factory=list)
 
@@ -53,8 +69,13 @@ def metrics(accuracy: float = 0.9, macs: int = 500, **changes: float) -> dict:
 def drawn(seed: int, count: int = 12) -> list[Some]:
     """Random rows on a coarse grid, so that equal costs and equal accuracies occur."""
     random = np.random.default_rng(seed)
-    pairs = zip(random.integers(80, 90, count) / 100, random.integers(1, 12, count) * 80, strict=True)
-    return [Some(f"r{index}", metrics(float(accuracy), int(macs))) for index, (accuracy, macs) in enumerate(pairs)]
+    pairs = zip(
+        random.integers(80, 90, count) / 100, random.integers(1, 12, count) * 80, strict=True
+    )
+    return [
+        Some(f"r{index}", metrics(float(accuracy), int(macs)))
+        for index, (accuracy, macs) in enumerate(pairs)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -78,18 +99,25 @@ def test_the_best_of_a_budget_is_the_most_accurate_that_fits(seed):
         if fitting:
             highest = max(row["accuracy"] for row in fitting)
             assert named[0]["accuracy"] == highest
-            assert named[0]["cost"] == min(row["cost"] for row in fitting if row["accuracy"] == highest)
+            assert named[0]["cost"] == min(
+                row["cost"] for row in fitting if row["accuracy"] == highest
+            )
 
 
 def test_a_half_that_was_met_within_one_per_cent_is_a_half():
-    met, missed = compare([Some("met", metrics(macs=505)), Some("missed", metrics(0.95, macs=515))], "macs")
+    met, missed = compare(
+        [Some("met", metrics(macs=505)), Some("missed", metrics(0.95, macs=515))], "macs"
+    )
     assert met["best_at"] == ["1/2"]
     assert missed["best_at"] == []
     assert best_within([]) == {}
 
 
 def test_each_cost_has_its_own_front():
-    cheap, small = Some("cheap", metrics(macs=100)), Some("small", metrics(macs=200, params_nonzero=100))
+    cheap, small = (
+        Some("cheap", metrics(macs=100)),
+        Some("small", metrics(macs=200, params_nonzero=100)),
+    )
     for cost, winner in (("macs", "cheap"), ("params_nonzero", "small")):
         assert [row["name"] for row in compare([cheap, small], cost) if row["front"]] == [winner]
 
@@ -102,14 +130,23 @@ def test_what_rests_on_other_data_or_another_dense_network_takes_no_part():
         "other training": {"train.epochs": 1},
         "other split": {"data.split_seed": 1},
     }
-    others = [Some(name, metrics(0.9, 100), first.params | changed) for name, changed in better.items()]
-    ours = Some("ours", metrics(0.6, 100), first.params | {"finetune.epochs": 9, "data.workers": 0, "ratio": 0.9})
+    others = [
+        Some(name, metrics(0.9, 100), first.params | changed) for name, changed in better.items()
+    ]
+    ours = Some(
+        "ours",
+        metrics(0.6, 100),
+        first.params | {"finetune.epochs": 9, "data.workers": 0, "ratio": 0.9},
+    )
     rows = {row["name"]: row for row in compare([first, *others, ours], "macs")}
     for name, changed in better.items():
         assert rows[name]["not_comparable"] == list(changed)
         assert not rows[name]["front"]
         assert not rows[name]["best_at"]
-        assert any(name in note and next(iter(changed)) in note for note in notes([*rows.values()], {}, "macs"))
+        assert any(
+            name in note and next(iter(changed)) in note
+            for note in notes([*rows.values()], {}, "macs")
+        )
     assert rows["ours"]["not_comparable"] == []
     assert rows["ours"]["front"]
     assert rows["ours"]["changed"] == {"finetune.epochs": 9, "data.workers": 0, "ratio": 0.9}
@@ -117,7 +154,9 @@ def test_what_rests_on_other_data_or_another_dense_network_takes_no_part():
     assert not compare([first, stale], "macs")[1]["front"]
 
 
-@pytest.mark.parametrize(("drop", "half", "zero"), [(0.01, 0.02, True), (-0.01, 0.02, True), (-0.03, 0.02, False)])
+@pytest.mark.parametrize(
+    ("drop", "half", "zero"), [(0.01, 0.02, True), (-0.01, 0.02, True), (-0.03, 0.02, False)]
+)
 def test_a_drop_whose_interval_includes_zero_is_marked(drop, half, zero):
     rows = compare([Some("one", metrics(accuracy_drop=drop, accuracy_drop_ci95=half))], "macs")
     header, (line,) = comparison_table(rows)
@@ -148,7 +187,11 @@ def test_the_picture_is_the_same_to_the_byte_and_names_every_point_once(tmp_path
 
 
 def test_sections_become_dotted_keys():
-    assert flat({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}], "f": {}}) == {"a.b.c": 1, "d": [1, {"e": 2}], "f": {}}
+    assert flatten({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}], "f": {}}) == {
+        "a.b.c": 1,
+        "d": [1, {"e": 2}],
+        "f": {},
+    }
 
 
 class Project(Repository):
@@ -197,7 +240,7 @@ def test_without_names_it_is_the_workspace_the_commit_and_its_experiments(projec
     assert {one.name: one.params["ratio"] for one in found}["mellow-lute"] == 0.8
     named, _ = read_revisions(project.folder, ["HEAD~1", "older-exp", "main", "keen-rook"])
     assert [one.metrics["macs"] for one in named] == [600, 700, 500, 400]
-    assert named[0].params == flat(read_params(PROJECT / "params.yaml"))
+    assert named[0].params == flatten(read_params(PROJECT / "params.yaml"))
 
 
 def test_the_newest_experiment_of_a_name_is_meant_and_one_of_this_commit_first(project):
@@ -215,7 +258,7 @@ def test_unknown_names_are_refused_with_close_ones(project):
     project.measure(0.80, 600)
     project.commit("first")
     project.experiment("mellow-lute", 0.75, 200)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         read_revisions(project.folder, ["HEAD", "mellow-flute", "mian", "--help"])
     lute, main, odd = refused.value.problems
     assert "'mellow-flute' (did you mean 'mellow-lute'" in lute
@@ -235,8 +278,15 @@ def test_revisions_without_numbers_are_told_at_the_end_and_are_not_fatal(project
     assert result.exit_code == 0, result.stderr
     body, told = result.stdout.split("\n\n")
     assert [line.split()[0] for line in body.splitlines()[2:]] == ["HEAD~2"]
-    for name, reason in {"HEAD~3": "metrics/focus.json", "HEAD~1": "line 1", "HEAD": "lack accuracy_ci95"}.items():
-        assert any(line.startswith(f"- {name} is left out") and reason in line for line in told.splitlines())
+    for name, reason in {
+        "HEAD~3": "metrics/focus.json",
+        "HEAD~1": "line 1",
+        "HEAD": "lack accuracy_ci95",
+    }.items():
+        assert any(
+            line.startswith(f"- {name} is left out") and reason in line
+            for line in told.splitlines()
+        )
     nothing = CliRunner().invoke(app, ["compare", "HEAD~3"])
     assert nothing.exit_code == 1
     assert "HEAD~3 has nothing to compare" in nothing.stderr
@@ -274,11 +324,15 @@ def test_the_command_prints_and_draws(project):
     project.experiment("mellow-lute", 0.75, 200, ratio=0.8, finetune__epochs=3)
     text = CliRunner().invoke(app, ["compare", "--plot", "plots/compare.svg"]).stdout
     assert "finetune.epochs=3" in text
-    assert "best at 1/2, 1/4" in next(line for line in text.splitlines() if line.startswith("mellow-lute"))
+    assert "best at 1/2, 1/4" in next(
+        line for line in text.splitlines() if line.startswith("mellow-lute")
+    )
     assert "mellow-lute" in (project.folder / "plots/compare.svg").read_text()
     markdown = CliRunner().invoke(app, ["compare", "--format", "md"]).stdout.splitlines()
     assert len({line.count("|") for line in markdown if line.startswith("|")}) == 1
-    content = json.loads(CliRunner().invoke(app, ["compare", "--format", "json", "--cost", "params_nonzero"]).stdout)
+    content = json.loads(
+        CliRunner().invoke(app, ["compare", "--format", "json", "--cost", "params_nonzero"]).stdout
+    )
     assert content["rows"][2]["changed"] == {"finetune.epochs": 3, "ratio": 0.8}
     assert content["rows"][2]["share"] == 0.5
     refused = CliRunner().invoke(app, ["compare", "--plot", "compare.pdf"])
@@ -289,12 +343,19 @@ def test_the_command_prints_and_draws(project):
 def save_networks(root: Path, ratio: float) -> None:
     """A dense network, and one with so much of its channels gone, where the pipeline keeps them."""
     model = build("resnet8", 10, DIGITS_SHAPE)
-    card = Card(
+    card = ModelCard(
         model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0.0], std=[1.0]), seed=0,
         imported=None,
     )  # fmt: skip
     save_network(seed_file(root / timing.BASE, 0), Network(model=model, card=card))
-    prune(model, "resnet8", prune_spec("l1_channel", ratio), shape=DIGITS_SHAPE, seed=0, trainer=Untrained())
+    prune(
+        model,
+        "resnet8",
+        prune_spec("l1_channel", ratio),
+        shape=DIGITS_SHAPE,
+        seed=0,
+        trainer=Untrained(),
+    )
     save_network(seed_file(root / timing.FOCUS, 0), Network(model=model, card=card))
 
 
@@ -303,9 +364,15 @@ def test_networks_of_one_dense_network_take_turns_and_missing_ones_are_told(tmp_
     some = [Some(name, metrics(), seeds) for name in ("thin", "gone", "same")]
     for name, ratio in (("thin", 0.8), ("same", 0.0)):
         save_networks(tmp_path / name, ratio)
-    monkeypatch.setattr(timing, "fetch_from", lambda root: lambda one, path, folder: root / one.name / path)
+    monkeypatch.setattr(
+        timing, "fetch_from", lambda root: lambda one, path, folder: root / one.name / path
+    )
     turns = []
-    monkeypatch.setattr(benchmark, "take_turns", lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms))
+    monkeypatch.setattr(
+        benchmark,
+        "take_turns",
+        lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms),
+    )
     timed = timing.time_revisions(tmp_path, some, runtime_params(), 2)
     assert turns == [["", "thin", "same"]]
     assert timed.faster["thin"]["faster"] == pytest.approx(2)
@@ -328,11 +395,15 @@ def test_networks_come_out_of_dvcs_cache(project):
     subprocess.run(["dvc", "init", "-q"], cwd=project.folder, check=True, capture_output=True)
     for ratio, macs in ((0.5, 500), (0.8, 100)):
         save_networks(project.folder, ratio)
-        subprocess.run(["dvc", "add", "-q", "models"], cwd=project.folder, check=True, capture_output=True)
+        subprocess.run(
+            ["dvc", "add", "-q", "models"], cwd=project.folder, check=True, capture_output=True
+        )
         project.measure(0.8, macs)
         project.commit(f"{ratio}")
     shutil.rmtree(project.folder / "models")
-    result = CliRunner().invoke(app, ["compare", "HEAD~1", "HEAD", "workspace", "--latency", "64", "--format", "json"])
+    result = CliRunner().invoke(
+        app, ["compare", "HEAD~1", "HEAD", "workspace", "--latency", "64", "--format", "json"]
+    )
     half, fifth, workspace = json.loads(result.stdout)["rows"]
     assert all(row["faster_low"] <= row["faster"] <= row["faster_high"] for row in (half, fifth))
     assert "told" not in workspace
@@ -359,5 +430,9 @@ def test_an_experiment_of_dvc_itself_is_found(project):
     subprocess.run(ran, cwd=project.folder, check=True, capture_output=True)
     found, without = read_revisions(project.folder, [])
     assert without == {}
-    assert [(one.name, one.params["ratio"]) for one in found] == [("workspace", 0.6), ("HEAD", 0.6), ("calm-hen", 0.9)]
+    assert [(one.name, one.params["ratio"]) for one in found] == [
+        ("workspace", 0.6),
+        ("HEAD", 0.6),
+        ("calm-hen", 0.9),
+    ]
     assert all(one.stale == [] for one in found)

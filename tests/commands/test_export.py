@@ -13,16 +13,22 @@ from helpers.params import PROJECT, edit_params, prune_spec
 from torch import nn
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import Card, Network, save_network
+from prunelab.artifacts.networks import ModelCard, Network, save_network
 from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.benchmark.backends import inputs_of
 from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app
 from prunelab.commands.export import export as exporting
 from prunelab.commands.export.command import own_name
-from prunelab.commands.export.export import export, latencies, metadata, random_inputs, with_preprocessing
+from prunelab.commands.export.export import (
+    export,
+    latencies,
+    metadata,
+    random_inputs,
+    with_preprocessing,
+)
 from prunelab.config.params import Normalise
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
 from prunelab.models.catalogue import build, reads
 from prunelab.pruning.prune import prune
@@ -44,24 +50,40 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def network(name: str, trainer=None, method: str = "", ratio: float = 0.5, **options: int) -> Network:
+def network(
+    name: str, trainer=None, method: str = "", ratio: float = 0.5, **options: int
+) -> Network:
     shape = (TOKENS,) if name == "bert" else DIGITS_SHAPE
-    card = Card(
+    card = ModelCard(
         model=name, classes=10, input_shape=shape, normalise=NORMALISE if reads(shape) == "images" else None, seed=0,
         options=options, imported=None,
     )  # fmt: skip
     model, masks = lively(build(name, 10, shape, **options)), {}
     if method:
-        masks = prune(model, name, prune_spec(method, ratio), shape=shape, seed=0, trainer=trainer).masks
+        masks = prune(
+            model, name, prune_spec(method, ratio), shape=shape, seed=0, trainer=trainer
+        ).masks
     return Network(model=model.eval(), card=card, masks=masks)
 
 
-has_onnx = pytest.mark.skipif(not all(map(find_spec, FORMATS["onnx"].packages)), reason="needs the extra [onnx]")
+has_onnx = pytest.mark.skipif(
+    not all(map(find_spec, FORMATS["onnx"].packages)), reason="needs the extra [onnx]"
+)
 FORMS = [pytest.param("onnx", marks=has_onnx), "pt2"]
-TINY_BERT = {"vocab": 50, "hidden": 16, "layers": 1, "heads": 2, "intermediate": 24, "positions": TOKENS, "types": 1}
+TINY_BERT = {
+    "vocab": 50,
+    "hidden": 16,
+    "layers": 1,
+    "heads": 2,
+    "intermediate": 24,
+    "positions": TOKENS,
+    "types": 1,
+}
 
 
-def exported(form: str, made: Network, out: Path, *, preprocessing: bool = False) -> list[exporting.Agreement]:
+def exported(
+    form: str, made: Network, out: Path, *, preprocessing: bool = False
+) -> list[exporting.Agreement]:
     model = with_preprocessing(made.model, made.card) if preprocessing else made.model
     about = metadata(made.card, NAMES, preprocessing=preprocessing)
     return export(model, made.card, form, out, about=about, threads=1)
@@ -102,7 +124,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "which", [name if place < 4 else pytest.param(name, marks=SLOW) for place, name in enumerate(NETWORKS)]
+    "which",
+    [name if place < 4 else pytest.param(name, marks=SLOW) for place, name in enumerate(NETWORKS)],
 )
 def test_the_file_says_what_the_network_says_whatever_the_batch(which, form, tmp_path, trainer):
     name, method, options = NETWORKS[which]
@@ -117,7 +140,9 @@ def test_the_file_says_what_the_network_says_whatever_the_batch(which, form, tmp
     with torch.inference_mode():
         expected = made.model(inputs).numpy()
     assert np.ptp(expected, axis=0).max() > 1e-3 * np.abs(expected).max()  # or nothing was compared
-    np.testing.assert_allclose(scores(form, path, inputs), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        scores(form, path, inputs), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 @has_onnx
@@ -127,7 +152,10 @@ def test_masked_weights_are_zeros_in_the_file_and_thin_layers_are_thin(tmp_path,
     def weights(which: str) -> list[np.ndarray]:
         name, method, options = NETWORKS[which]
         exported("onnx", network(name, trainer, method, **options), tmp_path / which)
-        held = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / which).graph.initializer]
+        held = [
+            onnx.numpy_helper.to_array(tensor)
+            for tensor in onnx.load(tmp_path / which).graph.initializer
+        ]
         return [array for array in held if array.ndim in (2, 4)]
 
     dense, masked, thin = map(weights, ("dense", "masked", "thin"))
@@ -142,7 +170,7 @@ def test_a_file_tells_what_it_is_and_what_it_takes(form, tmp_path):
     made = network("resnet8")
     exported(form, made, tmp_path / "n")
     told = about_of(form, tmp_path / "n")
-    assert Card.model_validate_json(told[METADATA_KEY]) == made.card
+    assert ModelCard.model_validate_json(told[METADATA_KEY]) == made.card
     assert json.loads(told["classes"]) == NAMES
     assert json.loads(told["normalise"]) == {"mean": [0.3], "std": [0.4]}
     assert "1, 8, 8" in told["input"]
@@ -195,8 +223,10 @@ def test_what_does_not_agree_is_refused_and_what_was_there_stays(spoiled, tmp_pa
         case "nan":
             made.model.linear.bias.data[0] = float("nan")
         case "writing":
-            monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], load=lambda path, threads: 1 / 0))
-    with pytest.raises(ZeroDivisionError if spoiled == "writing" else Refused):
+            monkeypatch.setitem(
+                FORMATS, "pt2", replace(FORMATS["pt2"], load=lambda path, threads: 1 / 0)
+            )
+    with pytest.raises(ZeroDivisionError if spoiled == "writing" else InputError):
         exported("pt2", made, path)
     assert path.read_text() == "what was there"
     assert list(tmp_path.iterdir()) == [path]
@@ -209,7 +239,7 @@ def test_a_little_rounding_is_no_disagreement(tmp_path, monkeypatch):
 
 
 def test_texts_are_tokens_of_the_vocabulary_some_of_them_short():
-    card = Card(
+    card = ModelCard(
         model="bert", classes=2, input_shape=(6,), normalise=None, seed=0, imported=None, options=TINY_BERT | {"pad": 3}
     )  # fmt: skip
     ids = random_inputs(card, 4)
@@ -217,7 +247,7 @@ def test_texts_are_tokens_of_the_vocabulary_some_of_them_short():
     assert 0 <= ids.min() <= ids.max() < 50
     assert (ids[-1, 1:] == 3).all()
     assert "filled up with 3" in metadata(card, None, preprocessing=False)["input"]
-    with pytest.raises(Refused, match="nothing to normalise"):
+    with pytest.raises(InputError, match="nothing to normalise"):
         with_preprocessing(nn.Identity(), card)
 
 
@@ -251,12 +281,19 @@ def test_the_command_takes_the_focus_of_the_first_seed_and_leaves_its_folder_alo
     assert json.loads(about_of("pt2", written)["classes"]) == NAMES
     assert "latency at batch 1: eager torch" in result.stdout
     assert f"{written.stat().st_size / 1000:,.0f} kB" in result.stdout
-    assert [path.name for path in (workspace / "models/focus/finetuned").iterdir()] == ["4.safetensors"]
+    assert [path.name for path in (workspace / "models/focus/finetuned").iterdir()] == [
+        "4.safetensors"
+    ]
 
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("/0.safetensors", "0"), ("/a/0.safetensors", "a-0"), ("a/b/c/0.safetensors", "b-c-0"), ("0.safetensors", "0")],
+    [
+        ("/0.safetensors", "0"),
+        ("/a/0.safetensors", "a-0"),
+        ("a/b/c/0.safetensors", "b-c-0"),
+        ("0.safetensors", "0"),
+    ],
 )
 def test_the_files_own_name_lies_in_its_folder_wherever_the_network_comes_from(source, name):
     assert own_name(Path(source), "pt2") == Path("exports", f"{name}.pt2")

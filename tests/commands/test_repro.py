@@ -15,11 +15,11 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.commands.repro.cores import cores, crowded, pin, shares
-from prunelab.commands.repro.pool import Crew
+from prunelab.commands.repro.cores import core_shares, cores, crowded, pin
+from prunelab.commands.repro.pool import WorkerPool
 from prunelab.commands.repro.runner import reproduce
 from prunelab.commands.repro.scheduler import Schedule, chains
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project import dvc_lock
 from prunelab.project.dvc_graph import opened, pipeline
 
@@ -32,9 +32,16 @@ def random_tasks(seed: int) -> tuple[dict[str, set[str]], set[str], int]:
     draw = random.Random(seed)
     names = [str(number) for number in range(draw.randint(1, 20))]
     density = draw.choice([0.05, 0.2, 0.5])
-    needs = {name: {before for before in names[:place] if draw.random() < density} for place, name in enumerate(names)}
+    needs = {
+        name: {before for before in names[:place] if draw.random() < density}
+        for place, name in enumerate(names)
+    }
     draw.shuffle(names)
-    return {name: needs[name] for name in names}, {n for n in names if draw.random() < 0.15}, draw.randint(1, 5)
+    return (
+        {name: needs[name] for name in names},
+        {n for n in names if draw.random() < 0.15},
+        draw.randint(1, 5),
+    )
 
 
 def above(needs: dict[str, set[str]], name: str) -> set[str]:
@@ -64,7 +71,9 @@ def test_tasks_start_when_they_can_and_never_before(seed):
         if len(running) < jobs and not running & alone:
             assert ready <= alone  # nobody waits without a reason
         for name in started:
-            assert name in alone or longest(needs, name) >= max((longest(needs, o) for o in ready - alone), default=0)
+            assert name in alone or longest(needs, name) >= max(
+                (longest(needs, o) for o in ready - alone), default=0
+            )
             assert name not in alone or not ready - alone
         ended = draw.choice(sorted(running))
         schedule.done(ended)
@@ -75,7 +84,13 @@ def test_tasks_start_when_they_can_and_never_before(seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_a_failure_skips_exactly_what_rests_on_it(seed):
     needs, alone, jobs = random_tasks(seed)
-    draw, schedule, done, failed, skipped = random.Random(seed), Schedule(needs, jobs, alone), set(), set(), []
+    draw, schedule, done, failed, skipped = (
+        random.Random(seed),
+        Schedule(needs, jobs, alone),
+        set(),
+        set(),
+        [],
+    )
     while not schedule.over:
         schedule.begin()
         ended = draw.choice(sorted(schedule.running))
@@ -93,31 +108,37 @@ def test_a_failure_skips_exactly_what_rests_on_it(seed):
 
 def test_the_longest_chain_begins_first():
     needs = {"lone": [], "one": [], "two": ["one"], "three": ["two"], "pair": [], "end": ["pair"]}
-    assert chains(needs) == {name: longest({n: set(its) for n, its in needs.items()}, name) for name in needs}
+    assert chains(needs) == {
+        name: longest({n: set(its) for n, its in needs.items()}, name) for name in needs
+    }
     assert Schedule(needs, 2).begin() == ["one", "pair"]
 
 
 @pytest.mark.parametrize("count", range(1, 12))
 def test_cores_are_dealt_out_evenly(count):
     some = [0, 1, 4, 5, 8]
-    dealt = shares(some, count)
+    dealt = core_shares(some, count)
     assert len(dealt) == count
     sizes = [len(its) for its in dealt]
     assert min(sizes) >= 1
     assert max(sizes) - min(sizes) <= 1
     used = [core for its in dealt for core in its]
     assert set(used) == set(some) if count >= len(some) else sorted(used) == some
-    assert shares([], count) == [[]] * count
+    assert core_shares([], count) == [[]] * count
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let processes choose cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system does not let processes choose cores"
+)
 def test_a_process_and_what_is_below_it_are_pinned():
     command = "import subprocess, sys; print(subprocess.run(['sleep', '60']), flush=True)"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
         try:
             children = []
             while not children:
-                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                children = (
+                    Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                )
             pin(process.pid, cores()[:1])
             for pid in (process.pid, *map(int, children)):
                 assert os.sched_getaffinity(pid) == set(cores()[:1])
@@ -146,7 +167,12 @@ def test_the_lock_is_taken_apart_and_put_together_as_it_was():
     backwards = dvc_lock.blocks(dvc_lock.ordered(found, [*reversed(found), "of another time"]))
     assert list(backwards) == list(reversed(found))
     assert backwards == found
-    for strange in ("", "<<<<<<< ours\n" + text, text + "datasets: []\n", text.replace("\n  prepare:", "\n prepare:")):
+    for strange in (
+        "",
+        "<<<<<<< ours\n" + text,
+        text + "datasets: []\n",
+        text.replace("\n  prepare:", "\n prepare:"),
+    ):
         assert dvc_lock.blocks(strange) is None
 
 
@@ -155,15 +181,21 @@ def test_stages_are_known_by_name_and_group_and_the_clock_stands_alone():
         everything = pipeline(repo)
         some = pipeline(repo, ["prune@l1_channel-0.5", "evaluate_base"])
         group = pipeline(repo, ["prune"])
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(InputError) as refused:
             pipeline(repo, ["evaluat_base", "prune@l1_chanel-0.5", "plot"])
     assert everything.alone == {"benchmark"}
     names = list(everything.stages)
     for name in names:
         assert all(names.index(needed) < names.index(name) for needed in everything.needs[name])
-    assert everything.needs["benchmark"] >= {name for name in names if name.startswith(("prune@", "finetune@"))}
+    assert everything.needs["benchmark"] >= {
+        name for name in names if name.startswith(("prune@", "finetune@"))
+    }
     assert set(some.stages) == {"prepare", "train_base", "prune@l1_channel-0.5", "evaluate_base"}
-    assert set(group.stages) == {"prepare", "train_base", *(name for name in names if name.startswith("prune@"))}
+    assert set(group.stages) == {
+        "prepare",
+        "train_base",
+        *(name for name in names if name.startswith("prune@")),
+    }
     first, second = refused.value.problems
     assert "unknown stage 'evaluat_base' (did you mean 'evaluate_base'?); valid: prepare, " in first
     assert "unknown stage 'prune@l1_chanel-0.5' (did you mean 'prune@l1_channel-0.5'?)" in second
@@ -194,8 +226,17 @@ def project(folder: Path, *, grid: dict = GRID, cell: str = "true") -> Path:
             "deps": ["cells/${key}.txt"],
             "metrics": [{"metrics/${key}.json": {"cache": False}}],
         },
-        "clock": {"meta": {"alone": True}, "cmd": "cat cells/* > clock.txt", "deps": ["cells"], "outs": ["clock.txt"]},
-        "last": {"cmd": "cat metrics/* > last.txt", "deps": ["metrics", "clock.txt"], "outs": ["last.txt"]},
+        "clock": {
+            "meta": {"alone": True},
+            "cmd": "cat cells/* > clock.txt",
+            "deps": ["cells"],
+            "outs": ["clock.txt"],
+        },
+        "last": {
+            "cmd": "cat metrics/* > last.txt",
+            "deps": ["metrics", "clock.txt"],
+            "outs": ["last.txt"],
+        },
     }
     YAML().dump({"stages": stages}, folder / "dvc.yaml")
     (folder / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
@@ -212,7 +253,12 @@ def serial(folder: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All that a run makes, the lock included."""
-    made = [folder / "dvc.lock", *folder.glob("*.txt"), *folder.glob("cells/*"), *folder.glob("metrics/*")]
+    made = [
+        folder / "dvc.lock",
+        *folder.glob("*.txt"),
+        *folder.glob("cells/*"),
+        *folder.glob("metrics/*"),
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in made}
 
 
@@ -293,7 +339,7 @@ def test_wrong_targets_are_refused_in_a_line(tmp_path, monkeypatch):
     folder = project(tmp_path / "one")
     monkeypatch.chdir(folder)
     monkeypatch.setattr("prunelab.commands.repro.command._check", lambda: None)
-    monkeypatch.setattr(Crew, "give", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr(WorkerPool, "give", lambda *_: pytest.fail("work was started"))
     result = CliRunner().invoke(app, ["repro", "meassure", "--jobs", "2"])
     assert result.exit_code == 1
     assert result.stderr == (
@@ -308,7 +354,7 @@ def test_wrong_targets_are_refused_in_a_line(tmp_path, monkeypatch):
 DRIVE = """
 import sys
 from pathlib import Path
-from prunelab.running import command
+from prunelab.commands.repro import command
 command._check = lambda: None
 from prunelab.cli import app
 app(["repro", "--jobs", "2"])
@@ -328,12 +374,22 @@ def below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(its, marks=pytest.mark.slow) for its in (signal.SIGTERM, signal.SIGKILL))]
+    "number",
+    [
+        signal.SIGINT,
+        *(pytest.param(its, marks=pytest.mark.slow) for its in (signal.SIGTERM, signal.SIGKILL)),
+    ],
 )
 def test_a_stopped_run_leaves_nothing_behind_and_goes_on(tmp_path, monkeypatch, number):
-    folder = project(tmp_path / "one", cell="test -e /tmp/never || { touch started-${key}; sleep 60; }")
+    folder = project(
+        tmp_path / "one", cell="test -e /tmp/never || { touch started-${key}; sleep 60; }"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVE], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", DRIVE],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as run:
         deadline = time.monotonic() + 60
         while len(list(folder.glob("started-*"))) < 2 and time.monotonic() < deadline:
@@ -363,7 +419,9 @@ def test_a_stopped_run_leaves_nothing_behind_and_goes_on(tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_workers_at_their_busiest_never_stand_in_each_others_way(tmp_path, monkeypatch):
     for attempt in range(4):
-        folder = project(tmp_path / str(attempt), grid={"kind": ["a", "b", "c", "d"], "size": [1, 2, 3]})
+        folder = project(
+            tmp_path / str(attempt), grid={"kind": ["a", "b", "c", "d"], "size": [1, 2, 3]}
+        )
         monkeypatch.chdir(folder)
         outcome = reproduce(folder, [], 4, lambda line: None)
         assert not outcome.failed

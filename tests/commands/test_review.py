@@ -18,7 +18,7 @@ from prunelab.cli import app
 from prunelab.commands.review.document import Findings, document
 from prunelab.commands.review.pictures import Picture, changed_pictures
 from prunelab.commands.review.significance import Change, Reading, configurations
-from prunelab.core.escape import code
+from prunelab.core.escape import as_code
 from prunelab.project.environments import Environments, environments
 from prunelab.project.lock_state import Lock, lock_state
 from prunelab.project.trees import Tree
@@ -43,7 +43,9 @@ def told(metrics: dict, params: dict | None = None, **others: object) -> str:
 
 def rows(text: str, name: str) -> list[list[str]]:
     """The cells of every table row that begins with this name."""
-    split = [re.split(r" \| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| ")]
+    split = [
+        re.split(r" \| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| ")
+    ]
     return [cells for cells in split if cells[0] == f"`{name}`"]
 
 
@@ -51,7 +53,12 @@ def rows(text: str, name: str) -> list[list[str]]:
     ("old", "new", "halves", "expected"),
     [
         (0.900, 0.904, (0.003, 0.004), Reading.within),  # 3, 4, 5: 0.4 points are within 0.5 ...
-        (0.900, 0.906, (0.003, 0.004), Reading.beyond),  # ... and 0.6 are not, though they are within 0.3 + 0.4
+        (
+            0.900,
+            0.906,
+            (0.003, 0.004),
+            Reading.beyond,
+        ),  # ... and 0.6 are not, though they are within 0.3 + 0.4
         (0.900, 0.905, (0.003, 0.004), Reading.within),  # the end belongs to the interval
         (0.900, 0.894, (0.003, 0.004), Reading.beyond),
         (0.900, 0.901, (None, 0.004), Reading.unknown),
@@ -65,7 +72,12 @@ def test_a_change_is_held_against_both_half_widths_in_quadrature(old, new, halve
 
 
 def test_counts_are_exact_and_other_measurements_have_no_interval():
-    for key, old, new in (("params", 100, 101), ("macs", 7, 6), ("sparsity", 0.5, 0.500001), ("macs_ratio", 1.5, 1.6)):
+    for key, old, new in (
+        ("params", 100, 101),
+        ("macs", 7, 6),
+        ("sparsity", 0.5, 0.500001),
+        ("macs_ratio", 1.5, 1.6),
+    ):
         assert Change(key, old, new, None, None).reading is Reading.exact
     assert Change("loss", 0.1, 0.2, None, None).reading is Reading.unknown
 
@@ -94,7 +106,13 @@ def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went
         assert words in line
     headline = text[: text.index("<details>")]
     names = re.findall(r"^\| `([^`]+)`", headline, re.MULTILINE)
-    assert names == ["focus", "a-0.5", "b-0.5", "c-0.5", "d-0.5"]  # the dense network did not change
+    assert names == [
+        "focus",
+        "a-0.5",
+        "b-0.5",
+        "c-0.5",
+        "d-0.5",
+    ]  # the dense network did not change
     half = 100 * math.sqrt(2 * 0.01**2)
     assert f"within ±{half:.2f}" in rows(headline, "a-0.5")[0][4]
     assert rows(headline, "b-0.5")[0][3:5] == ["-10.00", f"**beyond ±{half:.2f}**"]
@@ -106,9 +124,20 @@ def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went
 
 
 def test_the_document_does_not_depend_on_the_order_in_which_dvc_tells():
-    keys = {"accuracy": 0.5, "accuracy_ci95": 0.01, "loss": 0.1, "macs": 5, "nan": math.nan, "params": 8}
+    keys = {
+        "accuracy": 0.5,
+        "accuracy_ci95": 0.01,
+        "loss": 0.1,
+        "macs": 5,
+        "nan": math.nan,
+        "params": 8,
+    }
     changed = {key: value * 2 for key, value in keys.items()}
-    files = [f"metrics/grid/{name}.json" for name in "dacb"] + ["metrics/focus.json", "metrics/base.json", "other.json"]
+    files = [f"metrics/grid/{name}.json" for name in "dacb"] + [
+        "metrics/focus.json",
+        "metrics/base.json",
+        "other.json",
+    ]
     params = {"params.yaml": differing({"b": 1, "a": [1], "c": None}, {"b": 2, "a": [2], "c": "x"})}
     one = told({file: differing(keys, changed) for file in files}, params)
     backwards = {file: dict(reversed(differing(keys, changed).items())) for file in reversed(files)}
@@ -121,12 +150,24 @@ def test_the_document_does_not_depend_on_the_order_in_which_dvc_tells():
 def test_an_interval_that_changed_alone_is_a_change_of_what_it_belongs_to():
     text = told({"metrics/focus.json": differing({"accuracy": 0.9, "accuracy_ci95": 0.01},
                                                  {"accuracy": 0.9, "accuracy_ci95": 0.02})})  # fmt: skip
-    assert rows(text, "focus")[0][:5] == ["`focus`", "90.00 ± 1.00", "90.00 ± 2.00", "+0.00", "the same"]
+    assert rows(text, "focus")[0][:5] == [
+        "`focus`",
+        "90.00 ± 1.00",
+        "90.00 ± 2.00",
+        "+0.00",
+        "the same",
+    ]
     assert "`accuracy_ci95`" not in text
 
 
 def test_a_change_is_never_rounded_to_none():
-    text = told({"metrics/focus.json": differing({"loss": 0.5, "macs": 10**9}, {"loss": 0.500001, "macs": 10**9 + 1})})
+    text = told(
+        {
+            "metrics/focus.json": differing(
+                {"loss": 0.5, "macs": 10**9}, {"loss": 0.500001, "macs": 10**9 + 1}
+            )
+        }
+    )
     assert rows(text, "focus")[0][4] == "+1.0e-06"
     assert rows(text, "focus")[1][2:5] == ["1,000,000,000", "1,000,000,001", "+1"]
 
@@ -146,14 +187,20 @@ class Tags(HTMLParser):
 
 def test_what_others_wrote_is_neither_markup_nor_a_cell():
     parser = Tags()
-    parser.feed(code(NASTY))
+    parser.feed(as_code(NASTY))
     assert parser.seen == ["code"]
     assert parser.text == " ".join(NASTY.split())
-    assert not set(re.sub(r"&#\d+;|</?code>", "", code(NASTY))) & set("|`<>@*#\\")
-    assert code("<b>@x **y**</b>") == "`<b>@x **y**</b>`"  # a code span, where none of it means anything
-    assert "\u202e" not in code("a\u202eb")
+    assert not set(re.sub(r"&#\d+;|</?code>", "", as_code(NASTY))) & set("|`<>@*#\\")
+    assert (
+        as_code("<b>@x **y**</b>") == "`<b>@x **y**</b>`"
+    )  # a code span, where none of it means anything
+    assert "\u202e" not in as_code("a\u202eb")
     text = told(
-        {f"metrics/grid/{NASTY}.json": differing({"accuracy": 0.1, NASTY: 1}, {"accuracy": 0.2, NASTY: 2})},
+        {
+            f"metrics/grid/{NASTY}.json": differing(
+                {"accuracy": 0.1, NASTY: 1}, {"accuracy": 0.2, NASTY: 2}
+            )
+        },
         {"params.yaml": differing({"name": NASTY}, {"name": f"<!-- {NASTY}"})},
         pictures=[Picture(f"plots/{NASTY}.png", True, False)],
         environments=Environments({("device", NASTY, None): [NASTY]}, compared=2, astray=[NASTY]),
@@ -170,12 +217,21 @@ def test_what_others_wrote_is_neither_markup_nor_a_cell():
 
 
 def test_a_large_grid_still_fits_into_a_comment():
-    metrics = {f"metric_of_some_length_{index}": 0.123456 for index in range(25)} | {"accuracy": 0.9, "macs": 10**12}
+    metrics = {f"metric_of_some_length_{index}": 0.123456 for index in range(25)} | {
+        "accuracy": 0.9,
+        "macs": 10**12,
+    }
     files = {
-        f"metrics/grid/some_method_of_some_length-{index}.json": differing(metrics, dict.fromkeys(metrics, 1.5))
+        f"metrics/grid/some_method_of_some_length-{index}.json": differing(
+            metrics, dict.fromkeys(metrics, 1.5)
+        )
         for index in range(300)
     }
-    params = {"params.yaml": {f"section.key{index}": {"old": "x" * 500, "new": None} for index in range(300)}}
+    params = {
+        "params.yaml": {
+            f"section.key{index}": {"old": "x" * 500, "new": None} for index in range(300)
+        }
+    }
     text = told(files, params)
     assert len(text) < 65_536
     assert f"… and {300 - ROWS} more rows" in text
@@ -183,7 +239,13 @@ def test_a_large_grid_still_fits_into_a_comment():
 
 
 def test_no_change_is_short():
-    text = told({"metrics/focus.json": differing({"accuracy": 0.9, "macs": 1}, {"accuracy": 0.9, "macs": 1})})
+    text = told(
+        {
+            "metrics/focus.json": differing(
+                {"accuracy": 0.9, "macs": 1}, {"accuracy": 0.9, "macs": 1}
+            )
+        }
+    )
     assert text.count("<details>") == 1  # how to read it
     assert "dvc.lock is up to date" in text
     assert "1 the same" in text
@@ -212,7 +274,11 @@ class Study(Repository):
         for path, content in metrics.items():
             self.write(path, json.dumps(content))
             name = Path(path).stem
-            noted = {"device": device, "packages": {"numpy": numpy}, "metrics_sha256": self._hash(path, "sha256")}
+            noted = {
+                "device": device,
+                "packages": {"numpy": numpy},
+                "metrics_sha256": self._hash(path, "sha256"),
+            }
             self.write(f"metrics/environment/{name}.json", json.dumps(noted))
             step = {
                 "cmd": "true",
@@ -220,8 +286,15 @@ class Study(Repository):
                 "params": ["name", "ratio"],
                 "metrics": [{path: {"cache": False}}],
             }
-            ran = {"cmd": "true", "deps": [self._entry("code.py")], "params": {"params.yaml": self.params}}
-            stages[f"evaluate_{name}"], lock[f"evaluate_{name}"] = step, ran | {"outs": [self._entry(path)]}
+            ran = {
+                "cmd": "true",
+                "deps": [self._entry("code.py")],
+                "params": {"params.yaml": self.params},
+            }
+            stages[f"evaluate_{name}"], lock[f"evaluate_{name}"] = (
+                step,
+                ran | {"outs": [self._entry(path)]},
+            )
         stages["report"] = {"cmd": "true", "deps": ["code.py"], "outs": ["plots/report.html"]}
         out = {"path": "plots/report.html", "hash": "md5", "md5": self.report, "size": 1}
         lock["report"] = {"cmd": "true", "deps": [self._entry("code.py")], "outs": [out]}
@@ -230,7 +303,9 @@ class Study(Repository):
         self.write(".gitignore", "/plots/report.html\n")
 
     def _hash(self, path: str, kind: str) -> str:
-        return hashlib.new(kind, (self.folder / path).read_bytes(), usedforsecurity=False).hexdigest()
+        return hashlib.new(
+            kind, (self.folder / path).read_bytes(), usedforsecurity=False
+        ).hexdigest()
 
     def _entry(self, path: str) -> dict:
         return {
@@ -241,7 +316,11 @@ class Study(Repository):
         }
 
     def tree(self, revision: str | None = None) -> Tree:
-        return Tree(self.folder, revision or "workspace", self.git("rev-parse", revision) if revision else None)
+        return Tree(
+            self.folder,
+            revision or "workspace",
+            self.git("rev-parse", revision) if revision else None,
+        )
 
 
 @pytest.fixture
@@ -253,7 +332,13 @@ def study(tmp_path, monkeypatch) -> Study:
 
 
 def cell(accuracy: float, macs: int = 100) -> dict:
-    return {"accuracy": accuracy, "accuracy_ci95": 0.01, "loss": 0.3, "macs": macs, "params_nonzero": 40}
+    return {
+        "accuracy": accuracy,
+        "accuracy_ci95": 0.01,
+        "loss": 0.3,
+        "macs": macs,
+        "params_nonzero": 40,
+    }
 
 
 def two_commits(study: Study) -> None:
@@ -262,7 +347,14 @@ def two_commits(study: Study) -> None:
     study.write("plots/same.png", "the same")
     study.write("plots/rows.json", "[1]")
     gone, stays = "metrics/grid/gone-0.5.json", "metrics/grid/stays-0.5.json"
-    study.measure({"metrics/base.json": cell(0.99), "metrics/focus.json": cell(0.9), gone: cell(0.5), stays: cell(0.8)})
+    study.measure(
+        {
+            "metrics/base.json": cell(0.99),
+            "metrics/focus.json": cell(0.9),
+            gone: cell(0.5),
+            stays: cell(0.8),
+        }
+    )
     study.commit("before")
     study.params, study.report = {"ratio": 0.6, "name": NASTY}, "1" * 32
     study.write("plots/tradeoff.png", "new picture")
@@ -270,7 +362,12 @@ def two_commits(study: Study) -> None:
     study.write("plots/rows.json", "[2]")
     study.write("plots/focus/added.png", "added")
     new = "metrics/grid/new-0.5.json"
-    after = {"metrics/base.json": cell(0.985), "metrics/focus.json": cell(0.8, 50), new: cell(0.7), stays: cell(0.8)}
+    after = {
+        "metrics/base.json": cell(0.985),
+        "metrics/focus.json": cell(0.8, 50),
+        new: cell(0.7),
+        stays: cell(0.8),
+    }
     study.measure(after, device="a GPU", numpy="2.1")
     study.commit("after")
 
@@ -278,7 +375,9 @@ def two_commits(study: Study) -> None:
 def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale(study, tmp_path):
     two_commits(study)
     out, pictures = tmp_path / "review/document.md", tmp_path / "review/pictures"
-    result = CliRunner().invoke(app, ["review", "HEAD~1", "HEAD", "--out", str(out), "--pictures", str(pictures)])
+    result = CliRunner().invoke(
+        app, ["review", "HEAD~1", "HEAD", "--out", str(out), "--pictures", str(pictures)]
+    )
     assert result.exit_code == 0, result.output
     text = out.read_text()
     assert "dvc.lock is up to date" in text
@@ -288,7 +387,7 @@ def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale
     assert rows(text, "new-0.5")[0][4] == "new"
     assert not rows(text, "stays-0.5")
     assert rows(text, "ratio") == [["`ratio`", "`0.5`", "`0.6`"]]
-    assert code(NASTY) in rows(text, "name")[0][2]
+    assert as_code(NASTY) in rows(text, "name")[0][2]
     assert rows(text, "device") == [["`device`", "`a CPU`", "`a GPU`", "all 3"]]
     assert rows(text, "packages.numpy")[0][1:3] == ["`2.0`", "`2.1`"]
     assert "metrics_sha256" not in text
@@ -300,7 +399,10 @@ def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale
         "pictures/after/plots/focus/added.png": "added",
     }  # fmt: skip
     assert sorted(shown) == sorted(copies)
-    assert rows(text, "plots/report.html")[0][1:] == ["changed", "absent: DVC keeps it, Git does not"]
+    assert rows(text, "plots/report.html")[0][1:] == [
+        "changed",
+        "absent: DVC keeps it, Git does not",
+    ]
 
 
 @pytest.mark.slow
@@ -369,7 +471,9 @@ def test_the_workspace_shows_pictures_that_nobody_has_added_yet(study):
 def test_an_environment_that_belongs_to_other_numbers_is_not_compared(study):
     study.measure({"metrics/base.json": cell(0.9), "metrics/focus.json": cell(0.8)})
     study.commit("before")
-    study.measure({"metrics/base.json": cell(0.9), "metrics/focus.json": cell(0.8)}, device="another")
+    study.measure(
+        {"metrics/base.json": cell(0.9), "metrics/focus.json": cell(0.8)}, device="another"
+    )
     study.write("metrics/focus.json", json.dumps(cell(0.7)))
     found = environments(study.tree("HEAD"), study.tree())
     assert found.differing == {("device", "a CPU", "another"): ["base"]}
@@ -377,7 +481,10 @@ def test_an_environment_that_belongs_to_other_numbers_is_not_compared(study):
     assert found.astray == ["focus of workspace"]
     for damaged in ("{", "[1]", "3"):
         study.write("metrics/environment/base.json", damaged)
-        assert environments(study.tree("HEAD"), study.tree()).astray == ["base of workspace", "focus of workspace"]
+        assert environments(study.tree("HEAD"), study.tree()).astray == [
+            "base of workspace",
+            "focus of workspace",
+        ]
 
 
 def test_what_the_base_has_and_the_other_side_lacks_is_said_to_show_backwards():
@@ -387,7 +494,9 @@ def test_what_the_base_has_and_the_other_side_lacks_is_said_to_show_backwards():
 
 
 @pytest.mark.slow
-def test_dvc_itself_finds_the_lock_of_these_tests_in_order_and_two_runs_the_same_to_the_letter(study, monkeypatch):
+def test_dvc_itself_finds_the_lock_of_these_tests_in_order_and_two_runs_the_same_to_the_letter(
+    study, monkeypatch
+):
     two_commits(study)
     texts = set()
     for seed in range(4):

@@ -21,14 +21,14 @@ from prunelab.commands.studies.published_measures import MEASURES
 from prunelab.commands.studies.results import collect, results_file, write_results
 from prunelab.commands.studies.study_file import Study, load_study, read_overrides, resolve, studies
 from prunelab.config.params import Params, read_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, build
 from prunelab.project.clones import cache_folder, clone_at, use_cache
 from prunelab.project.experiments import chain, code_of, experiment_name
 from prunelab.project.git import git
 from prunelab.pruning.methods import METHODS
-from prunelab.pruning.prune import unreachable
+from prunelab.pruning.prune import infeasible_specs
 from prunelab.report import text_table
 
 FILES = studies(PROJECT / "studies")
@@ -41,12 +41,24 @@ TINY = {
     "honest": ["Not a study at all."],
     "params": {"seeds": [0], "train": {"epochs": 1}, "finetune.epochs": 1},
     "quick": {"note": "less of it", "params": {"prune.floor": 0.2}, "settings": ["l1_channel-0.5"]},
-    "settings": [{"method": "l1_channel", "ratio": 0.5}, {"method": "random_unstructured", "ratio": 0.5}],
+    "settings": [
+        {"method": "l1_channel", "ratio": 0.5},
+        {"method": "random_unstructured", "ratio": 0.5},
+    ],
     "published": {
         "dense": {"accuracy_percent": 90.5},
         "rows": [
-            {"setting": "l1_channel-0.5", "label": "half", "values": {"accuracy_percent": 80.25, "images_per_s": 12}},
-            {"setting": None, "label": "theirs", "source": "elsewhere", "values": {"accuracy_percent": 81}},
+            {
+                "setting": "l1_channel-0.5",
+                "label": "half",
+                "values": {"accuracy_percent": 80.25, "images_per_s": 12},
+            },
+            {
+                "setting": None,
+                "label": "theirs",
+                "source": "elsewhere",
+                "values": {"accuracy_percent": 81},
+            },
         ],
     },
 }
@@ -72,11 +84,21 @@ def test_every_shipped_study_means_valid_parameters(name, quick):
     study = load_study(name, PROJECT / "studies")
     settings = resolve(study, SHIPPED, quick=quick, overrides={})
     assert settings
-    names = {experiment_name(name, label, PIPELINE.used(params), {}) for label, params in settings.items()}
+    names = {
+        experiment_name(name, label, PIPELINE.used(params), {})
+        for label, params in settings.items()
+    }
     assert len(names) == len(settings)
     for params in settings.values():
         if quick:
-            assert max(params["train"]["epochs"], params["finetune"]["epochs"], params["prune"]["iterations"]) <= 5
+            assert (
+                max(
+                    params["train"]["epochs"],
+                    params["finetune"]["epochs"],
+                    params["prune"]["iterations"],
+                )
+                <= 5
+            )
             assert len(params["seeds"]) == 1
 
 
@@ -99,7 +121,9 @@ CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 @pytest.mark.parametrize("name", FILES)
 def test_every_setting_of_every_shipped_study_can_be_met(name, quick):
     specs: dict[tuple, list] = {}
-    for values in resolve(load_study(name, PROJECT / "studies"), SHIPPED, quick=quick, overrides={}).values():
+    for values in resolve(
+        load_study(name, PROJECT / "studies"), SHIPPED, quick=quick, overrides={}
+    ).values():
         params = Params.model_validate(values)
         if params.dataset == "text_tsv":
             continue  # its network's sizes are those of the weights
@@ -110,7 +134,7 @@ def test_every_setting_of_every_shipped_study_can_be_met(name, quick):
         network = build(model, classes, shape)
         for train in {train.model_dump_json(): train for _, train in wanted}.values():
             mine = [spec for spec, its in wanted if its == train]
-            assert not unreachable(network, model, mine, shape=shape, train=train)
+            assert not infeasible_specs(network, model, mine, shape=shape, train=train)
 
 
 def test_a_control_belongs_to_every_comparison_of_ours():
@@ -128,7 +152,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path):
         {"method": "y", "ratio": 0, "rate": 1},
     ]
     del wrong["network"]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         load_study("tiny", write(tmp_path, wrong))
     told = "\n".join(refused.value.problems)
     for part in (
@@ -148,7 +172,7 @@ def test_what_does_not_fit_together_is_told_at_once(tmp_path):
     wrong["published"]["rows"][0] |= {"setting": "l2_channel-0.5", "values": {"accuracy": 0.8}}
     wrong["params"]["ratio"] = 0.3
     wrong["needs"] = {"train.epochs": "how long"}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         load_study("tiny", write(tmp_path, wrong))
     told = "\n".join(refused.value.problems)
     for part in (
@@ -163,9 +187,9 @@ def test_what_does_not_fit_together_is_told_at_once(tmp_path):
 
 def test_unreadable_files_and_unknown_names_are_refused(tmp_path):
     (tmp_path / "broken.yaml").write_text("title: [")
-    with pytest.raises(Refused, match="cannot be read as YAML"):
+    with pytest.raises(InputError, match="cannot be read as YAML"):
         load_study("broken", tmp_path)
-    with pytest.raises(Refused, match="unknown study 'brokn' .did you mean 'broken'"):
+    with pytest.raises(InputError, match="unknown study 'brokn' .did you mean 'broken'"):
         load_study("brokn", tmp_path)
 
 
@@ -185,7 +209,13 @@ def test_amounts_are_what_the_rounds_or_the_factor_leave():
 
 
 def test_later_layers_win_and_the_rest_stays_as_shipped():
-    settings = [{"method": "l1_channel", "ratio": 0.5, "params": {"finetune.epochs": 3, "train": {"epochs": 4}}}]
+    settings = [
+        {
+            "method": "l1_channel",
+            "ratio": 0.5,
+            "params": {"finetune.epochs": 3, "train": {"epochs": 4}},
+        }
+    ]
     quick = {"note": "less", "params": {"finetune": {"epochs": 2}}}
     study = tiny(settings=settings, quick=quick)
     shipped = read_params(SHIPPED)
@@ -206,24 +236,34 @@ def test_wrong_parameters_name_the_settings_that_have_them():
         {"method": "l1_channel", "ratio": 0.5, "params": {"finetune.epoch": 3}},
         {"method": "l2_channel", "ratio": 0.5},
     ]
-    study = tiny(settings=settings, params={"colour": "red"}, quick=TINY["quick"] | {"settings": None})
-    with pytest.raises(Refused) as refused:
+    study = tiny(
+        settings=settings, params={"colour": "red"}, quick=TINY["quick"] | {"settings": None}
+    )
+    with pytest.raises(InputError) as refused:
         resolve(study, SHIPPED, quick=False, overrides={"seeds": []})
     told = refused.value.problems
     assert len(told) == 3
-    assert any(line.startswith("l1_channel-0.5: finetune.epoch: unknown key (did you mean 'epochs'?)") for line in told)
+    assert any(
+        line.startswith("l1_channel-0.5: finetune.epoch: unknown key (did you mean 'epochs'?)")
+        for line in told
+    )
     assert any(line.startswith("all settings: colour: unknown key") for line in told)
     assert any(line.startswith("all settings: seeds: empty") for line in told)
 
 
 def test_overrides_from_the_command_line_are_yaml():
     told = read_overrides(
-        ["seeds=[0, 1]", "finetune.learning_rate=1e-3", "weights=data/raw/a=b.th", "data.resize=null"]
+        [
+            "seeds=[0, 1]",
+            "finetune.learning_rate=1e-3",
+            "weights=data/raw/a=b.th",
+            "data.resize=null",
+        ]
     )
     assert told == {
         "seeds": [0, 1], "finetune.learning_rate": 0.001, "weights": "data/raw/a=b.th", "data.resize": None,
     }  # fmt: skip
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         read_overrides(["seeds", "ratio=0.5", "a=[", "grid.ratios=[0.1]"])
     assert len(refused.value.problems) == 4
 
@@ -236,7 +276,9 @@ def test_the_chain_holds_what_the_focus_rests_on_and_nothing_of_the_grid():
         "src/prunelab/stages/evaluate.py",
     } <= set(PIPELINE.files)
     assert "src/prunelab/stages/plot.py" not in PIPELINE.files
-    assert not any(file.startswith(("data/", "models/", "metrics/", "plots/")) for file in PIPELINE.files)
+    assert not any(
+        file.startswith(("data/", "models/", "metrics/", "plots/")) for file in PIPELINE.files
+    )
     assert {"method", "ratio", "dataset", "weights", "finetune"} <= set(PIPELINE.parameters)
     assert not any(key.startswith("grid") for key in PIPELINE.parameters)
 
@@ -246,9 +288,15 @@ def test_names_follow_the_parameters_that_are_used():
     name = experiment_name("study", "one", PIPELINE.used(params), {})
     assert name.startswith("study-one-")
     assert experiment_name("study", "one", PIPELINE.used(params | {"grid": {}}), {}) == name
-    for change in ({"ratio": 0.25}, {"seeds": [7]}, {"finetune": params["finetune"] | {"epochs": 99}}):
+    for change in (
+        {"ratio": 0.25},
+        {"seeds": [7]},
+        {"finetune": params["finetune"] | {"epochs": 99}},
+    ):
         assert experiment_name("study", "one", PIPELINE.used(params | change), {}) != name
-    assert experiment_name("study", "one", PIPELINE.used(params), {"weights": "other bytes"}) != name
+    assert (
+        experiment_name("study", "one", PIPELINE.used(params), {"weights": "other bytes"}) != name
+    )
 
 
 def test_published_measures_mean_the_same_in_our_metrics():
@@ -273,7 +321,9 @@ def test_published_measures_mean_the_same_in_our_metrics():
 
 def test_differences_are_computed_and_what_was_not_run_says_so():
     study = tiny()
-    header, lines = study_tables.compared_table(study, {"l1_channel-0.5": record(), "random_unstructured-0.5": None})
+    header, lines = study_tables.compared_table(
+        study, {"l1_channel-0.5": record(), "random_unstructured-0.5": None}
+    )
     assert all(len(line) == len(header) for line in lines)
     accuracy, speed, theirs = lines
     assert accuracy[3:6] == ["90.50", "80.25", "-10.25"]
@@ -293,10 +343,10 @@ def test_differences_are_computed_and_what_was_not_run_says_so():
 
 def test_both_renderings_hold_every_cell():
     header, lines = ["a", "long header"], [["1", ""], ["a long cell", "2"]]
-    rows = text_table.markdown(header, lines).splitlines()
+    rows = text_table.markdown_table(header, lines).splitlines()
     assert len(rows) == 4
     assert all(row.count("|") == 3 for row in rows)
-    plain = text_table.aligned(header, lines).splitlines()
+    plain = text_table.aligned_table(header, lines).splitlines()
     assert plain[3].index("2") == plain[0].index("long header")
 
 
@@ -321,7 +371,9 @@ def test_experiments_are_found_by_their_parameters_on_any_commit(repository):
     label = "l1_channel-0.5"
     assert set(collect(repository.folder, "tiny", settings, set()).values()) == {None}
     repository.experiment(label, settings[label] | {"seeds": [3]}, accuracy=0.1)
-    repository.experiment(label, settings[label] | {"grid": {"methods": ["x"], "ratios": [0.5]}}, accuracy=0.8)
+    repository.experiment(
+        label, settings[label] | {"grid": {"methods": ["x"], "ratios": [0.5]}}, accuracy=0.8
+    )
     head = git(repository.folder, "rev-parse", "HEAD").strip()
     by_hand = f"refs/exps/{head[:2]}/{head[2:]}/tiny-{label}-00000000"
     git(repository.folder, "update-ref", by_hand, head)  # no metrics in it
@@ -340,8 +392,12 @@ def test_experiments_are_found_by_their_parameters_on_any_commit(repository):
 
 def test_a_note_on_the_environment_of_other_numbers_is_dropped(repository):
     settings = resolve(tiny(), SHIPPED, quick=True, overrides={})
-    repository.experiment("l1_channel-0.5", settings["l1_channel-0.5"], accuracy=0.8, environment=False)
-    assert collect(repository.folder, "tiny", settings, set())["l1_channel-0.5"]["environment"] is None
+    repository.experiment(
+        "l1_channel-0.5", settings["l1_channel-0.5"], accuracy=0.8, environment=False
+    )
+    assert (
+        collect(repository.folder, "tiny", settings, set())["l1_channel-0.5"]["environment"] is None
+    )
 
 
 def test_a_parameter_left_to_the_user_may_have_had_any_value(repository):
@@ -349,18 +405,25 @@ def test_a_parameter_left_to_the_user_may_have_had_any_value(repository):
     label = "l1_channel-0.5"
     repository.experiment(label, settings[label] | {"weights": "data/raw/some.th"}, accuracy=0.8)
     assert collect(repository.folder, "tiny", settings, set())[label] is None
-    assert collect(repository.folder, "tiny", settings, {"weights"})[label]["metrics"]["accuracy"] == 0.8
+    assert (
+        collect(repository.folder, "tiny", settings, {"weights"})[label]["metrics"]["accuracy"]
+        == 0.8
+    )
 
 
 def test_stored_results_stand_in_for_experiments_that_are_gone(repository):
     study, label = tiny(), "l1_channel-0.5"
-    settings = resolve(study, SHIPPED, quick=True, overrides={"weights": str(repository.folder / "some.th")})
+    settings = resolve(
+        study, SHIPPED, quick=True, overrides={"weights": str(repository.folder / "some.th")}
+    )
     repository.experiment(label, settings[label], accuracy=0.8)
     found = collect(repository.folder, "tiny", settings, set())
     path = write_results(repository.folder, study, "tiny", found)
     assert path == results_file(repository.folder, "tiny")
     assert str(repository.folder) not in path.read_text()
-    for reference in git(repository.folder, "for-each-ref", "--format=%(refname)", "refs/exps").split():
+    for reference in git(
+        repository.folder, "for-each-ref", "--format=%(refname)", "refs/exps"
+    ).split():
         git(repository.folder, "update-ref", "-d", reference)
     again = collect(repository.folder, "tiny", settings, set())
     assert again[label]["metrics"] == found[label]["metrics"]
@@ -373,7 +436,9 @@ def test_stored_results_stand_in_for_experiments_that_are_gone(repository):
     assert path.read_bytes() == whole  # measured with other parameters, and not to be lost
 
 
-@pytest.mark.parametrize("file", sorted((PROJECT / "studies/results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file", sorted((PROJECT / "studies/results").glob("*.json")), ids=lambda path: path.stem
+)
 def test_all_stored_results_are_those_of_the_shipped_settings(file, repository):
     """A parameter that is new has to be written into them, or all of them would be shown as not run."""
     name = file.stem.removesuffix("_quick")
@@ -385,19 +450,21 @@ def test_all_stored_results_are_those_of_the_shipped_settings(file, repository):
     assert all(collect(repository.folder, file.stem, settings, study.needed(quick).keys()).values())
 
 
-@pytest.mark.parametrize("stored", [[], {}, {"settings": {"a": {}}}, {"settings": {"a": []}}, {"settings": 3}])
+@pytest.mark.parametrize(
+    "stored", [[], {}, {"settings": {"a": {}}}, {"settings": {"a": []}}, {"settings": 3}]
+)
 def test_stored_results_that_are_none_are_refused_by_file_and_place(repository, stored):
     path = results_file(repository.folder, "tiny")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(stored))
-    with pytest.raises(Refused, match=r"tiny\.json is damaged: "):
+    with pytest.raises(InputError, match=r"tiny\.json is damaged: "):
         collect(repository.folder, "tiny", {}, set())
 
 
 def test_a_pipeline_that_cannot_be_walked_is_refused():
-    with pytest.raises(Refused, match="cannot be read as YAML"):
+    with pytest.raises(InputError, match="cannot be read as YAML"):
         chain("stages: [")
-    with pytest.raises(Refused, match="dvc.yaml has no stage evaluate_focus; there are: a"):
+    with pytest.raises(InputError, match="dvc.yaml has no stage evaluate_focus; there are: a"):
         chain("stages: {a: {cmd: x}}")
     assert chain("stages: {a: {cmd: x}}", "a").files == []
 
@@ -439,7 +506,9 @@ def test_a_checkout_shares_the_projects_cache(tmp_path):
 
 
 def test_everything_wrong_is_refused_before_any_work(workspace, monkeypatch):
-    monkeypatch.setattr("prunelab.commands.studies.local.Run.job", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr(
+        "prunelab.commands.studies.local.Run.job", lambda *_: pytest.fail("work was started")
+    )
     wrong = deepcopy(TINY) | {"needs": {"weights": "a checkpoint"}}
     wrong["settings"] += [{"method": "l1_chanel", "ratio": 0.5}, {"method": "magic", "ratio": 0.5}]
     wrong["params"]["model"] = "resnet21"
@@ -449,7 +518,10 @@ def test_everything_wrong_is_refused_before_any_work(workspace, monkeypatch):
     assert "weights is needed: a checkpoint; give it with --set weights=" in result.stderr
     lines = study_command("run", "tiny", "--set", "weights=no/such/file").stderr.splitlines()
     assert any(line.startswith("all settings: model: unknown model 'resnet21'") for line in lines)
-    assert any(line.startswith("l1_chanel-0.5: method: unknown method 'l1_chanel' (did you mean") for line in lines)
+    assert any(
+        line.startswith("l1_chanel-0.5: method: unknown method 'l1_chanel' (did you mean")
+        for line in lines
+    )
     assert any(line.startswith("magic-0.5: method: unknown method 'magic'") for line in lines)
 
 
@@ -491,9 +563,7 @@ class StudyClone(Clone):
         ]
         write(folder / "studies", content)
         prune = folder / "src/prunelab/stages/prune.py"
-        breaks = (
-            '    params = load_params()\n    if method == "l2_channel":\n        raise SystemExit("broken on purpose")'
-        )
+        breaks = '    params = load_params()\n    if method == "l2_channel":\n        raise SystemExit("broken on purpose")'
         prune.write_text(prune.read_text().replace("    params = load_params()", breaks))
         self.commit("A tiny study")
 
@@ -567,7 +637,10 @@ def test_a_study_runs_survives_kills_and_shows_what_was_measured(tmp_path):
     # Nothing of the user's was touched, and DVC lists what came out.
     assert clone.run("git", "status", "--porcelain").stdout == ""
     listed = clone.run("dvc", "exp", "list", "--name-only").stdout.split()
-    assert sorted(name.rsplit("-", 1)[0] for name in listed) == ["tiny-l1_channel-0.5", "tiny-random_unstructured-0.5"]
+    assert sorted(name.rsplit("-", 1)[0] for name in listed) == [
+        "tiny-l1_channel-0.5",
+        "tiny-random_unstructured-0.5",
+    ]
 
     shown = clone.study("show", "tiny").stdout
     stored = json.loads((clone.folder / "studies/results/tiny.json").read_text())["settings"]
@@ -579,6 +652,10 @@ def test_a_study_runs_survives_kills_and_shows_what_was_measured(tmp_path):
     assert measured["metrics"]["macs_ratio"] > 1.5
     assert measured["dense"] == stored["random_unstructured-0.5"]["dense"]
     change = 100 * (measured["metrics"]["accuracy"] - measured["dense"]["accuracy"])
-    (compared,) = [line for line in shown.splitlines() if line.split()[:3] == ["l1_channel-0.5", "half", "accuracy,"]]
+    (compared,) = [
+        line
+        for line in shown.splitlines()
+        if line.split()[:3] == ["l1_channel-0.5", "half", "accuracy,"]
+    ]
     assert compared.split()[-1] == f"{change - (80.25 - 90.5):+.2f}"
     assert "l2_channel-0.5 not run" in [" ".join(line.split()) for line in shown.splitlines()]

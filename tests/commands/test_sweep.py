@@ -19,7 +19,7 @@ from helpers.studies import StudyRepository as Repository
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.commands.gpus import devices, shares
+from prunelab.commands.gpus import devices, worker_environments
 from prunelab.commands.studies.jobs import Job, one_of_each_dense
 from prunelab.commands.studies.local import Run, handed_out
 from prunelab.commands.sweep.axes import NAME, params_name, read_axes, resolve_sweep
@@ -27,7 +27,7 @@ from prunelab.commands.sweep.ray import node, node_job
 from prunelab.commands.sweep.ray.driver import connected
 from prunelab.commands.sweep.ray.remotes import check_remotes, fetch_experiments
 from prunelab.config.params import read_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.experiments import experiment_name
 from prunelab.project.git import git
 
@@ -40,8 +40,17 @@ def settings_of(*assignments: str) -> dict[str, dict]:
     "assignments",
     [
         ["ratio=0.20,0.5", "model=resnet20,resnet56", "seeds=[0,1],[2]"],
-        ["train.freeze=['a,b',c],[]", "data.flip=true", "weights='a,b.th',\"c d\",none", "data.resize=null,32"],
-        ["train.learning_rate=1e-3", "finetune.epochs=range(1,4)", "method=choice(l1_channel,l2_channel)"],
+        [
+            "train.freeze=['a,b',c],[]",
+            "data.flip=true",
+            "weights='a,b.th',\"c d\",none",
+            "data.resize=null,32",
+        ],
+        [
+            "train.learning_rate=1e-3",
+            "finetune.epochs=range(1,4)",
+            "method=choice(l1_channel,l2_channel)",
+        ],
     ],
 )
 def test_values_mean_what_they_mean_to_dvc(assignments, tmp_path):
@@ -57,17 +66,19 @@ def test_values_mean_what_they_mean_to_dvc(assignments, tmp_path):
 
 
 def test_all_problems_of_a_sweep_are_told_at_once():
-    with pytest.raises(Refused) as refused:
-        read_axes(["ratio", "+a=3", "~seeds", "ratio=interval(0,1)", "model=a,a", "method=x", "method=y"])
+    with pytest.raises(InputError) as refused:
+        read_axes(
+            ["ratio", "+a=3", "~seeds", "ratio=interval(0,1)", "model=a,a", "method=x", "method=y"]
+        )
     assert len(refused.value.problems) == 6
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         settings_of("ratoi=0.5", "train.epoch=3", "grid.ratios=[0.5]", "benchmark.rounds=2,3")
     unknown, inner, *unread = refused.value.problems
     assert "did you mean 'ratio'?" in unknown
     assert "did you mean 'train.epochs'?); known here: epochs, batch_size" in inner
     assert all("the focus does not read it" in line for line in unread)
     assert len(unread) == 2
-    with pytest.raises(Refused, match=r"ratio=1.5: ratio: must be less than 1, not 1.5"):
+    with pytest.raises(InputError, match=r"ratio=1.5: ratio: must be less than 1, not 1.5"):
         settings_of("ratio=0.5,1.5")
 
 
@@ -86,7 +97,11 @@ def test_an_experiment_is_called_the_same_whatever_else_was_swept():
 
 def test_one_setting_of_every_dense_network_goes_first():
     jobs = [Job(label, label, {}, {}, dense) for label, dense in zip("abcde", "xyxzy", strict=True)]
-    assert {dense: job.label for dense, job in one_of_each_dense(jobs).items()} == {"x": "a", "y": "b", "z": "d"}
+    assert {dense: job.label for dense, job in one_of_each_dense(jobs).items()} == {
+        "x": "a",
+        "y": "b",
+        "z": "d",
+    }
 
 
 LISTED = {
@@ -110,14 +125,22 @@ def test_gpus_are_those_that_the_driver_lists(listed, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [("3,1", ["3", "1"]), ("", []), ("-1", []), ("0,-1,2", ["0"]), ("GPU-a, MIG-b", ["GPU-a", "MIG-b"])],
+    [
+        ("3,1", ["3", "1"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,2", ["0"]),
+        ("GPU-a, MIG-b", ["GPU-a", "MIG-b"]),
+    ],
 )
 def test_gpus_are_those_that_the_environment_allows(visible, expected, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices() == expected
-    assert shares(1) == [{}]  # a single worker sees what there is, and nobody else wants its cores
-    assert all(share["OMP_WAIT_POLICY"] == "PASSIVE" for share in shares(2))
-    got = [share.get("CUDA_VISIBLE_DEVICES") for share in shares(5)]
+    assert worker_environments(1) == [
+        {}
+    ]  # a single worker sees what there is, and nobody else wants its cores
+    assert all(share["OMP_WAIT_POLICY"] == "PASSIVE" for share in worker_environments(2))
+    got = [share.get("CUDA_VISIBLE_DEVICES") for share in worker_environments(5)]
     assert len(got) == 5
     assert set(got) == set(expected or [None])
     assert max(map(got.count, got)) - min(map(got.count, got)) <= 1
@@ -129,7 +152,9 @@ def repository(tmp_path, monkeypatch) -> Repository:
     (tmp_path / "project").mkdir()
     made = Repository(tmp_path / "project")
     (made.folder / ".dvc").mkdir()
-    (made.folder / ".dvc/config").write_text("[core]\n    remote = storage\n['remote \"storage\"']\n    url = /x\n")
+    (made.folder / ".dvc/config").write_text(
+        "[core]\n    remote = storage\n['remote \"storage\"']\n    url = /x\n"
+    )
     for file in Path(node_job.__file__).parent.glob("*.py"):
         (made.folder / "src/prunelab/commands/sweep/ray").mkdir(parents=True, exist_ok=True)
         (made.folder / "src/prunelab/commands/sweep/ray" / file.name).write_bytes(file.read_bytes())
@@ -148,13 +173,13 @@ def head(repository: Repository) -> str:
 def test_what_machines_share_must_be_there(repository, tmp_path):
     folder = repository.folder
     assert check_remotes(folder, "origin", head(repository)) == str(tmp_path / "remote.git")
-    with pytest.raises(Refused, match="no Git remote 'upstream' here.*valid: origin"):
+    with pytest.raises(InputError, match="no Git remote 'upstream' here.*valid: origin"):
         check_remotes(folder, "upstream", head(repository))
     (folder / ".dvc/config").write_text("[core]\n    analytics = false\n")
     with (folder / "src/prunelab/commands/sweep/ray/node.py").open("a") as file:
         file.write("# another line\n")
     repository.commit("Worse")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         check_remotes(folder, "origin", head(repository))
     pushed, stored, other = refused.value.problems
     assert "is on no branch of origin" in pushed
@@ -171,7 +196,9 @@ def test_only_the_experiments_of_a_sweep_are_fetched(repository, tmp_path):
         git(other, "push", "--quiet", "origin", f"{base}:{reference}")
     fetch_experiments(repository.folder, str(tmp_path / "remote.git"), names[:2])
     fetch_experiments(repository.folder, str(tmp_path / "remote.git"), names[:2])  # nothing new
-    here = git(repository.folder, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    here = git(
+        repository.folder, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps"
+    ).split()
     assert sorted(here) == names[:2]
 
 
@@ -205,8 +232,12 @@ def sweep_command(*arguments: str):
 
 
 def test_everything_wrong_is_refused_before_any_work(repository, monkeypatch):
-    monkeypatch.setattr("prunelab.commands.studies.local.Run.job", lambda *_: pytest.fail("work was started"))
-    result = sweep_command("-S", "ratio=0.5,0.8", "-S", "model=resnet8,resnet9", "-S", "dataset=digts")
+    monkeypatch.setattr(
+        "prunelab.commands.studies.local.Run.job", lambda *_: pytest.fail("work was started")
+    )
+    result = sweep_command(
+        "-S", "ratio=0.5,0.8", "-S", "model=resnet8,resnet9", "-S", "dataset=digts"
+    )
     assert result.exit_code == 1
     assert "unknown model 'resnet9' (did you mean 'resnet8'?" in result.stderr
     assert "all settings: dataset: unknown dataset 'digts' (did you mean 'digits'?" in result.stderr
@@ -229,7 +260,10 @@ def test_nobody_waits_for_a_ray_that_is_not_there(scheme, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Refused, match=f"--address {address}: .*refused.*valid: auto, local"), connected(address):
+        with (
+            pytest.raises(InputError, match=f"--address {address}: .*refused.*valid: auto, local"),
+            connected(address),
+        ):
             pytest.fail("connected to nothing")
 
 
@@ -244,7 +278,15 @@ def test_jobs_at_a_time_get_a_gpu_each(repository, monkeypatch):
         return "done"
 
     params = read_params(SHIPPED)
-    run = Run(repository.folder, head(repository), repository.folder / "cache", 2, print, work, free=handed_out(2))
+    run = Run(
+        repository.folder,
+        head(repository),
+        repository.folder / "cache",
+        2,
+        print,
+        work,
+        free=handed_out(2),
+    )
     jobs = [Job(name, name, params, {}, "x") for name in "ab"]
     threads = [threading.Thread(target=run.job, args=(job, "")) for job in jobs]
     for thread in threads:
@@ -264,7 +306,13 @@ class SweepClone(Clone):
         super().__init__(base / "project")
         self.base = base
         self.environment |= {"PYTHONPATH": str(self.folder / "src"), "RAY_USAGE_STATS_ENABLED": "0"}
-        edit_params(self.folder / "params.yaml", seeds=[0], train__epochs=1, finetune__epochs=1, runtime__threads=1)
+        edit_params(
+            self.folder / "params.yaml",
+            seeds=[0],
+            train__epochs=1,
+            finetune__epochs=1,
+            runtime__threads=1,
+        )
         self.run("dvc", "remote", "add", "--default", "storage", str(base / "storage"))
         self.commit("Tiny")
         self.run("git", "init", "-q", "--bare", str(base / "remote.git"))
@@ -281,7 +329,10 @@ class SweepClone(Clone):
     def shared(self) -> dict[str, str]:
         """Experiments on the Git remote: commits by name."""
         listed = git(
-            self.base / "remote.git", "for-each-ref", "--format=%(refname:lstrip=4) %(objectname)", "refs/exps"
+            self.base / "remote.git",
+            "for-each-ref",
+            "--format=%(refname:lstrip=4) %(objectname)",
+            "refs/exps",
         )
         return dict(line.split() for line in listed.splitlines())
 
@@ -289,7 +340,9 @@ class SweepClone(Clone):
         """Logs of the settings that a node has begun."""
         return list(self.base.glob(f"node_{where}/*/*/.prunelab/studies/logs/sweep-*.log"))
 
-    def wait_until(self, condition, what: str, process: subprocess.Popen, seconds: float = 900) -> None:
+    def wait_until(
+        self, condition, what: str, process: subprocess.Popen, seconds: float = 900
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert process.poll() is None, process.stdout.read()
@@ -344,7 +397,9 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver(tmp_path, ray_clu
     driver = clone.sweep(cluster.address)
     clone.wait_until(lambda: clone.settings("b"), "no setting came to node b", driver)
     cluster.remove_node(nodes["b"], allow_graceful=False)
-    clone.wait_until(lambda: not clone.working("b"), "a killed node's work goes on", driver, seconds=30)
+    clone.wait_until(
+        lambda: not clone.working("b"), "a killed node's work goes on", driver, seconds=30
+    )
     clone.wait_until(clone.shared, "no experiment arrived", driver)
 
     # So is the driver.
@@ -370,7 +425,9 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver(tmp_path, ray_clu
     for name in before:
         assert f"ratio={name.split('-')[3]}: started" not in output
     for name in after:
-        assert re.search(rf"^{re.escape(name)} ", output, re.MULTILINE), output  # its row of the table
+        assert re.search(rf"^{re.escape(name)} ", output, re.MULTILINE), (
+            output
+        )  # its row of the table
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
     # All of it is on the remotes: a stranger gets an experiment's network from there.
@@ -384,6 +441,12 @@ def test_a_sweep_survives_the_loss_of_a_node_and_of_its_driver(tmp_path, ray_clu
         node_job.reference_of(clone.run("git", "rev-parse", "HEAD").stdout.strip(), name),
     )
     git(tmp_path / "stranger", "checkout", "--quiet", commit)
-    pull = partial(subprocess.run, cwd=tmp_path / "stranger", env=clone.environment, check=True, capture_output=True)
+    pull = partial(
+        subprocess.run,
+        cwd=tmp_path / "stranger",
+        env=clone.environment,
+        check=True,
+        capture_output=True,
+    )
     pull(["dvc", "pull", "models/focus/finetuned", "models/base/final"])
     assert list((tmp_path / "stranger/models/focus/finetuned").iterdir())

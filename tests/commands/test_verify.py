@@ -20,7 +20,7 @@ from prunelab.commands.verify.diff import differences
 from prunelab.commands.verify.outcome import compared
 from prunelab.commands.verify.rerun import bare_clone, outputs, resting_on_clock
 from prunelab.config.params import load_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.project.dvc_graph import Pipeline
 from prunelab.runtime.device import configure, fingerprint
@@ -31,7 +31,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 def saved(path: Path, **changes: torch.Tensor) -> Path:
     tensors = {"conv.weight": torch.arange(12.0).reshape(3, 4), "norm.bias": torch.zeros(3)}
-    save_file(tensors | changes, path, metadata={"prunelab": json.dumps({"seed": 0, "pruning": {"ratio": 0.5}})})
+    save_file(
+        tensors | changes,
+        path,
+        metadata={"prunelab": json.dumps({"seed": 0, "pruning": {"ratio": 0.5}})},
+    )
     return path
 
 
@@ -88,7 +92,7 @@ def test_outputs_outside_of_the_project_are_never_removed(tmp_path, path):
     (project / "dvc.lock").write_text(json.dumps({"stages": {"a": {"outs": outs}}}))
     (project / "link").symlink_to(tmp_path)
     repository.commit("a lock that leads astray")
-    with pytest.raises(Refused, match="lies outside of the project"):
+    with pytest.raises(InputError, match="lies outside of the project"):
         bare_clone(project, tmp_path / "clone", "HEAD")
     assert (precious / "data").read_text() == "all there is"
     assert (tmp_path / "clone/params.yaml").exists()
@@ -112,7 +116,9 @@ hashes = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["1", "2"]))
 @given(hashes, hashes)
 def test_every_output_is_the_same_or_differs_or_is_missing(one, other):
     found = compared(one, other)
-    assert sorted([*found.same, *found.differing, *found.missing]) == sorted(one.keys() | other.keys())
+    assert sorted([*found.same, *found.differing, *found.missing]) == sorted(
+        one.keys() | other.keys()
+    )
     assert found.equal == (one == other)
     assert all(one[path] == other[path] for path in found.same)
     assert all(one[path] != other[path] for path in found.differing)
@@ -124,7 +130,10 @@ class Timed:
 
 
 def test_what_needs_a_time_rests_on_a_clock_too():
-    stages = {name: Timed() if name == "benchmark" else Timed(meta={}) for name in ("base", "benchmark", "page", "web")}
+    stages = {
+        name: Timed() if name == "benchmark" else Timed(meta={})
+        for name in ("base", "benchmark", "page", "web")
+    }
     needs = {"base": set(), "benchmark": {"base"}, "page": {"benchmark"}, "web": {"page", "base"}}
     assert resting_on_clock(Pipeline(stages, needs)) == {"benchmark", "page", "web"}
 
@@ -178,7 +187,9 @@ class Study(Repository):
 
     def note(self, environment: dict) -> None:
         path = self.folder / "metrics/environment/focus.json"
-        path.write_text(json.dumps(environment | {"metrics_sha256": sha256(self.folder / "metrics/focus.json")}))
+        path.write_text(
+            json.dumps(environment | {"metrics_sha256": sha256(self.folder / "metrics/focus.json")})
+        )
         self.commit("Results")
 
 
@@ -205,15 +216,23 @@ def test_a_study_that_repeats_is_told_to_and_nothing_here_is_touched(study):
     study = study("1")
     study.finish()
     before = {
-        path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file() and ".git/" not in str(path)
+        path: path.read_bytes()
+        for path in study.folder.rglob("*")
+        if path.is_file() and ".git/" not in str(path)
     }
     code, output = verify()
     assert code == 0, output
     assert "left out, since they rest on a clock: time" in output
     assert "runs 1 and 2: 2 of 2 outputs are the same to the bit" in output
     assert "the commit and run 1: 2 of 2 outputs are the same to the bit" in output
-    after = {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file() and ".git/" not in str(path)}
-    assert {path for path in before if before[path] != after.get(path)} <= {study.folder / ".dvc/tmp/rwlock"}
+    after = {
+        path: path.read_bytes()
+        for path in study.folder.rglob("*")
+        if path.is_file() and ".git/" not in str(path)
+    }
+    assert {path for path in before if before[path] != after.get(path)} <= {
+        study.folder / ".dvc/tmp/rwlock"
+    }
     assert study.git("status", "--porcelain") == ""
 
 
@@ -306,13 +325,23 @@ def test_what_cannot_be_repeated_is_refused_before_anything_runs(study, tmp_path
 def test_a_tiny_study_repeats_in_parallel_what_dvc_made_in_series(tmp_path, monkeypatch):
     clone = Clone(tmp_path / "study")
     quick = {"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02}
-    tiny = {"seeds": [0, 1], "grid__methods": ["l1_unstructured", "l1_channel_iterative"], "grid__ratios": [0.5]}
-    edit_params(clone.folder / "params.yaml", train__epochs=2, finetune__epochs=1, benchmark=quick, **tiny)
+    tiny = {
+        "seeds": [0, 1],
+        "grid__methods": ["l1_unstructured", "l1_channel_iterative"],
+        "grid__ratios": [0.5],
+    }
+    edit_params(
+        clone.folder / "params.yaml", train__epochs=2, finetune__epochs=1, benchmark=quick, **tiny
+    )
     clone.run("dvc", "repro")
     clone.commit("Results")
     done = clone.run("prunelab", "verify", "--jobs", "2", "--keep", str(tmp_path / "kept"))
-    total = len(outputs((clone.folder / "dvc.lock").read_text())) - 3  # metrics/speed and the report
+    total = (
+        len(outputs((clone.folder / "dvc.lock").read_text())) - 3
+    )  # metrics/speed and the report
     assert total > 30
     assert f"runs 1 and 2: {total} of {total} outputs are the same to the bit" in done.stdout
-    assert f"the commit and run 1: {total} of {total} outputs are the same to the bit" in done.stdout
+    assert (
+        f"the commit and run 1: {total} of {total} outputs are the same to the bit" in done.stdout
+    )
     assert (tmp_path / "kept/run 1/models/base/final/0.safetensors").exists()

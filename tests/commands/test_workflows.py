@@ -13,7 +13,11 @@ from ruamel.yaml import YAML
 
 FILES = sorted((PROJECT / ".github/workflows").glob("*.y*ml"))
 WORKFLOWS = {file.name: YAML(typ="safe", pure=True).load(file) for file in FILES}
-JOBS = {f"{name}:{key}": job for name, workflow in WORKFLOWS.items() for key, job in workflow["jobs"].items()}
+JOBS = {
+    f"{name}:{key}": job
+    for name, workflow in WORKFLOWS.items()
+    for key, job in workflow["jobs"].items()
+}
 STEPS = [(name, step) for name, job in JOBS.items() for step in job["steps"]]
 GUARD = "github.event.pull_request.head.repo.full_name == github.repository"
 
@@ -27,7 +31,9 @@ def test_there_are_tests_and_a_review():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_action_is_pinned_by_its_commit_and_says_which_release_that_is(file):
-    lines = [line.strip() for line in file.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
+    lines = [
+        line.strip() for line in file.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)
+    ]
     assert lines
     for line in lines:
         assert re.fullmatch(r"(- )?uses: actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line), line
@@ -46,7 +52,11 @@ def test_every_job_has_an_end_its_own_rights_and_the_whole_history(name):
     assert job["timeout-minutes"] <= 60
     assert workflow["concurrency"]["group"]
     assert workflow["defaults"]["run"]["shell"] == "bash"  # with which a broken pipe is an error
-    checkouts = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    checkouts = [
+        step["with"]
+        for step in job["steps"]
+        if step.get("uses", "").startswith("actions/checkout@")
+    ]
     for given in checkouts:
         assert given["fetch-depth"] == 0
         assert given["persist-credentials"] is False
@@ -59,7 +69,9 @@ def test_every_job_has_an_end_its_own_rights_and_the_whole_history(name):
 
 @pytest.mark.parametrize(("name", "step"), [(name, step) for name, step in STEPS if "run" in step])
 def test_shell_is_shell_and_nothing_is_pasted_into_it(name, step, tmp_path):
-    checked = subprocess.run(["bash", "-n"], input=step["run"], text=True, capture_output=True, check=False)
+    checked = subprocess.run(
+        ["bash", "-n"], input=step["run"], text=True, capture_output=True, check=False
+    )
     assert checked.returncode == 0, checked.stderr
     assert "${{" not in step["run"], "a branch may be named like a command; hand it over in env"
 
@@ -84,7 +96,8 @@ def program(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "method", "place"), [("", "POST", "issues/5/comments"), ("11\n12\n", "PATCH", "comments/12")]
+    ("ids", "method", "place"),
+    [("", "POST", "issues/5/comments"), ("11\n12\n", "PATCH", "comments/12")],
 )
 def test_one_comment_is_written_and_then_written_anew(tmp_path, ids, method, place):
     """GitHub's command line is played by a program that writes down what it was asked."""
@@ -117,7 +130,9 @@ def test_the_review_ends_as_the_command_does_and_leaves_both_documents(tmp_path,
         f"out.write_text(' '.join(sys.argv[1:3]))\nsys.exit({status})\n",
     )
     runner = tmp_path / "runner"
-    done = run(tmp_path, script("Review the results"), GITHUB_BASE_REF="release/1", RUNNER_TEMP=str(runner))
+    done = run(
+        tmp_path, script("Review the results"), GITHUB_BASE_REF="release/1", RUNNER_TEMP=str(runner)
+    )
     assert done.returncode == status
     for file in ("review/review.md", "comment/comment.md"):
         assert (runner / file).read_text() == "review origin/release/1"

@@ -6,7 +6,7 @@ import pytest
 from helpers.params import PROJECT, edit_params
 
 from prunelab.config.params import Grid, load_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 
 def edited(tmp_path: Path, **changes: object) -> Path:
@@ -18,7 +18,7 @@ def edited(tmp_path: Path, **changes: object) -> Path:
 
 
 def problems(path: Path) -> list[str]:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         load_params(path)
     return refused.value.problems
 
@@ -69,7 +69,9 @@ def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
         ("colour", "red", ["colour", "unknown key", "dataset"]),
     ],
 )
-def test_a_bad_value_is_refused_by_one_line_that_names_key_value_and_what_is_valid(tmp_path, place, value, named):
+def test_a_bad_value_is_refused_by_one_line_that_names_key_value_and_what_is_valid(
+    tmp_path, place, value, named
+):
     (line,) = problems(edited(tmp_path, **{place: value}))
     assert "\n" not in line
     for part in named:
@@ -81,7 +83,9 @@ def test_all_problems_are_reported_at_once(tmp_path):
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize("text", ["a: [1", "ratio: 0.5\nratio: 0.6", "\x00", "- 1\n- 2", "just words", ""])
+@pytest.mark.parametrize(
+    "text", ["a: [1", "ratio: 0.5\nratio: 0.6", "\x00", "- 1\n- 2", "just words", ""]
+)
 def test_what_is_not_a_mapping_of_keys_is_refused_without_a_traceback(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -94,7 +98,9 @@ def test_a_missing_file_says_where_to_run():
 
 def test_scientific_notation_is_a_number_as_it_is_to_dvc(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((PROJECT / "params.yaml").read_text().replace("weight_decay: 0.0005", "weight_decay: 5e-4"))
+    path.write_text(
+        (PROJECT / "params.yaml").read_text().replace("weight_decay: 0.0005", "weight_decay: 5e-4")
+    )
     assert load_params(path).train.weight_decay == 0.0005
 
 
@@ -105,7 +111,9 @@ def test_cells_are_named_by_dvc_itself_as_we_name_them(tmp_path):
     (tmp_path / "dvc.yaml").write_text(f"stages:\n  x:\n    {stage}\n")
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
-    listed = subprocess.run([*dvc, "stage", "list", "--name-only"], cwd=tmp_path, capture_output=True, text=True)
+    listed = subprocess.run(
+        [*dvc, "stage", "list", "--name-only"], cwd=tmp_path, capture_output=True, text=True
+    )
     ours = [f"x@{key}" for *_, key in Grid(methods=["a_b"], ratios=ratios).cells()]
     assert sorted(listed.stdout.split()) == sorted(ours)
 
@@ -115,5 +123,5 @@ def test_an_unknown_key_is_noticed_whatever_its_name(tmp_path):
 
 
 def test_a_spec_has_the_only_range_check():
-    with pytest.raises(Refused, match="ratio"):
+    with pytest.raises(InputError, match="ratio"):
         load_params(PROJECT / "params.yaml").spec("l1_channel", 1.0)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from prunelab.core import download
 from prunelab.core.download import Checksum, fetch
-from prunelab.core.errors import Refused
-from prunelab.data.dataset import Source
+from prunelab.core.errors import InputError
+from prunelab.data.dataset import DataConfig
 from prunelab.datasets import datasets
 from prunelab.datasets.datasets import DATASETS
 from prunelab.encoders import pretrained
@@ -66,7 +66,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(mood)
             return
         content = WRONG if mood == "lies" else self.server.content
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and mood != "ignores" else 0
+        start = (
+            int(asked.removeprefix("bytes=").removesuffix("-"))
+            if asked and mood != "ignores"
+            else 0
+        )
         if start >= len(content):
             self.send_error(416)
             return
@@ -99,7 +103,7 @@ def path(tmp_path) -> Path:
 
 
 def refused(url: str, path: Path, checksum: Checksum = CHECKSUM) -> str:
-    with pytest.raises(Refused) as failure:
+    with pytest.raises(InputError) as failure:
         fetch(url, checksum, path, **AT_ONCE)
     (line,) = failure.value.problems
     assert "\n" not in line
@@ -142,7 +146,7 @@ def test_waits_grow_between_tries(server, path, monkeypatch):
     waited = []
     monkeypatch.setattr(download.time, "sleep", waited.append)
     server.moods = [503] * 9
-    with pytest.raises(Refused, match="HTTPError: HTTP Error 503"):
+    with pytest.raises(InputError, match="HTTPError: HTTP Error 503"):
         fetch(server.url, CHECKSUM, path)
     assert len(server.asked) == len(waited) + 1
     assert all(later >= 2 * earlier > 0 for earlier, later in pairwise(waited))
@@ -161,7 +165,12 @@ def test_other_bytes_are_refused_by_name_and_nothing_of_them_stays(server, path)
 def test_a_file_that_is_not_there_is_one_line_with_the_way_to_place_it_by_hand(server, path):
     server.moods = [404] * 9
     line = refused(server.url, path)
-    for told in ("HTTP Error 404", server.url, f"put there by hand, as {path.name}", CHECKSUM.digest):
+    for told in (
+        "HTTP Error 404",
+        server.url,
+        f"put there by hand, as {path.name}",
+        CHECKSUM.digest,
+    ):
         assert told in line
     assert len(server.asked) == 1
     assert list(path.parent.iterdir()) == []
@@ -192,7 +201,8 @@ def test_a_file_that_is_there_needs_no_network_and_is_verified(path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    left=st.integers(0, len(CONTENT)).map(lambda size: CONTENT[:size]) | st.binary(max_size=4000), longer=st.booleans()
+    left=st.integers(0, len(CONTENT)).map(lambda size: CONTENT[:size]) | st.binary(max_size=4000),
+    longer=st.booleans(),
 )
 def test_whatever_an_earlier_download_left_the_file_is_whole(shared_server, left, longer):
     server, folder = shared_server
@@ -212,7 +222,9 @@ def shared_server(server, tmp_path):
 def test_killed_in_the_middle_it_leaves_no_file_and_goes_on(server, path):
     server.moods = ["stalls"]
     context = multiprocessing.get_context("fork")
-    child = context.Process(target=fetch, args=(server.url, CHECKSUM, path), kwargs={"stalled_s": 30})
+    child = context.Process(
+        target=fetch, args=(server.url, CHECKSUM, path), kwargs={"stalled_s": 30}
+    )
     child.start()
     while not (partial(path).exists() and partial(path).stat().st_size):
         assert child.is_alive()
@@ -227,7 +239,10 @@ def test_killed_in_the_middle_it_leaves_no_file_and_goes_on(server, path):
 
 
 def test_several_at_once_fetch_one_file(server, path):
-    threads = [threading.Thread(target=fetch, args=(server.url, CHECKSUM, path), kwargs=AT_ONCE) for _ in range(8)]
+    threads = [
+        threading.Thread(target=fetch, args=(server.url, CHECKSUM, path), kwargs=AT_ONCE)
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -248,13 +263,17 @@ def cifar(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> data
     with tarfile.open(folder / "archive.tar.gz", "w:gz") as archive:
         archive.add(tree, tree.name)
     server.content = (folder / "archive.tar.gz").read_bytes()
-    dataset = DATASETS["cifar10"](Source(folder / "raw"))
+    dataset = DATASETS["cifar10"](DataConfig(folder / "raw"))
     hashes = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(dataset._origin, "url", server.url)
     monkeypatch.setattr(dataset._origin, "tgz_md5", hashlib.md5(server.content).hexdigest())
-    monkeypatch.setattr(dataset._origin, "train_list", [(name, hashes[name]) for name in files if "data" in name])
+    monkeypatch.setattr(
+        dataset._origin, "train_list", [(name, hashes[name]) for name in files if "data" in name]
+    )
     monkeypatch.setattr(dataset._origin, "test_list", [("test_batch", hashes["test_batch"])])
-    monkeypatch.setattr(dataset._origin, "meta", {"filename": "batches.meta", "md5": hashes["batches.meta"]})
+    monkeypatch.setattr(
+        dataset._origin, "meta", {"filename": "batches.meta", "md5": hashes["batches.meta"]}
+    )
     return dataset
 
 
@@ -281,7 +300,7 @@ def test_an_archive_placed_by_hand_is_all_a_data_set_needs(server, tmp_path, mon
     monkeypatch.setattr(dataset._origin, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     assert not dataset.reachable()
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    with pytest.raises(Refused) as failure:
+    with pytest.raises(InputError) as failure:
         dataset.download()
     problems = failure.value.problems
     assert f"by hand, as {dataset._origin.filename} (MD5 {dataset._origin.tgz_md5})" in problems[0]
@@ -301,5 +320,5 @@ def test_a_file_of_the_hub_that_is_not_what_its_name_says_is_refused(tmp_path):
     blob.write_bytes(CONTENT)
     assert pretrained.weights_file(str(snapshot)) == snapshot / "model.safetensors"
     blob.write_bytes(WRONG)
-    with pytest.raises(Refused, match=f"{CHECKSUM.digest} is damaged: its SHA-256 .*delete it"):
+    with pytest.raises(InputError, match=f"{CHECKSUM.digest} is damaged: its SHA-256 .*delete it"):
         pretrained.weights_file(str(snapshot))

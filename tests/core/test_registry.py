@@ -1,6 +1,6 @@
 import pytest
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 
 
@@ -9,6 +9,8 @@ def test_pick_returns_the_entry():
 
 
 def test_an_unknown_name_is_refused_with_the_choices_and_a_guess():
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         pick({"resnet20": 1, "vgg": 2}, "resnet2", "model")
-    assert refused.value.problems == ["unknown model 'resnet2' (did you mean 'resnet20'?); valid: resnet20, vgg"]
+    assert refused.value.problems == [
+        "unknown model 'resnet2' (did you mean 'resnet20'?); valid: resnet20, vgg"
+    ]

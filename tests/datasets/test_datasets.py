@@ -8,9 +8,9 @@ from helpers.data import write_image_folder
 from helpers.params import PROJECT
 
 from prunelab.artifacts.prepared import load_split, save_prepared
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.data import splits as splits_module
-from prunelab.data.dataset import Source
+from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split, channel_moments, split_off, three_way
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import describe
@@ -18,12 +18,12 @@ from prunelab.datasets.manifest import describe
 RAW = Path(os.environ.get("PRUNELAB_DATA", PROJECT / "data/raw"))
 
 
-def source_of(name: str, folder: Path) -> Source:
+def source_of(name: str, folder: Path) -> DataConfig:
     """Where each data set can be read from: some lie where users put them, others are made up here."""
     if name != "imagefolder":
-        return Source(RAW)
+        return DataConfig(RAW)
     write_image_folder(folder, {"cat": 20, "dog": 40})
-    return Source(RAW, path=str(folder), resize=6)
+    return DataConfig(RAW, path=str(folder), resize=6)
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -51,7 +51,7 @@ def test_every_data_set_is_what_its_facts_say_and_splits_by_class(name, tmp_path
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100"])
 def test_published_images_are_resized_for_networks_but_not_in_memory(name):
-    plain, resized = (DATASETS[name](Source(RAW, resize=side)) for side in (None, 224))
+    plain, resized = (DATASETS[name](DataConfig(RAW, resize=side)) for side in (None, 224))
     assert resized.facts().shape == (plain.facts().shape[0], 224, 224)
     assert resized.facts().classes == plain.facts().classes
     if not resized.missing():
@@ -73,7 +73,7 @@ def test_splits_part_the_images_and_depend_on_the_seed_alone(digits):
 
 def test_a_split_that_would_lose_a_class_is_refused():
     tiny = Split(np.zeros((6, 1, 2, 2), np.uint8), np.array([0, 0, 0, 1, 1, 2]))
-    with pytest.raises(Refused, match="cannot split off"):
+    with pytest.raises(InputError, match="cannot split off"):
         split_off(tiny, 0.5, seed=0)
 
 
@@ -96,7 +96,9 @@ def test_moments_do_not_depend_on_the_chunks(digits, monkeypatch, rows):
 def prepared(folder: Path, shape: tuple[int, ...], digits: Split) -> dict[str, Split]:
     parts = {"train": digits.at(np.arange(200)), "test": digits.at(np.arange(200, 300))}
     names = [str(digit) for digit in range(10)]
-    save_prepared(folder, parts, lambda splits: {"dataset": "any"} | describe(names, shape, splits, twins={}))
+    save_prepared(
+        folder, parts, lambda splits: {"dataset": "any"} | describe(names, shape, splits, twins={})
+    )
     return parts
 
 
@@ -125,7 +127,7 @@ def test_damaged_arrays_are_refused_whether_mapped_or_not(digits, tmp_path, arra
     content[-1] ^= 1
     path.write_bytes(content)
     for memory_mb in (None, 0):
-        with pytest.raises(Refused, match=f"{array}.npy is damaged"):
+        with pytest.raises(InputError, match=f"{array}.npy is damaged"):
             load_split(tmp_path, "train", memory_mb)
 
 
@@ -134,13 +136,15 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(digits, tmp_path
         def __len__(self):
             return 10**18
 
-    with pytest.raises(Refused, match="GB are free"):
-        save_prepared(tmp_path / "out", {"train": Huge(digits.inputs, digits.labels)}, lambda splits: {})
+    with pytest.raises(InputError, match="GB are free"):
+        save_prepared(
+            tmp_path / "out", {"train": Huge(digits.inputs, digits.labels)}, lambda splits: {}
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_cifar_names_each_missing_and_each_damaged_file_with_its_checksum(tmp_path):
-    dataset = DATASETS["cifar10"](Source(tmp_path))
+    dataset = DATASETS["cifar10"](DataConfig(tmp_path))
     assert len(dataset.missing()) == 7
     damaged = tmp_path / "cifar-10-batches-py" / "test_batch"
     damaged.parent.mkdir()

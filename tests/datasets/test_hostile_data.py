@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prunelab.artifacts.prepared import load_split
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
-from prunelab.data.dataset import Source
+from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split
 from prunelab.datasets import manifest as describe
 from prunelab.datasets.datasets import DATASETS
@@ -40,7 +40,9 @@ def folder(tmp_path_factory) -> Path:
 
 def decoded(path: Path) -> np.ndarray:
     """The image of a file, as preparing data reads it."""
-    (chunk,) = ImageFiles(np.array([str(path)], dtype=object), np.zeros(1, np.int64), (3, 8, 8), 8).chunks()
+    (chunk,) = ImageFiles(
+        np.array([str(path)], dtype=object), np.zeros(1, np.int64), (3, 8, 8), 8
+    ).chunks()
     return chunk[0]
 
 
@@ -55,16 +57,22 @@ def test_a_damaged_image_is_refused_by_name_or_decoded(folder, ending: str, dama
 
 def test_the_content_counts_and_not_the_ending(folder, tmp_path):
     (tmp_path / "x.png").write_bytes((folder / "whole.jpg").read_bytes())
-    np.testing.assert_array_equal(decode(str(tmp_path / "x.png"), None), decode(str(folder / "whole.jpg"), None))
+    np.testing.assert_array_equal(
+        decode(str(tmp_path / "x.png"), None), decode(str(folder / "whole.jpg"), None)
+    )
 
 
-def test_a_format_whose_reader_starts_a_program_is_refused_whatever_it_is_called(tmp_path, monkeypatch):
+def test_a_format_whose_reader_starts_a_program_is_refused_whatever_it_is_called(
+    tmp_path, monkeypatch
+):
     Image.new("RGB", (9, 9)).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as image:
         assert image.format == "EPS", "Pillow by itself would take it"
-    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
-    with pytest.raises(Refused, match=r"x.png \(UnidentifiedImageError"):
+    monkeypatch.setattr(
+        "subprocess.check_call", lambda *_, **__: pytest.fail("a program was started")
+    )
+    with pytest.raises(InputError, match=r"x.png \(UnidentifiedImageError"):
         decoded(tmp_path / "x.png")
 
 
@@ -74,8 +82,12 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
     (tmp_path / "dog/endless.png").symlink_to("/dev/zero")
     (tmp_path / "dog/nowhere.png").symlink_to(tmp_path / "absent")
     assert size_of(str(tmp_path / "cat/pipe.png")) is None
-    with pytest.raises(Refused, match="3 of 9 images cannot be decoded") as refused:
-        list(ImageFolder(Source(Path("unused"), path=str(tmp_path), resize=6)).read().train.chunks())
+    with pytest.raises(InputError, match="3 of 9 images cannot be decoded") as refused:
+        list(
+            ImageFolder(DataConfig(Path("unused"), path=str(tmp_path), resize=6))
+            .read()
+            .train.chunks()
+        )
     for name in (
         "cat/pipe.png (ValueError: no regular file",
         "dog/endless.png (ValueError",
@@ -113,7 +125,9 @@ LINES = st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=5)
 
 @pytest.mark.parametrize(("ending", "separator"), [("tsv", "\t"), ("csv", ",")])
 @given(lines=LINES, damage=st.none() | DAMAGES)
-def test_any_table_is_refused_or_read_row_by_row(folder, ending, separator, lines, damage: Damage | None):
+def test_any_table_is_refused_or_read_row_by_row(
+    folder, ending, separator, lines, damage: Damage | None
+):
     path = folder / f"t.{ending}"
     rows = [["label", "text"], ["a", "one"], ["b", "two words"], *lines]
     content = "\n".join(separator.join(row) for row in rows).encode()
@@ -121,7 +135,10 @@ def test_any_table_is_refused_or_read_row_by_row(folder, ending, separator, line
     table = outcome(lambda: read_table(path, text_column="text", label_column="label"))
     if table:
         assert len(table.texts) == len(table.labels) > 0
-        assert all(said and said == said.strip() and "\0" not in said for said in table.texts + table.labels)
+        assert all(
+            said and said == said.strip() and "\0" not in said
+            for said in table.texts + table.labels
+        )
 
 
 @pytest.mark.parametrize(
@@ -134,9 +151,11 @@ def test_any_table_is_refused_or_read_row_by_row(folder, ending, separator, line
         ("csv", b'label,text\nx,"one"two\n', "line 2: ',' expected after '\"'"),
     ],
 )  # fmt: skip
-def test_tables_in_other_encodings_and_with_open_quotes_are_refused_by_line(tmp_path, ending, content, named):
+def test_tables_in_other_encodings_and_with_open_quotes_are_refused_by_line(
+    tmp_path, ending, content, named
+):
     (tmp_path / f"t.{ending}").write_bytes(content)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         read_table(tmp_path / f"t.{ending}", text_column="text", label_column="label")
     assert named in refused.value.problems[0]
 
@@ -144,12 +163,14 @@ def test_tables_in_other_encodings_and_with_open_quotes_are_refused_by_line(tmp_
 def test_a_text_may_be_as_long_as_a_book(tmp_path):
     book = "word " * 200_000
     (tmp_path / "t.csv").write_text(f'label,text\nx,"{book}"\n')
-    assert read_table(tmp_path / "t.csv", text_column="text", label_column="label").texts == [book.strip()]
+    assert read_table(tmp_path / "t.csv", text_column="text", label_column="label").texts == [
+        book.strip()
+    ]
 
 
 def test_one_row_is_no_data_set(tmp_path):
     (tmp_path / "t.tsv").write_text("label\ttext\nx\tone\n")
-    (line,) = DATASETS["text_tsv"](Source(tmp_path, str(tmp_path / "t.tsv"))).damaged()
+    (line,) = DATASETS["text_tsv"](DataConfig(tmp_path, str(tmp_path / "t.tsv"))).damaged()
     assert "has one label" in line
 
 
@@ -165,7 +186,10 @@ def prepared(workspace: Path) -> dict[str, int]:
     """The duplicates that dataset.json tells, which are those that comparing all with all finds."""
     prepare.main(Path("data/raw"), Path("data/prepared"))
     told = read_json(Path("data/prepared/dataset.json"))["duplicates"]
-    splits = {name: load_split(Path("data/prepared"), name).inputs for name in ("train", "validation", "test")}
+    splits = {
+        name: load_split(Path("data/prepared"), name).inputs
+        for name in ("train", "validation", "test")
+    }
     for pair, count in told.items():
         first, second = (splits[name] for name in pair.split(", "))
         assert count == sum(any(np.array_equal(row, other) for other in first) for row in second)
@@ -183,7 +207,10 @@ def test_images_that_two_splits_share_are_counted_and_named(workspace, capsys):
     told = prepared(workspace)
     assert told == {"train, validation": 1, "train, test": 2, "validation, test": 2}
     said = capsys.readouterr().out
-    assert "2 of 10 examples of test are in train too: pets/test/cat/900.png (as pets/train/cat/000.png)" in said
+    assert (
+        "2 of 10 examples of test are in train too: pets/test/cat/900.png (as pets/train/cat/000.png)"
+        in said
+    )
     assert "1 of 9 examples of validation are in train too: pets/val/cat/902.png" in said
 
 
@@ -191,7 +218,9 @@ def test_names_of_what_two_splits_share_cannot_act_on_a_terminal(workspace, caps
     for seed, name in enumerate(("train", "val")):
         write_image_folder(workspace / "pets" / name, {"cat": 8, "dog": 8}, sizes=[(9 + seed, 7)])
     pets = workspace / "pets"
-    Path(os.fsdecode(b"pets/val/cat/\xff\x1b[31m\n.png")).write_bytes((pets / "train/cat/000.png").read_bytes())
+    Path(os.fsdecode(b"pets/val/cat/\xff\x1b[31m\n.png")).write_bytes(
+        (pets / "train/cat/000.png").read_bytes()
+    )
     edit_params(Path("params.yaml"), dataset="imagefolder", data__source="pets", data__resize=16)
     prepared(workspace)
     lines = capsys.readouterr().out.splitlines()
@@ -206,14 +235,20 @@ def test_texts_that_two_splits_share_are_counted(workspace, capsys):
         Path(f"{part}.tsv").write_text("\n".join(lines) + "\n")
     edit_params(Path("params.yaml"), dataset="text_tsv", model="bert", data__source=str(workspace))
     assert prepared(workspace) == {"train, validation": 2, "train, test": 2, "validation, test": 2}
-    assert "2 of 3 examples of test are in train too: example 0 (as example 0)" in capsys.readouterr().out
+    assert (
+        "2 of 3 examples of test are in train too: example 0 (as example 0)"
+        in capsys.readouterr().out
+    )
 
 
 def test_equal_hashes_alone_make_no_twins(monkeypatch):
     monkeypatch.setattr(describe, "_marks", lambda part: np.zeros(len(part), np.uint64))
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
-    splits = {name: Split(some, np.zeros(2, np.int64)) for name, some in (("train", images[:2]), ("test", images[2:]))}
-    assert describe.find_twins(splits) == {("train", "test"): []}
+    splits = {
+        name: Split(some, np.zeros(2, np.int64))
+        for name, some in (("train", images[:2]), ("test", images[2:]))
+    }
+    assert describe.find_duplicates(splits) == {("train", "test"): []}
 
 
 def test_nothing_is_said_of_splits_that_share_nothing(workspace, capsys):

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.cli import app
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
 from prunelab.data import splits
-from prunelab.data.dataset import Source
+from prunelab.data.dataset import DataConfig
 from prunelab.datasets.imagefolder import ImageFolder
 from prunelab.datasets.images import decode
 from prunelab.stages import prepare
@@ -25,7 +25,7 @@ TWO = {"cat": 12, "dog": 18}
 
 
 def folder_of(path: Path, resize: int | None = 6) -> ImageFolder:
-    return ImageFolder(Source(Path("unused"), path=str(path), resize=resize))
+    return ImageFolder(DataConfig(Path("unused"), path=str(path), resize=resize))
 
 
 def names(part) -> list[str]:
@@ -35,7 +35,7 @@ def names(part) -> list[str]:
 def problems(dataset: ImageFolder) -> list[str]:
     """What `check` would say, which is also what asking for facts raises."""
     found = dataset.missing() + dataset.damaged()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         dataset.facts()
     assert refused.value.problems == found
     return found
@@ -161,7 +161,11 @@ def test_a_resized_image_is_the_centre_of_the_image_with_its_shorter_side_fitted
     image.save(tmp_path / "x.png")
     decoded = decode(str(tmp_path / "x.png"), 10)
     expected = np.asarray(tv.center_crop(tv.resize(image, [10]), [10])).transpose(2, 0, 1)
-    inside = (slice(None), slice(2, -2), slice(2, -2))  # beyond the crop's edge, the other order sees more pixels
+    inside = (
+        slice(None),
+        slice(2, -2),
+        slice(2, -2),
+    )  # beyond the crop's edge, the other order sees more pixels
     np.testing.assert_allclose(decoded[inside].astype(int), expected[inside].astype(int), atol=2)
 
 
@@ -210,13 +214,15 @@ def test_folders_that_make_no_classes_are_refused(tmp_path, layout, named):
         assert part in line
 
 
-@pytest.mark.parametrize(("path", "named"), [(None, "data.source: null"), ("no/such", "no/such is no folder")])
+@pytest.mark.parametrize(
+    ("path", "named"), [(None, "data.source: null"), ("no/such", "no/such is no folder")]
+)
 def test_a_source_that_is_not_there_is_refused(path, named):
-    dataset = ImageFolder(Source(Path("unused"), path=path, resize=6))
+    dataset = ImageFolder(DataConfig(Path("unused"), path=path, resize=6))
     (line,) = problems(dataset)
     assert named in line
     assert not dataset.reachable()
-    with pytest.raises(Refused, match=named):
+    with pytest.raises(InputError, match=named):
         dataset.download()
 
 
@@ -229,7 +235,7 @@ def test_images_that_cannot_be_decoded_are_named_and_counted_and_nothing_is_writ
         whole.write_bytes(whole.read_bytes()[: index * 20])
     (source / "val/dog/000.png").write_bytes(b"GIF89a, or not")
     published = folder_of(source).read()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         save_prepared(out, {"train": published.train, "test": published.test}, lambda splits: {})
     first, second = refused.value.problems
     assert first.startswith("train: 7 of 30 images cannot be decoded")
@@ -244,7 +250,7 @@ def test_an_image_beyond_pillows_limit_and_one_of_floats_are_refused(tmp_path, m
     Image.new("RGB", (100, 100)).save(tmp_path / "cat/bomb.png")
     Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "cat/float.tif")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)  # twice as many are an error
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         list(folder_of(tmp_path).read().train.chunks())
     (line,) = refused.value.problems
     assert "2 of 32" in line
@@ -254,7 +260,9 @@ def test_an_image_beyond_pillows_limit_and_one_of_floats_are_refused(tmp_path, m
 
 def test_a_very_long_image_needs_no_more_memory_than_its_square(tmp_path):
     Image.new("RGB", (2, 60000), (10, 20, 30)).save(tmp_path / "long.png")
-    decoded = decode(str(tmp_path / "long.png"), 500)  # fitted first, it would have 500 x 15,000,000 pixels
+    decoded = decode(
+        str(tmp_path / "long.png"), 500
+    )  # fitted first, it would have 500 x 15,000,000 pixels
     np.testing.assert_array_equal(decoded[:, 0, 0], [10, 20, 30])
     assert decoded.shape == (3, 500, 500)
 

@@ -10,11 +10,11 @@ from helpers.data import encoder_folder, real_data
 from helpers.params import PROJECT, edit_params, prune_spec
 from safetensors.torch import save_file
 
-from prunelab.artifacts.networks import Card, Network, load_network, save_network
+from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
 from prunelab.commands.check import find_problems
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
-from prunelab.data.dataset import Dataset, Source
+from prunelab.data.dataset import DataConfig, Dataset
 from prunelab.data.splits import split_off
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.table_file import read_table
@@ -25,19 +25,28 @@ from prunelab.pruning.unstructured import select
 from prunelab.pruning.unstructured.granularity import WEIGHT
 from prunelab.stages import evaluate, finetune, prepare, prune, train_base
 from prunelab.training import masking
-from prunelab.training.loop import AfterStep, Task, fit
+from prunelab.training.loop import CallAfterStep, Task, fit
 
-ROWS = [("good", "a fine film"), ("bad", "a dull film"), ("good", "what a joy"), ("bad", "what a bore")]
+ROWS = [
+    ("good", "a fine film"),
+    ("bad", "a dull film"),
+    ("good", "what a joy"),
+    ("bad", "what a bore"),
+]
 
 
 def table(path: Path, rows=ROWS, header=("label", "text"), separator: str = "\t") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(separator.join(row) + "\n" for row in [header, *rows]), encoding="utf-8")
+    path.write_text(
+        "".join(separator.join(row) + "\n" for row in [header, *rows]), encoding="utf-8"
+    )
     return path
 
 
 def dataset(path: Path | str | None, **wanted: object) -> Dataset:
-    source = Source(Path("unused"), str(path) if path is not None else None, **{"tokens": 8} | wanted)  # type: ignore
+    source = DataConfig(
+        Path("unused"), str(path) if path is not None else None, **{"tokens": 8} | wanted
+    )  # type: ignore
     return DATASETS["text_tsv"](source)
 
 
@@ -53,7 +62,11 @@ def test_texts_become_token_ids_between_marks_cut_or_padded(tmp_path):
     assert raw.validation is None
     words = tokenizer("none")
     for ids, (_, text) in zip(raw.train.inputs, [*ROWS, long], strict=True):
-        expected = [words.cls_token_id, *words.convert_tokens_to_ids(text.split())[:6], words.sep_token_id]
+        expected = [
+            words.cls_token_id,
+            *words.convert_tokens_to_ids(text.split())[:6],
+            words.sep_token_id,
+        ]
         assert ids.tolist() == expected + [words.pad_token_id] * (8 - len(expected))
     assert raw.train.inputs.dtype == np.int64
 
@@ -72,12 +85,20 @@ def test_official_parts_are_found_in_a_folder_and_behind_a_prefix(tmp_path, pref
 def test_csv_has_quotes_and_tsv_has_not(tmp_path):
     path = tmp_path / "quoted.csv"
     path.write_text('id,label,text\n1,x,"one, ""two""\nthree"\n2,y,four\n', encoding="utf-8")
-    assert read_table(path, text_column="text", label_column="label").texts == ['one, "two"\nthree', "four"]
+    assert read_table(path, text_column="text", label_column="label").texts == [
+        'one, "two"\nthree',
+        "four",
+    ]
     tsv = table(tmp_path / "plain.tsv", [("x", '"an open quote'), ("y", 'five" wide')])
-    assert read_table(tsv, text_column="text", label_column="label").texts == ['"an open quote', 'five" wide']
+    assert read_table(tsv, text_column="text", label_column="label").texts == [
+        '"an open quote',
+        'five" wide',
+    ]
 
 
-@pytest.mark.parametrize(("labels", "order"), [(("10", "9"), ["9", "10"]), (("b", "10"), ["10", "b"])])
+@pytest.mark.parametrize(
+    ("labels", "order"), [(("10", "9"), ["9", "10"]), (("b", "10"), ["10", "b"])]
+)
 def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
     rows = [(label, "some text") for label in labels]
     assert dataset(table(tmp_path / "t.tsv", rows)).read().class_names == order
@@ -93,7 +114,10 @@ def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
             ["2 rows have another number of fields than the 2 of the header: line 2 (1)"],
         ),
         (b"label\ttext\nx\tone\ny\tcaf\xe9\n", ["line 3: byte 0xe9 at 22 is not UTF-8"]),
-        (b"label\tsentence\nx\tone\n", ["data.text_column", "no column 'text'; its columns: 'label', 'sentence'"]),
+        (
+            b"label\tsentence\nx\tone\n",
+            ["data.text_column", "no column 'text'; its columns: 'label', 'sentence'"],
+        ),
         (b"text\ttext\tlabel\nx\tone\ty\n", ["more than one column 'text'"]),
         (b"label\ttext\nx\tone\nx\ttwo\n", ["has one label, {'x'}; 2 are needed"]),
         (b"label\ttext\n", ["has no rows below a header"]),
@@ -105,7 +129,7 @@ def test_tables_that_cannot_be_used_are_refused_by_line(tmp_path, content, probl
     path.write_bytes(content)
     (line,) = dataset(path).damaged()
     assert all(problem in line for problem in [str(path), *problems])
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         dataset(path).read()
     assert refused.value.problems == [line]
 
@@ -125,11 +149,11 @@ def test_sources_that_lead_nowhere_are_named(tmp_path):
         assert line.startswith("data.source: ")
         assert "valid" in line or "needs" in line
         assert not dataset(path).reachable()
-        with pytest.raises(Refused, match=r"data\.source"):
+        with pytest.raises(InputError, match=r"data\.source"):
             dataset(path).facts()
     table(tmp_path / "train.tsv")
     table(tmp_path / "train.csv")
-    with pytest.raises(Refused, match="Only one file can be the train part"):
+    with pytest.raises(InputError, match="Only one file can be the train part"):
         dataset(tmp_path).read()
 
 
@@ -155,11 +179,19 @@ def test_the_packaged_encoder_is_the_one_that_its_library_computes(tmp_path):
     model = build("bert", 2, (16,), **options).eval()
     path = weights_file("minilm", "bert")
     load_weights(model, path)
-    ids = torch.from_numpy(dataset(table(tmp_path / "t.tsv"), tokens=16, weights="minilm").read().train.inputs)
+    ids = torch.from_numpy(
+        dataset(table(tmp_path / "t.tsv"), tokens=16, weights="minilm").read().train.inputs
+    )
     with torch.no_grad():
-        theirs = BertModel.from_pretrained(path.parent).eval()(ids, attention_mask=(ids != 0).long()).last_hidden_state
+        theirs = (
+            BertModel.from_pretrained(path.parent)
+            .eval()(ids, attention_mask=(ids != 0).long())
+            .last_hidden_state
+        )
         lengths = (ids != 0).sum(1)
-        pooled = torch.stack([states[:length].mean(0) for states, length in zip(theirs, lengths, strict=True)])
+        pooled = torch.stack(
+            [states[:length].mean(0) for states, length in zip(theirs, lengths, strict=True)]
+        )
         torch.testing.assert_close(model(ids), model.classifier(pooled), rtol=1e-4, atol=1e-5)
 
 
@@ -174,25 +206,45 @@ def keyword_texts(folder: Path, count: int) -> Path:
     return table(folder / "keywords.tsv", rows)
 
 
-def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(tmp_path, execution, recipe):
+def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(
+    tmp_path, execution, recipe
+):
     raw = dataset(keyword_texts(tmp_path, 240), tokens=16).read()
     train, validation = split_off(raw.train, 0.2, seed=0)
-    task = Task.of(train, validation, normalise=None, augmentation=Augmentation(), execution=execution)
+    task = Task.of(
+        train, validation, normalise=None, augmentation=Augmentation(), execution=execution
+    )
     options = SMALL | {"hidden": 32, "intermediate": 64}
     model = build("bert", 2, (16,), seed=0, **options)
-    recipe = recipe.model_copy(update={"epochs": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3})
+    recipe = recipe.model_copy(
+        update={"epochs": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3}
+    )
     before = fit(model, task, recipe.model_copy(update={"epochs": 0}), seed=0).history
     assert before == []
     assert fit(model, task, recipe, seed=0).history[-1]["validation_accuracy"] > 0.95
     saliency = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
-    kept = select.choose(saliency, WEIGHT, select.Scope.GLOBAL, 0.5, prune_spec("l1_unstructured", 0.5))
+    kept = select.choose(
+        saliency, WEIGHT, select.Scope.GLOBAL, 0.5, prune_spec("l1_unstructured", 0.5)
+    )
     masking.apply(model, kept)
     fitted = fit(
-        model, task, recipe.model_copy(update={"epochs": 1}), seed=0, guide=AfterStep(masking.hold(model, kept))
+        model,
+        task,
+        recipe.model_copy(update={"epochs": 1}),
+        seed=0,
+        guide=CallAfterStep(masking.hold(model, kept)),
     )
     masking.verify(model, kept)
     assert fitted.history[-1]["validation_accuracy"] > 0.95
-    card = Card(model="bert", classes=2, input_shape=(16,), options=options, normalise=None, seed=0, imported=None)
+    card = ModelCard(
+        model="bert",
+        classes=2,
+        input_shape=(16,),
+        options=options,
+        normalise=None,
+        seed=0,
+        imported=None,
+    )
     save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=kept))
     loaded = load_network(tmp_path / "net.safetensors")
     ids = torch.from_numpy(validation.inputs)
@@ -205,7 +257,9 @@ def workspace(tmp_path, monkeypatch) -> Path:
     """A folder with parameters for a table of keywords and a tiny local encoder."""
     shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
     encoder_folder(tmp_path / "mine")
-    rows = [(label, f"a film a {word} film") for label, word in (("bad", "dull"), ("good", "fine"))] * 30
+    rows = [
+        (label, f"a film a {word} film") for label, word in (("bad", "dull"), ("good", "fine"))
+    ] * 30
     edit_params(
         tmp_path / "params.yaml",
         dataset="text_tsv",
@@ -231,7 +285,9 @@ def test_a_study_of_texts_runs_from_the_table_to_the_metrics(workspace):
     prepare.main(Path("data/raw"), prepared)
     train_base.main(prepared, base, Path("history.json"))
     prune.main(base, prepared, focus / "pruned", "l1_head", 0.5)
-    finetune.main(focus / "pruned", base / "final", prepared, focus / "final", Path("finetuned.json"))
+    finetune.main(
+        focus / "pruned", base / "final", prepared, focus / "final", Path("finetuned.json")
+    )
     dense, said = Path("base.safetensors"), Path("said.safetensors")
     evaluate.main(prepared, base / "final", Path("base.json"), dense)
     evaluate.main(prepared, focus / "final", Path("m.json"), said, focus / "pruned", dense)
@@ -241,15 +297,24 @@ def test_a_study_of_texts_runs_from_the_table_to_the_metrics(workspace):
     assert metrics["macs_ratio"] > 1
     assert metrics["imported"] == 1
     card = load_network(focus / "final" / "0.safetensors").card
-    assert card.imported == ("mine", hashlib.sha256(Path("mine/model.safetensors").read_bytes()).hexdigest())
+    assert card.imported == (
+        "mine",
+        hashlib.sha256(Path("mine/model.safetensors").read_bytes()).hexdigest(),
+    )
     assert card.options == encoder_options("mine")
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model": "resnet8", "weights": "none"}, "model: resnet8 reads images, the data set holds texts; valid: bert"),
-        ({"dataset": "digits"}, "model: bert reads texts, the data set holds images; valid: resnet8"),
+        (
+            {"model": "resnet8", "weights": "none"},
+            "model: resnet8 reads images, the data set holds texts; valid: bert",
+        ),
+        (
+            {"dataset": "digits"},
+            "model: bert reads texts, the data set holds images; valid: resnet8",
+        ),
         ({"weights": "nowhere/at/all"}, "weights: no folder nowhere/at/all"),
         ({"data__source": None}, "data.source: null"),
         ({"data__tokens": 17}, "data.tokens: 17 is more than the 16 positions"),
@@ -283,13 +348,15 @@ def test_scores_do_not_depend_on_padding():
 @pytest.mark.parametrize("said", [True, False])
 def test_marks_may_be_left_unsaid_but_must_be_there(tmp_path, said):
     folder = encoder_folder(tmp_path / "mine")
-    (folder / "tokenizer_config.json").write_text("{}")  # the vocabulary still has [PAD], [CLS] and [SEP]
+    (folder / "tokenizer_config.json").write_text(
+        "{}"
+    )  # the vocabulary still has [PAD], [CLS] and [SEP]
     if said:
         assert tokenizer(str(folder)).pad_token_id == 0
         return
     content = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(content.replace("[PAD]", "[FILL]"), encoding="utf-8")
-    with pytest.raises(Refused, match="no pad_token"):
+    with pytest.raises(InputError, match="no pad_token"):
         tokenizer(str(folder))
 
 
@@ -299,12 +366,15 @@ def test_a_local_encoder_brings_its_sizes_its_weights_and_its_words(tmp_path):
     source = build("bert", 2, (8,), seed=1, **options)
     state = {f"bert.{name}": value for name, value in source.encoder.state_dict().items()}
     # As older files have them: other names for the norms, and parts that are not the encoder's.
-    state = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): value for name, value in state.items()}
+    state = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma"): value for name, value in state.items()
+    }
     save_file(state | {"cls.predictions.bias": torch.zeros(9)}, folder / "model.safetensors")
     model = build("bert", 2, (8,), seed=2, **options)
     load_weights(model, weights_file(str(folder), "bert"))
     assert all(
-        torch.equal(value, model.encoder.state_dict()[name]) for name, value in source.encoder.state_dict().items()
+        torch.equal(value, model.encoder.state_dict()[name])
+        for name, value in source.encoder.state_dict().items()
     )
     raw = dataset(table(tmp_path / "t.tsv"), weights=str(folder)).read()
     assert raw.train.inputs[0].tolist() == [2, 4, 6, 5, 3, 0, 0, 0]
@@ -321,7 +391,7 @@ def test_a_local_encoder_brings_its_sizes_its_weights_and_its_words(tmp_path):
     ],
 )
 def test_encoders_that_do_not_fit_are_refused(tmp_path, config, named):
-    with pytest.raises(Refused, match=named):
+    with pytest.raises(InputError, match=named):
         tokenizer(str(encoder_folder(tmp_path / "mine", **config)))
 
 
@@ -334,7 +404,7 @@ def test_weights_that_lead_nowhere_are_refused_in_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
     (tmp_path / "empty").mkdir()
     for weights in (str(tmp_path / "absent"), str(tmp_path / "empty"), "somebody/something"):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(InputError) as refused:
             encoder_options(weights)
         (line,) = refused.value.problems
         assert line.startswith("weights: ")
@@ -343,8 +413,12 @@ def test_weights_that_lead_nowhere_are_refused_in_one_line(tmp_path, monkeypatch
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setattr("prunelab.encoders.pretrained.find_spec", lambda name: None)
-    for use in (lambda: build("bert", 2, (8,)), lambda: tokenizer("none"), lambda: encoder_options("minilm")):
-        with pytest.raises(Refused, match=r"pip install prunelab\[text\]"):
+    for use in (
+        lambda: build("bert", 2, (8,)),
+        lambda: tokenizer("none"),
+        lambda: encoder_options("minilm"),
+    ):
+        with pytest.raises(InputError, match=r"pip install prunelab\[text\]"):
             use()
 
 
@@ -359,14 +433,14 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
     ],
 )
 def test_sizes_that_contradict_each_other_are_refused(options, named):
-    with pytest.raises(Refused, match=named):
+    with pytest.raises(InputError, match=named):
         build("bert", 2, (8,), **options)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_refuse_the_wrong_kind_of_input_and_name_those_that_fit(name):
     shape = (3, 8, 8) if MODELS[name].reads == "texts" else (8,)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         build(name, 2, shape)
     (line,) = refused.value.problems
     assert f"{name} reads" in line

@@ -15,10 +15,10 @@ from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, calibration_error, predict
 from prunelab.models.catalogue import build, prunable_weights
-from prunelab.models.cost import cost, macs, positions, training_macs
+from prunelab.models.cost import cost, macs, output_positions, training_macs
 from prunelab.statistics.intervals import half_width
 from prunelab.statistics.scores import confusion_matrix, macro_scores
-from prunelab.statistics.similarity import alike
+from prunelab.statistics.similarity import indistinguishable
 
 
 @pytest.fixture
@@ -76,7 +76,9 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def sure(predicted: np.ndarray) -> Predictions:
     """Predictions [seeds, images] made with full confidence, the label among the likeliest wherever it was not 4."""
-    return Predictions(predicted, np.zeros(predicted.shape), np.ones(predicted.shape), predicted != 4)
+    return Predictions(
+        predicted, np.zeros(predicted.shape), np.ones(predicted.shape), predicted != 4
+    )
 
 
 def judged(labels: np.ndarray, after: np.ndarray, dense: np.ndarray) -> dict[str, float]:
@@ -90,7 +92,9 @@ def test_drops_are_paired_by_seed_and_image(said):
     wrong = (predicted != labels).mean()
     assert measured["accuracy"] == pytest.approx(1 - wrong / 2)
     assert measured["accuracy_drop"] == pytest.approx(0)
-    assert measured["accuracy_drop_ci95"] > wrong  # one seed gains what the other loses: nothing is certain
+    assert (
+        measured["accuracy_drop_ci95"] > wrong
+    )  # one seed gains what the other loses: nothing is certain
     same = judged(labels, dense, dense)
     assert same["accuracy_drop"] == same["accuracy_drop_ci95"] == same["worst_class_drop"] == 0
 
@@ -116,7 +120,9 @@ def test_rows_of_seeds_have_the_means_of_the_metrics(said):
     assert [row["accuracy"] for row in rows] == [pytest.approx((predicted == labels).mean()), 1]
     told = {row["measure"]: row for row in over_seeds(rows)}
     assert (
-        told.keys() == rows[0].keys() == measured.keys() - {key for key in measured if "ci95" in key or "worst" in key}
+        told.keys()
+        == rows[0].keys()
+        == measured.keys() - {key for key in measured if "ci95" in key or "worst" in key}
     )
     for key, spread in told.items():
         one, other = (row[key] for row in rows)
@@ -133,9 +139,9 @@ def test_the_calibration_error_is_the_gap_between_how_sure_and_how_often_right()
     right = rng.random(200_000) < confidences
     assert calibration_error(confidences, right) < 0.01  # as often right as it says
     assert calibration_error(np.full(100, 0.9), np.arange(100) < 60) == pytest.approx(0.3)
-    assert calibration_error(np.array([1.0, 1.0, 0.1, 0.1]), np.array([True, False, True, False])) == pytest.approx(
-        (2 * 0.5 + 2 * 0.4) / 4
-    )
+    assert calibration_error(
+        np.array([1.0, 1.0, 0.1, 0.1]), np.array([True, False, True, False])
+    ) == pytest.approx((2 * 0.5 + 2 * 0.4) / 4)
 
 
 def test_configurations_are_alike_unless_their_paired_difference_leaves_out_zero():
@@ -143,15 +149,20 @@ def test_configurations_are_alike_unless_their_paired_difference_leaves_out_zero
     base = rng.random((3, 400)) < 0.8
     worse = base & (rng.random((3, 400)) < 0.9)
     other = rng.random((3, 400)) < 0.8  # as good as base, on other images
-    found = alike({"base": base, "worse": worse, "other": other}, resamples=100)
-    assert found["base"] == ["other"]  # from the one that errs on its own images and some more, it can be told
+    found = indistinguishable({"base": base, "worse": worse, "other": other}, resamples=100)
+    assert found["base"] == [
+        "other"
+    ]  # from the one that errs on its own images and some more, it can be told
     assert "base" not in found["worse"]
     gap = base.astype(float) - worse
     assert gap.mean() > half_width(gap, resamples=100)
 
 
 def test_counts_stay_integers_in_the_mean():
-    assert mean_over_seeds([{"n": 1, "x": 1.0}, {"n": 2, "x": 2.0}, {"n": 3, "x": 2.0}]) == {"n": 2, "x": 5 / 3}
+    assert mean_over_seeds([{"n": 1, "x": 1.0}, {"n": 2, "x": 2.0}, {"n": 3, "x": 2.0}]) == {
+        "n": 2,
+        "x": 5 / 3,
+    }
 
 
 def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -162,9 +173,17 @@ def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
         nonlocal total
         if isinstance(layer, nn.MultiheadAttention):
             _, tokens, width = args[0].shape
-            total += 4 * tokens * width**2 + 2 * tokens**2 * width  # its four projections, and its two products
+            total += (
+                4 * tokens * width**2 + 2 * tokens**2 * width
+            )  # its four projections, and its two products
         elif isinstance(layer, nn.Conv2d):
-            total += output.numel() * layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+            total += (
+                output.numel()
+                * layer.in_channels
+                // layer.groups
+                * layer.kernel_size[0]
+                * layer.kernel_size[1]
+            )
         else:
             total += output.numel() * layer.in_features
 
@@ -181,7 +200,11 @@ def torchs_macs(model: nn.Module, shape: tuple[int, int, int]) -> float:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+        ):
             model.eval()(torch.zeros(1, *shape))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -193,17 +216,24 @@ def torchs_macs(model: nn.Module, shape: tuple[int, int, int]) -> float:
 def test_macs_agree_with_the_textbook_formula_and_with_a_second_counter(name, shape):
     model = zeroed(name, 10, shape)
     found, textbook = macs(model, shape), counted_macs(model, shape)
-    assert found == pytest.approx(textbook, rel=0.03)  # torchprofile counts norms too, neither of the others does
+    assert found == pytest.approx(
+        textbook, rel=0.03
+    )  # torchprofile counts norms too, neither of the others does
     assert textbook == pytest.approx(torchs_macs(model, shape), rel=0.03)
 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_prunable_weight_has_the_places_at_which_it_is_used(name):
     model = zeroed(name, 10, DIGITS_SHAPE)
-    places = positions(model, torch.zeros(1, *DIGITS_SHAPE))
+    places = output_positions(model, torch.zeros(1, *DIGITS_SHAPE))
     weights = prunable_weights(model)
-    spent = sum(weight[0].numel() * len(weight) * places[key.rpartition(".")[0]] for key, weight in weights.items())
-    assert spent == pytest.approx(counted_macs(model, DIGITS_SHAPE), rel=0.02)  # all but attention's two products
+    spent = sum(
+        weight[0].numel() * len(weight) * places[key.rpartition(".")[0]]
+        for key, weight in weights.items()
+    )
+    assert spent == pytest.approx(
+        counted_macs(model, DIGITS_SHAPE), rel=0.02
+    )  # all but attention's two products
 
 
 def test_cost_counts_zeros_and_not_macs_of_masks():
@@ -238,10 +268,14 @@ def test_rows_of_layers_add_up_to_the_network():
         int(weight.count_nonzero()) for weight in prunable_weights(model).values()
     )
     spread = histogram([model, dense])
-    weights = [weight for network in (model, dense) for weight in prunable_weights(network).values()]
+    weights = [
+        weight for network in (model, dense) for weight in prunable_weights(network).values()
+    ]
     assert sum(spread["counts"]) + spread["zeros"] == sum(weight.numel() for weight in weights)
     assert spread["zeros"] == 4 * 16 * 9
-    assert spread["limit"] == pytest.approx(max(float(weight.detach().abs().max()) for weight in weights))
+    assert spread["limit"] == pytest.approx(
+        max(float(weight.detach().abs().max()) for weight in weights)
+    )
 
 
 def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
@@ -258,7 +292,11 @@ def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
     assert masked["size_bytes"] == dense["size_bytes"]
     assert masked["size_compressed_bytes"] < 0.1 * dense["size_compressed_bytes"]
     assert dense["size_sparse_bytes"] == dense["size_bytes"]
-    left = sum(4 * value.numel() for name, value in model.state_dict().items() if name not in prunable_weights(model))
+    left = sum(
+        4 * value.numel()
+        for name, value in model.state_dict().items()
+        if name not in prunable_weights(model)
+    )
     ends = sum(4 * (len(weight) + 1) for weight in prunable_weights(model).values())
     assert left + ends < masked["size_sparse_bytes"] < left + ends + 8192  # and a header
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 Damage = Callable[[bytes], bytes]
 
@@ -26,7 +26,9 @@ def _overwritten(content: bytes, place: int, noise: bytes) -> bytes:
 
 # Small places are drawn more often than large ones, and headers are where parsers can be led astray.
 PLACES = st.integers(0, 300) | st.integers(0, 2**24)
-FLIPS = st.builds(lambda place, bit: lambda content: flipped(content, place, bit), PLACES, st.integers(0, 7))
+FLIPS = st.builds(
+    lambda place, bit: lambda content: flipped(content, place, bit), PLACES, st.integers(0, 7)
+)
 DAMAGES: st.SearchStrategy[Damage] = st.one_of(
     FLIPS,
     st.builds(lambda place: lambda content: content[: place % len(content)], PLACES),
@@ -59,7 +61,7 @@ def outcome(read: Callable[..., Any], *args: object) -> Any:
     problems = None
     try:
         return read(*args)
-    except Refused as refused:
+    except InputError as refused:
         problems = refused.problems
     assert problems
     assert all(line.isprintable() and len(line) > 10 for line in problems)

@@ -51,13 +51,20 @@ def encoder_folder(folder: Path, **config: object) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 16, "max_position_embeddings": 16, "type_vocab_size": 2, "pad_token_id": 0}
+    sizes |= {
+        "intermediate_size": 16,
+        "max_position_embeddings": 16,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    }
     folder.mkdir(exist_ok=True)
     tiny = {"vocab": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "positions": 16}
     save_file(build("bert", 2, (16,), **tiny).encoder.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"} | sizes | config))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "fine", "dull"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

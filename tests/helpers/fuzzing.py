@@ -5,12 +5,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 LONGEST = 700  # letters of one line: the longest names all methods there are
 
 
-LETTERS = st.characters() | st.sampled_from("\n\r\t\x00\x1b\u202e'\"|`<>{}[]:#&*!%@,$-. \ufeff\U0001f600")
+LETTERS = st.characters() | st.sampled_from(
+    "\n\r\t\x00\x1b\u202e'\"|`<>{}[]:#&*!%@,$-. \ufeff\U0001f600"
+)
 
 
 WORDS = st.text(LETTERS, max_size=12)
@@ -31,7 +33,9 @@ VALUES = st.recursive(
     SCALARS,
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(WORDS | st.integers() | st.none() | st.sampled_from(["int", "float"]), inner, max_size=3)
+        | st.dictionaries(
+            WORDS | st.integers() | st.none() | st.sampled_from(["int", "float"]), inner, max_size=3
+        )
     ),
     max_leaves=6,
 )
@@ -42,7 +46,7 @@ def refused(function: Callable[..., object], *args: Any, **kwargs: Any) -> list[
     try:
         function(*args, **kwargs)
         return []
-    except Refused as error:
+    except InputError as error:
         problems = error.problems
     assert problems
     for line in problems:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from helpers.params import train_params
-from prunelab.artifacts.networks import Card
+from prunelab.artifacts.networks import ModelCard
 from prunelab.config.params import Finetune, Normalise
-from prunelab.models.catalogue import MODELS, Shape, build, skeleton
+from prunelab.models.catalogue import MODELS, Shape, build, build_on_meta
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import Bases
 from prunelab.training.loop import NoStore, Task
@@ -19,7 +19,7 @@ from prunelab.training.trainer import SeedTrainer
 DIGITS_SHAPE = (1, 8, 8)
 
 
-CARD = Card(
+CARD = ModelCard(
     model="resnet8",
     classes=10,
     input_shape=DIGITS_SHAPE,
@@ -36,15 +36,26 @@ IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.re
 
 
 # One network of every kind: what takes long goes over these, and over the others in the slow tests.
-KINDS = ("resnet8", "resnet20", "resnet20_b", "resnet26_dse", "vgg11", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
+KINDS = (
+    "resnet8",
+    "resnet20",
+    "resnet20_b",
+    "resnet26_dse",
+    "vgg11",
+    "vgg11_bn",
+    "mobilenet_v3_small",
+    "vit_tiny",
+)
 
 
-SLOW_BUT_KINDS = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
+SLOW_BUT_KINDS = [
+    name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS
+]
 
 
 def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
     """A network of nothing but zeros: drawing the weights of a large one takes seconds."""
-    model = skeleton(name, classes, shape).to_empty(device="cpu").eval()
+    model = build_on_meta(name, classes, shape).to_empty(device="cpu").eval()
     for tensor in model.state_dict().values():
         tensor.zero_()
     return model
@@ -54,7 +65,13 @@ def seed_trainer(task: Task, recipe: Finetune) -> SeedTrainer:
     """Seed 0; a base recipe of two epochs, of which one is rewound to."""
     base = train_params(epochs=2, rewind_epoch=1, batch_size=64)
     return SeedTrainer(
-        task=task, finetune=recipe, train=base, teacher=None, seed=0, store=lambda name: NoStore(), label="test"
+        task=task,
+        finetune=recipe,
+        train=base,
+        teacher=None,
+        seed=0,
+        store=lambda name: NoStore(),
+        label="test",
     )
 
 
@@ -78,7 +95,9 @@ def trained(name: str, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator))
-            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+            module.running_var.copy_(
+                torch.rand(module.running_var.shape, generator=generator) + 0.5
+            )
     return model.eval()
 
 

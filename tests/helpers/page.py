@@ -2,7 +2,10 @@
 
 from prunelab.page.page import Findings
 
-METHODS, RATIOS = ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"), (0.5, 0.8, 0.95)
+METHODS, RATIOS = (
+    ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"),
+    (0.5, 0.8, 0.95),
+)
 
 
 LAYERS = ("conv1", "layer1.0.conv1", "linear")
@@ -19,20 +22,37 @@ def metrics(accuracy: float, kept: float, thin: bool) -> dict:
 
 
 def point(method: str, ratio: float) -> dict:
-    own = {"method": method, "ratio": ratio, "key": f"{method}-{ratio}", "same_as": "", "colour": "#000000"}
+    own = {
+        "method": method,
+        "ratio": ratio,
+        "key": f"{method}-{ratio}",
+        "same_as": "",
+        "colour": "#000000",
+    }
     return own | metrics(0.99 - ratio / 10, 1 - ratio, "channel" in method)
 
 
 def details() -> dict:
     layers = [
-        {"layer": name, "width": 8.0, "width_dense": 16, "weights_dense": 100, "weights_nonzero": 40, "sparsity": 0.6}
+        {
+            "layer": name,
+            "width": 8.0,
+            "width_dense": 16,
+            "weights_dense": 100,
+            "weights_nonzero": 40,
+            "sparsity": 0.6,
+        }
         for name in LAYERS
     ]
     measures = [
         {"measure": "f1_macro", "n": 3, "mean": 0.9, "sd": 0.01, "ci95": 0.02},
         {"measure": "loss", "n": 1, "mean": 1},
     ]
-    return {"measures": measures, "layers": layers, "weights": {"limit": 1.0, "zeros": 5, "counts": [1, 5, 9, 5, 1]}}
+    return {
+        "measures": measures,
+        "layers": layers,
+        "weights": {"limit": 1.0, "zeros": 5, "counts": [1, 5, 9, 5, 1]},
+    }
 
 
 def findings() -> Findings:
@@ -48,12 +68,25 @@ def findings() -> Findings:
         for size in (1, 64)
     ]  # fmt: skip
     operators = [
-        {"name": key, "operator": name, "calls": 1.0, "cpu_ms": 1.0, "cuda_ms": 0.0, "batch_size": 64}
+        {
+            "name": key,
+            "operator": name,
+            "calls": 1.0,
+            "cpu_ms": 1.0,
+            "cuda_ms": 0.0,
+            "batch_size": 64,
+        }
         for key in keys
         for name in ("aten::convolution", "others")
     ]
     history = [
-        {"name": name, "group": "fine-tuning", "epoch": epoch, "accuracy": 0.5, "validation_accuracy": 0.6}
+        {
+            "name": name,
+            "group": "fine-tuning",
+            "epoch": epoch,
+            "accuracy": 0.5,
+            "validation_accuracy": 0.6,
+        }
         for name in ("dense", "l1_channel")
         for epoch in (1, 2)
     ]
@@ -64,13 +97,22 @@ def findings() -> Findings:
         points=points,
         details=dict.fromkeys(keys, details()),
         training=history,
-        confusion=[{"actual": 0, "predicted": 0, "count": 5}, {"actual": 1, "predicted": 0, "count": 1}],
+        confusion=[
+            {"actual": 0, "predicted": 0, "count": 5},
+            {"actual": 1, "predicted": 0, "count": 1},
+        ],
         classes=["cat", "</script>dog"],
         sensitivity={
             "accuracy": 0.99,
             "skipped": {"head": "a network has no heads"},
             "rows": [
-                {"granularity": kind, "layer": layer, "ratio": ratio, "removed": ratio, "accuracy": 1 - ratio / 2}
+                {
+                    "granularity": kind,
+                    "layer": layer,
+                    "ratio": ratio,
+                    "removed": ratio,
+                    "accuracy": 1 - ratio / 2,
+                }
                 for kind in ("weight", "channel")
                 for layer in (*LAYERS, "all")
                 for ratio in (0.5, 0.9)

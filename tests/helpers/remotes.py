@@ -51,7 +51,10 @@ def free_port() -> int:
 @contextmanager
 def served(command: list[str], port: int, log: Path) -> Iterator[None]:
     """Run a server until the block ends; it has 30 seconds to listen."""
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             end = time.monotonic() + 30
             while process.poll() is None and time.monotonic() < end:
@@ -123,7 +126,11 @@ def alone(folder: Path) -> dict[str, str]:
         if not name.startswith(("AWS_", "DVC_", "SSH_")) and name != "PYTHONPATH"
     }
     places = {"HOME": "home", "DVC_GLOBAL_CONFIG_DIR": "global", "DVC_SYSTEM_CONFIG_DIR": "system"}
-    places |= {"DVC_SITE_CACHE_DIR": "site", "XDG_CONFIG_HOME": "home/.config", "XDG_CACHE_HOME": "home/.cache"}
+    places |= {
+        "DVC_SITE_CACHE_DIR": "site",
+        "XDG_CONFIG_HOME": "home/.config",
+        "XDG_CACHE_HOME": "home/.cache",
+    }
     for name in places.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
     return {
@@ -131,7 +138,11 @@ def alone(folder: Path) -> dict[str, str]:
         **{variable: str(folder / name) for variable, name in places.items()},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        **{
+            f"GIT_{who}_{what}": "test"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
         "DVC_NO_ANALYTICS": "1",
         "AWS_EC2_METADATA_DISABLED": "true",  # without credentials, no cloud is asked for some
     }
@@ -159,6 +170,8 @@ class Machine(Clone):
     def __init__(self, folder: Path, origin: Path, remote: Remote):
         self.folder = folder / "checkout"
         self.environment = alone(folder)
-        subprocess.run(["git", "clone", "-q", origin, self.folder], env=self.environment, check=True)
+        subprocess.run(
+            ["git", "clone", "-q", origin, self.folder], env=self.environment, check=True
+        )
         assert Path(self.run("dvc", "cache", "dir").stdout.strip()) == self.folder / ".dvc/cache"
         give_access(self, remote)

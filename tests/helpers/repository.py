@@ -24,7 +24,12 @@ class Repository:
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
         environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
         return subprocess.run(
-            ["git", *identity, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, check=True
+            ["git", *identity, *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
     def commit(self, message: str) -> str:
@@ -46,7 +51,9 @@ class Clone:
             cwd=PROJECT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         for name in filter(None, listed.stdout.split("\0")):
-            if (PROJECT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
+            if (PROJECT / name).is_file() and not name.startswith(
+                ("metrics/", "plots/", "dvc.lock")
+            ):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(PROJECT / name, folder / name)
         self.environment = {
@@ -62,7 +69,12 @@ class Clone:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert not check or done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
         return done
@@ -103,4 +115,6 @@ def outputs(folder: Path) -> dict[str, str]:
     """Every output in dvc.lock with its hash, but those that hold times."""
     stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"].values()
     outs = [out for stage in stages for out in stage["outs"]]
-    return {out["path"]: out["md5"] for out in outs if not out["path"].startswith(MEASURED_BY_CLOCK)}
+    return {
+        out["path"]: out["md5"] for out in outs if not out["path"].startswith(MEASURED_BY_CLOCK)
+    }

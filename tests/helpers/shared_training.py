@@ -20,12 +20,15 @@ from prunelab.core.lifecycle import RENDEZVOUS
 from prunelab.data.augment import Augmentation
 from prunelab.data.splits import Split
 from prunelab.runtime.device import Execution, configure, generator
-from prunelab.runtime.distributed import ALONE, Ranks, join, leave
+from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed, join, leave
 from prunelab.training import masking
-from prunelab.training.loop import Fitted, Guide, Task, Teacher, fit
+from prunelab.training.loop import Callback, Task, Teacher, TrainResult, fit
 
 PARAMS = read_params(Path(__file__).parents[2] / "params.yaml")
-EXAMPLES = {"uneven": 37, "empty": 1}  # in batches of 8: five, of 8 and 7; and one that leaves all but one without
+EXAMPLES = {
+    "uneven": 37,
+    "empty": 1,
+}  # in batches of 8: five, of 8 and 7; and one that leaves all but one without
 
 
 def network(seed: int) -> nn.Module:
@@ -52,11 +55,13 @@ class Student(nn.Module):
         return self.body(inputs)
 
 
-class PenaltyAndMasks(Guide):
+class PenaltyAndMasks(Callback):
     def __init__(self, model: Student):
         weight = model.body[2].weight
         self.model = model
-        self.hold = masking.hold(model, {"body.2.weight": torch.rand(weight.shape, generator=generator("mask")) > 0.5})
+        self.hold = masking.hold(
+            model, {"body.2.weight": torch.rand(weight.shape, generator=generator("mask")) > 0.5}
+        )
 
     def penalty(self, progress: float) -> torch.Tensor:
         return 0.01 * (1 + progress) * self.model.body[2].weight.abs().sum()
@@ -66,10 +71,12 @@ class PenaltyAndMasks(Guide):
 
 
 def computed_on(device: str) -> Execution:
-    return configure(Runtime(**PARAMS["runtime"] | {"device": device, "precision": "fp32", "threads": 1}))
+    return configure(
+        Runtime(**PARAMS["runtime"] | {"device": device, "precision": "fp32", "threads": 1})
+    )
 
 
-def trained(case: str, ranks: Ranks, execution: Execution) -> tuple[Student, Fitted]:
+def trained(case: str, ranks: Distributed, execution: Execution) -> tuple[Student, TrainResult]:
     """Two epochs; in the second, what the optimiser remembers counts too."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 3, 9, 9), dtype=np.uint8)
@@ -86,9 +93,18 @@ def trained(case: str, ranks: Ranks, execution: Execution) -> tuple[Student, Fit
     sample = torch.zeros(1, 3, 9, 9)
     model, teacher = Student(sample), network(1)
     teacher(sample)
-    changes = {"epochs": 2, "batch_size": 8, "label_smoothing": 0.1, "learning_rate": 0.1, "weight_decay": 0.01}
+    changes = {
+        "epochs": 2,
+        "batch_size": 8,
+        "label_smoothing": 0.1,
+        "learning_rate": 0.1,
+        "weight_decay": 0.01,
+    }
     recipe = Finetune(**PARAMS["finetune"] | changes)
-    guide, taught = PenaltyAndMasks(execution.place(model)), Teacher(execution.place(teacher).eval(), 0.5, 4.0)
+    guide, taught = (
+        PenaltyAndMasks(execution.place(model)),
+        Teacher(execution.place(teacher).eval(), 0.5, 4.0),
+    )
     return model, fit(model, task, recipe, seed=3, guide=guide, teacher=taught)
 
 
@@ -97,7 +113,10 @@ def main(out: Path, device: str) -> None:
     ranks = join(execution)
     for case in EXAMPLES:
         model, fitted = trained(case, ranks, execution)
-        torch.save({"model": model.cpu().state_dict(), "history": fitted.history}, out / f"{case}-{ranks.rank}.pt")
+        torch.save(
+            {"model": model.cpu().state_dict(), "history": fitted.history},
+            out / f"{case}-{ranks.rank}.pt",
+        )
     leave()
 
 
@@ -119,12 +138,15 @@ def by_two(folder: Path, device: str) -> None:
 
 def assert_steps_of_one(folder: Path, case: str, device: str) -> None:
     """Weights after steps of SGD are sums of gradients; without batch norm they must be those of one process."""
-    model, fitted = trained(case, ALONE, computed_on(device))
+    model, fitted = trained(case, SINGLE_PROCESS, computed_on(device))
     one, other = (torch.load(folder / f"{case}-{rank}.pt") for rank in range(2))
     assert one["history"] == other["history"]
     assert len(one["history"]) == 2
     for row, expected in zip(one["history"], fitted.history, strict=True):
-        assert all(abs(row[key] - value) <= 1e-5 for key, value in expected.items()), (row, expected)
+        assert all(abs(row[key] - value) <= 1e-5 for key, value in expected.items()), (
+            row,
+            expected,
+        )
     begun = Student(torch.zeros(1, 3, 9, 9)).state_dict()
     for name, expected in model.cpu().state_dict().items():
         assert torch.equal(one["model"][name], other["model"][name])

@@ -12,11 +12,17 @@ def command(stage: str, *args: str) -> list[str]:
 
 def stage(name: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **environment}
-    return subprocess.run(command(name, *args), capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        command(name, *args), capture_output=True, text=True, env=environment, check=False
+    )
 
 
 TRAIN = ("train_base", "data/prepared", "models/base", "models/history/base.json")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -30,6 +31,15 @@ def record(accuracy: float = 0.85, dense: float = 0.95, **changes: object) -> di
     return {"metrics": measured_metrics(accuracy, dense), "dense": base, "current": True, **changes}
 
 
+def copy_into(folder: Path, name: str) -> None:
+    """Copy a file of the project, or a folder with all its source files."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    if (PROJECT / name).is_dir():
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(PROJECT / name, folder / name)
+
+
 class StudyRepository:
     """A Git repository with the project's pipeline and experiments made by hand, as DVC stores them."""
 
@@ -39,8 +49,7 @@ class StudyRepository:
         for name, value in (("user.name", "Test"), ("user.email", "test@example.com")):
             git(folder, "config", name, value)
         for name in ("dvc.yaml", "params.yaml", *PIPELINE.files):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text((PROJECT / name).read_text())
+            copy_into(folder, name)
         self.commit("Start")
 
     def commit(self, message: str) -> str:
@@ -48,7 +57,9 @@ class StudyRepository:
         git(self.folder, "commit", "--quiet", "--message", message)
         return git(self.folder, "rev-parse", "HEAD").strip()
 
-    def experiment(self, label: str, params: dict, accuracy: float, environment: bool = True) -> None:
+    def experiment(
+        self, label: str, params: dict, accuracy: float, environment: bool = True
+    ) -> None:
         baseline = git(self.folder, "rev-parse", "HEAD").strip()
         YAML().dump(params, self.folder / "params.yaml")
         (self.folder / "metrics/environment").mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from prunelab.core.errors import Refused
-from prunelab.models.catalogue import build, skeleton
+from prunelab.core.errors import InputError
+from prunelab.models.catalogue import build, build_on_meta
 from prunelab.models.frozen import freeze, train_mode
 from prunelab.training.loop import fit
 
 
 def frozen_of(patterns: list[str]) -> set[str]:
-    model = skeleton("resnet8", 10, (1, 8, 8))
+    model = build_on_meta("resnet8", 10, (1, 8, 8))
     freeze(model, patterns)
     return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
@@ -18,21 +18,23 @@ def test_patterns_reach_layers_all_that_is_in_them_and_nothing_else():
     assert frozen_of(["conv1"]) == {"conv1.weight"}
     assert frozen_of(["layer1"]) == frozen_of(["layer1.*"])
     assert frozen_of(["layer[12]"]) == frozen_of(["layer1", "layer2"])
-    names = {name for name, _ in skeleton("resnet8", 10, (1, 8, 8)).named_parameters()}
+    names = {name for name, _ in build_on_meta("resnet8", 10, (1, 8, 8)).named_parameters()}
     assert frozen_of(["layer1"]) == {name for name in names if name.startswith("layer1.")}
     assert frozen_of(["*.bn2"]) == {name for name in names if ".bn2." in name}
-    assert "class_token" in {name for name, p in _frozen_vit("class_token").named_parameters() if not p.requires_grad}
+    assert "class_token" in {
+        name for name, p in _frozen_vit("class_token").named_parameters() if not p.requires_grad
+    }
 
 
 def _frozen_vit(pattern: str) -> torch.nn.Module:
-    model = skeleton("vit_tiny", 10, (1, 8, 8))
+    model = build_on_meta("vit_tiny", 10, (1, 8, 8))
     freeze(model, [pattern])
     return model
 
 
 def test_patterns_without_a_layer_and_networks_without_training_are_refused_all_at_once():
-    model = skeleton("resnet8", 10, (1, 8, 8))
-    with pytest.raises(Refused) as refused:
+    model = build_on_meta("resnet8", 10, (1, 8, 8))
+    with pytest.raises(InputError) as refused:
         freeze(model, ["layer9", "conv1", "*"])
     assert len(refused.value.problems) == 2
     assert "'layer9' matches no layer" in refused.value.problems[0]

@@ -11,12 +11,12 @@ from helpers.params import PROJECT
 from torch import nn
 
 from prunelab.config.params import Normalise
-from prunelab.core.errors import Refused
-from prunelab.data.dataset import Source
-from prunelab.data.loader import Batches
+from prunelab.core.errors import InputError
+from prunelab.data.dataset import DataConfig
+from prunelab.data.loader import BatchLoader
 from prunelab.datasets.datasets import DATASETS
 from prunelab.evaluation.predict import predict
-from prunelab.models.catalogue import MODELS, build, skeleton
+from prunelab.models.catalogue import MODELS, build, build_on_meta
 from prunelab.models.imagenet import IMAGENET, fetch
 from prunelab.models.weights import load_imagenet, load_weights, weights_file
 
@@ -28,13 +28,15 @@ from prunelab.models.weights import load_imagenet, load_weights, weights_file
         pytest.param("resnet56", "resnet56-4bfd9763.th", 0.9339, marks=pytest.mark.slow),
     ],
 )
-def test_published_checkpoints_reach_their_published_accuracy(name, file, accuracy, cifar_folder, execution):
+def test_published_checkpoints_reach_their_published_accuracy(
+    name, file, accuracy, cifar_folder, execution
+):
     folder = real_data("PRUNELAB_WEIGHTS", PROJECT / "data/raw", "the checkpoint", file)
-    test = DATASETS["cifar10"](Source(cifar_folder)).read().test
+    test = DATASETS["cifar10"](DataConfig(cifar_folder)).read().test
     model = build(name, 10, (3, 32, 32))
     load_weights(model, folder / file)
     normalise = Normalise(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    predictions = predict(model, Batches(test, normalise, execution), 500, execution)
+    predictions = predict(model, BatchLoader(test, normalise, execution), 500, execution)
     assert round(float((predictions.classes == test.labels).mean()), 4) == accuracy
 
 
@@ -45,14 +47,16 @@ def test_weights_are_imported_plain_or_wrapped_with_or_without_prefix(tmp_path, 
     state = {prefix + name: value for name, value in source.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items())
+    assert all(
+        torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items()
+    )
 
 
 def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
     torch.save(build("resnet8", 10, (1, 8, 8)).state_dict(), tmp_path / "w.pt")
-    with pytest.raises(Refused, match=r"linear.weight as \(10, 64\), the network has \(5, 64\)"):
+    with pytest.raises(InputError, match=r"linear.weight as \(10, 64\), the network has \(5, 64\)"):
         load_weights(build("resnet8", 5, (1, 8, 8)), tmp_path / "w.pt")
-    with pytest.raises(Refused, match=r"lacks layer1.1.conv1.weight"):
+    with pytest.raises(InputError, match=r"lacks layer1.1.conv1.weight"):
         load_weights(build("resnet20", 10, (1, 8, 8)), tmp_path / "w.pt")
 
 
@@ -69,7 +73,7 @@ def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
 def test_tensors_that_are_no_weights_are_refused(tmp_path, spoil, named):
     state = build("resnet8", 10, (1, 8, 8)).state_dict()
     torch.save(state | {"linear.bias": spoil(state["linear.bias"])}, tmp_path / "w.pt")
-    with pytest.raises(Refused, match=rf"linear.bias .*{named}"):
+    with pytest.raises(InputError, match=rf"linear.bias .*{named}"):
         load_weights(build("resnet8", 10, (1, 8, 8)), tmp_path / "w.pt")
 
 
@@ -85,7 +89,7 @@ def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, conten
         path.write_text("hello")
     elif content == "number":
         torch.save(3, path)
-    with pytest.raises(Refused, match="weights:"):
+    with pytest.raises(InputError, match="weights:"):
         load_weights(build("resnet8", 10, (1, 8, 8)), path)
     assert not witness.exists()
 
@@ -93,7 +97,7 @@ def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, conten
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(Refused, match=f"weights: no file {path}"):
+        with pytest.raises(InputError, match=f"weights: no file {path}"):
             load_weights(build("resnet8", 10, (1, 8, 8)), path)
 
 
@@ -133,27 +137,40 @@ def torchvisions(name: str) -> nn.Module:
     return model
 
 
-def pretrained(name: str, shape: tuple[int, ...], hub: Hub, classes: int = 10) -> tuple[nn.Module, list[str], dict]:
+def pretrained(
+    name: str, shape: tuple[int, ...], hub: Hub, classes: int = 10
+) -> tuple[nn.Module, list[str], dict]:
     """A network of zeros given torchvision's weights, what stayed fresh of it, and those weights."""
     published = torchvisions(name).state_dict()
     hub.publish(published)
-    model = skeleton(name, classes, shape).to_empty(device="cpu")
+    model = build_on_meta(name, classes, shape).to_empty(device="cpu")
     for tensor in model.state_dict().values():
         tensor.zero_()
     return model, load_imagenet(model, name, fetch(name)), published
 
 
 PUBLISHED = [name for name, entry in MODELS.items() if entry.imagenet]
-LIGHT = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "vgg11_bn"]
+LIGHT = [
+    "resnet18",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "densenet121",
+    "vgg11_bn",
+]
 
 
-@pytest.mark.parametrize("name", [n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED])
+@pytest.mark.parametrize(
+    "name", [n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
+)
 def test_imagenet_weights_fit_all_but_the_head(name, hub):
     model, fresh, published = pretrained(name, (3, 224, 224), hub)
     head = MODELS[name].head
     assert fresh == [head]
     for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, torch.zeros_like(tensor) if key.startswith(f"{head}.") else published[key]), key
+        assert torch.equal(
+            tensor, torch.zeros_like(tensor) if key.startswith(f"{head}.") else published[key]
+        ), key
 
 
 @pytest.mark.parametrize(
@@ -187,13 +204,17 @@ def test_position_embeddings_are_interpolated_for_other_numbers_of_patches(hub):
     assert fresh == ["conv_proj", "heads.head"]
     embedding = model.state_dict()["encoder.pos_embedding"]
     assert embedding.shape == (1, 8 * 8 + 1, 768)
-    torch.testing.assert_close(embedding, torch.full_like(embedding, published["encoder.pos_embedding"][0, 0, 0]))
+    torch.testing.assert_close(
+        embedding, torch.full_like(embedding, published["encoder.pos_embedding"][0, 0, 0])
+    )
 
 
 def test_old_names_of_layers_are_known(hub):
     published = torchvisions("densenet121").state_dict()
     renamed = {
-        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if "denselayer" in key else key: value
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.")
+        if "denselayer" in key
+        else key: value
         for key, value in published.items()
     }
     assert set(renamed) != set(published)
@@ -206,7 +227,7 @@ def test_old_names_of_layers_are_known(hub):
 
 def test_weights_of_another_network_are_no_imagenet_weights_for_this_one(hub):
     hub.publish(torchvisions("mobilenet_v2").state_dict())
-    with pytest.raises(Refused, match="does not fit: lacks bn1.weight"):
+    with pytest.raises(InputError, match="does not fit: lacks bn1.weight"):
         load_imagenet(build("resnet18", 10, (3, 32, 32)), "resnet18", fetch("resnet18"))
 
 
@@ -216,7 +237,7 @@ def test_imagenet_weights_are_downloaded_once_and_checked_every_time(hub):
     file.unlink()  # what is in the cache needs no server
     assert fetch("resnet18").read_bytes()
     (hub.cache / file.name).write_bytes(b"half")
-    with pytest.raises(Refused, match=rf"{file.name} is damaged: its SHA-256 .* delete it"):
+    with pytest.raises(InputError, match=rf"{file.name} is damaged: its SHA-256 .* delete it"):
         fetch("resnet18")
 
 
@@ -227,7 +248,7 @@ def test_a_download_that_fails_is_refused_by_one_line(hub, how):
         file.unlink()
     else:
         file.write_bytes(b"something else")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         fetch("resnet18")
     (line,) = refused.value.problems
     assert file.as_uri() in line
@@ -238,13 +259,18 @@ def test_a_download_that_fails_is_refused_by_one_line(hub, how):
 
 @pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if not entry.imagenet])
 def test_networks_without_imagenet_weights_say_which_have_some(name):
-    with pytest.raises(Refused, match=rf"no imagenet weights for {name}; valid: .*resnet18.*vit_b_16"):
+    with pytest.raises(
+        InputError, match=rf"no imagenet weights for {name}; valid: .*resnet18.*vit_b_16"
+    ):
         weights_file(IMAGENET, name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_torchvision_knows_the_weights_by_their_names(name):
-    assert "acc@1" in torchvision.models.get_weight(MODELS[name].imagenet).meta["_metrics"]["ImageNet-1K"]
+    assert (
+        "acc@1"
+        in torchvision.models.get_weight(MODELS[name].imagenet).meta["_metrics"]["ImageNet-1K"]
+    )
 
 
 def test_a_file_is_a_path_and_no_weights_are_none():

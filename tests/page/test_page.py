@@ -10,7 +10,7 @@ import pytest
 from helpers.page import METHODS, RATIOS, details, findings, metrics, point
 from helpers.params import PROJECT
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
 from prunelab.page import charts
 from prunelab.page.checklist import checklist, family
@@ -42,7 +42,9 @@ def test_the_checklist_sees_what_is_missing():
     found, dense = findings(), metrics(0.99, 1.0, thin=False)
     whole = held(dense, list(found.points))
     for without in ("random_channel", "random_unstructured"):
-        assert not held(dense, [p for p in found.points if p["method"] != without])["a random control for every family"]
+        assert not held(dense, [p for p in found.points if p["method"] != without])[
+            "a random control for every family"
+        ]
     assert whole["a random control for every family"]
     assert whole["magnitude as a baseline"]
     assert whole["at least 3 seeds"]
@@ -66,8 +68,12 @@ def test_families_are_what_methods_take_away_and_each_wants_its_own_control():
     for name, method in ALL_METHODS.items():
         assert family(name) == ("masks" if method.masks else f"{method.granularity}s")
     rule, dense = "a random control for every family", metrics(0.99, 1.0, thin=False)
-    untouched = point("random_channel", 0) | {"params_ratio": 1.0}  # nothing was cut, and it is no mask for that
-    assert not held(dense, [untouched, point("l1_channel", 0.5), point("l1_unstructured", 0.5)])[rule]
+    untouched = point("random_channel", 0) | {
+        "params_ratio": 1.0
+    }  # nothing was cut, and it is no mask for that
+    assert not held(dense, [untouched, point("l1_channel", 0.5), point("l1_unstructured", 0.5)])[
+        rule
+    ]
     assert not held(dense, [point("random_channel", 0.5), point("l1_head", 0.5)])[rule]
     assert held(dense, [point("random_head", 0.5), point("l1_head", 0.5)])[rule]
 
@@ -79,8 +85,16 @@ def test_a_ratio_of_nothing_is_no_point_of_a_curve():
 
 def test_charts_of_many_methods_keep_their_room():
     many = [point(method, 0.5) for method in ALL_METHODS]
-    assert charts.tradeoff(metrics(0.99, 1.0, thin=False), many, "macs", "MACs")["layout"]["showlegend"] is False
-    assert "showlegend" not in charts.tradeoff(metrics(0.99, 1.0, thin=False), many[:9], "macs", "MACs")["layout"]
+    assert (
+        charts.tradeoff(metrics(0.99, 1.0, thin=False), many, "macs", "MACs")["layout"][
+            "showlegend"
+        ]
+        is False
+    )
+    assert (
+        "showlegend"
+        not in charts.tradeoff(metrics(0.99, 1.0, thin=False), many[:9], "macs", "MACs")["layout"]
+    )
     spreads = {name: details()["weights"] for name in ALL_METHODS}
     beside = charts.weights(spreads)["layout"]
     assert beside["showlegend"] is True  # it is what shows and hides the curves
@@ -90,7 +104,9 @@ def test_charts_of_many_methods_keep_their_room():
 def test_tags_in_the_names_of_classes_are_letters():
     names = ["<b>bold</b>", "a<br>b", "&amp;", "it's"]
     (trace,) = charts.confusion([{"actual": 0, "predicted": 3, "count": 1}], names)["data"]
-    assert [unescape(name) for name in trace["x"]] == [unescape(name) for name in trace["y"]] == names
+    assert (
+        [unescape(name) for name in trace["x"]] == [unescape(name) for name in trace["y"]] == names
+    )
     assert not any("<" in name for name in trace["x"])
 
 
@@ -103,7 +119,7 @@ def test_cells_of_another_grid_are_refused(tmp_path, monkeypatch):
         "tradeoff.json": [point("l1_head", 0.5)],
     }.items():
         write_json(tmp_path / path, content)
-    with pytest.raises(Refused, match=r"tradeoff\.json is of another grid"):
+    with pytest.raises(InputError, match=r"tradeoff\.json is of another grid"):
         report(tmp_path, tmp_path, tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -114,7 +130,9 @@ def browser(tmp_path_factory):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("there is no Chromium with its driver (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "there is no Chromium with its driver (Debian: apt-get install chromium chromium-driver)"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in (
@@ -134,7 +152,11 @@ def opened(browser, tmp_path_factory):
     file: Path = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(page(findings()), encoding="utf-8")
     browser.get(file.as_uri())
-    wait(lambda: browser.execute_script("return document.querySelectorAll('.plot .main-svg').length") > 0)
+    wait(
+        lambda: (
+            browser.execute_script("return document.querySelectorAll('.plot .main-svg').length") > 0
+        )
+    )
     return browser
 
 
@@ -151,12 +173,18 @@ def test_every_chart_is_drawn_without_a_complaint_and_without_a_request(opened):
         "return [...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg')).length"
     )
     assert places == drawn >= 14
-    points = opened.execute_script("return document.querySelectorAll('.plot')[0].querySelectorAll('.point').length")
+    points = opened.execute_script(
+        "return document.querySelectorAll('.plot')[0].querySelectorAll('.point').length"
+    )
     assert points >= len(METHODS) * len(RATIOS)
-    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert [
+        entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+    ] == []
     events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    asked = [each["request"]["url"] for each in sent if each["documentURL"].startswith("file:")]  # not the empty tab
+    asked = [
+        each["request"]["url"] for each in sent if each["documentURL"].startswith("file:")
+    ]  # not the empty tab
     assert asked
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from prunelab.artifacts.networks import Card, Network, load_network, save_network
-from prunelab.core.errors import Refused
-from prunelab.models.catalogue import build, example, prunable_weights
+from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
+from prunelab.core.errors import InputError
+from prunelab.models.catalogue import build, example_input, prunable_weights
 from prunelab.models.cost import macs
 from prunelab.pruning.structured import channels
 from prunelab.pruning.structured.attention import find
@@ -84,19 +84,34 @@ def test_parameters_and_macs_fall_by_what_the_units_cost(model):
     count = [sum(parameter.numel() for parameter in net.parameters()) for net in (model, thin)]
     assert count[0] - count[1] == lost
     per_token = 2 * (2 * 4 * head * hidden + 32 * 2 * hidden)
-    products = 2 * 2 * (2 * TOKENS * TOKENS * head)  # scores and weighted values, of two heads in two layers
-    assert macs(model, (TOKENS,)) - macs(thin, (TOKENS,)) == pytest.approx(TOKENS * per_token + products, rel=0.03)
+    products = (
+        2 * 2 * (2 * TOKENS * TOKENS * head)
+    )  # scores and weighted values, of two heads in two layers
+    assert macs(model, (TOKENS,)) - macs(thin, (TOKENS,)) == pytest.approx(
+        TOKENS * per_token + products, rel=0.03
+    )
 
 
 def test_macs_are_those_counted_by_hand():
     hidden, layers, tokens, inner = 128, 2, 64, 512  # the sizes of an encoder from scratch
-    by_hand = layers * (tokens * (4 * hidden**2 + 2 * hidden * inner) + 2 * tokens**2 * hidden) + hidden * 3
+    by_hand = (
+        layers * (tokens * (4 * hidden**2 + 2 * hidden * inner) + 2 * tokens**2 * hidden)
+        + hidden * 3
+    )
     assert macs(build("bert", 3, (tokens,)), (tokens,)) == pytest.approx(by_hand, rel=0.03)
 
 
 def test_a_thin_encoder_is_rebuilt_from_its_file_alone(model, texts, tmp_path):
     thin = thinned(model).float()
-    card = Card(model="bert", classes=3, input_shape=(TOKENS,), options=SIZES, normalise=None, seed=1, imported=None)
+    card = ModelCard(
+        model="bert",
+        classes=3,
+        input_shape=(TOKENS,),
+        options=SIZES,
+        normalise=None,
+        seed=1,
+        imported=None,
+    )
     save_network(tmp_path / "thin.safetensors", Network(model=thin, card=card))
     again = load_network(tmp_path / "thin.safetensors").model
     assert torch.equal(again(texts), thin(texts))
@@ -124,15 +139,25 @@ def test_a_file_with_a_broken_head_is_refused(model, tmp_path):
     for name in ("query", "key", "value"):
         linear = getattr(thin.encoder.encoder.layer[0].attention.self, name)
         linear.weight, linear.bias = nn.Parameter(linear.weight[:7]), nn.Parameter(linear.bias[:7])
-    card = Card(model="bert", classes=3, input_shape=(TOKENS,), options=SIZES, normalise=None, seed=1, imported=None)
+    card = ModelCard(
+        model="bert",
+        classes=3,
+        input_shape=(TOKENS,),
+        options=SIZES,
+        normalise=None,
+        seed=1,
+        imported=None,
+    )
     save_network(tmp_path / "broken.safetensors", Network(model=thin, card=card))
-    with pytest.raises(Refused, match="no whole number of heads"):
+    with pytest.raises(InputError, match="no whole number of heads"):
         load_network(tmp_path / "broken.safetensors")
 
 
 def test_every_linear_layer_can_be_pruned_and_no_embedding(model):
     names = prunable_weights(model)
-    assert len(names) == 2 * 6 + 1  # q, k, v, their output and two of the feed-forward part; the classifier
+    assert (
+        len(names) == 2 * 6 + 1
+    )  # q, k, v, their output and two of the feed-forward part; the classifier
     assert not [name for name in names if "embedding" in name]
 
 
@@ -141,7 +166,7 @@ def test_every_linear_layer_can_be_pruned_and_no_embedding(model):
 def test_costs_foretold_are_those_of_the_thinner_encoder(kind, tokens):
     thin = build("bert", 3, (tokens,), **SIZES | {"positions": 512})
     found = [group for group in find(thin) if group.kind == kind]
-    costs = Costs.of(thin, example((tokens,)), macs=True)
+    costs = Costs.of(thin, example_input((tokens,)), macs=True)
     assert costs.total(found, [group.count for group in found]) == macs(thin, (tokens,))
     foretold = costs.total(found, [group.count // 2 for group in found])
     for group in found:

@@ -14,21 +14,21 @@ from helpers.params import PROJECT, edit_params, prune_spec
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import Card, Network, save_network, seed_file
+from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
 from prunelab.benchmark.latency import Ratio
 from prunelab.cli import app
 from prunelab.commands.allocate.latency_budget import allocate_latency
-from prunelab.commands.allocate.layer_costs import Subject
+from prunelab.commands.allocate.layer_costs import AllocationTarget
 from prunelab.commands.allocate.write_params import write_layer_ratios
 from prunelab.config.params import load_params
-from prunelab.core.errors import Refused
-from prunelab.data.loader import Batches
+from prunelab.core.errors import InputError
+from prunelab.data.loader import BatchLoader
 from prunelab.evaluation.predict import predict
 from prunelab.figures.sensitivity_figures import sensitivity
 from prunelab.models.catalogue import build
 from prunelab.models.cost import macs, parameters
 from prunelab.pruning.allocation import Curve, allocate
-from prunelab.pruning.prune import prune, unreachable
+from prunelab.pruning.prune import infeasible_specs, prune
 from prunelab.pruning.sensitivity import ALL, METHODS, curves, left, parts, without
 from prunelab.stages.sensitivity import main as measure_sensitivity
 from prunelab.training.trainer import Untrained
@@ -56,7 +56,8 @@ def really_cut(model, architecture: str, what: str, ratios: dict[str, float]):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "what"), [("resnet8", "weight"), ("resnet8", "channel"), ("resnet20_b", "channel")]
+    ("architecture", "what"),
+    [("resnet8", "weight"), ("resnet8", "channel"), ("resnet20_b", "channel")],
 )
 def test_a_part_by_itself_is_what_its_method_cuts_and_nothing_else(architecture, what):
     model = dense(architecture)
@@ -67,7 +68,9 @@ def test_a_part_by_itself_is_what_its_method_cuts_and_nothing_else(architecture,
         copy = without(model, found, {part.name: left(part.units, 0.5)})
         thin = really_cut(model, architecture, what, {part.name: 0.5})
         torch.testing.assert_close(copy(inputs), thin(inputs), rtol=1e-4, atol=1e-4)
-        changed = {name for name, value in copy.state_dict().items() if not value.equal(before[name])}
+        changed = {
+            name for name, value in copy.state_dict().items() if not value.equal(before[name])
+        }
         assert {f"{layer}.weight" for layer in part.layers} <= changed
         if what == "weight":
             assert changed == {f"{part.name}.weight"}
@@ -88,19 +91,22 @@ def test_layers_that_share_channels_have_one_curve():
 def test_parts_come_by_depth(architecture):
     model = build(architecture, 10, (3, 32, 32))
     order = [name for name, _ in model.named_modules()]
-    firsts = [min(map(order.index, part.layers)) for part in parts(model, architecture, "channel", (3, 32, 32))]
+    firsts = [
+        min(map(order.index, part.layers))
+        for part in parts(model, architecture, "channel", (3, 32, 32))
+    ]
     assert len(firsts) > 5
     assert firsts == sorted(firsts)
 
 
 def test_a_network_without_such_units_is_refused():
-    with pytest.raises(Refused, match="resnet8 has no heads"):
+    with pytest.raises(InputError, match="resnet8 has no heads"):
         parts(dense(), "resnet8", "head", DIGITS_SHAPE)
 
 
 def test_curves_begin_at_the_dense_network_and_end_with_all_layers(digits, normalise, execution):
     labels = digits.labels[:64]
-    batches = Batches(digits.at(np.arange(64)), normalise, execution)
+    batches = BatchLoader(digits.at(np.arange(64)), normalise, execution)
 
     def accuracy(model) -> float:
         return float((predict(model, batches, 32, execution).classes == labels).mean())
@@ -110,11 +116,16 @@ def test_curves_begin_at_the_dense_network_and_end_with_all_layers(digits, norma
     heard = []
     rows = list(curves(networks, (1e-9, 0.5), accuracy, lambda: heard.append(1)))
     names = [part.name for part in networks[0][1]]
-    assert [row["layer"] for row in rows] == [*names, ALL]  # at next to nothing, there is nothing to measure
+    assert [row["layer"] for row in rows] == [
+        *names,
+        ALL,
+    ]  # at next to nothing, there is nothing to measure
     assert len(heard) == len(names) + 1
     for model, found in networks:
         assert accuracy(without(model, found, {})) == accuracy(model)
-        assert accuracy(without(model, found, {part.name: part.units for part in found})) == accuracy(model)
+        assert accuracy(
+            without(model, found, {part.name: part.units for part in found})
+        ) == accuracy(model)
     everything = really_cut(models[1], "resnet8", "weight", dict.fromkeys(names, 0.5))
     assert rows[-1]["accuracies"][1] == accuracy(everything)
     assert rows[-1]["accuracy"] == pytest.approx(np.mean(rows[-1]["accuracies"]))
@@ -141,15 +152,20 @@ def measured(tmp_path_factory) -> Path:
         patch.setenv("PYTHONPATH", str(PROJECT / "src"))
         patch.delenv("DVC_STAGE", raising=False)
         Path("params.yaml").write_text((PROJECT / "params.yaml").read_text())
-        edit_params(Path("params.yaml"), seeds=[0, 1], sensitivity={"ratios": [0.4, 0.9], "samples": 50})
+        edit_params(
+            Path("params.yaml"), seeds=[0, 1], sensitivity={"ratios": [0.4, 0.9], "samples": 50}
+        )
         assert stage("prepare", "data/raw", "data/prepared").returncode == 0
         facts = json.loads(Path("data/prepared/dataset.json").read_text())
         for seed in (0, 1):
-            card = Card(
+            card = ModelCard(
                 model="resnet8", classes=10, input_shape=DIGITS_SHAPE, seed=seed, imported=None,
                 normalise={"mean": facts["mean"], "std": facts["std"]},
             )  # fmt: skip
-            save_network(seed_file(Path("models/base/final"), seed), Network(model=dense(seed=seed), card=card))
+            save_network(
+                seed_file(Path("models/base/final"), seed),
+                Network(model=dense(seed=seed), card=card),
+            )
         for split in ("test", "train"):  # which the stage has no business with
             for file in Path("data/prepared", split).iterdir():
                 file.unlink()
@@ -169,7 +185,10 @@ def workspace(measured, tmp_path, monkeypatch) -> Path:
     # What these random networks do says nothing; so that allocations can be met, curves are made to fall.
     record = json.loads((measured / "metrics/sensitivity.json").read_text())
     record["accuracy"] = 1.0
-    depth = {name: place for place, name in enumerate(dict.fromkeys(row["layer"] for row in record["rows"]))}
+    depth = {
+        name: place
+        for place, name in enumerate(dict.fromkeys(row["layer"] for row in record["rows"]))
+    }
     for row in record["rows"]:
         row["accuracy"] = 1 - row["removed"] ** (1 + depth[row["layer"]])
     (tmp_path / "metrics/sensitivity.json").write_text(json.dumps(record))
@@ -179,13 +198,17 @@ def workspace(measured, tmp_path, monkeypatch) -> Path:
 def test_ratios_that_take_nothing_are_refused_and_leave_the_curves_alone(workspace):
     edit_params(workspace / "params.yaml", sensitivity={"ratios": [1e-6], "samples": 50})
     before = (workspace / "metrics/sensitivity.json").read_bytes()
-    with pytest.raises(Refused, match=r"sensitivity\.ratios: no layer loses some of its weights"):
+    with pytest.raises(
+        InputError, match=r"sensitivity\.ratios: no layer loses some of its weights"
+    ):
         measure_sensitivity(*(Path(part) for part in MEASURE[1:]))
     assert (workspace / "metrics/sensitivity.json").read_bytes() == before
 
 
 def test_units_of_which_no_ratio_takes_any_are_left_out_with_the_reason(workspace):
-    edit_params(workspace / "params.yaml", seeds=[0], sensitivity={"ratios": [0.001], "samples": 10})
+    edit_params(
+        workspace / "params.yaml", seeds=[0], sensitivity={"ratios": [0.001], "samples": 10}
+    )
     measure_sensitivity(*(Path(part) for part in MEASURE[1:]))
     record = json.loads((workspace / "metrics/sensitivity.json").read_text())
     assert {row["granularity"] for row in record["rows"]} == {"weight"}
@@ -225,22 +248,31 @@ def test_the_picture_has_a_curve_and_a_line_of_the_map_for_every_layer(measured)
 def made(name: str, units: int, power: float, round_to: int = 1) -> Curve:
     """1 - share ** power, measured up to 0.95: the higher the power, the more it bears."""
     shares = np.linspace(0.05, 0.95, 19)
-    return Curve.through(name, units, 1.0, list(zip(shares, 1 - shares**power, strict=True)), round_to)
+    return Curve.through(
+        name, units, 1.0, list(zip(shares, 1 - shares**power, strict=True)), round_to
+    )
 
 
 @pytest.mark.parametrize("target", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_budget_is_met_and_no_part_is_cut_deeper_than_one_threshold_allows(target, seed):
     random = np.random.default_rng(seed)
-    found = [made(str(i), int(random.integers(50, 3000)), float(random.uniform(0.7, 6))) for i in range(9)]
+    found = [
+        made(str(i), int(random.integers(50, 3000)), float(random.uniform(0.7, 6)))
+        for i in range(9)
+    ]
     prices = random.uniform(0.1, 3, 9)
     full = float(np.dot(prices, [curve.units for curve in found]))
     widths = allocate(found, lambda widths: float(np.dot(prices, widths)) / full, target)
     assert np.dot(prices, widths) / full == pytest.approx(target, abs=prices.max() / full)
     shares = [1 - width / curve.units for curve, width in zip(found, widths, strict=True)]
     # An accuracy between these two bounds is the threshold: one unit less of any part, or one more, is beyond it.
-    less = [curve.accuracy(share - 1 / curve.units) for curve, share in zip(found, shares, strict=True)]
-    more = [curve.accuracy(share + 1 / curve.units) for curve, share in zip(found, shares, strict=True)]
+    less = [
+        curve.accuracy(share - 1 / curve.units) for curve, share in zip(found, shares, strict=True)
+    ]
+    more = [
+        curve.accuracy(share + 1 / curve.units) for curve, share in zip(found, shares, strict=True)
+    ]
     assert max(more) <= min(less) + 1e-9
 
 
@@ -261,9 +293,9 @@ def test_equal_curves_make_equal_shares_even_where_they_are_flat(accuracies):
     found = [Curve.through(str(units), units, 1.0, points) for units in (100, 400, 1000)]
     for target in (0.8, 0.6, 0.3):
         widths = allocate(found, native(found), target)
-        assert [width / curve.units for curve, width in zip(found, widths, strict=True)] == pytest.approx(
-            [target] * 3, abs=0.01
-        )
+        assert [
+            width / curve.units for curve, width in zip(found, widths, strict=True)
+        ] == pytest.approx([target] * 3, abs=0.01)
 
 
 def test_curves_do_not_rise_and_nothing_is_taken_beyond_their_ends():
@@ -284,23 +316,37 @@ def test_widths_are_multiples_where_they_must_be():
 @pytest.mark.parametrize("what", ["weight", "channel"])
 def test_costs_are_those_of_a_network_really_cut(what, budget):
     model = dense()
-    subject = Subject.of(model, "resnet8", DIGITS_SHAPE, what)
+    subject = AllocationTarget.of(model, "resnet8", DIGITS_SHAPE, what)
     names = list(subject.units)[1:]  # the first stays whole
     widths = [left(subject.units[name], 0.4) for name in names]
     thin = really_cut(
-        model, "resnet8", what, {n: 1 - width / subject.units[n] for n, width in zip(names, widths, strict=True)}
+        model,
+        "resnet8",
+        what,
+        {n: 1 - width / subject.units[n] for n, width in zip(names, widths, strict=True)},
     )
     kept = subject.kept(names, budget)(widths)
     if what == "channel":
         count = parameters if budget == "params" else lambda network: macs(network, DIGITS_SHAPE)
         assert kept == pytest.approx(count(thin) / count(model))
         return
-    pixels = {"conv1": 64, "layer1": 64, "layer2": 16, "layer3": 4, "linear": 1}  # of 8x8, halved twice
+    pixels = {
+        "conv1": 64,
+        "layer1": 64,
+        "layer2": 16,
+        "layer3": 4,
+        "linear": 1,
+    }  # of 8x8, halved twice
     gone = sum(
-        int((thin.get_submodule(name).weight == 0).sum()) * (pixels[name.split(".")[0]] if budget == "macs" else 1)
+        int((thin.get_submodule(name).weight == 0).sum())
+        * (pixels[name.split(".")[0]] if budget == "macs" else 1)
         for name in names
     )
-    total = macs(model, DIGITS_SHAPE) if budget == "macs" else sum(p.numel() for p in model.parameters())
+    total = (
+        macs(model, DIGITS_SHAPE)
+        if budget == "macs"
+        else sum(p.numel() for p in model.parameters())
+    )
     assert kept == pytest.approx(1 - gone / total)
 
 
@@ -323,7 +369,10 @@ def test_the_written_ratios_are_valid_and_nothing_else_changes(workspace, what):
     assert new == old
     assert len(set(written.values())) > 1
     spec = params.spec(METHODS[what], 0)
-    assert unreachable(dense(), params.model, [spec], shape=DIGITS_SHAPE, train=params.train) == []
+    assert (
+        infeasible_specs(dense(), params.model, [spec], shape=DIGITS_SHAPE, train=params.train)
+        == []
+    )
     thin = really_cut(dense(), "resnet8", what, written)
     found = parts(dense(), "resnet8", what, DIGITS_SHAPE)
     assert list(written) == [part.name for part in found]
@@ -347,7 +396,9 @@ def test_comments_and_layout_stay(workspace):
     place = lines.index(added[0])
     assert lines[place : place + 2] == added
     rest = lines[:place] + lines[place + 2 :]
-    changed = [(old, new) for old, new in zip(shipped.splitlines(), rest, strict=True) if old != new]
+    changed = [
+        (old, new) for old, new in zip(shipped.splitlines(), rest, strict=True) if old != new
+    ]
     ((old, new),) = changed
     assert old.startswith("  layer_ratios: {}")
     assert old.split("#")[1] == new.split("#")[1]
@@ -378,12 +429,18 @@ def test_protected_layers_get_nothing(workspace):
         (["--latency", "0.5", "--granularity", "weight"], {}, ["--granularity channel"]),
         (["--ratio", "0.97"], {}, ["0.97", "cannot be met", "sensitivity.ratios"]),
         (["--ratio", "0.5", "--granularity", "head"], {}, ["resnet8 has no heads"]),
-        (["--ratio", "0.5"], {"model": "resnet20"}, ["model resnet8", "resnet20", "dvc repro sensitivity"]),
+        (
+            ["--ratio", "0.5"],
+            {"model": "resnet20"},
+            ["model resnet8", "resnet20", "dvc repro sensitivity"],
+        ),
         (["--ratio", "0.5"], {"seeds": [0]}, ["seeds [0, 1]"]),
         (["--ratio", "0.5"], {"prune__protect": ["*"]}, ["prune.protect"]),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(workspace, args, changes, named):
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
+    workspace, args, changes, named
+):
     edit_params(Path("params.yaml"), **changes)
     before = Path("params.yaml").read_bytes()
     result = run(*args)
@@ -429,23 +486,24 @@ def test_a_latency_is_met_within_the_tolerance(wanted):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "noise", "named"), [(0.9, 1.0, "the most that goes is 0.7"), (0.4, 1.2, "quieter machine")]
+    ("wanted", "noise", "named"),
+    [(0.9, 1.0, "the most that goes is 0.7"), (0.4, 1.2, "quieter machine")],
 )
 def test_a_latency_that_cannot_be_met_or_told_is_refused(wanted, noise, named):
     found = [made(str(power), 400, power) for power in (1, 2, 3)]
-    with pytest.raises(Refused, match=named):
+    with pytest.raises(InputError, match=named):
         allocate_latency(found, exact(found, noise), wanted, lambda line: None)
 
 
 def test_a_network_whose_latency_goes_by_steps_is_refused():
     found = [made("one", 400, 2)]
     step = lambda widths: Ratio(*[1.0 if widths[0] > 150 else 4.0] * 3)  # noqa: E731
-    with pytest.raises(Refused, match="the nearest is"):
+    with pytest.raises(InputError, match="the nearest is"):
         allocate_latency(found, step, 0.4, lambda line: None)
 
 
 def test_a_thinner_network_is_measured(workspace, execution):
-    subject = Subject.of(dense(), "resnet8", DIGITS_SHAPE, "channel")
+    subject = AllocationTarget.of(dense(), "resnet8", DIGITS_SHAPE, "channel")
     spec = prune_spec("l1_channel", 0, layer_ratios={"layer1.0.conv1": 0.5})
     found = subject.faster(spec, execution, batch_size=2, rounds=2)
     assert 0 < found.low <= found.value <= found.high

@@ -23,7 +23,14 @@ CELLS = [(method, ratio, f"{method}-{ratio}") for method in SHOWN for ratio in (
 MEASURED = [measured(0.99 - ratio / 10, ratio) for _, ratio, _ in CELLS]
 POINTS = rows.tradeoff_rows(CELLS, MEASURED, {key: [] for *_, key in CELLS})
 HISTORY = [
-    {"seed": seed, "epoch": e, "loss": 1 / e, "validation_loss": 2 / e, "accuracy": 0.5, "validation_accuracy": 0.4}
+    {
+        "seed": seed,
+        "epoch": e,
+        "loss": 1 / e,
+        "validation_loss": 2 / e,
+        "accuracy": 0.5,
+        "validation_accuracy": 0.4,
+    }
     for seed in (0, 1)
     for e in (1, 2, 3)
 ]
@@ -31,7 +38,9 @@ HISTORY = [
 
 def drawings() -> dict:
     curves = [figures.Curve("dense", "dense", "black", rows.mean_history(HISTORY))]
-    curves += [figures.Curve(method, "ratio 0.5", "red", rows.mean_history(HISTORY)) for method in SHOWN]
+    curves += [
+        figures.Curve(method, "ratio 0.5", "red", rows.mean_history(HISTORY)) for method in SHOWN
+    ]
     curves += [figures.Curve("nothing", "ratio 0.9", "blue", [])]
     matrix, names = np.diag([5, 0, 7]), ["cat", "dog", "a_very long name"]
     return {
@@ -47,7 +56,9 @@ def test_every_picture_is_the_same_to_the_byte_when_drawn_again(name, tmp_path):
     for folder in ("a", "b"):
         style.save(drawings()[name], tmp_path / folder / name)
     for suffix in (".svg", ".png"):
-        first, again = ((tmp_path / folder / name).with_suffix(suffix).read_bytes() for folder in "ab")
+        first, again = (
+            (tmp_path / folder / name).with_suffix(suffix).read_bytes() for folder in "ab"
+        )
         assert first == again
         assert len(first) > 5000
 
@@ -57,7 +68,11 @@ def test_numbers_are_words_and_no_formulas(name):
     """Text is drawn as it stands, since names may hold a $; so no tick may be a formula."""
     figure = drawings()[name]
     FigureCanvasAgg(figure).draw()
-    ticks = [label.get_text() for axis in figure.axes for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    ticks = [
+        label.get_text()
+        for axis in figure.axes
+        for label in (*axis.get_xticklabels(), *axis.get_yticklabels())
+    ]
     assert any(ticks)
     assert not [tick for tick in ticks if "$" in tick]
 
@@ -91,7 +106,9 @@ def test_controls_look_like_controls_and_colours_are_distinct_and_stable():
     assert all(style.line_style(method) == ":" for method in controls)
     assert all(style.line_style(method) == "-" for method in METHODS if method not in controls)
     assert len(set(style.COLOURS.values())) == len(style.COLOURS)
-    assert style.colour("a_method_to_come") == style.colour("a_method_to_come") in style.OTHER_COLOURS
+    assert (
+        style.colour("a_method_to_come") == style.colour("a_method_to_come") in style.OTHER_COLOURS
+    )
 
 
 def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_achieved():
@@ -104,15 +121,22 @@ def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_ac
 
 
 def test_the_table_says_where_no_difference_was_shown():
-    small, large = {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02}, {"accuracy_drop": 0.03, "same_as": "l2_channel"}
-    body = table(DENSE, [POINTS[0] | small, POINTS[0] | large], "title", imported=False).splitlines()[5:7]
+    small, large = (
+        {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02},
+        {"accuracy_drop": 0.03, "same_as": "l2_channel"},
+    )
+    body = table(
+        DENSE, [POINTS[0] | small, POINTS[0] | large], "title", imported=False
+    ).splitlines()[5:7]
     assert "| 1.00 ± 2.00 = |  |" in body[0]
     assert "| 3.00 ± 2.00 | l2_channel |" in body[1]
 
 
 def test_many_methods_that_are_alike_are_counted_and_few_are_named():
     names = ", ".join(METHODS)
-    (row,) = table(DENSE, [POINTS[0] | {"same_as": names}], "title", imported=False).splitlines()[5:6]
+    (row,) = table(DENSE, [POINTS[0] | {"same_as": names}], "title", imported=False).splitlines()[
+        5:6
+    ]
     said = row.split(" | ")[-2].split(" and ")
     assert names.startswith(said[0])
     assert len(said[0].split(", ")) + int(said[1].split()[0]) == len(METHODS)
@@ -142,5 +166,7 @@ def test_histories_are_averaged_over_seeds():
 
 
 def test_a_matrix_comes_back_from_its_rows():
-    matrix = rows.matrix_of([{"actual": 0, "predicted": 1, "count": 4}, {"actual": 2, "predicted": 2, "count": 1}], 3)
+    matrix = rows.matrix_of(
+        [{"actual": 0, "predicted": 1, "count": 4}, {"actual": 2, "predicted": 2, "count": 1}], 3
+    )
     np.testing.assert_array_equal(matrix, [[0, 4, 0], [0, 0, 0], [0, 0, 1]])

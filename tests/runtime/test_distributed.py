@@ -20,13 +20,13 @@ from helpers.shared_training import EXAMPLES, assert_steps_of_one, by_two
 from helpers.stages import TRAIN, command, files, stage
 from scipy import stats
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.lifecycle import RENDEZVOUS
-from prunelab.data.loader import Batches
+from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import build
 from prunelab.runtime.device import Execution
-from prunelab.runtime.distributed import Ranks, require_gpus
+from prunelab.runtime.distributed import Distributed, require_gpus
 from prunelab.stages.entry import alone
 from prunelab.training.loop import fit
 
@@ -48,7 +48,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 9, 100])
 def test_shares_cover_everything_once_and_differ_by_one_at_most(size, count):
-    shares = [range(count)[Ranks(rank, size).part(count)] for rank in range(size)]
+    shares = [range(count)[Distributed(rank, size).part(count)] for rank in range(size)]
     assert [index for share in shares for index in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert len(shares[0]) == max(map(len, shares))
@@ -56,17 +56,23 @@ def test_shares_cover_everything_once_and_differ_by_one_at_most(size, count):
 
 @pytest.mark.parametrize("kind", ["resident", "streamed", "resized"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_parts_of_augmented_batches_are_those_of_the_whole(digits, normalise, execution, tmp_path, kind, size):
+def test_parts_of_augmented_batches_are_those_of_the_whole(
+    digits, normalise, execution, tmp_path, kind, size
+):
     split = digits.at(np.arange(21))
     if kind == "streamed":
         split = mapped(split, tmp_path)
     if kind == "resized":
         split = Split(split.inputs, split.labels, size=(12, 12))
-    data = Batches(split, normalise, execution)
+    data = BatchLoader(split, normalise, execution)
     for batch_size in (9, 2):  # of 2, the last of three processes has none
         whole = list(data.shuffled(batch_size, EVERYTHING, seed=1, epoch=2))
         parts = [
-            list(data.shuffled(batch_size, EVERYTHING, seed=1, epoch=2, part=Ranks(rank, size).part))
+            list(
+                data.shuffled(
+                    batch_size, EVERYTHING, seed=1, epoch=2, part=Distributed(rank, size).part
+                )
+            )
             for rank in range(size)
         ]
         for (inputs, labels), *shares in zip(whole, *parts, strict=True):
@@ -88,8 +94,8 @@ def test_two_processes_take_the_steps_of_one(two, case):
 
 
 def test_a_batch_too_small_for_batch_norm_is_refused_before_any_work(task, recipe):
-    shared = replace(task, ranks=Ranks(0, 40))
-    with pytest.raises(Refused, match="40 processes fewer than 2 examples.*1 to 32 processes"):
+    shared = replace(task, ranks=Distributed(0, 40))
+    with pytest.raises(InputError, match="40 processes fewer than 2 examples.*1 to 32 processes"):
         fit(build("resnet8", 10, DIGITS_SHAPE), shared, recipe, seed=0)
 
 
@@ -97,7 +103,10 @@ def test_more_processes_than_gpus_are_refused_with_what_there_is(monkeypatch):
     gpu = Execution(torch.device("cuda"), None, torch.contiguous_format)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     require_gpus(2, gpu)
-    with pytest.raises(Refused, match="runtime.processes: 3 processes need a GPU each, but there are 2; valid: 1 to 2"):
+    with pytest.raises(
+        InputError,
+        match="runtime.processes: 3 processes need a GPU each, but there are 2; valid: 1 to 2",
+    ):
         require_gpus(3, gpu)
     require_gpus(3, Execution(torch.device("cpu"), None, torch.contiguous_format))
 
@@ -109,7 +118,10 @@ def test_a_stage_for_one_process_refuses_to_be_several(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     alone(done.append)("one")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(Refused, match="runs as one process, not as 2; only train_base and finetune share their work"):
+    with pytest.raises(
+        InputError,
+        match="runs as one process, not as 2; only train_base and finetune share their work",
+    ):
         alone(done.append)("two")
     assert done == ["one"]
 
@@ -121,8 +133,8 @@ def launched(program: str, folder: Path) -> subprocess.Popen:
     """
     beginning = """
 import os, pathlib, subprocess, sys, time
-from prunelab.process import guard
-guard()
+from prunelab.core.lifecycle import setup_process
+setup_process()
 rank, reader = os.environ["RANK"], subprocess.Popen(["sleep", "100"])
 pathlib.Path(f"{rank}.tmp").write_text(f"{os.getpid()} {reader.pid}")
 pathlib.Path(f"{rank}.tmp").replace(rank)
@@ -138,15 +150,23 @@ while not all(map(os.path.exists, "012")):
 def started(folder: Path) -> list[psutil.Process]:
     """Processes and what they have started; all of them, once the last one is there."""
     deadline = time.monotonic() + 60
-    while not all((folder / str(rank)).exists() for rank in range(3)) and time.monotonic() < deadline:
+    while (
+        not all((folder / str(rank)).exists() for rank in range(3)) and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
-    numbers = [[int(word) for word in (folder / str(rank)).read_text().split()] for rank in range(3)]
-    return [psutil.Process(number) for pair in numbers for number in pair if psutil.pid_exists(number)]
+    numbers = [
+        [int(word) for word in (folder / str(rank)).read_text().split()] for rank in range(3)
+    ]
+    return [
+        psutil.Process(number) for pair in numbers for number in pair if psutil.pid_exists(number)
+    ]
 
 
 def gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=10)
-    return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)  # left to whoever is to reap orphans
+    return all(
+        process.status() == psutil.STATUS_ZOMBIE for process in alive
+    )  # left to whoever is to reap orphans
 
 
 @pytest.mark.parametrize(
@@ -175,14 +195,18 @@ def test_processes_that_all_end_well_are_a_success(tmp_path):
     assert not complaint
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_no_process_outlives_its_launcher(tmp_path, number, code):
     launcher = launched("time.sleep(100)", tmp_path)
     processes = started(tmp_path)
     assert len(processes) == 6
     launcher.send_signal(number)
     assert launcher.wait(timeout=20) == code
-    if number == signal.SIGKILL:  # which it does not hear of: processes end by themselves, and `sleep` knows no better
+    if (
+        number == signal.SIGKILL
+    ):  # which it does not hear of: processes end by themselves, and `sleep` knows no better
         assert gone(processes[::2])
         for sleeper in processes[1::2]:
             sleeper.kill()
@@ -194,9 +218,16 @@ def test_no_process_outlives_its_launcher(tmp_path, number, code):
 
 def train(*launcher: str) -> subprocess.Popen:
     """Base training as dvc.yaml runs it, or by torchrun."""
-    words = command(*TRAIN) if not launcher else [sys.executable, "-m", *launcher, "-m", f"prunelab.stages.{TRAIN[0]}"]
+    words = (
+        command(*TRAIN)
+        if not launcher
+        else [sys.executable, "-m", *launcher, "-m", f"prunelab.stages.{TRAIN[0]}"]
+    )
     return subprocess.Popen(
-        words if not launcher else [*words, *TRAIN[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words if not launcher else [*words, *TRAIN[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -205,13 +236,21 @@ def rank_of(launcher: subprocess.Popen, rank: int) -> psutil.Process:
     deadline = time.monotonic() + 300
     while not list(Path(".prunelab/checkpoints").rglob("*.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return next(p for p in psutil.Process(launcher.pid).children() if p.environ().get("RANK") == str(rank))
+    return next(
+        p for p in psutil.Process(launcher.pid).children() if p.environ().get("RANK") == str(rank)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_costs_nothing_but_time(workspace, killed):
-    edit_params(workspace / "params.yaml", seeds=[0], train__epochs=6, runtime__processes=2, runtime__threads=1)
+    edit_params(
+        workspace / "params.yaml",
+        seeds=[0],
+        train__epochs=6,
+        runtime__processes=2,
+        runtime__threads=1,
+    )
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
     whole = train()
     said, complaint = whole.communicate()
@@ -241,7 +280,13 @@ def test_a_killed_process_costs_nothing_but_time(workspace, killed):
 
 @pytest.mark.slow
 def test_torchrun_gives_the_same_bits_and_its_processes_end_with_it(workspace):
-    edit_params(workspace / "params.yaml", seeds=[0], train__epochs=4, runtime__processes=2, runtime__threads=1)
+    edit_params(
+        workspace / "params.yaml",
+        seeds=[0],
+        train__epochs=4,
+        runtime__processes=2,
+        runtime__threads=1,
+    )
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
     assert stage(*TRAIN).returncode == 0
     expected = files(workspace / "models")
@@ -264,7 +309,9 @@ def test_torchrun_gives_the_same_bits_and_its_processes_end_with_it(workspace):
 @pytest.mark.slow
 def test_networks_of_two_processes_are_as_good_as_those_of_one(workspace):
     """The mean over three seeds lies within what seeds alone make of it: batch norm sees half batches."""
-    edit_params(workspace / "params.yaml", train__epochs=12, train__learning_rate=0.05, runtime__threads=1)
+    edit_params(
+        workspace / "params.yaml", train__epochs=12, train__learning_rate=0.05, runtime__threads=1
+    )
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
     accuracies = {}
     for processes in (1, 2):

@@ -8,7 +8,7 @@ from helpers.shared_training import EXAMPLES, assert_steps_of_one, by_two
 
 from prunelab.benchmark.backends import BACKENDS, inputs_of
 from prunelab.benchmark.memory import meter
-from prunelab.benchmark.suite import Bench
+from prunelab.benchmark.suite import Benchmark
 from prunelab.data.augment import Augmentation
 from prunelab.evaluation.predict import predict
 from prunelab.models.catalogue import build
@@ -18,9 +18,12 @@ from prunelab.pruning.prune import prune
 from prunelab.runtime.device import configure
 from prunelab.training import masking
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.loop import AfterStep, Task, fit
+from prunelab.training.loop import CallAfterStep, Task, fit
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+]
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -78,12 +81,16 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
         bases=bases("resnet8", model),
     )
     gpu_task.execution.place(model)
-    fitted = fit(model, gpu_task, recipe, seed=0, guide=AfterStep(masking.hold(model, pruned.masks)))
+    fitted = fit(
+        model, gpu_task, recipe, seed=0, guide=CallAfterStep(masking.hold(model, pruned.masks))
+    )
     masking.verify(model, pruned.masks)
     assert METHODS[method].masks or parameters(model) < full
     predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
     labels = gpu_task.validation.labels.cpu().numpy()
-    assert (predictions.classes == labels).mean() == pytest.approx(fitted.history[-1]["validation_accuracy"], abs=0.05)
+    assert (predictions.classes == labels).mean() == pytest.approx(
+        fitted.history[-1]["validation_accuracy"], abs=0.05
+    )
 
 
 @pytest.mark.parametrize("name", ["cuda_graph", "compiled"])
@@ -102,7 +109,7 @@ def test_everything_the_benchmark_measures_is_measured(gpu_task):
     models = {name: build("resnet8", 10, DIGITS_SHAPE).eval() for name in ("dense", "same")}
     load = {name: lambda: build("resnet8", 10, DIGITS_SHAPE).eval() for name in models}
     placed = {name: gpu_task.execution.place(model) for name, model in models.items()}
-    bench = Bench(placed, load, DIGITS_SHAPE, gpu_task.execution)
+    bench = Benchmark(placed, load, DIGITS_SHAPE, gpu_task.execution)
     for backend in ("eager", "cuda_graph"):
         dense, same = bench.latency(backend, 64, rounds=10, seconds=1.0)
         assert 0 < dense["latency_ms_p50"] <= dense["latency_ms_p95"]
@@ -114,10 +121,14 @@ def test_everything_the_benchmark_measures_is_measured(gpu_task):
 
 
 def test_peak_memory_is_that_of_the_activations():
-    wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)).eval()
+    wide = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)
+    ).eval()
     with meter(configure(runtime_params(device="cuda", channels_last=False))) as measure:
         peak = measure(lambda: wide, (1, 8, 8), 64)
-    assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)  # one float per input and output; weights left out
+    assert peak == pytest.approx(
+        64 * (1 << 16) * 4, rel=0.05
+    )  # one float per input and output; weights left out
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs")

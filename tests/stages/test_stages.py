@@ -18,7 +18,9 @@ from ruamel.yaml import YAML
 from prunelab.stages.entry import run
 
 SHARED = ("__init__", "entry", "task")
-STAGES = sorted(path.stem for path in (PROJECT / "src/prunelab/stages").glob("*.py") if path.stem not in SHARED)
+STAGES = sorted(
+    path.stem for path in (PROJECT / "src/prunelab/stages").glob("*.py") if path.stem not in SHARED
+)
 
 
 @pytest.fixture
@@ -74,7 +76,15 @@ def test_a_stage_refuses_bad_parameters_with_all_problems_and_the_way_back(works
     (workspace / "params.yaml").write_text(
         text.replace("ratio: 0.6", "ratio: 1.5").replace("model: resnet8", "model: x")
     )
-    args = ("models/base", "data/prepared", "models/focus/pruned", "--method", "l1_channel", "--ratio", "1.5")
+    args = (
+        "models/base",
+        "data/prepared",
+        "models/focus/pruned",
+        "--method",
+        "l1_channel",
+        "--ratio",
+        "1.5",
+    )
     result = stage("prune", *args, DVC_STAGE="prune_focus")
     lines = result.stderr.splitlines()
     assert result.returncode == 1
@@ -86,9 +96,13 @@ def test_a_stage_refuses_bad_parameters_with_all_problems_and_the_way_back(works
 
 
 def test_a_stage_without_its_inputs_says_what_makes_them(workspace):
-    result = stage("prune", "models/base", "data/prepared", "out", "--method", "l1_channel", "--ratio", "0.5")
+    result = stage(
+        "prune", "models/base", "data/prepared", "out", "--method", "l1_channel", "--ratio", "0.5"
+    )
     assert result.returncode == 1
-    assert result.stderr.splitlines() == ["models/base/final/0.safetensors is missing; `dvc repro` makes it"]
+    assert result.stderr.splitlines() == [
+        "models/base/final/0.safetensors is missing; `dvc repro` makes it"
+    ]
 
 
 def test_a_stage_refuses_damaged_data_and_writes_nothing(workspace):
@@ -104,7 +118,9 @@ def test_a_stage_refuses_damaged_data_and_writes_nothing(workspace):
 
 def stage_under_a_shell() -> subprocess.Popen:
     """A stand-in for DVC that runs a stage as DVC does, through a shell that stays in between."""
-    shell = " ".join(command(*TRAIN)) + "; true"  # `; true` keeps the shell from replacing itself by Python
+    shell = (
+        " ".join(command(*TRAIN)) + "; true"
+    )  # `; true` keeps the shell from replacing itself by Python
     return subprocess.Popen(
         [sys.executable, "-c", f"import subprocess; subprocess.run(['sh', '-c', {shell!r}])"],
         env={**os.environ, "DVC_STAGE": "train_base"},
@@ -125,7 +141,9 @@ def running_stages(workspace: Path) -> list[psutil.Process]:
 def test_a_stage_dies_with_the_dvc_that_started_it(workspace, after_s):
     """Killed while the stage is still starting, while it imports torch, and in the middle of its work."""
     params = workspace / "params.yaml"
-    params.write_text(params.read_text().replace("epochs: 25", "epochs: 5000"))  # it must not end by itself
+    params.write_text(
+        params.read_text().replace("epochs: 25", "epochs: 5000")
+    )  # it must not end by itself
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
     parent = stage_under_a_shell()
     deadline = time.monotonic() + 20
@@ -141,7 +159,9 @@ def test_a_stage_dies_with_the_dvc_that_started_it(workspace, after_s):
 
 def test_ctrl_c_ends_a_stage_at_once_and_says_how_to_go_on(workspace):
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    running = subprocess.Popen(command(*TRAIN), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command(*TRAIN), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list((workspace / ".prunelab").rglob("*.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)

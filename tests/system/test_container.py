@@ -35,12 +35,18 @@ def engine() -> Iterator[dict[str, str]]:
         pytest.skip(f"building the image takes {FREE_GB} GB in /var/tmp, which are not free")
     folder = kept or tempfile.mkdtemp(prefix="engine-", dir="/var/tmp")
     try:
-        exported = subprocess.run([ENGINE, "up", folder], stdout=subprocess.PIPE, text=True, check=True).stdout
-        variables = dict(line.removeprefix("export ").split("=", 1) for line in exported.splitlines())
+        exported = subprocess.run(
+            [ENGINE, "up", folder], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+        variables = dict(
+            line.removeprefix("export ").split("=", 1) for line in exported.splitlines()
+        )
         release = variables["BASE_IMAGE"].split("/")[1]  # debian:bookworm
         assert f"BASE_IMAGE={release}-" in (PROJECT / "Dockerfile").read_text()
         nothing = ["podman", "run", "--rm", "--network", "none", variables["BASE_IMAGE"], "true"]
-        tried = subprocess.run(nothing, env=os.environ | variables, capture_output=True, text=True, check=False)
+        tried = subprocess.run(
+            nothing, env=os.environ | variables, capture_output=True, text=True, check=False
+        )
         if tried.returncode != 0:
             pytest.skip(f"no container can be run here: {' '.join(tried.stderr.split())}")
         yield os.environ | variables
@@ -55,20 +61,26 @@ class Container:
     def __init__(self, folder: Path, engine: dict[str, str]):
         self.folder, self.engine = folder, engine
 
-    def _make(self, target: str, user: int, run_args: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def _make(
+        self, target: str, user: int, run_args: str, *options: str
+    ) -> subprocess.CompletedProcess[str]:
         variables = [f"OWNER={user}:{user}", f"RUN_ARGS={run_args}", "DOCKER=podman", "GPUS="]
         base = f"BUILD_ARGS=--build-arg BASE_IMAGE={self.engine['BASE_IMAGE']}"
         return self._run(["make", "--no-print-directory", *options, target, base, *variables])
 
     def _run(self, command: list[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.folder, env=self.engine, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.engine, capture_output=True, text=True, check=False
+        )
         assert not check or done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
         return done
 
     def make(self, target: str) -> str:
         return self._make(target, USER, CUT_OFF).stdout
 
-    def command(self, *inside: str, user: int = USER, run_args: str = CUT_OFF, hardened: bool = True) -> list[str]:
+    def command(
+        self, *inside: str, user: int = USER, run_args: str = CUT_OFF, hardened: bool = True
+    ) -> list[str]:
         """The command line by which `make docker-repro` runs the image, for another command inside."""
         options = ["--just-print", *([] if hardened else ["HARDENED="])]
         said = self._make("docker-repro", user, run_args, *options).stdout
@@ -93,14 +105,20 @@ def container(engine, outside, tmp_path_factory) -> Container:
         os.lchown(path, USER, USER)
     container = Container(folder, engine)
     output = container.make("docker-repro")
-    assert {"prepare", "train_base", "evaluate@l1_channel-0.5", "evaluate_focus", "report"} <= set(stages_run(output))
+    assert {"prepare", "train_base", "evaluate@l1_channel-0.5", "evaluate_focus", "report"} <= set(
+        stages_run(output)
+    )
     return container
 
 
 def metrics(folder: Path) -> dict[str, str]:
     found = (folder / "metrics").rglob("*.json")
     texts = {str(path.relative_to(folder)): path.read_text() for path in found}
-    return {path: text for path, text in texts.items() if not path.startswith(("metrics/speed", "metrics/environment"))}
+    return {
+        path: text
+        for path, text in texts.items()
+        if not path.startswith(("metrics/speed", "metrics/environment"))
+    }
 
 
 def processes() -> list[str]:
@@ -170,7 +188,11 @@ def test_an_experiment_by_one_whom_no_account_names(container):
 
 def test_torch_compiles(container):
     compiled = "torch.compile(lambda x: (x.sin() + 1).relu().sum(1))"
-    container.run("python", "-c", f"import torch; x = torch.randn(64, 64); assert {compiled}(x).isfinite().all()")
+    container.run(
+        "python",
+        "-c",
+        f"import torch; x = torch.randn(64, 64); assert {compiled}(x).isfinite().all()",
+    )
 
 
 def test_stopping_it_ends_all_of_it_and_leaves_no_lock(container):
@@ -182,9 +204,14 @@ def test_stopping_it_ends_all_of_it_and_leaves_no_lock(container):
             if "Running stage 'train_base'" in line:
                 break
         assert processes()
-        subprocess.run(["podman", "stop", "--time", "60", "stopped"], env=container.engine, check=True)
+        subprocess.run(
+            ["podman", "stop", "--time", "60", "stopped"], env=container.engine, check=True
+        )
         process.communicate()
-    assert process.returncode not in (0, 137)  # neither finished nor killed: it was asked to end, and did
+    assert process.returncode not in (
+        0,
+        137,
+    )  # neither finished nor killed: it was asked to end, and did
     assert processes() == []
     assert json.loads((container.folder / ".dvc/tmp/rwlock").read_text()) == {}
     container.run()  # not the same command, which DVC would take for the same process

@@ -19,10 +19,10 @@ from helpers.params import PROJECT, edit_params
 from helpers.stages import TRAIN, command, files
 from matplotlib.figure import Figure
 
-from prunelab.artifacts.networks import Card, Network, save_network
+from prunelab.artifacts.networks import ModelCard, Network, save_network
 from prunelab.artifacts.predictions import save_predictions
 from prunelab.artifacts.prepared import save_prepared
-from prunelab.core.errors import machine_failed
+from prunelab.core.errors import describe_os_error
 from prunelab.core.files import write, write_json
 from prunelab.data.splits import Split
 from prunelab.data.storage import rows
@@ -35,7 +35,9 @@ SOME = np.arange(60_000, dtype=np.int64)
 
 
 def network(path: Path) -> None:
-    card = Card(model="resnet8", classes=10, input_shape=(1, 8, 8), normalise=None, seed=0, imported=None)
+    card = ModelCard(
+        model="resnet8", classes=10, input_shape=(1, 8, 8), normalise=None, seed=0, imported=None
+    )
     save_network(path, Network(model=build("resnet8", 10, (1, 8, 8), 0), card=card))
 
 
@@ -83,7 +85,7 @@ def test_every_writer_names_its_file_and_leaves_what_was_there(name, size, tmp_p
     path.write_bytes(b"earlier")
     with files_end_at(size), pytest.raises(OSError, match="File too large") as failed:
         WRITERS[name](path)
-    assert machine_failed(failed.value).startswith(f"{path}: File too large; ")
+    assert describe_os_error(failed.value).startswith(f"{path}: File too large; ")
     assert files(tmp_path) == {f"out/{name}": b"earlier"}
     WRITERS[name](path)
     assert path.stat().st_size > 7_000
@@ -91,7 +93,9 @@ def test_every_writer_names_its_file_and_leaves_what_was_there(name, size, tmp_p
 
 def test_an_error_of_a_worker_is_told_in_its_last_line():
     told = "Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nFileNotFoundError: y\n"
-    assert machine_failed(FileNotFoundError(told)).startswith("FileNotFoundError: y; what was there")
+    assert describe_os_error(FileNotFoundError(told)).startswith(
+        "FileNotFoundError: y; what was there"
+    )
 
 
 GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which …"
@@ -104,9 +108,15 @@ def raised(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        (lambda: torch.empty(2**60, dtype=torch.uint8), "tried to allocate 1152921504606846976 bytes"),
+        (
+            lambda: torch.empty(2**60, dtype=torch.uint8),
+            "tried to allocate 1152921504606846976 bytes",
+        ),
         (lambda: np.zeros(2**60, np.uint8), "Unable to allocate 1.00 EiB"),
-        (lambda: raised(torch.OutOfMemoryError(GPU)), "memory ran out (CUDA out of memory); a smaller batch size"),
+        (
+            lambda: raised(torch.OutOfMemoryError(GPU)),
+            "memory ran out (CUDA out of memory); a smaller batch size",
+        ),
         (lambda: raised(MemoryError()), "memory ran out; a smaller"),
     ],
 )
@@ -182,7 +192,12 @@ PIPELINE: dict[str, tuple[tuple[str, ...], str]] = {
 def in_folder(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
     return subprocess.run(
-        command(name, *arguments), cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command(name, *arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -191,7 +206,10 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     """A small file system of its own over a folder, or the test is skipped where none may be mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     tried = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if tried.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {tried.stderr.strip()}")
@@ -203,7 +221,8 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "cause"), [("size=4k,nr_inodes=1", "No space left"), ("ro", "Read-only file system")]
+    ("options", "cause"),
+    [("size=4k,nr_inodes=1", "No space left"), ("ro", "Read-only file system")],
 )
 @pytest.mark.parametrize("name", PIPELINE)
 def test_a_stage_on_a_disk_that_takes_nothing_says_so_in_a_line_and_the_rerun_succeeds(
@@ -226,7 +245,9 @@ def test_a_stage_on_a_disk_that_takes_nothing_says_so_in_a_line_and_the_rerun_su
     assert again.returncode == 0, again.stderr
     if name != "benchmark":
         after = files(folder)
-        assert all(after[path] == content for path, content in earlier.items() if "environment" not in path)
+        assert all(
+            after[path] == content for path, content in earlier.items() if "environment" not in path
+        )
 
 
 @pytest.mark.slow
@@ -257,7 +278,8 @@ def image_workspace(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "name"), [("prunelab.stages.prepare", "three_way"), ("prunelab.datasets.imagefolder", "decode")]
+    ("module", "name"),
+    [("prunelab.stages.prepare", "three_way"), ("prunelab.datasets.imagefolder", "decode")],
 )
 def test_images_that_vanish_while_they_are_prepared(tmp_path, module, name):
     """Taken away after they were listed, or while they are decoded; the source comes back, and so does the result."""
@@ -298,7 +320,9 @@ def test_training_goes_on_without_the_prepared_data_it_has_opened(tmp_path):
     expected = files(folder / "models")
     shutil.rmtree(folder / "models")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
-    with subprocess.Popen(command(*TRAIN), cwd=folder, env=environment, stdout=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        command(*TRAIN), cwd=folder, env=environment, stdout=subprocess.DEVNULL
+    ) as running:
         while not list((folder / ".prunelab").rglob("*.pt")) and running.poll() is None:
             time.sleep(0.01)
         shutil.move(folder / "data/prepared", folder / "gone")

@@ -26,7 +26,7 @@ from helpers.repository import Clone, outputs, stages_run
 from ruamel.yaml import YAML
 
 from prunelab.project.dvc_lock import HEAD, blocks
-from prunelab.project.recovery import mend
+from prunelab.project.recovery import repair
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -37,8 +37,14 @@ HANGS_S = 1200.0  # DVC may miss a Ctrl-C that comes as it starts a stage, and r
 ENDS_S = 20.0  # for what was killed and what hung on it; a stage looks for its DVC twice a second
 BLOCKED = ("dvc.lock", "rwlock")  # DVC's own files, which DVC does not write in one step
 WAYS = [
-    *((target, number) for target in ("stage", "dvc", "group") for number in (signal.SIGKILL, signal.SIGTERM)),
-    *((target, signal.SIGINT) for target in ("stage", "group")),  # DVC by itself ignores it while a stage runs
+    *(
+        (target, number)
+        for target in ("stage", "dvc", "group")
+        for number in (signal.SIGKILL, signal.SIGTERM)
+    ),
+    *(
+        (target, signal.SIGINT) for target in ("stage", "group")
+    ),  # DVC by itself ignores it while a stage runs
 ]
 # Every checkpoint saved is a line in this file, so that an epoch done twice is a line that is there twice.
 RECORD = """
@@ -92,7 +98,9 @@ def reference(tmp_path_factory) -> Reference:
     assert dvc.returncode == 0
     times = [*begun.values(), time.monotonic()]
     return Reference(
-        clone, outputs(clone.folder), {name: b - a for name, a, b in zip(begun, times, times[1:], strict=False)}
+        clone,
+        outputs(clone.folder),
+        {name: b - a for name, a, b in zip(begun, times, times[1:], strict=False)},
     )
 
 
@@ -108,7 +116,9 @@ def alive_in(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(
+                folder
+            ):
                 found.append(process)
     return found
 
@@ -150,7 +160,9 @@ def now(said: list[str]) -> str:
     return (stages_run("".join(said)) or ["start"])[-1]
 
 
-def kill_once(clone: Clone, stage: str, delay_s: float, target: str, number: int, tally: Tally) -> bool:
+def kill_once(
+    clone: Clone, stage: str, delay_s: float, target: str, number: int, tally: Tally
+) -> bool:
     """Run the pipeline and kill it so long after a stage began, or as that one ends; False if all has ended before."""
     said: list[str] = []
     with started(clone) as dvc:
@@ -163,12 +175,16 @@ def kill_once(clone: Clone, stage: str, delay_s: float, target: str, number: int
             time.sleep(0.01)
         if dvc.poll() is not None:
             listener.join()
-            assert dvc.returncode == 0 or any(name in "".join(said) for name in BLOCKED), "".join(said)
+            assert dvc.returncode == 0 or any(name in "".join(said) for name in BLOCKED), "".join(
+                said
+            )
             return False
         hit = strike(dvc, target, number)
         sent = time.monotonic()
         dvc.wait(timeout=HANGS_S)
-        listener.join(timeout=HANGS_S)  # orphans hold its output open: one that lives on is found here
+        listener.join(
+            timeout=HANGS_S
+        )  # orphans hold its output open: one that lives on is found here
         assert not listener.is_alive()
     while number == signal.SIGINT and alive_in(clone.folder) and time.monotonic() < sent + ENDS_S:
         time.sleep(0.01)
@@ -209,7 +225,9 @@ def test_killed_anywhere_it_ends_with_the_bits_of_a_run_never_killed(reference, 
     draw, tally = random.Random(seed), Tally()
     order, ways = list(reference.seconds), list(WAYS)
     print(f"\nseed {seed}; a run never killed takes {sum(reference.seconds.values()):.0f} s")
-    targets = [stage for _ in range(wanted // len(order) + 1) for stage in draw.sample(order, len(order))][:wanted]
+    targets = [
+        stage for _ in range(wanted // len(order) + 1) for stage in draw.sample(order, len(order))
+    ][:wanted]
     while targets:
         chain, targets = sorted(targets[:CHAIN], key=order.index), targets[CHAIN:]
         (tmp_path / str(len(targets))).mkdir()
@@ -221,7 +239,10 @@ def test_killed_anywhere_it_ends_with_the_bits_of_a_run_never_killed(reference, 
             delay = draw.uniform(0, reference.seconds[stage])
             done = kill_once(clone, stage, delay, target, number, tally)
             late = "" if done else ", too late"
-            print(f"{stage} after {delay:.2f} s: {signal.Signals(number).name} to {target}{late}", flush=True)
+            print(
+                f"{stage} after {delay:.2f} s: {signal.Signals(number).name} to {target}{late}",
+                flush=True,
+            )
             if done:
                 unblock(clone, tally)
         go_on(clone, tally)
@@ -268,10 +289,16 @@ GUARDED = "from prunelab.core.lifecycle import guard; guard(); print('up', flush
 @pytest.mark.parametrize(
     ("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end by SIGTERM")]
 )
-def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(number, told, listened_to):
+def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(
+    number, told, listened_to
+):
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
     with subprocess.Popen(
-        [sys.executable, "-c", GUARDED], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", GUARDED],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as stage:
         stage.stdout.readline()
         if not listened_to:
@@ -279,7 +306,10 @@ def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(nu
         stage.send_signal(number)
         said = stage.stderr.read() if listened_to else ""
     assert stage.returncode == 128 + number
-    assert not listened_to or said.strip() == f"{told}; the same command goes on from the last finished epoch"
+    assert (
+        not listened_to
+        or said.strip() == f"{told}; the same command goes on from the last finished epoch"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +320,11 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     stages = {
         "first": {"cmd": "seq 1 9 > first.txt", "params": ["seeds"], "outs": ["first.txt"]},
-        "last": {"cmd": "head -n 2 first.txt > last.txt", "deps": ["first.txt"], "outs": ["last.txt"]},
+        "last": {
+            "cmd": "head -n 2 first.txt > last.txt",
+            "deps": ["first.txt"],
+            "outs": ["last.txt"],
+        },
     }
     YAML().dump({"stages": stages}, folder / "dvc.yaml")
     (folder / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
@@ -333,21 +367,26 @@ def test_a_process_id_used_again_blocks_nobody(pipeline, foreign):
     with pytest.raises(DvcException) as refused:
         reproduced(folder)
     assert "is busy" in str(refused.value.__cause__)
-    (line,) = mend(folder)
+    (line,) = repair(folder)
     assert str(foreign.pid) in line
     reproduced(folder)
-    assert list(mend(folder)) == []
+    assert list(repair(folder)) == []
 
 
 def test_so_it_is_where_the_number_went_to_another_dvc_and_a_living_one_keeps_its_marks(pipeline):
     folder = pipeline
-    table, its = folder / ".dvc/tmp/rwlock", {"pid": os.getpid(), "cmd": "dvc repro"}  # this is a Python, and alive
+    table, its = (
+        folder / ".dvc/tmp/rwlock",
+        {"pid": os.getpid(), "cmd": "dvc repro"},
+    )  # this is a Python, and alive
     content = {"write": {str(folder / "last.txt"): its}, "read": {str(folder / "first.txt"): [its]}}
     table.write_text(json.dumps(content))
-    assert list(mend(folder)) == []
+    assert list(repair(folder)) == []
     assert json.loads(table.read_text()) == content
-    os.utime(table, times=(0, psutil.Process().create_time() - 60))  # written before this process was there
-    assert len(list(mend(folder))) == 1
+    os.utime(
+        table, times=(0, psutil.Process().create_time() - 60)
+    )  # written before this process was there
+    assert len(list(repair(folder))) == 1
     assert not any(json.loads(table.read_text()).values())
 
 
@@ -358,7 +397,7 @@ def test_what_nobody_has_reaped_yet_uses_no_files(pipeline):
     table = pipeline / ".dvc/tmp/rwlock"
     user = {"pid": zombie.pid, "cmd": "dvc repro"}
     table.write_text(json.dumps({"write": {str(pipeline / "last.txt"): user}, "read": {}}))
-    (line,) = mend(pipeline)
+    (line,) = repair(pipeline)
     assert str(zombie.pid) in line
     assert zombie.wait() == 0
 
@@ -367,7 +406,7 @@ def test_what_nobody_has_reaped_yet_uses_no_files(pipeline):
 def test_a_table_cut_short_blocks_nobody(pipeline, left):
     folder = pipeline
     (folder / ".dvc/tmp/rwlock").write_bytes(left)
-    (line,) = mend(folder)
+    (line,) = repair(folder)
     assert "cut short" in line
     reproduced(folder)
 
@@ -382,7 +421,7 @@ def test_a_lock_cut_short_anywhere_is_mended_and_nothing_whole_is_lost(pipeline)
     whole = blocks(text)
     for length in range(0, len(text), len(text) // 9):
         lock.write_text(text[:length])
-        mended += len(list(mend(folder)))
+        mended += len(list(repair(folder)))
         if lock.exists():
             COMPILED_LOCKFILE_SCHEMA(parse_yaml(lock.read_text(), "dvc.lock"))
             if text[:length].startswith(HEAD + whole["first"] + "  last:\n"):
@@ -399,5 +438,5 @@ def test_a_lock_damaged_otherwise_is_left_for_people(pipeline, damage):
     lock = folder / "dvc.lock"
     lock.write_bytes(lock.read_bytes().replace(b"  last:\n", damage + b"  last:\n"))
     before = lock.read_bytes()
-    assert list(mend(folder)) == []
+    assert list(repair(folder)) == []
     assert lock.read_bytes() == before

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import Normalise
 from prunelab.data.augment import Augmentation
-from prunelab.data.loader import Batches
+from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFiles
 from prunelab.models.catalogue import build
@@ -34,7 +34,9 @@ def peak(act: Callable[[], object]) -> int:
 
 
 def decoded(count: int) -> int:
-    files = ImageFiles(np.array(["a.png"] * count, dtype=object), np.zeros(count, np.int64), SHAPE, None)
+    files = ImageFiles(
+        np.array(["a.png"] * count, dtype=object), np.zeros(count, np.int64), SHAPE, None
+    )
     seen = 0
     for chunk in files.chunks():
         seen += len(chunk)
@@ -53,7 +55,9 @@ def test_an_epoch_of_streamed_images_holds_a_small_part_of_them(tmp_path: Path, 
     count, batch_size = 40_000, 500
     np.save(tmp_path / "inputs.npy", np.zeros((count, *SHAPE), np.uint8))
     split = Split(np.load(tmp_path / "inputs.npy", mmap_mode="r"), np.zeros(count, np.int64))
-    batches = Batches(split, Normalise(mean=[0.5] * 3, std=[0.5] * 3), execution, workers=workers)
+    batches = BatchLoader(
+        split, Normalise(mean=[0.5] * 3, std=[0.5] * 3), execution, workers=workers
+    )
 
     def epoch() -> None:
         shuffled = batches.shuffled(batch_size, Augmentation(), seed=0, epoch=0)
@@ -73,12 +77,20 @@ def test_an_epoch_leaves_nothing_behind_but_its_row(task, recipe, tmp_path):
             super().save(state)
             gc.collect()
             tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-            left.append(tracemalloc.get_traced_memory()[0] + sum(tensor.nbytes for tensor in tensors))
+            left.append(
+                tracemalloc.get_traced_memory()[0] + sum(tensor.nbytes for tensor in tensors)
+            )
 
     tracemalloc.start()
     try:
         recipe = recipe.model_copy(update={"epochs": 30})
-        fit(build("resnet8", 10, DIGITS_SHAPE), task, recipe, seed=0, store=Watched(tmp_path / "store"))
+        fit(
+            build("resnet8", 10, DIGITS_SHAPE),
+            task,
+            recipe,
+            seed=0,
+            store=Watched(tmp_path / "store"),
+        )
     finally:
         tracemalloc.stop()
     assert len(left) == 30

@@ -14,15 +14,15 @@ from helpers.repository import Clone, stages_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunelab.commands.common import refusals, tell_failures
+from prunelab.commands.common import report_failures, reporting_errors
 from prunelab.commands.sweep.axes import read_axes, resolve_sweep
-from prunelab.core.errors import Refused, one_line
-from prunelab.core.escape import code, words
+from prunelab.core.errors import InputError, one_line
+from prunelab.core.escape import as_code, escape_markdown
 from prunelab.page.page import page
 from prunelab.project.experiments import chain
 from prunelab.project.revisions import Revision
 from prunelab.report import text_table
-from prunelab.report.markdown import worded
+from prunelab.report.markdown import escaped_table
 from prunelab.report.pareto import NEEDED, compare, comparison_table, notes
 
 HOSTILE = (
@@ -45,17 +45,17 @@ def bare(markdown: str) -> str:
 
 @given(NAMES)
 def test_a_word_is_either_harmless_or_code(name):
-    for shown in (words(name), code(name)):
+    for shown in (escape_markdown(name), as_code(name)):
         assert shown.isprintable()
         assert not MARKUP.search(bare(shown)), shown
 
 
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=3))
 def test_a_table_has_the_cells_that_were_put_into_it(lines):
-    rows = worded(["one", "two"], lines).split("\n")
+    rows = escaped_table(["one", "two"], lines).split("\n")
     assert len(rows) == 2 + len(lines)
     assert all(row.count("|") == 3 for row in rows)
-    plain = text_table.aligned(["one", "two"], [list(line) for line in lines])
+    plain = text_table.aligned_table(["one", "two"], [list(line) for line in lines])
     assert len(plain.split("\n")) == 2 + len(lines)
     assert plain.replace("\n", "").isprintable()
 
@@ -65,13 +65,20 @@ def test_revisions_are_compared_whatever_they_are_called(name, key, value):
     metrics = dict.fromkeys(NEEDED, 1)
     named = [
         Revision("workspace", None, {"method": "l1_channel", "ratio": 0.5}, metrics, metrics, []),
-        Revision(name, None, {"method": value, "ratio": value, f"data.{key}": value}, metrics, metrics, [key]),
+        Revision(
+            name,
+            None,
+            {"method": value, "ratio": value, f"data.{key}": value},
+            metrics,
+            metrics,
+            [key],
+        ),
     ]
     rows = compare(named, "macs")
-    drawn = worded(*comparison_table(rows)).split("\n")
+    drawn = escaped_table(*comparison_table(rows)).split("\n")
     assert len(drawn) == 4
     assert len({row.count("|") for row in drawn}) == 1
-    for note in notes(rows, {name: value}, "macs", words)[1:]:
+    for note in notes(rows, {name: value}, "macs", escape_markdown)[1:]:
         assert not MARKUP.search(bare(note).replace("`dvc repro`", "")), note
 
 
@@ -79,11 +86,11 @@ def test_revisions_are_compared_whatever_they_are_called(name, key, value):
 def test_no_name_acts_on_a_terminal(name):
     assert one_line(name).isprintable()
     shown = io.StringIO()
-    for error in (Refused([f"a: {name}", name]), OSError(2, name)):
-        with redirect_stderr(shown), pytest.raises(typer.Exit), refusals():
+    for error in (InputError([f"a: {name}", name]), OSError(2, name)):
+        with redirect_stderr(shown), pytest.raises(typer.Exit), reporting_errors():
             raise error
     with redirect_stderr(shown), pytest.raises(typer.Exit):
-        tell_failures({name: f"one\n{name}"}, 1)
+        report_failures({name: f"one\n{name}"}, 1)
     assert shown.getvalue().replace("\n", "").isprintable()
 
 
@@ -127,17 +134,24 @@ def test_the_page_has_the_same_elements_whatever_is_named(name):
     found = told(name)
     assert found.elements == ELEMENTS["of a harmless name"]
     assert "script" not in found.elements
-    assert name.strip("\n\r") == "" or "\x00" in name or "\r" in name or any(name in each for each in found.words)
+    assert (
+        name.strip("\n\r") == ""
+        or "\x00" in name
+        or "\r" in name
+        or any(name in each for each in found.words)
+    )
 
 
 def test_all_that_is_wrong_with_a_sweep_is_told_at_once():
     used = chain((PROJECT / "dvc.yaml").read_text())
-    with pytest.raises(Refused) as refused:
-        resolve_sweep(read_axes(["ratio=2,0.5", "nosuch=1", "seeds=[-1]"]), PROJECT / "params.yaml", used)
+    with pytest.raises(InputError) as refused:
+        resolve_sweep(
+            read_axes(["ratio=2,0.5", "nosuch=1", "seeds=[-1]"]), PROJECT / "params.yaml", used
+        )
     assert len(refused.value.problems) == 3
     assert ["nosuch" in line for line in refused.value.problems] == [True, False, False]
     for many in ("seeds=range(0,1000000000)", "train.epochs=range(0,100000)"):
-        with pytest.raises(Refused, match="combinations; valid: up to"):
+        with pytest.raises(InputError, match="combinations; valid: up to"):
             resolve_sweep(read_axes([many]), PROJECT / "params.yaml", used)
 
 
@@ -163,7 +177,9 @@ def test_a_study_in_an_awkward_folder_of_awkward_data_does_all_it_does_elsewhere
     clone.run("prunelab", "sweep", "-S", "ratio=0.8")
     assert "0.8" in clone.run("prunelab", "compare").stdout
     said = clone.run("prunelab", "verify", "--stages", "train_base", "--runs", "1").stdout
-    assert re.search(r"the commit and run 1: (\d+) of \1 outputs are the same to the bit", said), said
+    assert re.search(r"the commit and run 1: (\d+) of \1 outputs are the same to the bit", said), (
+        said
+    )
     left = {path.name for path in (tmp_path / folder).iterdir()}
     assert left == {"study", data.name}
     assert "x" not in {path.name for path in clone.folder.iterdir()}

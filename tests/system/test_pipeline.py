@@ -30,7 +30,9 @@ def modules_run(stage: dict) -> list[str]:
 
 def source_of(module: str) -> Path | None:
     path = SOURCE / Path(*module.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    return next(
+        (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None
+    )
 
 
 def imported_by(file: Path) -> set[str]:
@@ -105,7 +107,9 @@ def test_small_locks_have_the_versions_of_the_full_lock(name):
 
 def test_environment_lock_covers_every_package_of_the_fingerprint():
     """DVC is noted in the fingerprint, but no number depends on it."""
-    packages = {line.partition("==")[0] for line in (PROJECT / "environment.lock").read_text().splitlines()}
+    packages = {
+        line.partition("==")[0] for line in (PROJECT / "environment.lock").read_text().splitlines()
+    }
     assert set(FINGERPRINT_PACKAGES) - {"dvc"} <= packages
 
 
@@ -128,7 +132,18 @@ COMPUTING = (
         ("page", (*COMPUTING, "prepare", "benchmark", "plot")),
         ("report", (*COMPUTING, "prepare", "benchmark")),
         ("datasets", (*COMPUTING, "benchmark", "plot", "report")),
-        ("pruning", ("prepare", "train_base", "finetune", "evaluate", "finetune_focus", "evaluate_base", "benchmark")),
+        (
+            "pruning",
+            (
+                "prepare",
+                "train_base",
+                "finetune",
+                "evaluate",
+                "finetune_focus",
+                "evaluate_base",
+                "benchmark",
+            ),
+        ),
         ("training", ("prepare", "evaluate", "evaluate_base", "benchmark", "plot", "report")),
         ("evaluation", ("prepare", "train_base", "prune", "finetune", "benchmark")),
         ("benchmark", (*COMPUTING, "prepare", "plot")),
@@ -169,9 +184,13 @@ def test_params_follow_use(name):
     listed = set(STAGES[name]["params"])
     assert used
     for key in used:
-        assert any(key == entry or key.startswith(f"{entry}.") for entry in listed), f"{key} is read but not listed"
+        assert any(key == entry or key.startswith(f"{entry}.") for entry in listed), (
+            f"{key} is read but not listed"
+        )
     for entry in listed:
-        assert any(key == entry or key.startswith(f"{entry}.") for key in used), f"{entry} is listed but not read"
+        assert any(key == entry or key.startswith(f"{entry}.") for key in used), (
+            f"{entry} is listed but not read"
+        )
 
 
 def test_every_stage_runs_its_own_checkout():
@@ -181,14 +200,20 @@ def test_every_stage_runs_its_own_checkout():
 
 
 def test_only_evaluate_reads_the_test_split():
-    readers = {name for name, stage in STAGES.items() if any("prepared/test" in dep for dep in stage["deps"])}
+    readers = {
+        name
+        for name, stage in STAGES.items()
+        if any("prepared/test" in dep for dep in stage["deps"])
+    }
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
 
 
 def test_curves_of_layers_neither_see_the_test_split_nor_depend_on_what_is_made_of_them():
     stage = STAGES["sensitivity"]
     assert not any("test" in dep for dep in stage["deps"])
-    assert not any(key.split(".")[0] in ("prune", "method", "ratio", "grid") for key in stage["params"])
+    assert not any(
+        key.split(".")[0] in ("prune", "method", "ratio", "grid") for key in stage["params"]
+    )
 
 
 def test_focus_paths_carry_no_swept_value():
@@ -210,7 +235,9 @@ CONTRACT = {
     "calibration_error", "macs_nonzero", "size_sparse_bytes",
 }  # fmt: skip
 COUNTS = {
-    key for key in CONTRACT if key.startswith(("params", "macs", "size", "train", "seeds")) and "ratio" not in key
+    key
+    for key in CONTRACT
+    if key.startswith(("params", "macs", "size", "train", "seeds")) and "ratio" not in key
 }
 
 
@@ -226,7 +253,9 @@ def test_the_committed_lock_knows_of_no_file_that_no_stage_makes():
     }
     assert folders
     for folder, files in folders.items():
-        assert files == sum(its for path, its in made.items() if f"{path}/".startswith(f"{folder}/")), folder
+        assert files == sum(
+            its for path, its in made.items() if f"{path}/".startswith(f"{folder}/")
+        ), folder
 
 
 @pytest.fixture(scope="module")
@@ -246,22 +275,32 @@ def clone(tmp_path_factory) -> Clone:
     prepare = clone.folder / "src/prunelab/stages/prepare.py"
     prepare.write_text(
         prepare.read_text().replace(
-            "    params = load_params()", '    params = load_params()\n    print("the clone\'s own code")'
+            "    params = load_params()",
+            '    params = load_params()\n    print("the clone\'s own code")',
         )
     )
     clone.commit("Tiny configuration")
     output = clone.run("dvc", "repro").stdout
     assert "the clone's own code" in output
-    grid = [f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in methods]
+    grid = [
+        f"{stage}@{cell}-0.5" for stage in ("prune", "finetune", "evaluate") for cell in methods
+    ]
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
     told = ["sensitivity", "plot_sensitivity", "plot", "benchmark", "report"]
-    assert sorted(stages_run(output)) == sorted(["prepare", "train_base", "evaluate_base", *grid, *focus, *told])
+    assert sorted(stages_run(output)) == sorted(
+        ["prepare", "train_base", "evaluate_base", *grid, *focus, *told]
+    )
     clone.commit("Results")
     return clone
 
 
 def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
-    for name in ("base.json", "grid/l1_unstructured-0.5.json", "grid/random_channel-0.5.json", "focus.json"):
+    for name in (
+        "base.json",
+        "grid/l1_unstructured-0.5.json",
+        "grid/random_channel-0.5.json",
+        "focus.json",
+    ):
         measured = clone.metrics(name)
         assert set(measured) >= CONTRACT
         for key, value in measured.items():
@@ -269,7 +308,9 @@ def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
             assert math.isfinite(value), key
             assert round(value, 6) == value, key
         assert all(isinstance(measured[key], int) for key in COUNTS)
-    base, masked, thin = (clone.metrics(name) for name in ("base.json", "grid/l1_unstructured-0.5.json", "focus.json"))
+    base, masked, thin = (
+        clone.metrics(name) for name in ("base.json", "grid/l1_unstructured-0.5.json", "focus.json")
+    )
     assert base["accuracy_drop"] == base["sparsity"] == base["train_macs"] == 0
     assert masked["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert masked["macs_ratio"] == 1
@@ -279,7 +320,12 @@ def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
 
 
 def test_details_agree_with_the_metrics(clone):
-    for name in ("base.json", "grid/l1_unstructured-0.5.json", "grid/random_channel-0.5.json", "focus.json"):
+    for name in (
+        "base.json",
+        "grid/l1_unstructured-0.5.json",
+        "grid/random_channel-0.5.json",
+        "focus.json",
+    ):
         measured, details = clone.metrics(name), clone.metrics(f"details/{name}")
         assert len(details["seeds"]) == measured["seeds"]
         accuracies = [row["accuracy"] for row in details["seeds"]]
@@ -304,19 +350,29 @@ def test_pictures_table_and_environment_are_there(clone):
         assert environment["threads"] == 2
         assert "torch" in environment["packages"]
     lock = YAML(typ="safe").load(clone.folder / "dvc.lock")["stages"]
-    assert not [out for stage in lock.values() for out in stage["outs"] if "environment" in out["path"]]
+    assert not [
+        out for stage in lock.values() for out in stage["outs"] if "environment" in out["path"]
+    ]
 
 
 def test_speed_is_measured_for_all_cells_and_stands_apart(clone):
     measured = clone.metrics("speed/benchmark.json")
     names = {"dense", "l1_unstructured-0.5", "random_channel-0.5"}
-    assert {(row["name"], row["batch_size"]) for row in measured["latency"]} == {(n, b) for n in names for b in (1, 8)}
+    assert {(row["name"], row["batch_size"]) for row in measured["latency"]} == {
+        (n, b) for n in names for b in (1, 8)
+    }
     assert {row["name"] for row in measured["memory"]} == names
     assert "| l1_unstructured-0.5 |" in (clone.folder / "metrics/speed/table.md").read_text()
     content = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
-    readers = [name for name, stage in content.items() if any("metrics/speed" in dep for dep in stage["deps"])]
+    readers = [
+        name
+        for name, stage in content.items()
+        if any("metrics/speed" in dep for dep in stage["deps"])
+    ]
     assert readers == ["report"]
-    assert len((clone.folder / "plots/report.html").read_text()) > 10**6  # the charts' script is in it
+    assert (
+        len((clone.folder / "plots/report.html").read_text()) > 10**6
+    )  # the charts' script is in it
 
 
 def test_the_report_is_no_file_of_git(clone):
@@ -325,7 +381,9 @@ def test_the_report_is_no_file_of_git(clone):
 
 def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):
     assert not [
-        path for path in clone.folder.rglob(".gitignore") if path.parent.name not in (clone.folder.name, ".dvc")
+        path
+        for path in clone.folder.rglob(".gitignore")
+        if path.parent.name not in (clone.folder.name, ".dvc")
     ]
 
 
@@ -340,7 +398,12 @@ def test_plots_show_draws_everything_without_complaint(clone):
     content = json.loads(shown.stdout)
     assert not content.get("errors")
     names = " ".join(content.get("data", content))
-    for wanted in ("Accuracy against MACs", "plots/tradeoff.png", "plots/focus/training.json", "dense_confusion.json"):
+    for wanted in (
+        "Accuracy against MACs",
+        "plots/tradeoff.png",
+        "plots/focus/training.json",
+        "dense_confusion.json",
+    ):
         assert wanted in names
     clone.run("dvc", "plots", "show")
     page = (clone.folder / "dvc_plots/index.html").read_text()

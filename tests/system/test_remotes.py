@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers.params import edit_params
-from helpers.remotes import REMOTES, Machine, Remote, add_remote, alone, free_port, make_key, ssh_remote
+from helpers.remotes import (
+    REMOTES,
+    Machine,
+    Remote,
+    add_remote,
+    alone,
+    free_port,
+    make_key,
+    ssh_remote,
+)
 from helpers.repository import STAGES, Clone, stages_run
 from ruamel.yaml import YAML
 
@@ -18,7 +27,10 @@ COMPUTED = ["evaluate", "evaluate_focus", "sensitivity"]
 UNSAVED = {
     name
     for name, stage in STAGES.items()
-    if any(isinstance(out, dict) and not next(iter(out.values())).get("cache", True) for out in stage.get("outs", []))
+    if any(
+        isinstance(out, dict) and not next(iter(out.values())).get("cache", True)
+        for out in stage.get("outs", [])
+    )
 }
 
 
@@ -32,8 +44,16 @@ def locked(folder: Path) -> dict:
 
 
 def kept_by_dvc(folder: Path) -> dict[str, bytes]:
-    files = [file for place in ("models", "data/prepared") for file in (folder / place).rglob("*") if file.is_file()]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in [*files, folder / "plots/report.html"]}
+    files = [
+        file
+        for place in ("models", "data/prepared")
+        for file in (folder / place).rglob("*")
+        if file.is_file()
+    ]
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in [*files, folder / "plots/report.html"]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +62,12 @@ def finished(tmp_path_factory) -> Clone:
     folder = tmp_path_factory.mktemp("first")
     first = Clone(folder / "checkout")
     first.environment = alone(folder)
-    tiny = {"seeds": [0], "grid__methods": ["random_channel"], "grid__ratios": [0.5], "finetune__epochs": 1}
+    tiny = {
+        "seeds": [0],
+        "grid__methods": ["random_channel"],
+        "grid__ratios": [0.5],
+        "finetune__epochs": 1,
+    }
     quick = {"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02}
     edit_params(first.folder / "params.yaml", ratio=0.5, train__epochs=1, benchmark=quick, **tiny)
     first.run("dvc", "repro")
@@ -87,12 +112,22 @@ def test_parameters_changed_back_are_found_in_the_run_cache(pushed, remote, tmp_
     third = Machine(tmp_path, pushed.folder, remote)
     third.run("git", "checkout", "-q", "before", "--", "params.yaml")
     third.run("dvc", "pull")
-    assert stages_run(third.run("dvc", "repro", "--dry").stdout)[0] == FOCUS[0]  # so far it would have to compute
+    assert (
+        stages_run(third.run("dvc", "repro", "--dry").stdout)[0] == FOCUS[0]
+    )  # so far it would have to compute
     output = third.run("dvc", "repro", "--pull").stdout
     assert stages_cached(output) == [name for name in FOCUS if name not in UNSAVED]
     assert stages_run(output) == [name for name in FOCUS if name in UNSAVED]
     third.run(
-        "git", "diff", "--exit-code", "before", "--", "dvc.lock", "metrics", "plots/focus", ":!metrics/environment"
+        "git",
+        "diff",
+        "--exit-code",
+        "before",
+        "--",
+        "dvc.lock",
+        "metrics",
+        "plots/focus",
+        ":!metrics/environment",
     )
 
 
@@ -124,7 +159,9 @@ def test_only_clocks_and_pictures_are_left_out_of_the_run_cache():
 
 @pytest.mark.slow
 def test_an_experiment_is_shared_with_its_results(pushed, remote, tmp_path):
-    second, third = (Machine(tmp_path / name, pushed.folder, remote) for name in ("second", "third"))
+    second, third = (
+        Machine(tmp_path / name, pushed.folder, remote) for name in ("second", "third")
+    )
     second.run("dvc", "pull")
     second.run("dvc", "exp", "run", "--pull", "-n", remote.kind, "-S", "ratio=0.5")
     second.run("dvc", "exp", "push", "origin", remote.kind)
@@ -132,7 +169,9 @@ def test_an_experiment_is_shared_with_its_results(pushed, remote, tmp_path):
     third.run("dvc", "exp", "apply", remote.kind)
     third.run("dvc", "pull")
     assert stages_run(third.run("dvc", "repro").stdout) == []
-    assert third.metrics("focus.json") == second.metrics("focus.json") != pushed.metrics("focus.json")
+    assert (
+        third.metrics("focus.json") == second.metrics("focus.json") != pushed.metrics("focus.json")
+    )
     assert kept_by_dvc(third.folder) == kept_by_dvc(second.folder)
 
 
@@ -159,7 +198,11 @@ def assert_refused(clone: Clone, remote: Remote, message: str) -> None:
     clone.environment |= remote.environment
 
     def files() -> dict[str, bytes]:
-        found = [file for file in clone.folder.rglob("*") if file.is_file() and ".dvc/tmp" not in str(file)]
+        found = [
+            file
+            for file in clone.folder.rglob("*")
+            if file.is_file() and ".dvc/tmp" not in str(file)
+        ]
         return {str(file.relative_to(clone.folder)): file.read_bytes() for file in found}
 
     for command in ("push", "pull"):
@@ -174,7 +217,9 @@ def assert_refused(clone: Clone, remote: Remote, message: str) -> None:
 
 @pytest.mark.slow
 def test_without_credentials_dvc_says_so_and_nothing_is_lost(small):
-    nobody = Remote("s3", "s3://bucket/store", shared={"endpointurl": f"http://127.0.0.1:{free_port()}"})
+    nobody = Remote(
+        "s3", "s3://bucket/store", shared={"endpointurl": f"http://127.0.0.1:{free_port()}"}
+    )
     assert_refused(small, nobody, "Unable to locate credentials")
 
 
@@ -182,7 +227,12 @@ def test_without_credentials_dvc_says_so_and_nothing_is_lost(small):
 def test_a_server_that_is_not_there_is_named_and_nothing_is_lost(small):
     port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    gone = Remote("s3", "s3://bucket/store", shared={"endpointurl": f"http://127.0.0.1:{port}"}, environment=keys)
+    gone = Remote(
+        "s3",
+        "s3://bucket/store",
+        shared={"endpointurl": f"http://127.0.0.1:{port}"},
+        environment=keys,
+    )
     assert_refused(small, gone, f"http://127.0.0.1:{port}")
     assert_refused(small, Remote("ssh", f"ssh://127.0.0.1:{port}/store"), f"('127.0.0.1', {port})")
 

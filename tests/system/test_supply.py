@@ -51,11 +51,14 @@ NETWORK = re.compile(
 
 def test_one_module_downloads_and_the_hubs_own_library_is_called_in_one_place():
     source = PROJECT / "src/prunelab"
-    found = {str(file.relative_to(source)): NETWORK.findall(file.read_text()) for file in source.rglob("*.py")}
+    found = {
+        str(file.relative_to(source)): NETWORK.findall(file.read_text())
+        for file in source.rglob("*.py")
+    }
     assert {name: calls for name, calls in found.items() if calls} == {
-        "download.py": ["urlopen"],
-        "models/encoders.py": ["snapshot_download"],
-        "studies/cluster.py": ["create_connection"],  # of a Ray whose address was given
+        "core/download.py": ["urlopen"],
+        "encoders/pretrained.py": ["snapshot_download"],
+        "commands/sweep/ray/driver.py": ["create_connection"],  # of a Ray whose address was given
     }
 
 
@@ -79,7 +82,9 @@ def test_no_module_asks_for_an_address_or_a_connection():
 def test_what_this_project_configures_calls_nobody():
     """DVC would send statistics, and ask for its newest version once a day."""
     config = (PROJECT / ".dvc/config").read_text()
-    assert {"analytics = false", "check_update = false"} <= {line.strip() for line in config.splitlines()}
+    assert {"analytics = false", "check_update = false"} <= {
+        line.strip() for line in config.splitlines()
+    }
     assert "DVC_NO_ANALYTICS=1" in (PROJECT / "Dockerfile").read_text()
 
 
@@ -87,7 +92,9 @@ def test_what_this_project_configures_calls_nobody():
 def cut_off() -> tuple[str, ...]:
     """What runs a command in a network namespace of its own, in which there is nothing."""
     for command in CUT_OFF:
-        tried = subprocess.run([*command, "cat", "/proc/net/dev"], capture_output=True, text=True, check=False)
+        tried = subprocess.run(
+            [*command, "cat", "/proc/net/dev"], capture_output=True, text=True, check=False
+        )
         if tried.returncode == 0:
             interfaces = re.findall(r"^\s*(\S+):", tried.stdout, re.MULTILINE)
             assert interfaces == ["lo"]
@@ -99,7 +106,11 @@ def cut_off() -> tuple[str, ...]:
 def test_the_whole_study_runs_without_a_network(cut_off, tmp_path):
     clone = tiny_clone(tmp_path)
     clone.environment.pop("CI", None)  # with which DVC asks for no newest version anyhow
-    for command in (("prunelab", "check"), ("dvc", "repro"), ("dvc", "exp", "run", "-S", "ratio=0.8")):
+    for command in (
+        ("prunelab", "check"),
+        ("dvc", "repro"),
+        ("dvc", "exp", "run", "-S", "ratio=0.8"),
+    ):
         ran = clone.run(*cut_off, *command).stdout
     assert stages_run(ran) == ["prune_focus", "finetune_focus", "evaluate_focus"]
     assert (tmp_path / "plots/report.html").exists()
@@ -110,8 +121,14 @@ def test_the_whole_study_runs_without_a_network(cut_off, tmp_path):
 
 def pins(lock: Path) -> list[tuple[str, list[str]]]:
     """Every entry of a lock, with its hashes."""
-    entries = re.split(r"\n(?=\S)", "\n".join(line for line in lock.read_text().splitlines() if line[:1] != "#"))
-    return [(entry.split(" ")[0].strip(), re.findall(r"--hash=(\S+)", entry)) for entry in entries if entry.strip()]
+    entries = re.split(
+        r"\n(?=\S)", "\n".join(line for line in lock.read_text().splitlines() if line[:1] != "#")
+    )
+    return [
+        (entry.split(" ")[0].strip(), re.findall(r"--hash=(\S+)", entry))
+        for entry in entries
+        if entry.strip()
+    ]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -133,7 +150,8 @@ def test_a_lock_names_no_address(lock):
 
 def test_both_locks_name_the_same_versions():
     whole, run = (
-        dict(pin.split("==") for pin, _ in pins(PROJECT / f"requirements{kind}.lock")) for kind in ("-dev", "")
+        dict(pin.split("==") for pin, _ in pins(PROJECT / f"requirements{kind}.lock"))
+        for kind in ("-dev", "")
     )
     assert {name: whole.get(name) for name in run} == run
 
@@ -155,13 +173,24 @@ BROKEN = {"name": "d", "version": "4", "vulns": [{"id": "PYSEC-1", "fix_versions
     ("packages", "status", "told"),
     [
         ([SOUND], 0, ["audited: 1 packages, 0 known"]),
-        ([SOUND, BROKEN, BROKEN], 1, ["d 4: PYSEC-1, mended in 4.1", "audited: 2 packages, 1 known"]),
+        (
+            [SOUND, BROKEN, BROKEN],
+            1,
+            ["d 4: PYSEC-1, mended in 4.1", "audited: 2 packages, 1 known"],
+        ),
         (
             [SOUND, UNSEEN],
             0,
-            ["not audited: 1 of 2 packages (Dependency not found and could not be audited): b", "1 pa"],
+            [
+                "not audited: 1 of 2 packages (Dependency not found and could not be audited): b",
+                "1 pa",
+            ],
         ),
-        ([BROKEN, UNSEEN], 1, ["d 4: PYSEC-1", "not audited: 1 of 2", "audited: 1 packages, 1 known"]),
+        (
+            [BROKEN, UNSEEN],
+            1,
+            ["d 4: PYSEC-1", "not audited: 1 of 2", "audited: 1 packages, 1 known"],
+        ),
         ([UNSEEN], 2, ["not audited: 1 of 1 packages"]),
     ],
 )
@@ -179,7 +208,9 @@ def test_an_audit_that_cannot_run_has_audited_nothing(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 'no way to the advisories' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (tmp_path / "lock").write_text("torch==2.0 \\\n    --hash=sha256:0\nnumpy==1.0 ; python_version < '3' \\\n")
+    (tmp_path / "lock").write_text(
+        "torch==2.0 \\\n    --hash=sha256:0\nnumpy==1.0 ; python_version < '3' \\\n"
+    )
     found = AUDIT.vulnerabilities(str(tmp_path / "lock"))
     assert [package["name"] for package in found] == ["torch", "numpy"]
     lines, status = AUDIT.judge_vulnerabilities(found)
@@ -208,7 +239,9 @@ def test_licences_are_told_apart(licence, free):
 
 
 def test_a_licence_that_was_judged_is_told_and_passes():
-    lines, status = AUDIT.judge_licences({"pygit2": "GPLv2 with linking exception", "nvidia-nccl-cu13": "Proprietary"})
+    lines, status = AUDIT.judge_licences(
+        {"pygit2": "GPLv2 with linking exception", "nvidia-nccl-cu13": "Proprietary"}
+    )
     assert status == 0
     assert f"pygit2: {AUDIT.JUDGED['pygit2']}" in lines
     assert f"nvidia-nccl-cu13: {AUDIT.JUDGED['nvidia-*']}" in lines
@@ -226,7 +259,12 @@ def test_a_container_can_write_nothing_but_the_checkout_whoever_starts_it():
         ["make", "--no-print-directory", "--just-print", "docker-repro", "DOCKER=docker"],
         cwd=PROJECT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()[-1]  # fmt: skip
-    for option in ("--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--tmpfs /tmp:exec,mode=1777"):
+    for option in (
+        "--read-only",
+        "--cap-drop ALL",
+        "--security-opt no-new-privileges",
+        "--tmpfs /tmp:exec,mode=1777",
+    ):
         assert f" {option} " in said
     assert re.findall(r"--volume \"([^\"]+)\"", said) == [f"{PROJECT}:/workspace"]
     for service in YAML(typ="safe").load(PROJECT / "compose.yaml")["services"].values():

@@ -11,13 +11,13 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
 from prunelab.config.params import Recipe
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build
 from prunelab.training import masking
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.loop import AfterStep, Guide, fit
-from prunelab.training.optimizers import OPTIMISERS, SCHEDULES, optimiser, rate_factor
-from prunelab.training.progress import Progress, Tally
+from prunelab.training.loop import CallAfterStep, Callback, fit
+from prunelab.training.optimizers import OPTIMISERS, SCHEDULES, build_optimizer, lr_factor
+from prunelab.training.progress import Progress, RunningMetrics
 
 
 def with_(recipe: Recipe, **changes: object) -> Recipe:
@@ -28,7 +28,13 @@ def with_(recipe: Recipe, **changes: object) -> Recipe:
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_every_optimiser_and_schedule_learns(name, schedule, task, recipe):
     rate = 0.02 if name == "sgd" else 0.002
-    changes = {"optimizer": name, "schedule": schedule, "milestones": [0.5], "learning_rate": rate, "epochs": 3}
+    changes = {
+        "optimizer": name,
+        "schedule": schedule,
+        "milestones": [0.5],
+        "learning_rate": rate,
+        "epochs": 3,
+    }
     fitted = fit(build("resnet8", 10, DIGITS_SHAPE), task, with_(recipe, **changes), seed=0)
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
     assert fitted.history[-1]["loss"] < 0.8 * fitted.history[0]["loss"]
@@ -38,11 +44,13 @@ def test_every_optimiser_and_schedule_learns(name, schedule, task, recipe):
 def test_schedules_follow_their_formulas(recipe):
     def factors(**changes: object) -> np.ndarray:
         changed = with_(recipe, **changes)
-        return np.array([rate_factor(changed, step, 100) for step in range(100)])
+        return np.array([lr_factor(changed, step, 100) for step in range(100)])
 
     after = np.arange(100) / 100
     np.testing.assert_allclose(factors(schedule="constant", warmup=0), np.ones(100))
-    np.testing.assert_allclose(factors(schedule="cosine", warmup=0), np.cos(math.pi * after / 2) ** 2)
+    np.testing.assert_allclose(
+        factors(schedule="cosine", warmup=0), np.cos(math.pi * after / 2) ** 2
+    )
     np.testing.assert_allclose(factors(schedule="one_cycle", warmup=0), 1 - after)
     stepped = factors(schedule="step", warmup=0, milestones=[0.3, 0.6], gamma=0.1)
     np.testing.assert_allclose(stepped, np.where(after < 0.3, 1, np.where(after < 0.6, 0.1, 0.01)))
@@ -55,18 +63,26 @@ def test_schedules_follow_their_formulas(recipe):
 
 def test_weight_decay_leaves_norms_and_biases_alone(recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    decayed, spared = optimiser(model, with_(recipe, weight_decay=0.1)).param_groups
+    decayed, spared = build_optimizer(model, with_(recipe, weight_decay=0.1)).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0
-    assert {names[p] for p in spared["params"]} == {n for n in names.values() if "bn" in n or n.endswith("bias")}
+    assert {names[p] for p in spared["params"]} == {
+        n for n in names.values() if "bn" in n or n.endswith("bias")
+    }
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
 def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
     """One batch, no momentum: the new weights are the old ones less rate times gradient plus decay."""
     model, twin = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
-    changes = {"epochs": 1, "batch_size": 256, "momentum": 0.0, "schedule": "constant", "warmup": 0.0}
+    changes = {
+        "epochs": 1,
+        "batch_size": 256,
+        "momentum": 0.0,
+        "schedule": "constant",
+        "warmup": 0.0,
+    }
     one_step = with_(recipe, **changes, learning_rate=0.1, weight_decay=0.01, label_smoothing=0.2)
     fit(model, task, one_step, seed=5)
 
@@ -83,7 +99,12 @@ def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
     model = task.execution.place(build("resnet8", 10, DIGITS_SHAPE))
-    kept = {"layer1.0.conv1.weight": torch.rand(16, 16, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5}
+    kept = {
+        "layer1.0.conv1.weight": torch.rand(
+            16, 16, 3, 3, generator=torch.Generator().manual_seed(0)
+        )
+        > 0.5
+    }
     masking.apply(model, kept)
     hold, seen = masking.hold(model, kept), []
 
@@ -93,7 +114,7 @@ def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
         seen.append(int(revived))
         masking.verify(model, kept)
 
-    fit(model, task, with_(recipe, optimizer=name), seed=0, guide=AfterStep(after_step))
+    fit(model, task, with_(recipe, optimizer=name), seed=0, guide=CallAfterStep(after_step))
     assert len(seen) == 2 * task.train.count(64)
     assert max(seen) > 0  # the optimiser does revive them: without the hold this test would fail
 
@@ -133,7 +154,14 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(model, name, task
     path = tmp_path / "0.pt"
     for _ in range(2):  # dies after the first epoch, then after the second
         with pytest.raises(Stopped):
-            fit(build(model, 10, DIGITS_SHAPE), task, three, seed=2, keep_epochs={0, 1}, store=StopsAfter(path, 1))
+            fit(
+                build(model, 10, DIGITS_SHAPE),
+                task,
+                three,
+                seed=2,
+                keep_epochs={0, 1},
+                store=StopsAfter(path, 1),
+            )
     torch.manual_seed(999)  # a new process has another global stream
     resumed, last = build(model, 10, DIGITS_SHAPE), Counts(path)
     got = fit(resumed, task, three, seed=2, keep_epochs={0, 1}, store=last)
@@ -141,8 +169,12 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(model, name, task
     assert got.history == expected.history
     assert got.images_seen == expected.images_seen
     for epoch in (0, 1):
-        assert all(torch.equal(got.kept[epoch][key], value) for key, value in expected.kept[epoch].items())
-    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items())
+        assert all(
+            torch.equal(got.kept[epoch][key], value) for key, value in expected.kept[epoch].items()
+        )
+    assert all(
+        torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items()
+    )
 
 
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(task, recipe, tmp_path, capsys):
@@ -159,7 +191,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_what_matters_on_a_terminal_and_nothing_elsewhere(terminal, task, recipe, monkeypatch):
+def test_progress_shows_what_matters_on_a_terminal_and_nothing_elsewhere(
+    terminal, task, recipe, monkeypatch
+):
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(Progress.__init__, "__defaults__", (0.0,))  # refresh at every step
@@ -193,7 +227,7 @@ def little() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(DIGITS_SHAPE), 10))
 
 
-class Spoils(Guide):
+class Spoils(Callback):
     """Spoils a weight after some step, as an overflow does."""
 
     def __init__(self, model, step, value):
@@ -207,7 +241,7 @@ class Spoils(Guide):
 
 
 def spoilt(task, recipe, model, step, value, **more):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         fit(model, task, recipe, seed=0, guide=Spoils(model, step, value), **more)
     (line,) = refused.value.problems
     assert "learning_rate" in line
@@ -241,19 +275,24 @@ def test_the_last_good_epoch_is_kept_where_a_loss_became_none(task, recipe, tmp_
     assert len(kept["fitted"]["history"]) == 1
     whole, resumed = (little() for _ in range(2))
     fit(whole, task, recipe, seed=0)
-    fit(resumed, task, recipe, seed=0, store=Checkpoint(path))  # goes on from it, and nothing is missing
-    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items())
+    fit(
+        resumed, task, recipe, seed=0, store=Checkpoint(path)
+    )  # goes on from it, and nothing is missing
+    assert all(
+        torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items()
+    )
 
 
 def test_the_first_batch_of_any_process_that_was_lost_is_the_one_that_is_named():
     def tally(losses):
-        one = Tally(torch.device("cpu"))
+        one = RunningMetrics(torch.device("cpu"))
         for loss in losses:
             one.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
         return one
 
     early, late, sound = (
-        tally(losses) for losses in ([1.0, math.inf, -math.inf], [1.0, 2.0, math.nan], [1.0, 2.0, 3.0])
+        tally(losses)
+        for losses in ([1.0, math.inf, -math.inf], [1.0, 2.0, math.nan], [1.0, 2.0, 3.0])
     )
     assert [one.sound(3) for one in (early, late, sound)] == [1, 2, 3]
     two_late = tally([0.0, 0.0, math.nan])
@@ -275,7 +314,11 @@ def test_the_history_tells_what_an_evaluation_by_hand_finds(task, recipe):
     assert fitted.history[-1]["validation_accuracy"] == pytest.approx(
         (logits.argmax(1) == labels).float().mean().item(), abs=1e-6
     )
-    assert fitted.history[-1]["validation_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert fitted.history[-1]["validation_loss"] == pytest.approx(
+        F.cross_entropy(logits, labels).item(), abs=1e-5
+    )
     for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-        expected = score(labels, logits.argmax(1), labels=range(10), average="macro", zero_division=0)
+        expected = score(
+            labels, logits.argmax(1), labels=range(10), average="macro", zero_division=0
+        )
         assert fitted.history[-1][f"validation_{name}_macro"] == pytest.approx(expected, abs=1e-6)

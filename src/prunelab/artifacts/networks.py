@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from prunelab.artifacts.tensors import canonical, load_tensors, save_tensors
 from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.restart import Restart
-from prunelab.core.errors import Refused
-from prunelab.models.catalogue import example, prunable_weights, skeleton
+from prunelab.core.errors import InputError
+from prunelab.models.catalogue import build_on_meta, example_input, prunable_weights
 from prunelab.models.resize import resize
 
 MASK_PREFIX = "mask/"
@@ -25,11 +25,13 @@ LARGEST_INPUT = 2**28  # values of one example: more than any image that Pillow 
 
 def _one_example(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) not in (1, 3) or prod(shape) > LARGEST_INPUT:
-        raise ValueError(f"{shape} is no shape of an image or a text; valid: up to {LARGEST_INPUT} values in all")
+        raise ValueError(
+            f"{shape} is no shape of an image or a text; valid: up to {LARGEST_INPUT} values in all"
+        )
     return shape
 
 
-class Card(BaseModel):
+class ModelCard(BaseModel):
     """What a model file says of itself: all that is needed to rebuild and to use the network, and no environment.
 
     `options` are what a network's builder needs to know besides classes and input shape (the sizes of an encoder, say);
@@ -63,7 +65,7 @@ class Network(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     model: nn.Module
-    card: Card
+    card: ModelCard
     masks: dict[str, Tensor] = {}
 
 
@@ -71,10 +73,12 @@ def save_network(path: Path, network: Network) -> None:
     """Write a network as safetensors with one metadata key; equal networks give equal bytes.
 
     Raises:
-        Refused: if a weight is not finite.
+        InputError: if a weight is not finite.
     """
     tensors = state_tensors(network.model)
-    tensors |= {f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()}
+    tensors |= {
+        f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()
+    }
     save_tensors(path, tensors, network.card.model_dump(mode="json"))
 
 
@@ -82,14 +86,16 @@ def load_network(path: Path) -> Network:
     """Rebuild a network from its file, thinner layers included, in evaluation mode on the CPU; runs no code from it.
 
     Raises:
-        Refused: if the file is missing, damaged, or does not fit the network it names.
+        InputError: if the file is missing, damaged, or does not fit the network it names.
     """
     tensors, told = load_tensors(path, way_back=f"`dvc checkout {path}` or `dvc repro` restores it")
     try:
-        card = Card.model_validate_json(canonical(told))
+        card = ModelCard.model_validate_json(canonical(told))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise Refused(f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}") from None
+        raise InputError(
+            f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}"
+        ) from None
     masks = {
         name.removeprefix(MASK_PREFIX): tensors.pop(name).clone()
         for name in list(tensors)
@@ -97,15 +103,17 @@ def load_network(path: Path) -> Network:
     }
     try:
         model = _rebuilt(card, tensors)
-    except (Refused, RuntimeError) as error:
-        raise Refused(f"{path} does not hold a {card.model}: {' '.join(str(error).split())}") from None
+    except (InputError, RuntimeError) as error:
+        raise InputError(
+            f"{path} does not hold a {card.model}: {' '.join(str(error).split())}"
+        ) from None
     if misfits := [name for name, mask in masks.items() if not _fits(mask, tensors.get(name))]:
-        raise Refused(f"{path} has masks that fit no weights: {', '.join(misfits[:5])}")
+        raise InputError(f"{path} has masks that fit no weights: {', '.join(misfits[:5])}")
     return Network(model=model, card=card, masks=masks)
 
 
 def load_model(path: Path) -> nn.Module:
-    """A network alone; raises Refused as `load_network` does."""
+    """A network alone; raises InputError as `load_network` does."""
     return load_network(path).model
 
 
@@ -113,11 +121,11 @@ def _fits(mask: Tensor, weight: Tensor | None) -> bool:
     return weight is not None and mask.dtype == torch.bool and mask.shape == weight.shape
 
 
-def _rebuilt(card: Card, tensors: dict[str, Tensor]) -> nn.Module:
+def _rebuilt(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
     """The network of a card, given the tensors of its file."""
     # Without values at first: to initialise what is then overwritten takes most of the time of loading a large network,
     # and a card may speak of more weights than fit into memory.
-    model = skeleton(card.model, card.classes, card.input_shape, **card.options).eval()
+    model = build_on_meta(card.model, card.classes, card.input_shape, **card.options).eval()
     resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     _assert_whole(model, card, tensors)
     # Copied, for what was read is the file itself, mapped into memory, which must not matter once this is done.
@@ -125,15 +133,19 @@ def _rebuilt(card: Card, tensors: dict[str, Tensor]) -> nn.Module:
     return model
 
 
-def _assert_whole(model: nn.Module, card: Card, tensors: dict[str, Tensor]) -> None:
+def _assert_whole(model: nn.Module, card: ModelCard, tensors: dict[str, Tensor]) -> None:
     """Refuse tensors of another type than a network without values has, and widths that fit no other layer's."""
     types = {name: (tensors[name].dtype, value.dtype) for name, value in model.state_dict().items()}
-    if odd := [f"{name} is {got}, not {wanted}" for name, (got, wanted) in types.items() if got != wanted]:
-        raise Refused(", ".join(odd[:5]))
+    if odd := [
+        f"{name} is {got}, not {wanted}" for name, (got, wanted) in types.items() if got != wanted
+    ]:
+        raise InputError(", ".join(odd[:5]))
     with torch.inference_mode():
-        scores = model(example(card.input_shape).to("meta"))
+        scores = model(example_input(card.input_shape).to("meta"))
     if scores.shape != (1, card.classes):
-        raise Refused(f"it tells {scores.shape[1]} classes apart, its card speaks of {card.classes}")
+        raise InputError(
+            f"it tells {scores.shape[1]} classes apart, its card speaks of {card.classes}"
+        )
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -161,7 +173,9 @@ def _sparse(tensors: dict[str, Tensor], prunable: Collection[str]) -> dict[str, 
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         nonzero = int(tensor.count_nonzero())
-        if name in prunable and 2 * nonzero + len(tensor) + 1 < tensor.numel():  # in units of 4 bytes
+        if (
+            name in prunable and 2 * nonzero + len(tensor) + 1 < tensor.numel()
+        ):  # in units of 4 bytes
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch calls the format a beta
                 rows = tensor.flatten(1).to_sparse_csr()

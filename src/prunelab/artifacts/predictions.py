@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prunelab.artifacts.tensors import load_tensors, save_tensors
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 DIMENSIONS = {"labels": 1, "before": 2, "after": 2, "losses": 2}
 
@@ -17,14 +17,18 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
     As safetensors, since equal arrays must give equal bytes: the zip files of NumPy differ between releases of Python.
     """
     # Copied, since the dense network's `before` is its `after`, and a file has no shared memory.
-    save_tensors(path, {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}, {})
+    save_tensors(
+        path,
+        {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()},
+        {},
+    )
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
     """What `save_predictions` wrote.
 
     Raises:
-        Refused: if the file is missing, damaged, or holds other arrays.
+        InputError: if the file is missing, damaged, or holds other arrays.
     """
     tensors, _ = load_tensors(path, way_back="`dvc checkout` or `dvc repro` restores it")
     arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
@@ -32,5 +36,7 @@ def load_predictions(path: Path) -> dict[str, np.ndarray]:
         {array.shape[-1] for array in arrays.values()}
     ) != 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise Refused(f"{path} holds no predictions: {shapes}; needed: labels [images], others [seeds, images]")
+        raise InputError(
+            f"{path} holds no predictions: {shapes}; needed: labels [images], others [seeds, images]"
+        )
     return arrays

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
 
 QUANTILES = 21  # of a latency: 0, 5, 10 ... 100 %
@@ -22,7 +22,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class Bearing(Strict):
+class SensitivityPoint(Strict):
     """One point of what a part of the network bears."""
 
     granularity: str
@@ -42,7 +42,7 @@ class Sensitivity(Strict):
     seeds: Annotated[list[int], Several]
     networks: list[str]
     accuracy: Share
-    rows: Annotated[list[Bearing], Several]
+    rows: Annotated[list[SensitivityPoint], Several]
     skipped: dict[str, str]
 
 
@@ -142,7 +142,7 @@ def read_record(path: Path, shape: type[BaseModel]) -> Any:
     """The content of a file, all of it, once it has the shape.
 
     Raises:
-        Refused: if it is missing, no JSON, or of another shape, which the first place that differs shows.
+        InputError: if it is missing, no JSON, or of another shape, which the first place that differs shows.
     """
     content = read_json(path)
     try:
@@ -150,7 +150,7 @@ def read_record(path: Path, shape: type[BaseModel]) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = f"{place}: " if (place := ".".join(map(str, first["loc"]))) else ""
-        raise Refused(f"{path} is damaged: {where}{first['msg']}; {restored(path)}") from None
+        raise InputError(f"{path} is damaged: {where}{first['msg']}; {restored(path)}") from None
     return content
 
 

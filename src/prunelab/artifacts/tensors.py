@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import write
 
 METADATA_KEY = "prunelab"  # the only one: safetensors writes several in no fixed order
@@ -27,7 +27,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, A
     """Write contiguous tensors on the CPU and what is `told` of them, plain JSON; equal ones give equal bytes.
 
     Raises:
-        Refused: if a value is not finite; then what was there stays.
+        InputError: if a value is not finite; then what was there stays.
     """
     _assert_finite(path, tensors)
     sealed = canonical({**told, DIGEST_KEY: _digest(tensors, told)})
@@ -38,23 +38,25 @@ def load_tensors(path: Path, *, way_back: str) -> tuple[dict[str, Tensor], dict[
     """What `save_tensors` wrote: the tensors, mapped from the file, and what was told of them; runs no code from it.
 
     Raises:
-        Refused: if the file is missing, is not what was written, or holds values that are not finite.
+        InputError: if the file is missing, is not what was written, or holds values that are not finite.
     """
     if not path.is_file():  # a pipe, say, would never end
-        raise Refused(f"{path} is missing; `dvc repro` makes it")
+        raise InputError(f"{path} is missing; `dvc repro` makes it")
     try:
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {})[METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         found = told.pop(DIGEST_KEY)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        raise Refused(
+        raise InputError(
             f"{path} is no file of prunelab: it lacks the metadata key {METADATA_KEY!r} with a digest in it"
         ) from None
     except (SafetensorError, OSError) as error:
-        raise Refused(f"{path} is damaged: {' '.join(str(error).split())}; {way_back}") from None
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}; {way_back}") from None
     if found != (expected := _digest(tensors, told)):
-        raise Refused(f"{path} is damaged: SHA-256 of its content {expected}, expected {found}; {way_back}")
+        raise InputError(
+            f"{path} is damaged: SHA-256 of its content {expected}, expected {found}; {way_back}"
+        )
     _assert_finite(path, tensors)
     return tensors, told
 
@@ -71,4 +73,6 @@ def _digest(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> str:
 def _assert_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise Refused(f"{path}: values of {', '.join(odd[:3])}{more} are not finite, but NaN or infinite")
+        raise InputError(
+            f"{path}: values of {', '.join(odd[:3])}{more} are not finite, but NaN or infinite"
+        )

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.benchmark.export_formats import Format, quiet, trace, usable
-from prunelab.core.errors import Refused
-from prunelab.models.catalogue import Shape, example
+from prunelab.core.errors import InputError
+from prunelab.models.catalogue import Shape, example_input
 from prunelab.runtime.device import Execution, generator
 
-Arm = Callable[[], object]  # one call of what is measured
-Backend = Callable[[nn.Module, Tensor, Execution], Arm]
+Runnable = Callable[[], object]  # one call of what is measured
+Backend = Callable[[nn.Module, Tensor, Execution], Runnable]
 MOST = 2**31 - 1  # times that code may be compiled
 
 
 def inputs_of(shape: Shape, batch_size: int, execution: Execution) -> Tensor:
     """A batch to measure with: noise in place of images, texts of full length; time does not depend on which."""
-    one = example(shape)
+    one = example_input(shape)
     if not one.is_floating_point():
         return one.expand(batch_size, -1).contiguous().to(execution.device)
     noise = torch.randn(batch_size, *shape, generator=generator("benchmark", batch_size))
     return noise.to(execution.device, memory_format=execution.memory_format)
 
 
-def eager(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
+def eager(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
     """Inference by torch as it comes; the network must be in evaluation mode and on the device."""
     assert not model.training
     precision = nullcontext() if execution.autocast_dtype is None else execution.autocast()
@@ -43,11 +43,11 @@ def eager(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
     return call
 
 
-def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
+def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
     """Inference by torch.compile, made for inputs of just this shape.
 
     Raises:
-        Refused: if a CPU computes and there is no C++ compiler.
+        InputError: if a CPU computes and there is no C++ compiler.
     """
     compiler(execution)
     call = eager(torch.compile(model, dynamic=False), inputs, execution)  # type: ignore[arg-type]
@@ -59,20 +59,20 @@ def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
 
 
 def compiler(execution: Execution) -> None:
-    """Raises Refused if torch.compile would need a C++ compiler and finds none."""
+    """Raises InputError if torch.compile would need a C++ compiler and finds none."""
     command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if execution.device.type == "cpu" and shutil.which(shlex.split(command)[0]) is None:
-        raise Refused(
+        raise InputError(
             f"benchmark.backends: compiled needs a C++ compiler on a CPU, and there is no {command}; install one "
             "(Debian: apt-get install g++), name yours in CXX, or leave it out"
         )
 
 
-def cuda_graph(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
+def cuda_graph(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
     """Inference as one recorded CUDA graph: without the launches of kernels, for which small networks mostly wait.
 
     Raises:
-        Refused: if no GPU is what computes.
+        InputError: if no GPU is what computes.
     """
     on_gpu(execution)
     call, beside = eager(model, inputs, execution), torch.cuda.Stream()
@@ -98,16 +98,18 @@ def precision(backend: str, execution: Execution) -> str:
 
 
 def on_gpu(execution: Execution) -> None:
-    """Raises Refused unless a GPU is what computes."""
+    """Raises InputError unless a GPU is what computes."""
     if execution.device.type != "cuda":
-        raise Refused("benchmark.backends: cuda_graph is measured on a GPU; set runtime.device: cuda, or leave it out")
+        raise InputError(
+            "benchmark.backends: cuda_graph is measured on a GPU; set runtime.device: cuda, or leave it out"
+        )
 
 
-def onnxruntime(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
+def onnxruntime(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
     """Inference by ONNX Runtime, in float32 and on a CPU, of the file that `prunelab export` writes.
 
     Raises:
-        Refused: if its packages are missing, or a GPU is what computes.
+        InputError: if its packages are missing, or a GPU is what computes.
     """
     onnx = onnx_format(execution)
     given = inputs.contiguous()  # its kernels take no other order, and would copy at every call
@@ -119,9 +121,11 @@ def onnxruntime(model: nn.Module, inputs: Tensor, execution: Execution) -> Arm:
 
 
 def onnx_format(execution: Execution) -> Format:
-    """How ONNX is written and run; raises Refused unless it is there, and a CPU is what computes."""
+    """How ONNX is written and run; raises InputError unless it is there, and a CPU is what computes."""
     if execution.device.type != "cpu":
-        raise Refused("benchmark.backends: onnxruntime is measured on a CPU; set runtime.device: cpu, or leave it out")
+        raise InputError(
+            "benchmark.backends: onnxruntime is measured on a CPU; set runtime.device: cpu, or leave it out"
+        )
     return usable("onnx")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab.benchmark.latency import Arm, Timer
+from prunelab.benchmark.latency import Runnable, Timer
 
 Joules = Callable[[], float]  # since some moment; only differences mean something
 RAPL = Path("/sys/class/powercap")
@@ -61,7 +61,7 @@ class _Zone:
         return (self._turns * self._range + now) / 1e6
 
 
-def per_call(call: Arm, joules: Joules, timed: Timer, seconds: float = AT_LEAST_S) -> float:
+def per_call(call: Runnable, joules: Joules, timed: Timer, seconds: float = AT_LEAST_S) -> float:
     """Joules of one call, the idle machine's included, over at least so many seconds of calls."""
     call()
     before, calls, spent = joules(), 0, 0.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 
 INPUT, OUTPUT = "input", "scores"
@@ -35,11 +35,13 @@ def usable(form: str) -> Format:
     """The format of this name.
 
     Raises:
-        Refused: if there is none, or its packages are missing, with the way to install them.
+        InputError: if there is none, or its packages are missing, with the way to install them.
     """
     found = pick(FORMATS, form, "format")
     if absent := [package for package in found.packages if find_spec(package) is None]:
-        raise Refused(f"{form} needs {', '.join(absent)}, which is not installed: pip install prunelab[{form}]")
+        raise InputError(
+            f"{form} needs {', '.join(absent)}, which is not installed: pip install prunelab[{form}]"
+        )
     return found
 
 
@@ -61,14 +63,18 @@ def trace(model: nn.Module, inputs: Tensor) -> ExportedProgram:
     """The network's graph for batches of any size; `inputs` hold two examples or more, as one would be a constant."""
     traced = torch.export.export(model, (inputs,), dynamic_shapes=({0: Dim("batch")},))
     for node in traced.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it would tell the paths of this machine, and differ on the next
+        node.meta.pop(
+            "stack_trace", None
+        )  # it would tell the paths of this machine, and differ on the next
     return traced
 
 
 def _write_onnx(traced: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
     size = sum(tensor.nbytes for tensor in traced.state_dict.values())
     if size > LARGEST_ONNX:
-        raise Refused(f"an ONNX file holds 2 GiB at most, and these weights are {size / 2**30:.1f} GiB")
+        raise InputError(
+            f"an ONNX file holds 2 GiB at most, and these weights are {size / 2**30:.1f} GiB"
+        )
     program = torch.onnx.export(
         traced,
         input_names=[INPUT],

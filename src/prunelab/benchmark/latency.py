@@ -9,11 +9,15 @@ import numpy as np
 import torch
 
 from prunelab.artifacts.records import QUANTILES
-from prunelab.benchmark.backends import Arm
+from prunelab.benchmark.backends import Runnable
 from prunelab.statistics.intervals import half_width
 
-Timer = Callable[[Arm], float]  # seconds of one call, until the device is done with it
-PERCENTILES = {50: 1, 95: 20, 99: 1000}  # each with the calls that it takes to say anything about it
+Timer = Callable[[Runnable], float]  # seconds of one call, until the device is done with it
+PERCENTILES = {
+    50: 1,
+    95: 20,
+    99: 1000,
+}  # each with the calls that it takes to say anything about it
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,19 @@ class Ratio:
 
     def row(self) -> dict[str, float | str]:
         """As results hold it."""
-        return {"faster": self.value, "faster_low": self.low, "faster_high": self.high, "told": self.told()}
+        return {
+            "faster": self.value,
+            "faster_low": self.low,
+            "faster_high": self.high,
+            "told": self.told(),
+        }
 
     def told(self) -> str:
-        return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})" if self.differs else "no difference"
+        return (
+            f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
+            if self.differs
+            else "no difference"
+        )
 
 
 def timer(device: torch.device) -> Timer:
@@ -43,7 +56,7 @@ def timer(device: torch.device) -> Timer:
 
 
 def by_clock(now: Callable[[], float]) -> Timer:
-    def timed(call: Arm) -> float:
+    def timed(call: Runnable) -> float:
         start = now()
         call()
         return now() - start
@@ -51,7 +64,7 @@ def by_clock(now: Callable[[], float]) -> Timer:
     return timed
 
 
-def _by_events(call: Arm) -> float:
+def _by_events(call: Runnable) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     call()
@@ -60,15 +73,18 @@ def _by_events(call: Arm) -> float:
     return start.elapsed_time(end) / 1000
 
 
-def take_turns(
-    arms: Mapping[str, Arm], timed: Timer, *, rounds: int, round_s: float, warm_up_s: float
+def time_interleaved(
+    arms: Mapping[str, Runnable], timed: Timer, *, rounds: int, round_s: float, warm_up_s: float
 ) -> dict[str, np.ndarray]:
     """Seconds of every call, float64 [rounds, calls] by arm.
 
     After a warm-up of every arm for `warm_up_s`, all are called in turn, for about `round_s` each, `rounds` times: in
     every second round in reverse order, so that a drift of the machine's speed favours none.
     """
-    counts = {name: max(1, round(round_s / _warm_up(call, timed, warm_up_s))) for name, call in arms.items()}
+    counts = {
+        name: max(1, round(round_s / _warm_up(call, timed, warm_up_s)))
+        for name, call in arms.items()
+    }
     seconds = {name: np.empty((rounds, count)) for name, count in counts.items()}
     for index in range(rounds):
         for name in list(arms)[:: 1 if index % 2 == 0 else -1]:
@@ -76,7 +92,7 @@ def take_turns(
     return seconds
 
 
-def _warm_up(call: Arm, timed: Timer, seconds: float) -> float:
+def _warm_up(call: Runnable, timed: Timer, seconds: float) -> float:
     """Call for so many seconds, at least three times; returns the shortest call."""
     calls, spent, shortest = 0, 0.0, math.inf
     while calls < 3 or spent < seconds:
@@ -104,7 +120,10 @@ def summary(seconds: np.ndarray, batch_size: int) -> dict[str, float]:
         for which, calls in PERCENTILES.items()
         if seconds.size >= calls
     }
-    return told | {"throughput_per_s": batch_size / float(np.median(seconds)), "calls": seconds.size}
+    return told | {
+        "throughput_per_s": batch_size / float(np.median(seconds)),
+        "calls": seconds.size,
+    }
 
 
 def quantiles(seconds: np.ndarray) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 BUSY = 0.5  # of one core
 
 
-def load(window_s: float = 0.5) -> dict[str, Any]:
+def machine_load(window_s: float = 0.5) -> dict[str, Any]:
     """Runnable processes in the last minute, the number of cores, and the names of other processes that compute now."""
     import psutil
 
@@ -26,11 +26,15 @@ def load(window_s: float = 0.5) -> dict[str, Any]:
     before, start = seconds(), time.monotonic()
     time.sleep(window_s)
     passed, after = time.monotonic() - start, seconds()
-    shares = {p: (after[p] - before[p]) / passed for p in after.keys() & before.keys() if p not in family}
+    shares = {
+        p: (after[p] - before[p]) / passed for p in after.keys() & before.keys() if p not in family
+    }
     return {
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         "cores": os.cpu_count() or 1,
-        "busy": sorted(f"{_name(process)} {share:.0%}" for process, share in shares.items() if share > BUSY),
+        "busy": sorted(
+            f"{_name(process)} {share:.0%}" for process, share in shares.items() if share > BUSY
+        ),
     }
 
 

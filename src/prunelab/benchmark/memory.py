@@ -62,7 +62,9 @@ def _resident(execution: Execution, threads: int, load: Load, shape: Shape, batc
     call = eager(model, inputs_of(shape, batch_size, execution), execution)
     call()  # threads and kernels, which stay, and are others for a batch of one
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide what the call takes
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # freed memory that the process still holds would hide what the call takes
     RESET.write_text("5")  # the peak starts anew at what is resident now
     before = _status("VmRSS")
     call()

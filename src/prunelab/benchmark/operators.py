@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from prunelab.benchmark.latency import Arm
+from prunelab.benchmark.latency import Runnable
 
 CALLS = 5
 
 
-def operators(call: Arm, device: torch.device, top: int) -> list[dict[str, Any]]:
+def operators(call: Runnable, device: torch.device, top: int) -> list[dict[str, Any]]:
     """The operators that take most time themselves, at most `top`, and the others together; milliseconds per call.
 
     `calls` counts how often one call of the network runs the operator; `cuda_ms` is 0 without a GPU. By torch.profiler,
@@ -21,7 +21,9 @@ def operators(call: Arm, device: torch.device, top: int) -> list[dict[str, Any]]
 
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities):  # the first profile of a process pays for what the others find done
+    with profile(
+        activities=activities
+    ):  # the first profile of a process pays for what the others find done
         call()
     with profile(activities=activities, acc_events=True) as profiler:
         for _ in range(CALLS):

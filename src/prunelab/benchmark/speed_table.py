@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunelab.core.escape import words
+from prunelab.core.escape import escape_markdown
 
 Row = Mapping[str, Any]
 
@@ -28,7 +28,12 @@ def speed_table(measured: Mapping[str, Any], title: str) -> str:
             cells = {row["batch_size"]: _cell(row) for row in own if row["name"] == name}
             lines.append(f"| {name} | " + " | ".join(cells[size] for size in sizes) + " |")
         lines.append("")
-    return "\n".join([*lines, *_memory(measured["memory"]), *_energy(measured["energy"]), _notes(measured)]) + "\n"
+    return (
+        "\n".join(
+            [*lines, *_memory(measured["memory"]), *_energy(measured["energy"]), _notes(measured)]
+        )
+        + "\n"
+    )
 
 
 def _cell(row: Row) -> str:
@@ -41,9 +46,13 @@ def _cell(row: Row) -> str:
 def _machine(measured: Mapping[str, Any]) -> str:
     machine, load = measured["environment"], measured["load"]
     driver = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
-    busy = f"; busy beside this: {', '.join(map(words, load['busy']))}" if load["busy"] else ""
+    busy = (
+        f"; busy beside this: {', '.join(map(escape_markdown, load['busy']))}"
+        if load["busy"]
+        else ""
+    )
     return (
-        f"{words(machine['device'])}{driver}, {machine['threads']} threads of {load['cores']} cores, "
+        f"{escape_markdown(machine['device'])}{driver}, {machine['threads']} threads of {load['cores']} cores, "
         f"{machine['precision']}, {machine['memory_format'].removeprefix('torch.')}, "
         f"torch {machine['packages']['torch']}; load {load['load_1min']:.2f} before{busy}."
     )
@@ -54,14 +63,20 @@ def _memory(rows: Sequence[Row]) -> list[str]:
     if not known:
         return ["Peak memory: not available on this system.", ""]
     told = ", ".join(f"{row['name']} {row['peak_bytes'] / 1e6:.1f} MB" for row in known)
-    return [f"Peak memory of a batch of {known[0]['batch_size']}, weights and inputs left out: {told}.", ""]
+    return [
+        f"Peak memory of a batch of {known[0]['batch_size']}, weights and inputs left out: {told}.",
+        "",
+    ]
 
 
 def _energy(rows: Sequence[Row] | str) -> list[str]:
     if isinstance(rows, str):
         return [f"Energy: {rows}.", ""]
     told = ", ".join(f"{row['name']} {1000 * row['joules']:.3g} mJ" for row in rows)
-    return [f"Energy per input in batches of {rows[0]['batch_size']}, the idle machine's included: {told}.", ""]
+    return [
+        f"Energy per input in batches of {rows[0]['batch_size']}, the idle machine's included: {told}.",
+        "",
+    ]
 
 
 def _notes(measured: Mapping[str, Any]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from prunelab.benchmark import energy, memory
-from prunelab.benchmark.backends import BACKENDS, Arm, inputs_of, precision
-from prunelab.benchmark.latency import quantiles, ratio, summary, take_turns, timer
+from prunelab.benchmark.backends import BACKENDS, Runnable, inputs_of, precision
+from prunelab.benchmark.latency import quantiles, ratio, summary, time_interleaved, timer
 from prunelab.benchmark.operators import operators
 from prunelab.core.registry import pick
 from prunelab.models.catalogue import Shape
@@ -21,7 +21,7 @@ TOP_OPERATORS = 12
 
 
 @dataclass(frozen=True)
-class Bench:
+class Benchmark:
     """Networks of one input shape by name, the first the dense one; `load` reads one anew, on the CPU."""
 
     models: Mapping[str, nn.Module]
@@ -33,20 +33,27 @@ class Bench:
     def dense(self) -> str:
         return next(iter(self.models))
 
-    def arms(self, backend: str, batch_size: int) -> dict[str, Arm]:
-        run, inputs = pick(BACKENDS, backend, "backend"), inputs_of(self.shape, batch_size, self.execution)
+    def arms(self, backend: str, batch_size: int) -> dict[str, Runnable]:
+        run, inputs = (
+            pick(BACKENDS, backend, "backend"),
+            inputs_of(self.shape, batch_size, self.execution),
+        )
         return {name: run(model, inputs, self.execution) for name, model in self.models.items()}
 
     def latency(self, backend: str, batch_size: int, *, rounds: int, seconds: float) -> list[Row]:
         """One row per network: percentiles and quantiles of all calls, and how many times faster than the dense one."""
-        measured = take_turns(
+        measured = time_interleaved(
             self.arms(backend, batch_size),
             timer(self.execution.device),
             rounds=rounds,
             round_s=seconds / rounds,
             warm_up_s=WARM_UP * seconds,
         )
-        about = {"backend": backend, "precision": precision(backend, self.execution), "batch_size": batch_size}
+        about = {
+            "backend": backend,
+            "precision": precision(backend, self.execution),
+            "batch_size": batch_size,
+        }
         return [
             {"name": name, **about, "latency_ms_quantiles": quantiles(taken)}
             | summary(taken, batch_size)
@@ -62,7 +69,11 @@ class Bench:
     def memory(self, batch_size: int) -> list[Row]:
         with memory.meter(self.execution) as measure:
             return [
-                {"name": name, "batch_size": batch_size, "peak_bytes": measure(load, self.shape, batch_size)}
+                {
+                    "name": name,
+                    "batch_size": batch_size,
+                    "peak_bytes": measure(load, self.shape, batch_size),
+                }
                 for name, load in self.load.items()
             ]
 
@@ -73,12 +84,18 @@ class Bench:
             return joules
         timed = timer(self.execution.device)
         return [
-            {"name": name, "batch_size": batch_size, "joules": energy.per_call(call, joules, timed) / batch_size}
+            {
+                "name": name,
+                "batch_size": batch_size,
+                "joules": energy.per_call(call, joules, timed) / batch_size,
+            }
             for name, call in self.arms("eager", batch_size).items()
         ]
 
     def operators(self, batch_sizes: list[int]) -> list[Row]:
-        batch_size = max((size for size in batch_sizes if size <= OPERATORS_AT), default=min(batch_sizes))
+        batch_size = max(
+            (size for size in batch_sizes if size <= OPERATORS_AT), default=min(batch_sizes)
+        )
         return [
             {"name": name, "batch_size": batch_size, **row}
             for name, call in self.arms("eager", batch_size).items()

@@ -11,18 +11,18 @@ from prunelab.core.lifecycle import INTERRUPTED
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def reporting_errors() -> Iterator[None]:
     """Print what is refused, a line for each problem, and end with 1."""
-    from prunelab.core.errors import Refused, fault
+    from prunelab.core.errors import InputError, describe_failure
 
     try:
         yield
-    except Refused as refused:
+    except InputError as refused:
         for problem in refused.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except (OSError, MemoryError, RuntimeError) as error:
-        if (told := fault(error)) is None:
+        if (told := describe_failure(error)) is None:
             raise
         print(told, file=sys.stderr)
         raise typer.Exit(1) from None
@@ -38,7 +38,7 @@ def interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def tell_failures(failures: Mapping[str, str], count: int) -> None:
+def report_failures(failures: Mapping[str, str], count: int) -> None:
     """Print the end of the log of every setting that failed; end with 1 if there are any."""
     from prunelab.core.errors import one_line
 
@@ -46,18 +46,25 @@ def tell_failures(failures: Mapping[str, str], count: int) -> None:
         shown = "\n".join(map(one_line, lines.splitlines()))
         print(f"\n{one_line(setting)} failed; the end of its log:\n{shown}", file=sys.stderr)
     if failures:
-        print(f"\n{len(failures)} of {count} settings failed; the same command tries them again", file=sys.stderr)
+        print(
+            f"\n{len(failures)} of {count} settings failed; the same command tries them again",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 
-TOLD_LINES = 15
+LOG_TAIL_LINES = 15
 
 
 def last_lines(log: Path) -> str:
     """The end of a log, for people to read."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return "\n".join(lines[-TOLD_LINES:])
+    lines = (
+        [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if log.exists()
+        else []
+    )
+    return "\n".join(lines[-LOG_TAIL_LINES:])

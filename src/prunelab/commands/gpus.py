@@ -19,10 +19,14 @@ def devices() -> list[str]:
     if (visible := os.environ.get(VISIBLE)) is not None:
         named = [name.strip() for name in visible.split(",")]
         # As CUDA reads it: what follows the first name that is none does not count.
-        ends = (number for number, name in enumerate(named) if name in ("", "-1", "none", "NoDevFiles"))
+        ends = (
+            number for number, name in enumerate(named) if name in ("", "-1", "none", "NoDevFiles")
+        )
         return named[: next(ends, len(named))]
     try:
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
     found: list[str] = []
@@ -36,7 +40,7 @@ def devices() -> list[str]:
     return found
 
 
-def shares(workers: int) -> list[dict[str, str]]:
+def worker_environments(workers: int) -> list[dict[str, str]]:
     """The environment variables of so many workers: none for a single one; otherwise one GPU, in turn where
     there are fewer GPUs, and threads that sleep while they wait."""
     if workers == 1:

@@ -5,21 +5,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from prunelab.config.safe_yaml import cut, parse_yaml, short, unknown_key
-from prunelab.core.errors import Refused
+from prunelab.config.safe_yaml import parse_yaml, short, truncate, unknown_key
+from prunelab.core.errors import InputError
 
 PARAMS_FILE = Path("params.yaml")
 LINES = 50  # of problems that a reader bears
-OF_A_BRANCH = ("int_type", "float_type", "finite_number")  # what a value may lack to be an integer, or a float
-NO_KEY = ("extra_forbidden", "invalid_key")  # as pydantic calls keys that the schema does not have, and no words
+OF_A_BRANCH = (
+    "int_type",
+    "float_type",
+    "finite_number",
+)  # what a value may lack to be an integer, or a float
+NO_KEY = (
+    "extra_forbidden",
+    "invalid_key",
+)  # as pydantic calls keys that the schema does not have, and no words
 
 
 def _distinct(values: list[Any]) -> list[Any]:
     twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if twice:
-        raise ValueError(f"{cut(', '.join(twice))} stands there more than once; every entry must be different")
+        raise ValueError(
+            f"{truncate(', '.join(twice))} stands there more than once; every entry must be different"
+        )
     return values
 
 
@@ -60,11 +77,15 @@ class Prune(Section):
     block_columns: Count  # ... by input weights
     patterns: Count  # pattern sparsity: so many patterns in the set that kernels choose from
     # A norm has nothing to measure in a batch of one example.
-    samples: Annotated[int, Field(ge=2, le=MOST)]  # training examples shown to the criteria that look at data
+    samples: Annotated[
+        int, Field(ge=2, le=MOST)
+    ]  # training examples shown to the criteria that look at data
     # Training examples by which norms are measured anew; 0: not at all.
     recalibrate: Annotated[int, Field(ge=0, le=MOST), AfterValidator(_none_or_several)]
     iterations: Count  # rounds of iterative methods
-    epochs: Annotated[int, Field(ge=0, le=1_000_000)]  # of training within a method's schedule; iterative: per round
+    epochs: Annotated[
+        int, Field(ge=0, le=1_000_000)
+    ]  # of training within a method's schedule; iterative: per round
     penalty: Annotated[float, Field(ge=0)]  # strength of the regulariser of sparse training
 
 
@@ -104,14 +125,22 @@ class Normalise(Section):
 class Data(Section):
     """Where data lies, its splits, normalisation (null: measured on the training split) and augmentation."""
 
-    source: Annotated[str, Field(min_length=1)] | None  # imagefolder: a folder of class folders; text_tsv: a table
+    source: (
+        Annotated[str, Field(min_length=1)] | None
+    )  # imagefolder: a folder of class folders; text_tsv: a table
     split_seed: Annotated[int, Field(ge=0, lt=2**32)]
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]  # only for sets without an official test split
+    test_fraction: Annotated[
+        float, Field(gt=0, lt=1)
+    ]  # only for sets without an official test split
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]  # of what is not test
     resize: Annotated[int, Field(ge=1, le=4096)] | None  # images become squares of so many pixels
     normalise: Normalise | None
-    crop_padding: Annotated[int, Field(ge=0, le=256)]  # random crops after padding by so many pixels; 0: none
-    crop_scale: Annotated[float, Field(gt=0, le=1)]  # random resized crops of at least this share; 1: none
+    crop_padding: Annotated[
+        int, Field(ge=0, le=256)
+    ]  # random crops after padding by so many pixels; 0: none
+    crop_scale: Annotated[
+        float, Field(gt=0, le=1)
+    ]  # random resized crops of at least this share; 1: none
     flip: bool  # random left-right flips
     memory_mb: Count  # splits larger than this stay on disk and are streamed
     workers: Annotated[int, Field(ge=0, le=256)]  # processes that stream; 0: the stage itself
@@ -124,21 +153,27 @@ class Recipe(Section):
     """How to train. The learning rate is `learning_rate` times the schedule's factor, set at every step."""
 
     epochs: Annotated[int, Field(ge=0, le=1_000_000)]
-    batch_size: Annotated[int, Field(ge=3, le=MOST)]  # of 3 or more, no batch has one example, which norms cannot bear
+    batch_size: Annotated[
+        int, Field(ge=3, le=MOST)
+    ]  # of 3 or more, no batch has one example, which norms cannot bear
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Fraction  # SGD's momentum, Adam's beta1
     weight_decay: Annotated[float, Field(ge=0)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
     warmup: Fraction  # fraction of the steps during which the rate rises linearly from 0
-    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], AfterValidator(_distinct)]  # step only
+    milestones: Annotated[
+        list[Annotated[float, Field(gt=0, lt=1)]], AfterValidator(_distinct)
+    ]  # step only
     gamma: Annotated[float, Field(gt=0, le=1)]  # step only: the factor at every milestone
     label_smoothing: Fraction
 
     @model_validator(mode="after")
     def _steps_somewhere(self) -> "Recipe":
         if self.schedule == "step" and not self.milestones:
-            raise ValueError("schedule step needs milestones, shares of the training such as 0.5 and 0.75")
+            raise ValueError(
+                "schedule step needs milestones, shares of the training such as 0.5 and 0.75"
+            )
         return self
 
 
@@ -149,12 +184,16 @@ class Train(Recipe):
     """
 
     rewind_epoch: Annotated[int, Field(ge=0, le=1_000_000)]
-    freeze: Annotated[list[str], AfterValidator(_distinct)]  # layers, with wildcards, that keep their weights
+    freeze: Annotated[
+        list[str], AfterValidator(_distinct)
+    ]  # layers, with wildcards, that keep their weights
 
     @model_validator(mode="after")
     def _rewind_within(self) -> "Train":
         if self.rewind_epoch > self.epochs > 0:
-            raise ValueError(f"rewind_epoch is {self.rewind_epoch}, but there are only {self.epochs} epochs")
+            raise ValueError(
+                f"rewind_epoch is {self.rewind_epoch}, but there are only {self.epochs} epochs"
+            )
         return self
 
 
@@ -162,13 +201,17 @@ class Finetune(Recipe):
     """`distill` is the weight, 0 to 1, of the dense network's softened outputs in the loss (Hinton et al. 2015)."""
 
     distill: Annotated[float, Field(ge=0, le=1)]
-    temperature: Annotated[float, Field(ge=0.01)]  # by which logits are divided before they are compared
+    temperature: Annotated[
+        float, Field(ge=0.01)
+    ]  # by which logits are divided before they are compared
 
 
 class Sensitivity(Section):
     """Curves of the dense network's layers: at these ratios, on at most so many `samples` of the validation split."""
 
-    ratios: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1), AfterValidator(_distinct)]
+    ratios: Annotated[
+        list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
     samples: Count
 
 
@@ -184,7 +227,9 @@ class Benchmark(Section):
 
     batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
     backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
-    rounds: Annotated[int, Field(ge=2, le=10_000)]  # each gives one ratio; an interval takes two at least
+    rounds: Annotated[
+        int, Field(ge=2, le=10_000)
+    ]  # each gives one ratio; an interval takes two at least
     seconds: Annotated[float, Field(gt=0)]
 
 
@@ -206,8 +251,12 @@ class Runtime(Section):
 class Params(Section):
     dataset: str
     model: str
-    weights: Annotated[str, Field(min_length=1)]  # none, imagenet, or a file (bert: a folder, a hub name)
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]
+    weights: Annotated[
+        str, Field(min_length=1)
+    ]  # none, imagenet, or a file (bert: a folder, a hub name)
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
     method: str
     ratio: Ratio
     budget: Budget
@@ -222,45 +271,47 @@ class Params(Section):
     runtime: Runtime
 
     def spec(self, method: str, ratio: float) -> PruneSpec:
-        """The whole specification of one cell; raises Refused for a ratio out of range."""
-        return validated(PruneSpec, method=method, ratio=ratio, budget=self.budget, **self.prune.model_dump())
+        """The whole specification of one cell; raises InputError for a ratio out of range."""
+        return validated(
+            PruneSpec, method=method, ratio=ratio, budget=self.budget, **self.prune.model_dump()
+        )
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        Refused: with one line per problem, all of them at once.
+        InputError: with one line per problem, all of them at once.
     """
     content = read_params(path)
     try:
         return checked(content)
-    except Refused as refused:
-        raise Refused(f"{path}: {line}" for line in refused.problems) from None
+    except InputError as refused:
+        raise InputError(f"{path}: {line}" for line in refused.problems) from None
 
 
 def checked(content: Any) -> Params:
-    """The parameters that the content of a file means; raises Refused."""
+    """The parameters that the content of a file means; raises InputError."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise Refused(_lines(error)) from None
+        raise InputError(_lines(error)) from None
 
 
 def read_params(path: Path = PARAMS_FILE) -> Any:
     """Read a parameter file as it stands; an empty one is a mapping without keys, so that all of them are missed.
 
     Raises:
-        Refused: if it is not there or not YAML.
+        InputError: if it is not there or not YAML.
     """
     try:
         content = parse_yaml(path)
     except FileNotFoundError:
-        raise Refused(f"{path} is missing; run this in the top folder of the project") from None
+        raise InputError(f"{path} is missing; run this in the top folder of the project") from None
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from None
-    except Refused as refused:
-        raise Refused(f"{path} {refused}") from None
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except InputError as refused:
+        raise InputError(f"{path} {refused}") from None
     return {} if content is None else content
 
 
@@ -269,7 +320,9 @@ def valid_parts(content: Any) -> dict[str, Any]:
     parts = {}
     for key, field in Params.model_fields.items():
         try:
-            adapter: TypeAdapter = TypeAdapter(field.rebuild_annotation(), config=_config_of(field.annotation))
+            adapter: TypeAdapter = TypeAdapter(
+                field.rebuild_annotation(), config=_config_of(field.annotation)
+            )
             parts[key] = adapter.validate_python(content[key], strict=True)
         except (ValidationError, KeyError, TypeError):
             continue
@@ -283,11 +336,11 @@ def _config_of(annotation: Any) -> ConfigDict | None:
 
 
 def validated(make: type[Section], **values: Any) -> Any:
-    """Build one section from plain values; like its constructor, but raises Refused."""
+    """Build one section from plain values; like its constructor, but raises InputError."""
     try:
         return make(**values)
     except ValidationError as error:
-        raise Refused(_lines(error)) from None
+        raise InputError(_lines(error)) from None
 
 
 def _lines(error: ValidationError) -> list[str]:
@@ -305,29 +358,37 @@ def _branch(problem: Any) -> str | None:
 
 def _line(problem: Any) -> str:
     place = list(problem["loc"][:-1] if _branch(problem) else problem["loc"])
-    where, value, kind = place_of(place), problem["input"], problem["type"]
+    where, value, kind = dotted_path(place), problem["input"], problem["type"]
     if kind in NO_KEY:
         return f"{where}: {unknown_key(str(place[-1]), _section(place[:-1]).model_fields)}"
     if kind == "missing":
         return f"{where}: missing"
     if kind == "list_type" and not isinstance(value, dict):
-        text = value if isinstance(value, str) and value and value == cut(value) else short(value)
+        text = (
+            value if isinstance(value, str) and value and value == truncate(value) else short(value)
+        )
         return f"{where}: {text} is not a list; write a YAML list, or on the command line -S '{where}=[{text}]'"
     if kind == "too_short":
         return f"{where}: empty; at least one entry is needed"
     if kind in ("model_type", "model_attributes_type"):
         known = ", ".join(_section(place).model_fields)
-        return f"{where or 'the file'}: {short(value)} is not a section of keys; known here: {known}"
+        return (
+            f"{where or 'the file'}: {short(value)} is not a section of keys; known here: {known}"
+        )
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if place[-1:] == ["[key]"]:
-        return f"{place_of(place[:-2])}: its keys {message}, not {short(value)}"
+        return f"{dotted_path(place[:-2])}: its keys {message}, not {short(value)}"
     where = where or "the file"
-    return f"{where}: {message}, not {short(value)}" if kind != "value_error" else f"{where}: {message}"
+    return (
+        f"{where}: {message}, not {short(value)}"
+        if kind != "value_error"
+        else f"{where}: {message}"
+    )
 
 
-def place_of(keys: Sequence[Any]) -> str:
+def dotted_path(keys: Sequence[Any]) -> str:
     """Keys from the outside in as a dotted one."""
-    return ".".join(cut(str(key)) for key in keys)
+    return ".".join(truncate(str(key)) for key in keys)
 
 
 def _section(place: list[Any]) -> type[BaseModel]:

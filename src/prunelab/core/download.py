@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 STALLED_S = 30.0
 WAITS_S = (1.0, 2.0, 4.0, 8.0)  # before the second try, the third, ...
@@ -43,7 +43,9 @@ class Checksum:
 
     def problem_of(self, file: BufferedIOBase) -> str | None:
         file.seek(0)
-        got = hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
+        got = hashlib.file_digest(
+            file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)
+        ).hexdigest()
         found = Checksum(got[: max(16, len(self.digest))], self.algorithm)
         return None if got.startswith(self.digest) else f"its {found}, expected {self.digest}"
 
@@ -53,7 +55,12 @@ class _Again(Exception):
 
 
 def fetch(
-    url: str, checksum: Checksum, path: Path, *, stalled_s: float = STALLED_S, waits_s: Sequence[float] = WAITS_S
+    url: str,
+    checksum: Checksum,
+    path: Path,
+    *,
+    stalled_s: float = STALLED_S,
+    waits_s: Sequence[float] = WAITS_S,
 ) -> None:
     """Have at `path` what is published at `url`; a file that lies there needs no network, and is verified all the same.
 
@@ -61,7 +68,7 @@ def fetch(
     (one process at a time) goes on from there.
 
     Raises:
-        Refused: if it cannot be had, or what lies there is another file.
+        InputError: if it cannot be had, or what lies there is another file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +79,12 @@ def fetch(
                     Path(file.name).replace(path)
     except (_Again, OSError, HTTPException) as error:
         told = str(error) if isinstance(error, _Again) else _told(error)
-        raise Refused(
+        raise InputError(
             f"{url} cannot be downloaded to {path.parent}: {told}; the file can be put there by hand, "
             f"as {path.name} ({checksum})"
         ) from None
     if problem := checksum.problem(path):
-        raise Refused(f"{path} is damaged: {problem}; delete it to download anew")
+        raise InputError(f"{path} is damaged: {problem}; delete it to download anew")
 
 
 def reachable(url: str) -> bool:
@@ -124,7 +131,12 @@ def _is_at(path: Path, file: BufferedRandom) -> bool:
 
 
 def _fill(
-    file: BufferedRandom, url: str, checksum: Checksum, name: str, stalled_s: float, waits_s: Sequence[float]
+    file: BufferedRandom,
+    url: str,
+    checksum: Checksum,
+    name: str,
+    stalled_s: float,
+    waits_s: Sequence[float],
 ) -> None:
     for wait_s in waits_s:
         with suppress(_Again):
@@ -143,11 +155,15 @@ def _go_on(file: BufferedRandom, url: str, checksum: Checksum, name: str, stalle
         with _answer(Request(url, headers=rest), stalled_s) as answer:  # noqa: S310 (as above)
             start = start if answer.status == 206 else 0  # a server may send the whole all the same
             file.truncate(start)
-            length = getattr(answer, "length", None)  # None of a server that does not tell, and of file:// addresses
+            length = getattr(
+                answer, "length", None
+            )  # None of a server that does not tell, and of file:// addresses
             wanted = start + (length or 0)
             _append(file, answer, name, wanted)
     except (OSError, HTTPException) as error:
-        if isinstance(error, HTTPError) and error.code == 416:  # more is here than there: of another file
+        if (
+            isinstance(error, HTTPError) and error.code == 416
+        ):  # more is here than there: of another file
             file.truncate(0)
         elif not _may_pass(error):
             raise
@@ -165,7 +181,9 @@ def _append(file: BufferedRandom, answer: Any, name: str, wanted: int) -> None:
     """Write what comes, under a progress bar where there is a terminal to show it on."""
     hidden, done = not sys.stderr.isatty(), file.seek(0, os.SEEK_END)
     total = wanted or None
-    with tqdm(desc=name, total=total, initial=done, unit="B", unit_scale=True, disable=hidden, leave=False) as bar:
+    with tqdm(
+        desc=name, total=total, initial=done, unit="B", unit_scale=True, disable=hidden, leave=False
+    ) as bar:
         while piece := answer.read1(PIECE_BYTES):
             bar.update(file.write(piece))
 

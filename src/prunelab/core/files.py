@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 
 @contextmanager
@@ -42,7 +42,9 @@ def write_json(path: Path, content: Any) -> None:
     try:
         text = json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False)
     except ValueError:
-        raise Refused(f"{path}: a number is not finite, so nothing was written: {content}") from None
+        raise InputError(
+            f"{path}: a number is not finite, so nothing was written: {content}"
+        ) from None
     write(path, f"{text}\n".encode())
 
 
@@ -50,9 +52,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise Refused(f"{path} is missing; `dvc repro` makes it") from None
+        raise InputError(f"{path} is missing; `dvc repro` makes it") from None
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path} is damaged: {error}; `dvc checkout {path}` or `dvc repro` restores it") from None
+        raise InputError(
+            f"{path} is damaged: {error}; `dvc checkout {path}` or `dvc repro` restores it"
+        ) from None
 
 
 def _rounded(content: Any) -> Any:
@@ -60,7 +64,9 @@ def _rounded(content: Any) -> Any:
         return {key: _rounded(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_rounded(value) for value in content]
-    return round(content, 6) + 0.0 if isinstance(content, float) else content  # + 0.0 turns -0.0 into 0.0
+    return (
+        round(content, 6) + 0.0 if isinstance(content, float) else content
+    )  # + 0.0 turns -0.0 into 0.0
 
 
 def sha256(path: Path) -> str:

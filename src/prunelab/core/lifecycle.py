@@ -17,17 +17,22 @@ from pathlib import Path
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 RENDEZVOUS = "PRUNELAB_RENDEZVOUS"  # where the processes started by `launch` meet; torchrun's know by themselves
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # of torchrun, which `launch` sets too
-LINGER_S = 30.0  # how long a process that fails because of another one waits to be ended, before it speaks itself
-GO_ON = "the same command goes on from the last finished epoch"
-INTERRUPTED = f"\ninterrupted; {GO_ON}"
-ENDINGS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: f"told to end by SIGTERM; {GO_ON}"}
+EXIT_GRACE_S = 30.0  # how long a process that fails because of another one waits to be ended, before it speaks itself
+RESUME_HINT = "the same command goes on from the last finished epoch"
+INTERRUPTED = f"\ninterrupted; {RESUME_HINT}"
+STOP_SIGNALS = {
+    signal.SIGINT: INTERRUPTED,
+    signal.SIGTERM: f"told to end by SIGTERM; {RESUME_HINT}",
+}
 
 
-def guard() -> None:
+def setup_process() -> None:
     """Set up a stage's process: the right environment, an end at once when told so, no life beyond DVC's."""
     if find_spec("torch") is None:
-        sys.exit(f"{sys.executable} lacks prunelab's packages; activate them first: source .venv/bin/activate")
-    for number in ENDINGS:
+        sys.exit(
+            f"{sys.executable} lacks prunelab's packages; activate them first: source .venv/bin/activate"
+        )
+    for number in STOP_SIGNALS:
         signal.signal(number, _end_at_once)
     # Started by hand, outliving the terminal is the user's choice; one process of several is nothing by itself.
     if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
@@ -36,7 +41,9 @@ def guard() -> None:
 
 def _end_at_once(number: int, _: object) -> None:
     try:
-        if os.environ.get("RANK", "0") == "0":  # of several processes, which all hear of it, one speaks
+        if (
+            os.environ.get("RANK", "0") == "0"
+        ):  # of several processes, which all hear of it, one speaks
             _say_stopped(number)
     finally:
         os._exit(128 + number)  # whatever was being written has only a temporary name
@@ -44,7 +51,7 @@ def _end_at_once(number: int, _: object) -> None:
 
 def _say_stopped(number: int) -> None:
     # Past Python's buffers, for this may come in the middle of a print, which cannot be entered twice.
-    os.write(2, f"{ENDINGS[signal.Signals(number)]}\n".encode())
+    os.write(2, f"{STOP_SIGNALS[signal.Signals(number)]}\n".encode())
 
 
 def die_with_parent(interval_s: float = 0.5) -> None:
@@ -79,7 +86,7 @@ def die_with_parent(interval_s: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
 
 
-def processes() -> int:
+def process_count() -> int:
     """How many processes this one is among, started by `launch` or by torchrun; 0 if by neither."""
     return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= set(PLACE) else 0
 
@@ -94,7 +101,7 @@ def launch(command: list[str], count: int) -> None:
         SystemExit: with one line that names the process and how it ended, if one failed.
     """
     ranks: list[subprocess.Popen] = []
-    for number in ENDINGS:
+    for number in STOP_SIGNALS:
         signal.signal(number, _stopped)
     with tempfile.TemporaryDirectory() as folder:
         meeting = {
@@ -115,7 +122,9 @@ def launch(command: list[str], count: int) -> None:
             _wait_for(ranks)
         except BaseException:
             for process in ranks:
-                with suppress(ProcessLookupError):  # at once: whatever was being written has only a temporary name
+                with suppress(
+                    ProcessLookupError
+                ):  # at once: whatever was being written has only a temporary name
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             raise
@@ -125,8 +134,12 @@ def _wait_for(ranks: list[subprocess.Popen], interval_s: float = 0.1) -> None:
     while None in (codes := [process.poll() for process in ranks]) or any(codes):
         for rank, code in enumerate(codes):
             if code:
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                sys.exit(f"rank {rank} of {len(ranks)} {how}, so all were ended; {GO_ON}")
+                how = (
+                    f"was killed by {signal.Signals(-code).name}"
+                    if code < 0
+                    else f"ended with exit code {code}"
+                )
+                sys.exit(f"rank {rank} of {len(ranks)} {how}, so all were ended; {RESUME_HINT}")
         time.sleep(interval_s)
 
 

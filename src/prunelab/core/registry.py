@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 Entry = TypeVar("Entry")
 
@@ -13,10 +13,10 @@ def pick(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
     """Return `table[name]`.
 
     Raises:
-        Refused: if there is no such entry; the message lists those there are.
+        InputError: if there is no such entry; the message lists those there are.
     """
     if name in table:
         return table[name]
     close = get_close_matches(name, table, n=1)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
-    raise Refused(f"unknown {kind} {name!r}{guess}; valid: {', '.join(table)}")
+    raise InputError(f"unknown {kind} {name!r}{guess}; valid: {', '.join(table)}")

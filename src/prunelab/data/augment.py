@@ -51,7 +51,9 @@ def flip(images: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def random_boxes(count: int, height: int, width: int, scale: float, random: torch.Generator) -> Tensor:
+def random_boxes(
+    count: int, height: int, width: int, scale: float, random: torch.Generator
+) -> Tensor:
     """Boxes within an image, float [count, 4]: left, top, width, height, as shares of the image's sides.
 
     The share of the area is uniform in `scale` to 1, the aspect log-uniform in 3/4 to 4/3, the place uniform
@@ -61,10 +63,14 @@ def random_boxes(count: int, height: int, width: int, scale: float, random: torc
     area = scale + (1 - scale) * torch.rand(ATTEMPTS, count, generator=random)
     low, high = map(math.log, ASPECTS)
     aspect = torch.exp(low + (high - low) * torch.rand(ATTEMPTS, count, generator=random))
-    sides = torch.stack([(area * aspect * height / width).sqrt(), (area / aspect * width / height).sqrt()])
+    sides = torch.stack(
+        [(area * aspect * height / width).sqrt(), (area / aspect * width / height).sqrt()]
+    )
     fits = (sides <= 1).all(dim=0)
     first = fits.int().argmax(dim=0)  # the first of those that fit
-    largest = torch.tensor([min(1.0, ASPECTS[1] * height / width), min(1.0, width / (ASPECTS[0] * height))])
+    largest = torch.tensor(
+        [min(1.0, ASPECTS[1] * height / width), min(1.0, width / (ASPECTS[0] * height))]
+    )
     chosen = torch.where(fits.any(dim=0), sides[:, first, torch.arange(count)], largest[:, None])
     place = torch.rand(2, count, generator=random) * (1 - chosen)
     return torch.cat([place, chosen]).T

@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataConfig:
     """Where a data set lies and how it is wanted: the parameters of these names; each data set uses what concerns it.
 
     `raw` is the folder that downloads go to; `path` is `data.source`; `weights` names a text encoder's tokenizer.
@@ -33,7 +33,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataInfo:
     """The number of classes, and the shape of one example as networks see it: (3, 224, 224) or, for texts, (tokens,).
 
     Where images are resized as batches are made, the arrays that `Dataset.read` returns keep their own size.
@@ -70,12 +70,12 @@ class Part(Protocol):
         """The examples in order, [n, *shape] at a time, so that memory stays bounded.
 
         Raises:
-            Refused: at the end, if some could not be decoded: how many of them, and the first few.
+            InputError: at the end, if some could not be decoded: how many of them, and the first few.
         """
 
 
 @dataclass(frozen=True)
-class Raw:
+class SplitData:
     """A data set as published; `test` and `validation` are None where there is no official split of that name."""
 
     train: Part
@@ -90,7 +90,7 @@ class Dataset(Protocol):
     `missing`, `damaged`, `facts` and `digest` answer in seconds: `prunelab check` asks them before any work.
     """
 
-    def __init__(self, source: Source): ...
+    def __init__(self, source: DataConfig): ...
 
     def missing(self) -> list[str]:
         """One line for everything that is not there: files, or the path that must be given in `data.source`."""
@@ -102,12 +102,12 @@ class Dataset(Protocol):
         """Whether what is missing could be downloaded now."""
 
     def download(self) -> None:
-        """Fetch what is missing; raises Refused if that fails or nothing can be fetched."""
+        """Fetch what is missing; raises InputError if that fails or nothing can be fetched."""
 
-    def facts(self) -> Facts:
-        """Constants of published sets, else read from the source; raises Refused as `missing` and `damaged` tell."""
+    def facts(self) -> DataInfo:
+        """Constants of published sets, else read from the source; raises InputError as `missing` and `damaged` tell."""
 
     def digest(self) -> str | None:
         """A hash by which a changed source is noticed; None for published sets, whose checksums are known."""
 
-    def read(self) -> Raw: ...
+    def read(self) -> SplitData: ...

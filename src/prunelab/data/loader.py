@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prunelab.config.params import Normalise
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.data.augment import (
     Augmentation,
     crop_resized,
@@ -26,7 +26,7 @@ Part = Callable[[int], slice]  # which of so many examples of a batch are wanted
 PAD = 0  # the token id that fills texts up to the length of their array
 
 
-class Batches:
+class BatchLoader:
     """One split; iterate in order, or shuffled and augmented.
 
     Images are handed out as float [B, C, H, W], normalised, in the execution's memory format; texts as int64 [B, L],
@@ -35,15 +35,21 @@ class Batches:
     Streamed inputs (a memory map, read by `workers` processes) give the same batches to the bit as resident ones.
     """
 
-    def __init__(self, split: Split, normalise: Normalise | None, execution: Execution, *, workers: int = 0):
+    def __init__(
+        self, split: Split, normalise: Normalise | None, execution: Execution, *, workers: int = 0
+    ):
         self.labels = torch.from_numpy(split.labels).to(execution.device)
         self._form: _Images | _Texts
         if len(split.shape) == 1:
             self._form = _Texts(execution)
         elif normalise is None:
-            raise Refused(f"images of shape {split.shape} need a mean and a deviation to be normalised by")
+            raise InputError(
+                f"images of shape {split.shape} need a mean and a deviation to be normalised by"
+            )
         else:
-            self._form = _Images(normalise, split.size or (split.shape[1], split.shape[2]), execution)
+            self._form = _Images(
+                normalise, split.size or (split.shape[1], split.shape[2]), execution
+            )
         self._rows = rows(split.inputs, self._form.home, workers)
 
     def __len__(self) -> int:
@@ -55,11 +61,19 @@ class Batches:
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         parts = self.count(batch_size)
-        for inputs, labels in zip(self._rows.ordered(parts), self.labels.tensor_split(parts), strict=True):
+        for inputs, labels in zip(
+            self._rows.ordered(parts), self.labels.tensor_split(parts), strict=True
+        ):
             yield self._form.plain(inputs), labels
 
     def shuffled(
-        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, part: Part | None = None
+        self,
+        batch_size: int,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epoch: int,
+        part: Part | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch, or a `part` of every batch; the same seed and epoch give the same batches, whatever came before.
 
@@ -69,11 +83,15 @@ class Batches:
         batches = torch.randperm(len(self), generator=random).tensor_split(self.count(batch_size))
         parts = [slice(None) if part is None else part(len(batch)) for batch in batches]
         own = [batch[wanted] for batch, wanted in zip(batches, parts, strict=True)]
-        for batch, wanted, chosen, inputs in zip(batches, parts, own, self._rows.chosen(own), strict=True):
+        for batch, wanted, chosen, inputs in zip(
+            batches, parts, own, self._rows.chosen(own), strict=True
+        ):
             augmented = self._form.augmented(inputs, augmentation, random, len(batch), wanted)
             yield augmented, self.labels[chosen.to(self.labels.device)]
 
-    def sample(self, examples: int, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample(
+        self, examples: int, batch_size: int, *, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """So many examples (all, where there are fewer), drawn by the seed and not augmented, in batches."""
         order = torch.randperm(len(self), generator=generator("sample", seed))[:examples]
         parts = order.tensor_split(math.ceil(len(order) / batch_size))
@@ -96,7 +114,12 @@ class _Images:
         return self._normalised(self._floats(images))
 
     def augmented(
-        self, images: Tensor, augmentation: Augmentation, random: torch.Generator, count: int, part: slice
+        self,
+        images: Tensor,
+        augmentation: Augmentation,
+        random: torch.Generator,
+        count: int,
+        part: slice,
     ) -> Tensor:
         """The images, which are a `part` of a batch of `count`."""
         padding = augmentation.crop_padding
@@ -108,7 +131,9 @@ class _Images:
             height, width = floats.shape[-2:]
             boxes = random_boxes(count, height, width, augmentation.crop_scale, random)[part]
             # Straight to the size wanted if that is larger; else down to it in a second step, which is antialiased.
-            floats = crop_resized(floats, boxes, (max(height, self._size[0]), max(width, self._size[1])))
+            floats = crop_resized(
+                floats, boxes, (max(height, self._size[0]), max(width, self._size[1]))
+            )
         return self._normalised(floats)
 
     def _floats(self, images: Tensor) -> Tensor:
@@ -131,6 +156,11 @@ class _Texts:
         return ids[:, :longest].to(self._device)
 
     def augmented(
-        self, ids: Tensor, augmentation: Augmentation, random: torch.Generator, count: int, part: slice
+        self,
+        ids: Tensor,
+        augmentation: Augmentation,
+        random: torch.Generator,
+        count: int,
+        part: slice,
     ) -> Tensor:
         return self.plain(ids)

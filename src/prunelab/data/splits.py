@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from prunelab.data.dataset import Part, Raw, Shape
+from prunelab.data.dataset import Part, Shape, SplitData
 
 CHUNK_BYTES = 64 * 2**20
 CHUNK_ROWS = 4096  # each image that waits to be decoded takes a kilobyte, however small it is
@@ -54,11 +54,13 @@ def chunk_rows(shape: Shape, dtype: np.dtype) -> int:
     return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (math.prod(shape) * dtype.itemsize)))
 
 
-def three_way(published: Raw, test_fraction: float, validation_fraction: float, seed: int) -> dict[str, Part]:
+def three_way(
+    published: SplitData, test_fraction: float, validation_fraction: float, seed: int
+) -> dict[str, Part]:
     """Train, validation and test; official splits stay what they are.
 
     Raises:
-        Refused: if a class would be missing from a split.
+        InputError: if a class would be missing from a split.
     """
     rest, test, validation = published.train, published.test, published.validation
     if test is None:
@@ -72,20 +74,28 @@ def split_off(part: AnyPart, fraction: float, seed: int) -> tuple[AnyPart, AnyPa
     """Part examples in two, class by class: (the rest, about `fraction` of every class); order is kept.
 
     Raises:
-        Refused: if a class would be missing from either part.
+        InputError: if a class would be missing from either part.
     """
     from sklearn.model_selection import train_test_split
 
-    from prunelab.core.errors import Refused
+    from prunelab.core.errors import InputError
 
     indices = np.arange(len(part))
     try:
-        rest, taken = train_test_split(indices, test_size=fraction, random_state=seed, stratify=part.labels)
+        rest, taken = train_test_split(
+            indices, test_size=fraction, random_state=seed, stratify=part.labels
+        )
     except ValueError as error:
-        raise Refused(f"cannot split off {fraction:g} of {len(part)} examples: {error}") from None
+        raise InputError(
+            f"cannot split off {fraction:g} of {len(part)} examples: {error}"
+        ) from None
     for half in (rest, taken):
-        if missing := set(np.unique(part.labels).tolist()) - set(np.unique(part.labels[half]).tolist()):
-            raise Refused(f"splitting off {fraction:g} of {len(part)} examples leaves a part without classes {missing}")
+        if missing := set(np.unique(part.labels).tolist()) - set(
+            np.unique(part.labels[half]).tolist()
+        ):
+            raise InputError(
+                f"splitting off {fraction:g} of {len(part)} examples leaves a part without classes {missing}"
+            )
     return part.at(np.sort(rest)), part.at(np.sort(taken))
 
 
@@ -107,9 +117,14 @@ def channel_moments(images: np.ndarray) -> tuple[list[float], list[float]]:
     values = np.arange(256) / 255
     counts = np.zeros((images.shape[1], 256), np.int64)
     for chunk in _chunks(images):
-        counts += np.stack([np.bincount(pixels.ravel(), minlength=256) for pixels in chunk.swapaxes(0, 1)])
+        counts += np.stack(
+            [np.bincount(pixels.ravel(), minlength=256) for pixels in chunk.swapaxes(0, 1)]
+        )
     means = [float(np.average(values, weights=count)) for count in counts]
-    variances = [float(np.average((values - mean) ** 2, weights=c)) for c, mean in zip(counts, means, strict=True)]
+    variances = [
+        float(np.average((values - mean) ** 2, weights=c))
+        for c, mean in zip(counts, means, strict=True)
+    ]
     return means, [variance**0.5 for variance in variances]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-class Rows(Protocol):
+class ArrayStore(Protocol):
     def ordered(self, batches: int) -> Iterator[Tensor]:
         """All rows in order, in so many batches whose sizes differ by one at most."""
 
@@ -19,15 +19,15 @@ class Rows(Protocol):
         """The rows of the indices of each batch."""
 
 
-def rows(inputs: np.ndarray, device: torch.device, workers: int) -> Rows:
+def rows(inputs: np.ndarray, device: torch.device, workers: int) -> ArrayStore:
     """Inputs mapped from a file stay there and are streamed; others move to the device at once."""
     # A slice of a map is an array like any other: what is asked for in part is meant to be in memory.
     if isinstance(inputs, np.memmap) and isinstance(inputs.base, mmap.mmap):
-        return Streamed(inputs, device, workers)
-    return Resident(inputs, device)
+        return OnDisk(inputs, device, workers)
+    return InMemory(inputs, device)
 
 
-class Resident:
+class InMemory:
     def __init__(self, inputs: np.ndarray, device: torch.device):
         self._inputs = torch.from_numpy(np.require(inputs, requirements="W")).to(device)
 
@@ -38,11 +38,16 @@ class Resident:
         return (self._inputs[indices.to(self._inputs.device)] for indices in batches)
 
 
-class Streamed:
+class OnDisk:
     """The rows of one .npy file; only reading is left to the workers (0: this process), so that no random number is."""
 
     def __init__(self, inputs: np.memmap, device: torch.device, workers: int):
-        self._file, self._count, self._device, self._workers = _File(inputs), len(inputs), device, workers
+        self._file, self._count, self._device, self._workers = (
+            _File(inputs),
+            len(inputs),
+            device,
+            workers,
+        )
 
     def ordered(self, batches: int) -> Iterator[Tensor]:
         return self.chosen(torch.arange(self._count).tensor_split(batches))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from prunelab.core.download import Checksum, fetch, reachable
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
-from prunelab.data.dataset import Dataset, Facts, Raw, Shape, Source
+from prunelab.data.dataset import DataConfig, DataInfo, Dataset, Shape, SplitData
 from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFolder
 from prunelab.datasets.text import TextTable
@@ -20,7 +20,7 @@ from prunelab.datasets.text import TextTable
 class Digits:
     """1,797 handwritten digits of 8x8 pixels (E. Alpaydin, C. Kaynak, UCI 1998), shipped inside scikit-learn."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: DataConfig):
         self._source = source
 
     def missing(self) -> list[str]:
@@ -35,19 +35,23 @@ class Digits:
     def download(self) -> None:
         pass
 
-    def facts(self) -> Facts:
-        return Facts(10, _resized((1, 8, 8), self._source.resize))
+    def facts(self) -> DataInfo:
+        return DataInfo(10, _resized((1, 8, 8), self._source.resize))
 
     def digest(self) -> None:
         return None
 
-    def read(self) -> Raw:
+    def read(self) -> SplitData:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         # Pixels are the integers 0 to 16; stretched to the range of a byte, which keeps all 17 levels apart.
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-        return Raw(Split(images, digits.target.astype(np.int64)), None, [str(name) for name in digits.target_names])
+        return SplitData(
+            Split(images, digits.target.astype(np.int64)),
+            None,
+            [str(name) for name in digits.target_names],
+        )
 
 
 class Cifar:
@@ -57,7 +61,7 @@ class Cifar:
     network.
     """
 
-    def __init__(self, source: Source, classes: int):
+    def __init__(self, source: DataConfig, classes: int):
         self._folder, self._resize, self._classes = source.raw, source.resize, classes
 
     @property
@@ -72,19 +76,33 @@ class Cifar:
 
     def _files(self) -> list[tuple[Path, Checksum]]:
         origin = self._origin
-        listed = [*origin.train_list, *origin.test_list, (origin.meta["filename"], origin.meta["md5"])]
-        return [(self._folder / origin.base_folder / name, Checksum(md5, "md5")) for name, md5 in listed]
+        listed = [
+            *origin.train_list,
+            *origin.test_list,
+            (origin.meta["filename"], origin.meta["md5"]),
+        ]
+        return [
+            (self._folder / origin.base_folder / name, Checksum(md5, "md5")) for name, md5 in listed
+        ]
 
     def _hint(self) -> str:
         return f"`dvc repro prepare` downloads it from {self._origin.url}, or unpack that archive into {self._folder}"
 
     def missing(self) -> list[str]:
         absent = [(path, checksum) for path, checksum in self._files() if not path.is_file()]
-        return [f"{path} is missing (expected {checksum}; {self._hint()})" for path, checksum in absent]
+        return [
+            f"{path} is missing (expected {checksum}; {self._hint()})" for path, checksum in absent
+        ]
 
     def damaged(self) -> list[str]:
-        found = [(path, checksum.problem(path)) for path, checksum in self._files() if path.is_file()]
-        return [f"{path} is damaged: {problem}; delete it ({self._hint()})" for path, problem in found if problem]
+        found = [
+            (path, checksum.problem(path)) for path, checksum in self._files() if path.is_file()
+        ]
+        return [
+            f"{path} is damaged: {problem}; delete it ({self._hint()})"
+            for path, problem in found
+            if problem
+        ]
 
     def reachable(self) -> bool:
         return self._archive.is_file() or reachable(self._origin.url)
@@ -93,10 +111,12 @@ class Cifar:
         try:
             fetch(self._origin.url, Checksum(self._origin.tgz_md5, "md5"), self._archive)
             self._unpack()
-        except Refused as refused:
-            raise Refused([*refused.problems, *self.missing()]) from None
+        except InputError as refused:
+            raise InputError([*refused.problems, *self.missing()]) from None
         except (OSError, EOFError, tarfile.TarError) as error:
-            raise Refused([f"{self._archive} cannot be unpacked: {error}", *self.missing()]) from None
+            raise InputError(
+                [f"{self._archive} cannot be unpacked: {error}", *self.missing()]
+            ) from None
 
     def _unpack(self) -> None:
         """Each file takes its name when it is whole; nothing else of the archive is written."""
@@ -108,15 +128,19 @@ class Cifar:
                 with replacing(path) as partial, partial.open("wb") as file:
                     shutil.copyfileobj(member, file)
 
-    def facts(self) -> Facts:
-        return Facts(self._classes, _resized((3, 32, 32), self._resize))
+    def facts(self) -> DataInfo:
+        return DataInfo(self._classes, _resized((3, 32, 32), self._resize))
 
     def digest(self) -> None:
         return None
 
-    def read(self) -> Raw:
+    def read(self) -> SplitData:
         train, test = (self._origin(str(self._folder), train=train) for train in (True, False))
-        return Raw(_as_split(train.data, train.targets), _as_split(test.data, test.targets), list(train.classes))
+        return SplitData(
+            _as_split(train.data, train.targets),
+            _as_split(test.data, test.targets),
+            list(train.classes),
+        )
 
 
 def _resized(shape: Shape, side: int | None) -> Shape:
@@ -125,10 +149,12 @@ def _resized(shape: Shape, side: int | None) -> Shape:
 
 
 def _as_split(images: np.ndarray, labels: list[int]) -> Split:
-    return Split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.array(labels, dtype=np.int64))
+    return Split(
+        np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.array(labels, dtype=np.int64)
+    )
 
 
-DATASETS: dict[str, Callable[[Source], Dataset]] = {
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": Digits,
     "cifar10": partial(Cifar, classes=10),
     "cifar100": partial(Cifar, classes=100),

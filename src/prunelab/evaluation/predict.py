@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunelab.data.loader import Batches
+from prunelab.data.loader import BatchLoader
 from prunelab.runtime.device import Execution
 
 TOP = 5
@@ -30,10 +30,14 @@ class Predictions:
 
     @classmethod
     def stacked(cls, several: Sequence["Predictions"]) -> "Predictions":
-        return cls(*(np.stack([getattr(one, field.name) for one in several]) for field in fields(cls)))
+        return cls(
+            *(np.stack([getattr(one, field.name) for one in several]) for field in fields(cls))
+        )
 
 
-def predict(model: nn.Module, batches: Batches, batch_size: int, execution: Execution) -> Predictions:
+def predict(
+    model: nn.Module, batches: BatchLoader, batch_size: int, execution: Execution
+) -> Predictions:
     """Run a network over a split in order, in float32 whatever it was trained in."""
     execution.place(model).eval()
     with torch.inference_mode():

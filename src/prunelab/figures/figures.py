@@ -8,7 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 from prunelab.report.costs import COSTS
 from prunelab.report.style import DENSE_COLOUR, colour, line_style, marker
@@ -43,7 +50,9 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
     for index, (line, (accuracy, state)) in enumerate(zip(axes, STATES, strict=True)):
         for axis, (cost, label, text) in zip(line, AGAINST, strict=True):
             for method in methods:
-                points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["ratio"])
+                points = sorted(
+                    (row for row in rows if row["method"] == method), key=lambda row: row["ratio"]
+                )
                 _curve(axis, points, cost, accuracy, method)
             dense_line(axis, dense)
             log_axis(axis, sorted({row[cost] for row in [*rows, dense]}), text)
@@ -60,11 +69,30 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
 def _curve(axis: Axes, points: Sequence[Row], cost: str, accuracy: str, method: str) -> None:
     x, y = (np.array([point[key] for point in points]) for key in (cost, accuracy))
     half = np.array([point[f"{accuracy}_ci95"] for point in points])
-    axis.plot(x, y, color=colour(method), linestyle=line_style(method), marker=marker(method), markersize=5)
-    low, high = np.clip(y - half, 0, 1), np.clip(y + half, 0, 1)  # an accuracy, unlike a normal variate, has bounds
+    axis.plot(
+        x,
+        y,
+        color=colour(method),
+        linestyle=line_style(method),
+        marker=marker(method),
+        markersize=5,
+    )
+    low, high = (
+        np.clip(y - half, 0, 1),
+        np.clip(y + half, 0, 1),
+    )  # an accuracy, unlike a normal variate, has bounds
     axis.fill_between(x, low, high, color=colour(method), alpha=0.12, lw=0)
     # Points above one another (masks leave MACs as they are) have no band to fill: hence bars as well.
-    axis.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=colour(method), elinewidth=0.8, capsize=2, alpha=0.7)
+    axis.errorbar(
+        x,
+        y,
+        [y - low, high - y],
+        fmt="none",
+        ecolor=colour(method),
+        elinewidth=0.8,
+        capsize=2,
+        alpha=0.7,
+    )
 
 
 def dense_line(axis: Axes, dense: Row) -> None:
@@ -112,7 +140,14 @@ def _legend_below(figure: Figure, lines: Sequence[Line2D]) -> None:
 
 def _legend(methods: Sequence[str]) -> list[Line2D]:
     lines = [
-        Line2D([], [], color=colour(method), linestyle=line_style(method), marker=marker(method), label=method)
+        Line2D(
+            [],
+            [],
+            color=colour(method),
+            linestyle=line_style(method),
+            marker=marker(method),
+            label=method,
+        )
         for method in methods
     ]
     return [*lines, Line2D([], [], color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense")]
@@ -134,7 +169,11 @@ def training(curves: Sequence[Curve], title: str) -> Figure:
     axes[1, 0].set_ylabel("accuracy")
     named = {curve.name: curve.colour for curve in curves}
     lines = [Line2D([], [], color=line_colour, label=name) for name, line_colour in named.items()]
-    lines.append(Line2D([], [], color="grey", linestyle="--", linewidth=1, label="training (solid: validation)"))
+    lines.append(
+        Line2D(
+            [], [], color="grey", linestyle="--", linewidth=1, label="training (solid: validation)"
+        )
+    )
     _legend_below(figure, lines)
     figure.suptitle(title)
     return figure
@@ -142,7 +181,14 @@ def training(curves: Sequence[Curve], title: str) -> Figure:
 
 def _training_lines(axis: Axes, rows: Sequence[Row], key: str, line_colour: str) -> None:
     epochs = [row["epoch"] for row in rows]
-    axis.plot(epochs, [row[key] for row in rows], color=line_colour, linestyle="--", linewidth=1, alpha=0.7)
+    axis.plot(
+        epochs,
+        [row[key] for row in rows],
+        color=line_colour,
+        linestyle="--",
+        linewidth=1,
+        alpha=0.7,
+    )
     axis.plot(epochs, [row[f"validation_{key}"] for row in rows], color=line_colour, linewidth=1.6)
 
 
@@ -158,7 +204,11 @@ def _training_axes(loss: Axes, accuracy: Axes) -> None:
 
 
 def focus(
-    history: Sequence[Row], matrix: np.ndarray, class_names: Sequence[str], title: str, line_colour: str
+    history: Sequence[Row],
+    matrix: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    line_colour: str,
 ) -> Figure:
     """One configuration: loss and accuracy of its fine-tuning by epoch, beside its confusion matrix."""
     figure = Figure(figsize=(11, 5.4), layout="constrained")
@@ -192,7 +242,15 @@ def _confusion(axis: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> No
         for actual, predicted in zip(*matrix.nonzero(), strict=True):
             dark = shares[actual, predicted] > 0.5
             count = str(matrix[actual, predicted])
-            axis.text(predicted, actual, count, ha="center", va="center", size=7, color="white" if dark else "black")
+            axis.text(
+                predicted,
+                actual,
+                count,
+                ha="center",
+                va="center",
+                size=7,
+                color="white" if dark else "black",
+            )
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.8)
     bar.set_label("share of the actual class")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -21,9 +21,16 @@ def comparison(rows: Sequence[Row], cost: str, title: str) -> Figure:
     figure = Figure(figsize=(9, 6), layout="constrained")
     axis = figure.subplots()
     first = rows[0]
-    dense_line(axis, {"accuracy": first["dense_accuracy"], "accuracy_ci95": first["dense_accuracy_ci95"]})
+    dense_line(
+        axis, {"accuracy": first["dense_accuracy"], "accuracy_ci95": first["dense_accuracy_ci95"]}
+    )
     front = sorted((row for row in rows if row["front"]), key=lambda row: row["cost"])
-    axis.plot([row["cost"] for row in front], [row["accuracy"] for row in front], color=FRONT_COLOUR, linewidth=1.2)
+    axis.plot(
+        [row["cost"] for row in front],
+        [row["accuracy"] for row in front],
+        color=FRONT_COLOUR,
+        linewidth=1.2,
+    )
     for row in rows:
         _point(axis, row)
     log_axis(axis, sorted({row["cost"] for row in rows}), short)
@@ -37,7 +44,12 @@ def comparison(rows: Sequence[Row], cost: str, title: str) -> Figure:
         Line2D([], [], color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense"),
     ]
     if any(_apart(row) for row in rows):
-        hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "grey", "markerfacecolor": "white"}
+        hollow: dict[str, Any] = {
+            "marker": "o",
+            "linestyle": "",
+            "color": "grey",
+            "markerfacecolor": "white",
+        }
         lines.append(Line2D([], [], label="not comparable", **hollow))
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
     figure.suptitle(title)
@@ -49,11 +61,23 @@ def _apart(row: Row) -> bool:
 
 
 def _point(axis: Axes, row: Row) -> None:
-    x, y, half, tint = row["cost"], row["accuracy"], row["accuracy_ci95"], colour(str(row["method"]))
+    x, y, half, tint = (
+        row["cost"],
+        row["accuracy"],
+        row["accuracy_ci95"],
+        colour(str(row["method"])),
+    )
     error = [[min(half, y)], [min(half, 1 - y)]]  # an accuracy, unlike a normal variate, has bounds
     face = "white" if _apart(row) else tint
     axis.errorbar(
-        x, y, error, fmt=marker(str(row["method"])), color=tint, markerfacecolor=face, elinewidth=0.8, capsize=2
+        x,
+        y,
+        error,
+        fmt=marker(str(row["method"])),
+        color=tint,
+        markerfacecolor=face,
+        elinewidth=0.8,
+        capsize=2,
     )
 
 
@@ -66,5 +90,8 @@ def _name_points(axis: Axes, rows: Sequence[Row]) -> None:
         place = axis.transAxes.inverted().transform(axis.transData.transform(point))[0]
         right, above = place < 0.6, index % 2 == 0
         offset = (6 if right else -6, 6 if above else -6)
-        sides: dict[str, Any] = {"ha": "left" if right else "right", "va": "bottom" if above else "top"}
+        sides: dict[str, Any] = {
+            "ha": "left" if right else "right",
+            "va": "bottom" if above else "top",
+        }
         axis.annotate(", ".join(those), point, offset, textcoords="offset points", size=7, **sides)

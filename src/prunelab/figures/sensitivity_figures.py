@@ -46,10 +46,18 @@ def _curves(axis: Axes, rows: Sequence[Row], dense: float, kind: str) -> None:
     alone = [layer for layer in _layers(rows) if layer != ALL]
     depth = Normalize(1, max(2, len(alone)))
     for place, layer in enumerate([*alone, ALL], start=1):
-        points = [(0.0, dense), *((row["ratio"], row["accuracy"]) for row in rows if row["layer"] == layer)]
+        points = [
+            (0.0, dense),
+            *((row["ratio"], row["accuracy"]) for row in rows if row["layer"] == layer),
+        ]
         look: dict[str, Any] = {"color": DEPTH(depth(place)), "linewidth": 1.2, "markersize": 3}
         if layer == ALL:
-            look = {"color": DENSE_COLOUR, "linewidth": 2, "markersize": 4, "label": "all layers together"}
+            look = {
+                "color": DENSE_COLOUR,
+                "linewidth": 2,
+                "markersize": 4,
+                "label": "all layers together",
+            }
         axis.plot(*zip(*sorted(points), strict=True), marker="o", **look)
     axis.axhline(dense, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense")
     axis.set_xlabel(f"ratio ({kind}s taken of a layer)")
@@ -57,13 +65,17 @@ def _curves(axis: Axes, rows: Sequence[Row], dense: float, kind: str) -> None:
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, loc="lower left")
-    bar = axis.figure.colorbar(ScalarMappable(depth, DEPTH), ax=axis, shrink=0.8, ticks=MaxNLocator(integer=True))
+    bar = axis.figure.colorbar(
+        ScalarMappable(depth, DEPTH), ax=axis, shrink=0.8, ticks=MaxNLocator(integer=True)
+    )
     bar.set_label("layer by depth, 1 is the first")
 
 
 def _heat_map(axis: Axes, rows: Sequence[Row], kind: str) -> None:
     layers, ratios = _layers(rows), sorted({row["ratio"] for row in rows})
-    shares = np.full((len(layers), len(ratios)), np.nan)  # a layer with few units has no value at every ratio
+    shares = np.full(
+        (len(layers), len(ratios)), np.nan
+    )  # a layer with few units has no value at every ratio
     for row in rows:
         shares[layers.index(row["layer"]), ratios.index(row["ratio"])] = row["accuracy"]
     axis.set_facecolor("lightgrey")
@@ -78,7 +90,15 @@ def _heat_map(axis: Axes, rows: Sequence[Row], kind: str) -> None:
         for place in np.argwhere(~np.isnan(shares)):
             share = shares[tuple(place)]
             colour = "black" if share > 0.6 else "white"
-            axis.text(place[1], place[0], f"{100 * share:.0f}", ha="center", va="center", size=7, color=colour)
+            axis.text(
+                place[1],
+                place[0],
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                size=7,
+                color=colour,
+            )
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.8)
     bar.set_label(f"validation accuracy, {kind}s")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

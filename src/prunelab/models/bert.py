@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.encoders.pretrained import SMALL, require
 
 DROPOUT = 0.1  # as BERT is fine-tuned
@@ -49,25 +49,37 @@ def bert(
     """An encoder of these sizes with fresh weights, for texts of `shape` (tokens,).
 
     Raises:
-        Refused: if the sizes contradict each other, or texts are longer than the encoder has positions.
+        InputError: if the sizes contradict each other, or texts are longer than the encoder has positions.
     """
     require("transformers")
     from transformers import BertConfig, BertModel
 
-    sizes = {"vocab": vocab, "hidden": hidden, "layers": layers, "heads": heads, "intermediate": intermediate}
+    sizes = {
+        "vocab": vocab,
+        "hidden": hidden,
+        "layers": layers,
+        "heads": heads,
+        "intermediate": intermediate,
+    }
     sizes |= {"positions": positions, "types": types}
-    problems = [f"bert: {name} is {value}; valid: 1 or more" for name, value in sizes.items() if value < 1]
+    problems = [
+        f"bert: {name} is {value}; valid: 1 or more" for name, value in sizes.items() if value < 1
+    ]
     problems += [
-        f"bert: {name} is {sizes[name]}; valid: 1 to {most}" for name, most in MOST.items() if sizes[name] > most
+        f"bert: {name} is {sizes[name]}; valid: 1 to {most}"
+        for name, most in MOST.items()
+        if sizes[name] > most
     ]
     if not problems and hidden % heads:
         problems.append(f"bert: hidden size {hidden} is no multiple of {heads} heads")
     if not 0 <= pad < vocab:
         problems.append(f"bert: pad is {pad}; valid: 0 to {vocab - 1}, a token of the vocabulary")
     if shape[0] > positions:
-        problems.append(f"data.tokens: {shape[0]} is more than the {positions} positions of this encoder")
+        problems.append(
+            f"data.tokens: {shape[0]} is more than the {positions} positions of this encoder"
+        )
     if problems:
-        raise Refused(problems)
+        raise InputError(problems)
     config = BertConfig(
         vocab_size=vocab,
         hidden_size=hidden,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.encoders.pretrained import encoder_options
 from prunelab.models.bert import bert
@@ -44,7 +44,7 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
     """A fresh network, its initial weights determined by the seed.
 
     Raises:
-        Refused: if there is no network of that name, or none for such input or options.
+        InputError: if there is no network of that name, or none for such input or options.
     """
     architecture = _for_input(name, classes, shape, options)
     with torch.random.fork_rng(devices=[]):
@@ -52,11 +52,11 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
         return architecture.build(classes, shape, **options)
 
 
-def skeleton(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
+def build_on_meta(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
     """A network without values, on the meta device: to be given them, or for its structure alone.
 
     Raises:
-        Refused: as `build` does.
+        InputError: as `build` does.
     """
     architecture = _for_input(name, classes, shape, options)
     with torch.device("meta"), _NoDraws():
@@ -74,11 +74,15 @@ def _for_input(name: str, classes: int, shape: Shape, options: dict[str, int]) -
     architecture = pick(MODELS, name, "model")
     if reads(shape) != architecture.reads:
         fitting = ", ".join(other for other, entry in MODELS.items() if entry.reads == reads(shape))
-        raise Refused(f"model: {name} reads {architecture.reads}, the data set holds {reads(shape)}; valid: {fitting}")
+        raise InputError(
+            f"model: {name} reads {architecture.reads}, the data set holds {reads(shape)}; valid: {fitting}"
+        )
     try:
         inspect.signature(architecture.build).bind(classes, shape, **options)
     except TypeError as error:
-        raise Refused(f"model: {name} cannot be built with the options {options}: {error}") from None
+        raise InputError(
+            f"model: {name} cannot be built with the options {options}: {error}"
+        ) from None
     return architecture
 
 
@@ -87,18 +91,26 @@ def reads(shape: Shape) -> Literal["images", "texts"]:
     return "texts" if len(shape) == 1 else "images"
 
 
-def example(shape: Shape) -> torch.Tensor:
+def example_input(shape: Shape) -> torch.Tensor:
     """One input by which a network can be traced: a black image, float [1, C, H, W], or a text, int64 [1, L].
 
     No token of the text is padding (0 in BERT's vocabulary), so that nothing is left out of what it costs.
     """
-    return torch.ones(1, *shape, dtype=torch.int64) if reads(shape) == "texts" else torch.zeros(1, *shape)
+    return (
+        torch.ones(1, *shape, dtype=torch.int64)
+        if reads(shape) == "texts"
+        else torch.zeros(1, *shape)
+    )
 
 
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
     """The layers of a network whose output channels pruning must leave alone."""
     architecture = pick(MODELS, name, "model")
-    return [layer for path, layer in model.named_modules() if path == architecture.head or architecture.fixed(path)]
+    return [
+        layer
+        for path, layer in model.named_modules()
+        if path == architecture.head or architecture.fixed(path)
+    ]
 
 
 def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -118,13 +130,16 @@ def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _cifar(blocks: int) -> Architecture:
     return Architecture(
-        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0]), head="linear", fixed=residual_stream
+        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0]),
+        head="linear",
+        fixed=residual_stream,
     )
 
 
 def _cifar_b(blocks: int) -> Architecture:
     return Architecture(
-        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0], projection=True), head="linear"
+        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0], projection=True),
+        head="linear",
     )
 
 
@@ -134,11 +149,15 @@ def _resnet(block: str, *depths: int, imagenet: str = "") -> Architecture:
 
 def _vgg(depth: int, norms: bool = False) -> Architecture:
     imagenet = f"VGG{depth}_BN_Weights" if norms else f"VGG{depth}_Weights"
-    return Architecture(partial(vgg, depth, norms), head="classifier", imagenet=f"{imagenet}.IMAGENET1K_V1")
+    return Architecture(
+        partial(vgg, depth, norms), head="classifier", imagenet=f"{imagenet}.IMAGENET1K_V1"
+    )
 
 
 def _vgg_classic(depth: int) -> Architecture:
-    return Architecture(partial(vgg_classic, depth), "classifier.6", imagenet=f"VGG{depth}_Weights.IMAGENET1K_V1")
+    return Architecture(
+        partial(vgg_classic, depth), "classifier.6", imagenet=f"VGG{depth}_Weights.IMAGENET1K_V1"
+    )
 
 
 def _mobile(name: str, head: str, imagenet: str) -> Architecture:
@@ -171,10 +190,18 @@ MODELS: dict[str, Architecture] = {
     "vgg19_classic": _vgg_classic(19),
     "alexnet": Architecture(alexnet, head="classifier.6", imagenet="AlexNet_Weights.IMAGENET1K_V1"),
     "mobilenet_v2": _mobile("mobilenet_v2", "classifier.1", "MobileNet_V2_Weights.IMAGENET1K_V1"),
-    "mobilenet_v3_small": _mobile("mobilenet_v3_small", "classifier.3", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"),
-    "efficientnet_b0": _mobile("efficientnet_b0", "classifier.1", "EfficientNet_B0_Weights.IMAGENET1K_V1"),
-    "densenet121": Architecture(densenet121, head="classifier", imagenet="DenseNet121_Weights.IMAGENET1K_V1"),
+    "mobilenet_v3_small": _mobile(
+        "mobilenet_v3_small", "classifier.3", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"
+    ),
+    "efficientnet_b0": _mobile(
+        "efficientnet_b0", "classifier.1", "EfficientNet_B0_Weights.IMAGENET1K_V1"
+    ),
+    "densenet121": Architecture(
+        densenet121, head="classifier", imagenet="DenseNet121_Weights.IMAGENET1K_V1"
+    ),
     "vit_tiny": Architecture(vit_tiny, "heads.head", embedding_stream),
-    "vit_b_16": Architecture(vit_b_16, "heads.head", embedding_stream, imagenet="ViT_B_16_Weights.IMAGENET1K_V1"),
+    "vit_b_16": Architecture(
+        vit_b_16, "heads.head", embedding_stream, imagenet="ViT_B_16_Weights.IMAGENET1K_V1"
+    ),
     "bert": Architecture(bert, head="classifier", reads="texts", options=encoder_options),
 }

@@ -36,7 +36,9 @@ class Block(nn.Module):
             return self.shortcut(x)
         if self.stride == 1 and self.padding == 0:
             return x
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
+        )
 
 
 class CifarResNet(nn.Module):
@@ -60,9 +62,13 @@ class CifarResNet(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
-def _stage(channels_in: int, channels_out: int, blocks: int, stride: int, projection: bool) -> nn.Sequential:
+def _stage(
+    channels_in: int, channels_out: int, blocks: int, stride: int, projection: bool
+) -> nn.Sequential:
     first = Block(channels_in, channels_out, stride, projection)
-    return nn.Sequential(first, *(Block(channels_out, channels_out, 1, projection) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        first, *(Block(channels_out, channels_out, 1, projection) for _ in range(blocks - 1))
+    )
 
 
 def residual_stream(name: str) -> bool:

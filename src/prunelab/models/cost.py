@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from prunelab.models.catalogue import Shape, example, prunable_weights
+from prunelab.models.catalogue import Shape, example_input, prunable_weights
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights: about the same work each
 
@@ -18,8 +18,10 @@ def macs(model: nn.Module, shape: Shape) -> int:
 
     copy = deepcopy(model).cpu().float().eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated in torch, and kinds of operators are skipped on purpose
-        return int(profile_macs(copy, example(shape)))  # type: ignore[arg-type]
+        warnings.simplefilter(
+            "ignore"
+        )  # tracing is deprecated in torch, and kinds of operators are skipped on purpose
+        return int(profile_macs(copy, example_input(shape)))  # type: ignore[arg-type]
 
 
 def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
@@ -29,7 +31,9 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
     `macs_nonzero` leaves out the multiplications by a zero weight, which no dense kernel does.
     """
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
-    nonzero_weights = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
+    nonzero_weights = sum(
+        int(weight.count_nonzero()) for weight in prunable_weights(model).values()
+    )
     ours, theirs = macs(model, shape), macs(dense, shape)
     ours_stored, theirs_stored = parameters(model), parameters(dense)
     return {
@@ -44,28 +48,40 @@ def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
 
 
 def _macs_of_zeros(model: nn.Module, shape: Shape) -> int:
-    places = positions(model, example(shape))
-    zeros = {name: weight.numel() - int(weight.count_nonzero()) for name, weight in prunable_weights(model).items()}
+    places = output_positions(model, example_input(shape))
+    zeros = {
+        name: weight.numel() - int(weight.count_nonzero())
+        for name, weight in prunable_weights(model).items()
+    }
     return sum(count * places[name.rpartition(".")[0]] for name, count in zeros.items())
 
 
-def positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
+def output_positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
     """At how many places (pixels, tokens) every layer is applied to one input, by the layer's name."""
     places: dict[str, int] = {}
 
     def note(name: str, features: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        def hook(
+            module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]
+        ) -> None:
             result = output if isinstance(output, torch.Tensor) else output[0]
             places[name] = places.get(name, 0) + result[0].numel() // features
 
         return hook
 
     widths = {
-        name: module.embed_dim if isinstance(module, nn.MultiheadAttention) else module.weight.shape[0]
+        name: module.embed_dim
+        if isinstance(module, nn.MultiheadAttention)
+        else module.weight.shape[0]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.LayerNorm | nn.MultiheadAttention)
+        if isinstance(
+            module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.LayerNorm | nn.MultiheadAttention
+        )
     }
-    hooks = [model.get_submodule(name).register_forward_hook(note(name, width)) for name, width in widths.items()]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(note(name, width))
+        for name, width in widths.items()
+    ]
     training = model.training
     try:
         with torch.no_grad():

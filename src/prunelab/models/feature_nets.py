@@ -56,18 +56,28 @@ def vgg_classic(depth: int, classes: int, shape: tuple[int, int, int]) -> nn.Mod
     """VGG as published, with two hidden layers of 4096 units behind a grid of 7 x 7, or less from smaller images."""
     features = _vgg_layers(PLANS[depth], shape[0], norms=False)
     pool, inputs = _grid(_fit_pools(features, shape), GRID["vgg"])
-    layers = [nn.Linear(512 * inputs, HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, classes)]
+    layers = [
+        nn.Linear(512 * inputs, HIDDEN),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.Linear(HIDDEN, classes),
+    ]
     for layer in layers:
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)
     first, second, head = layers
-    classifier = nn.Sequential(first, nn.ReLU(True), nn.Dropout(), second, nn.ReLU(True), nn.Dropout(), head)
+    classifier = nn.Sequential(
+        first, nn.ReLU(True), nn.Dropout(), second, nn.ReLU(True), nn.Dropout(), head
+    )
     return FeatureNet(features, pool, classifier)
 
 
 def alexnet(classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """AlexNet as torchvision has it (Krizhevsky 2014); small images meet a 3x3 stem of stride 1 and smaller grids."""
-    stem = nn.Conv2d(shape[0], 64, 11, stride=4, padding=2) if is_large(shape) else nn.Conv2d(shape[0], 64, 3, 1, 1)
+    stem = (
+        nn.Conv2d(shape[0], 64, 11, stride=4, padding=2)
+        if is_large(shape)
+        else nn.Conv2d(shape[0], 64, 3, 1, 1)
+    )
     features = nn.Sequential(
         *(stem, nn.ReLU(True), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(True), nn.MaxPool2d(3, 2)),
@@ -97,7 +107,11 @@ def _vgg_layers(
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
-        layers += [("conv", conv), *([("bn", nn.BatchNorm2d(entry))] if norms else []), ("relu", nn.ReLU(True))]
+        layers += [
+            ("conv", conv),
+            *([("bn", nn.BatchNorm2d(entry))] if norms else []),
+            ("relu", nn.ReLU(True)),
+        ]
         channels = entry
     if not named:
         return nn.Sequential(*(layer for _, layer in layers))
@@ -125,7 +139,8 @@ def _fit_pools(features: nn.Sequential, shape: tuple[int, int, int]) -> tuple[in
 def _after(layer: Any, side: int) -> int:
     """The side of a map behind a square convolution or pooling."""
     kernel, stride, padding = (
-        value[0] if isinstance(value, tuple) else value for value in (layer.kernel_size, layer.stride, layer.padding)
+        value[0] if isinstance(value, tuple) else value
+        for value in (layer.kernel_size, layer.stride, layer.padding)
     )
     return (side + 2 * padding - kernel) // stride + 1
 
@@ -138,6 +153,12 @@ def _grid(size: tuple[int, int], grid: int) -> tuple[nn.Module, int]:
     """
     left = [min(side, grid) for side in size]
     strides = [side // count for side, count in zip(size, left, strict=True)]
-    kernels = [side - (count - 1) * stride for side, count, stride in zip(size, left, strides, strict=True)]
-    pool = nn.Identity() if tuple(left) == size else nn.AvgPool2d((kernels[0], kernels[1]), (strides[0], strides[1]))
+    kernels = [
+        side - (count - 1) * stride for side, count, stride in zip(size, left, strides, strict=True)
+    ]
+    pool = (
+        nn.Identity()
+        if tuple(left) == size
+        else nn.AvgPool2d((kernels[0], kernels[1]), (strides[0], strides[1]))
+    )
     return pool, left[0] * left[1]

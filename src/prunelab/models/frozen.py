@@ -8,7 +8,7 @@ from itertools import accumulate
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -17,10 +17,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     Patterns are shell wildcards, where `*` matches dots too: `layer1` and `layer1.*` both freeze all of layer1.
 
     Raises:
-        Refused: if a pattern matches nothing, or if nothing is left to train.
+        InputError: if a pattern matches nothing, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
-    frozen = {pattern: [name for name in parameters if within(name, pattern)] for pattern in patterns}
+    frozen = {
+        pattern: [name for name in parameters if within(name, pattern)] for pattern in patterns
+    }
     parts = ", ".join(name for name, _ in model.named_children())
     problems = [
         f"train.freeze: {pattern!r} matches no layer with weights; valid: names of layers, with wildcards, in {parts}"
@@ -29,9 +31,11 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     ]
     names = {name for names in frozen.values() for name in names}
     if patterns and len(names) == len(parameters):
-        problems.append(f"train.freeze: {', '.join(patterns)} leaves nothing of the network to train")
+        problems.append(
+            f"train.freeze: {', '.join(patterns)} leaves nothing of the network to train"
+        )
     if problems:
-        raise Refused(problems)
+        raise InputError(problems)
     for name in names:
         parameters[name].requires_grad_(False)
 
@@ -56,4 +60,6 @@ def train_mode(model: nn.Module) -> None:
 
 def within(name: str, pattern: str) -> bool:
     """Whether a pattern matches a dotted name or one of the layers it lies in."""
-    return any(fnmatchcase(prefix, pattern) for prefix in accumulate(name.split("."), "{}.{}".format))
+    return any(
+        fnmatchcase(prefix, pattern) for prefix in accumulate(name.split("."), "{}.{}".format)
+    )

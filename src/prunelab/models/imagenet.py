@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunelab.core import download
 from prunelab.core.download import Checksum
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.models.catalogue import MODELS
 
@@ -21,12 +21,12 @@ def place(architecture: str) -> tuple[str, Path]:
     """The address of a network's ImageNet weights, and their place in torch hub's cache (below $TORCH_HOME).
 
     Raises:
-        Refused: if there are none for this network.
+        InputError: if there are none for this network.
     """
     name = pick(MODELS, architecture, "model").imagenet
     if not name:
         published = ", ".join(known for known, entry in MODELS.items() if entry.imagenet)
-        raise Refused(
+        raise InputError(
             f"weights: there are no {IMAGENET} weights for {architecture}; "
             f"valid: none, a file, or one of the models {published}"
         )
@@ -40,13 +40,15 @@ def fetch(architecture: str) -> Path:
     """The file of a network's ImageNet weights, downloaded unless it is there, its hash checked in either case.
 
     Raises:
-        Refused: if there are none, they cannot be downloaded, or the file is damaged.
+        InputError: if there are none, they cannot be downloaded, or the file is damaged.
     """
     url, path = place(architecture)
     try:
-        download.fetch(url, Checksum(path.stem.rpartition("-")[2]), path)  # names end with the start of the hash
-    except Refused as refused:
-        raise Refused(f"weights: {problem}" for problem in refused.problems) from None
+        download.fetch(
+            url, Checksum(path.stem.rpartition("-")[2]), path
+        )  # names end with the start of the hash
+    except InputError as refused:
+        raise InputError(f"weights: {problem}" for problem in refused.problems) from None
     return path
 
 
@@ -55,7 +57,8 @@ def modern(state: dict[str, Tensor]) -> dict[str, Tensor]:
     dense = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
     first, second = re.compile(r"\.mlp\.linear_1\."), re.compile(r"\.mlp\.linear_2\.")
     return {
-        second.sub(".mlp.3.", first.sub(".mlp.0.", dense.sub(r"\1\2", name))): value for name, value in state.items()
+        second.sub(".mlp.3.", first.sub(".mlp.0.", dense.sub(r"\1\2", name))): value
+        for name, value in state.items()
     }
 
 

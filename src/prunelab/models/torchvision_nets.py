@@ -21,7 +21,9 @@ def is_large(shape: tuple[int, ...]) -> bool:
     return min(shape[1:]) >= LARGE
 
 
-def resnet(depths: Sequence[int], block: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def resnet(
+    depths: Sequence[int], block: str, classes: int, shape: tuple[int, int, int]
+) -> nn.Module:
     """A residual network (He et al. 2016) of four stages of so many blocks.
 
     `block` is torchvision's `BasicBlock` or `Bottleneck`, or `SeparableBottleneck`. Small images meet a 3x3 stem of
@@ -29,7 +31,11 @@ def resnet(depths: Sequence[int], block: str, classes: int, shape: tuple[int, in
     """
     from torchvision.models import resnet as torchvision_resnet
 
-    kind = SeparableBottleneck if block == "SeparableBottleneck" else getattr(torchvision_resnet, block)
+    kind = (
+        SeparableBottleneck
+        if block == "SeparableBottleneck"
+        else getattr(torchvision_resnet, block)
+    )
     model = torchvision_resnet.ResNet(kind, list(depths), num_classes=classes)
     model.conv1 = _stem(model.conv1, shape)
     if not is_large(shape):
@@ -46,7 +52,11 @@ def densenet121(classes: int, shape: tuple[int, int, int]) -> nn.Module:
     if not is_large(shape):
         model.features.pool0 = nn.Identity()
         side = min(shape[1:])
-        for transition in (model.features.transition1, model.features.transition2, model.features.transition3):
+        for transition in (
+            model.features.transition1,
+            model.features.transition2,
+            model.features.transition3,
+        ):
             if side < 2:
                 transition.pool = nn.Identity()
             side //= 2
@@ -63,7 +73,11 @@ def mobile(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
     model = getattr(models, name)(num_classes=classes)
     model.features[0][0] = _fresh_if_other_channels(model.features[0][0], shape[0])
     if not is_large(shape):
-        strided = [layer for layer in model.features.modules() if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1]
+        strided = [
+            layer
+            for layer in model.features.modules()
+            if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1
+        ]
         total = prod(layer.stride[0] for layer in strided)
         for layer in strided:
             if total <= SMALL_STRIDE:
@@ -77,13 +91,19 @@ def _stem(conv: nn.Conv2d, shape: tuple[int, int, int]) -> nn.Conv2d:
     """The first convolution for such images: 3x3 of stride 1 where they are small."""
     if is_large(shape):
         return _fresh_if_other_channels(conv, shape[0])
-    return _initialised(nn.Conv2d(shape[0], conv.out_channels, 3, padding=1, bias=conv.bias is not None))
+    return _initialised(
+        nn.Conv2d(shape[0], conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+    )
 
 
 def _fresh_if_other_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     if conv.in_channels == channels:
         return conv
-    geometry: dict[str, Any] = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+    geometry: dict[str, Any] = {
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+    }
     geometry["bias"] = conv.bias is not None
     fresh = nn.Conv2d(channels, conv.out_channels, **geometry)
     return _initialised(fresh)

@@ -4,24 +4,26 @@ from functools import partial
 
 from torch import nn
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.torchvision_nets import LARGE, is_large
 
 PATCH = 16  # pixels a side, of large images
 PATCHES = 8  # a side, that small images are cut into, as near as their size allows
 
 
-def vit(classes: int, shape: tuple[int, int, int], *, layers: int, heads: int, width: int, hidden: int) -> nn.Module:
+def vit(
+    classes: int, shape: tuple[int, int, int], *, layers: int, heads: int, width: int, hidden: int
+) -> nn.Module:
     """torchvision's vision transformer; small images are cut into about 8 x 8 patches, large ones into 16 x 16 pixels.
 
     Raises:
-        Refused: if the images are not square, or large ones cannot be cut into patches of 16 pixels.
+        InputError: if the images are not square, or large ones cannot be cut into patches of 16 pixels.
     """
     from torchvision.models import VisionTransformer
 
     channels, side, breadth = shape
     if side != breadth or (is_large(shape) and side % PATCH):
-        raise Refused(
+        raise InputError(
             f"a vision transformer cannot cut images of {side} x {breadth} pixels into patches; "
             f"valid: square ones, from {LARGE} pixels on a multiple of {PATCH} (see data.resize)"
         )

@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.core.unpickle import load_pickled
 from prunelab.encoders import pretrained
@@ -30,7 +30,7 @@ def weights_file(weights: str, architecture: str) -> Path | None:
     """The file that the parameter `weights` stands for, None for no weights; those of ImageNet are downloaded once.
 
     Raises:
-        Refused: if it names an encoder that cannot be found, or weights of ImageNet that cannot be had.
+        InputError: if it names an encoder that cannot be found, or weights of ImageNet that cannot be had.
     """
     if weights == IMAGENET:
         return imagenet.fetch(architecture)
@@ -45,23 +45,35 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A leading `module.`, as DataParallel leaves it, is dropped.
 
     Raises:
-        Refused: if the file is missing, holds anything but tensors, or is damaged.
+        InputError: if the file is missing, holds anything but tensors, or is damaged.
     """
     if not path.is_file():  # nor a pipe, which would never end
-        raise Refused(f"weights: no file {path}; valid: none, or the path of a file with a state_dict")
+        raise InputError(
+            f"weights: no file {path}; valid: none, or the path of a file with a state_dict"
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch thinks of an odd pickle is said better below
+            warnings.simplefilter(
+                "ignore"
+            )  # what torch thinks of an odd pickle is said better below
             content = _safetensors(path) or load_pickled(path)
     except UnpicklingError:
-        raise Refused(f"weights: {path} holds more than tensors, or is damaged; nothing in it was run") from None
+        raise InputError(
+            f"weights: {path} holds more than tensors, or is damaged; nothing in it was run"
+        ) from None
     except Exception as error:  # a damaged file makes torch's readers fail in every way there is
-        raise Refused(
+        raise InputError(
             f"weights: {path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Refused(f"weights: {path} is not a state_dict, nor holds one under the key 'state_dict'")
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
+        raise InputError(
+            f"weights: {path} is not a state_dict, nor holds one under the key 'state_dict'"
+        )
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
@@ -75,7 +87,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Put a file's weights into a network, every tensor of it and nothing else; into a text network, its encoder's.
 
     Raises:
-        Refused: naming what is missing, unknown or of another shape (another number of classes, for instance).
+        InputError: naming what is missing, unknown or of another shape (another number of classes, for instance).
     """
     if isinstance(model, Bert):
         model, given = model.encoder, _encoder_tensors(read_weights(path))
@@ -91,19 +103,24 @@ def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
     kernel.
 
     Raises:
-        Refused: if anything else does not fit.
+        InputError: if anything else does not fit.
     """
     given, wanted = imagenet.modern(read_weights(path)), model.state_dict()
     if "encoder.pos_embedding" in given:
         given = imagenet.interpolated(given, model)
     classifier = MODELS[architecture].head.split(".")[0]
     stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    replaced = [f"{layer}." for layer in _layers(wanted) if layer.split(".")[0] == classifier or layer == stem]
+    replaced = [
+        f"{layer}."
+        for layer in _layers(wanted)
+        if layer.split(".")[0] == classifier or layer == stem
+    ]
     fresh = [prefix for prefix in replaced if not _fits(prefix, given, wanted)]
     given = {
         name: value
         for name, value in given.items()
-        if not name.startswith(tuple(fresh)) and (name in wanted or name.split(".")[0] != classifier)
+        if not name.startswith(tuple(fresh))
+        and (name in wanted or name.split(".")[0] != classifier)
     }
     _put(model, given, path, fresh)
     return [prefix.removesuffix(".") for prefix in fresh]
@@ -111,14 +128,22 @@ def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
 
 def _put(model: nn.Module, given: dict[str, Tensor], path: Path, fresh: Iterable[str]) -> None:
     """Load tensors, all that a network has but those whose names start as one of `fresh`."""
-    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(fresh))}
-    problems = [f"lacks {name}" for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    wanted = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(tuple(fresh))
+    }
+    problems = [
+        f"lacks {name}"
+        for name in wanted
+        if name not in given and not name.endswith("num_batches_tracked")
+    ]
     problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
     misfits = ((name, _misfit(given[name], wanted[name])) for name in wanted if name in given)
     problems += [f"has {name} {misfit}" for name, misfit in misfits if misfit]
     if problems:
         more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
-        raise Refused(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
+        raise InputError(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(given, strict=False)
 
 
@@ -130,17 +155,26 @@ def _layers(state: Iterable[str]) -> list[str]:
 def _fits(prefix: str, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
     """Whether all tensors that a network has under a prefix are given in their shapes."""
     return all(
-        name in given and given[name].shape == value.shape for name, value in wanted.items() if name.startswith(prefix)
+        name in given and given[name].shape == value.shape
+        for name, value in wanted.items()
+        if name.startswith(prefix)
     )
 
 
 def _encoder_tensors(given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those of the encoder alone, under today's names: without the heads it was trained with, and its own counters."""
-    names = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert.")) for name in given}
-    names = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in names.items()}
+    names = {
+        name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
+        for name in given
+    }
+    names = {
+        name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in names.items()
+    }
     parts = ("embeddings.", "encoder.")
     return {
-        new: given[name] for name, new in names.items() if new.startswith(parts) and not new.endswith(".position_ids")
+        new: given[name]
+        for name, new in names.items()
+        if new.startswith(parts) and not new.endswith(".position_ids")
     }
 
 

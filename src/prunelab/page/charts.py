@@ -17,7 +17,10 @@ Chart = dict[str, Any]  # data and layout, as Plotly takes them
 
 SHOWN = COSTS | {"latency_ms": "latency, ms, at batch size {batch}"}
 LEGIBLE = 24  # curves that a legend can still name
-SHADES = [[0, "rgba(0, 114, 178, 0.03)"], [1, "rgba(0, 114, 178, 1)"]]  # on a light page and on a dark one
+SHADES = [
+    [0, "rgba(0, 114, 178, 0.03)"],
+    [1, "rgba(0, 114, 178, 1)"],
+]  # on a light page and on a dark one
 
 
 def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
@@ -29,7 +32,11 @@ def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
             "name": method,
             "x": [row[cost] for row in own],
             "y": [100 * row["accuracy"] for row in own],
-            "error_y": {"type": "data", "array": [100 * row["accuracy_ci95"] for row in own], "thickness": 1},
+            "error_y": {
+                "type": "data",
+                "array": [100 * row["accuracy_ci95"] for row in own],
+                "thickness": 1,
+            },
             "text": [_hover(row) for row in own],
             "hovertemplate": "%{text}<extra></extra>",
             "line": {"color": colour(method), "dash": "dot" if is_control(method) else "solid"},
@@ -45,12 +52,20 @@ def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
             "hovertemplate": f"dense {level:.2f} %<extra></extra>",
         }
     )  # fmt: skip
-    return _chart(traces, label, "test accuracy, %", xaxis={"type": "log", "autorange": "reversed", "dtick": "D2"})
+    return _chart(
+        traces,
+        label,
+        "test accuracy, %",
+        xaxis={"type": "log", "autorange": "reversed", "dtick": "D2"},
+    )
 
 
 def _by_method(points: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     methods = dict.fromkeys(row["method"] for row in points)
-    return [(m, sorted((r for r in points if r["method"] == m), key=lambda row: row["ratio"])) for m in methods]
+    return [
+        (m, sorted((r for r in points if r["method"] == m), key=lambda row: row["ratio"]))
+        for m in methods
+    ]
 
 
 def _hover(row: Row) -> str:
@@ -68,7 +83,10 @@ def _hover(row: Row) -> str:
 def training(rows: Sequence[Row]) -> list[tuple[str, Chart]]:
     """Accuracy by epoch, in training and on the validation split, one chart per group of curves."""
     ordered = sorted(rows, key=lambda row: row["group"])
-    return [(group, _training(list(own))) for group, own in groupby(ordered, key=lambda row: row["group"])]
+    return [
+        (group, _training(list(own)))
+        for group, own in groupby(ordered, key=lambda row: row["group"])
+    ]
 
 
 def _training(rows: Sequence[Row]) -> Chart:
@@ -112,7 +130,10 @@ def sensitivity(record: Row) -> list[tuple[str, Chart]]:
     drawn = []
     for kind in dict.fromkeys(row["granularity"] for row in record["rows"]):
         rows = [row for row in record["rows"] if row["granularity"] == kind]
-        drawn += [(f"{kind}s, curves", _bearing(rows, record["accuracy"])), (f"{kind}s, layer by layer", _map(rows))]
+        drawn += [
+            (f"{kind}s, curves", _bearing(rows, record["accuracy"])),
+            (f"{kind}s, layer by layer", _map(rows)),
+        ]
     return drawn
 
 
@@ -165,7 +186,13 @@ def layers(details: Mapping[str, Sequence[Row]], key: str, label: str) -> Chart:
 
 def _tall(trace: Chart, rows: int, x: str) -> Chart:
     """A heat map of so many named rows, the first on top."""
-    chart = _chart([trace], x, "", xaxis={"type": "category"}, yaxis={"type": "category", "autorange": "reversed"})
+    chart = _chart(
+        [trace],
+        x,
+        "",
+        xaxis={"type": "category"},
+        yaxis={"type": "category", "autorange": "reversed"},
+    )
     chart["layout"]["height"] = max(360, 16 * rows + 160)
     return chart
 
@@ -200,7 +227,10 @@ def weights(spreads: Mapping[str, Row]) -> Chart:
 def latency(rows: Sequence[Row], backend: str, batch_size: int) -> Chart:
     """The distribution of all calls: quartiles in the box, the 5th and 95th percentile at the whiskers' ends."""
     own = [row for row in rows if row["backend"] == backend and row["batch_size"] == batch_size]
-    at = {share: [row["latency_ms_quantiles"][share // 5] for row in own] for share in (5, 25, 50, 75, 95)}
+    at = {
+        share: [row["latency_ms_quantiles"][share // 5] for row in own]
+        for share in (5, 25, 50, 75, 95)
+    }
     trace = {
         "type": "box", "orientation": "h", "y": [row["name"] for row in own], "q1": at[25], "median": at[50],
         "q3": at[75], "lowerfence": at[5], "upperfence": at[95], "name": f"batch {batch_size}", "showlegend": False,
@@ -227,7 +257,14 @@ def operators(rows: Sequence[Row]) -> Chart:
     return chart
 
 
-def _chart(data: list[dict[str, Any]], x: str, y: str, *, xaxis: Row | None = None, yaxis: Row | None = None) -> Chart:
+def _chart(
+    data: list[dict[str, Any]],
+    x: str,
+    y: str,
+    *,
+    xaxis: Row | None = None,
+    yaxis: Row | None = None,
+) -> Chart:
     layout = {
         "xaxis": {"title": {"text": x}, "automargin": True, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, "automargin": True, **(yaxis or {})},
@@ -236,5 +273,7 @@ def _chart(data: list[dict[str, Any]], x: str, y: str, *, xaxis: Row | None = No
         "height": 380,
     }
     if sum(trace.get("showlegend", True) for trace in data) > LEGIBLE:
-        layout["showlegend"] = False  # it would leave no room for the curves, which say their names when pointed at
+        layout["showlegend"] = (
+            False  # it would leave no room for the curves, which say their names when pointed at
+        )
     return {"data": data, "layout": layout}

@@ -32,7 +32,9 @@ def checklist(dense: Row, points: Sequence[Row], device: str) -> list[Point]:
 
 def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
     methods = list(dict.fromkeys(point["method"] for point in points))
-    ratios = sorted({point["ratio"] for point in points if point["ratio"]})  # at 0 nothing is pruned
+    ratios = sorted(
+        {point["ratio"] for point in points if point["ratio"]}
+    )  # at 0 nothing is pruned
     seeds = dense["seeds"]
     yield Point(f"at least {SEEDS} seeds", seeds >= SEEDS, f"{seeds}")
     yield Point(
@@ -42,16 +44,22 @@ def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
     )
     controlled = {family(method) for method in methods if is_control(method)}
     without = ", ".join(sorted({family(method) for method in methods} - controlled))
-    yield Point("a random control for every family", not without, f"none for {without}" if without else "yes")
+    yield Point(
+        "a random control for every family",
+        not without,
+        f"none for {without}" if without else "yes",
+    )
     yield Point(
         "magnitude as a baseline",
         any(method.startswith(("l1", "l2")) for method in methods),
-        ", ".join(method for method in methods if method.startswith(("l1", "l2"))) or "no L1 or L2 method",
+        ", ".join(method for method in methods if method.startswith(("l1", "l2")))
+        or "no L1 or L2 method",
     )
     yield Point(
         "the smaller network trained from scratch as a control",
         any("scratch" in method for method in methods),
-        ", ".join(method for method in methods if "scratch" in method) or "no method that ends in _scratch",
+        ", ".join(method for method in methods if "scratch" in method)
+        or "no method that ends in _scratch",
     )
     yield Point(
         f"at least {POINTS} ratios, so that a curve has a shape",
@@ -74,7 +82,9 @@ def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
 
 def family(method: str) -> str:
     """What a method takes away, which its name tells: units of some kind, or weights."""
-    return next((f"{unit}s" for unit in ("channel", "head", "hidden") if unit in method.split("_")), "masks")
+    return next(
+        (f"{unit}s" for unit in ("channel", "head", "hidden") if unit in method.split("_")), "masks"
+    )
 
 
 ENFORCED = (

@@ -45,9 +45,17 @@ def page(found: Findings) -> str:
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    known = [Section("run", "What was run"), Section("checklist", "Can it be believed"), Section("table", "Results")]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    )
+    known = [
+        Section("run", "What was run"),
+        Section("checklist", "Can it be believed"),
+        Section("table", "Results"),
+    ]
     columns, lines = _table(found)
     return template.render(
         title=found.title,
@@ -59,7 +67,11 @@ def page(found: Findings) -> str:
         table=lines,
         note=_note(found.dense),
         measures=_measures(found),
-        greys={DENSE_COLOUR: "--text", colour("random_channel"): "--quiet", colour("random_unstructured"): "--faint"},
+        greys={
+            DENSE_COLOUR: "--text",
+            colour("random_channel"): "--quiet",
+            colour("random_unstructured"): "--faint",
+        },
         plotly=Markup(get_plotlyjs()),  # noqa: S704 (the library's own script)
     )
 
@@ -82,7 +94,12 @@ def _sections(found: Findings) -> Iterator[Section]:
         [(label.format(batch=batch), charts.tradeoff(dense, points, cost, label.format(batch=batch))) for cost, label
          in charts.SHOWN.items()],
     )  # fmt: skip
-    yield Section("training", "Training", "Means over seeds; dotted is training.", charts.training(found.training))
+    yield Section(
+        "training",
+        "Training",
+        "Means over seeds; dotted is training.",
+        charts.training(found.training),
+    )
     yield Section(
         "confusion",
         "Confusion of the dense network",
@@ -103,21 +120,32 @@ def _sections(found: Findings) -> Iterator[Section]:
         "Layers",
         "What every configuration took from every layer, means over seeds.",
         [
-            ("sparsity (a thinner layer counts as sparse)", charts.layers(layers, "sparsity", "sparsity")),
+            (
+                "sparsity (a thinner layer counts as sparse)",
+                charts.layers(layers, "sparsity", "sparsity"),
+            ),
             ("width left", charts.layers(layers, "width", "width")),
         ],
     )
     spreads = {name: detail["weights"] for name, detail in found.details.items()}
     yield Section(
-        "weights", "Weights", "Click a name to show or hide it.", [("all prunable weights", charts.weights(spreads))]
+        "weights",
+        "Weights",
+        "Click a name to show or hide it.",
+        [("all prunable weights", charts.weights(spreads))],
     )
-    timings = dict.fromkeys((row["backend"], row["precision"], row["batch_size"]) for row in found.speed["latency"])
+    timings = dict.fromkeys(
+        (row["backend"], row["precision"], row["batch_size"]) for row in found.speed["latency"]
+    )
     yield Section(
         "latency",
         "Latency",
         f"All networks took turns. {found.facts['measured on']}.",
         [
-            (f"{backend}, {precision}, batch {size}", charts.latency(found.speed["latency"], backend, size))
+            (
+                f"{backend}, {precision}, batch {size}",
+                charts.latency(found.speed["latency"], backend, size),
+            )
             for backend, precision, size in timings
         ],
     )
@@ -131,12 +159,22 @@ def _sections(found: Findings) -> Iterator[Section]:
 
 def _table(found: Findings) -> tuple[list[str], list[list[str]]]:
     sizes = sorted({row["batch_size"] for row in found.speed["latency"]})
-    columns = ["configuration", "accuracy, %", "drop", "worst class", "calibration", "before fine-tuning, %"]
+    columns = [
+        "configuration",
+        "accuracy, %",
+        "drop",
+        "worst class",
+        "calibration",
+        "before fine-tuning, %",
+    ]
     columns += ["sparsity", "parameters ≠ 0", "MACs", "fewer MACs", "compressed"]
     many = len(found.classes) > 10
     if many:
         columns.insert(2, "top-5, %")
-    told = {(row["name"], row["batch_size"]): row.get("told", "") for row in reversed(found.speed["latency"])}
+    told = {
+        (row["name"], row["batch_size"]): row.get("told", "")
+        for row in reversed(found.speed["latency"])
+    }
     columns += [*(f"faster, batch {size}" for size in sizes), "same as"]
     lines = []
     for row in ({**found.dense, "key": "dense", "same_as": ""}, *found.points):
@@ -165,7 +203,9 @@ def _table(found: Findings) -> tuple[list[str], list[list[str]]]:
 def _measures(found: Findings) -> dict[str, list[str]]:
     """A heading and lines: every measure of every configuration, over its seeds alone."""
     names = [row["measure"] for row in found.details["dense"]["measures"]]
-    told = {name: [_told(row) for row in detail["measures"]] for name, detail in found.details.items()}
+    told = {
+        name: [_told(row) for row in detail["measures"]] for name, detail in found.details.items()
+    }
     return {"configuration": [name.replace("_", " ") for name in names], **told}
 
 
@@ -175,7 +215,11 @@ def _told(measured: Row) -> str:
 
 
 def _note(dense: Row) -> str:
-    covers = f"{dense['seeds']} seeds and the finite test set" if dense["seeds"] > 1 else "the finite test set only"
+    covers = (
+        f"{dense['seeds']} seeds and the finite test set"
+        if dense["seeds"] > 1
+        else "the finite test set only"
+    )
     return (
         f"Accuracy on the test split after the last epoch; ± is half the 95 % interval, which covers {covers}. Drops "
         'are paired by seed and image; "=" marks one whose interval holds 0. "worst class" is the largest loss of '

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from configobj import ConfigObj
 from ruamel.yaml import YAML
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, sha256
 from prunelab.project.git import git
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, RAW, TARGET
@@ -109,7 +109,9 @@ class Checkout:
         for path in (METRICS, DENSE_METRICS, ENVIRONMENT):  # Git may not know them yet
             saving += ["--include-untracked", str(path)] if (self.folder / path).exists() else []
         dvc(*saving, TARGET)
-        for reference in git(self.folder, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
+        for reference in git(
+            self.folder, "for-each-ref", "--format=%(refname)", "refs/exps"
+        ).splitlines():
             if reference.endswith(f"/{name}"):
                 fetch = ("fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head")
                 git(self.root, *fetch, str(self.folder), f"+{reference}:{reference}")
@@ -147,12 +149,16 @@ def clone_at(root: Path, folder: Path, revision: str) -> None:
             shutil.rmtree(place, ignore_errors=True)
         git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(partial))
         partial.rename(folder)
-    for lock in (folder / ".git").glob("*.lock"):  # of a git that was killed: nobody else uses this clone
+    for lock in (folder / ".git").glob(
+        "*.lock"
+    ):  # of a git that was killed: nobody else uses this clone
         lock.unlink()
     git(folder, "fetch", "--quiet", "--no-tags", str(root), revision)
     git(folder, "checkout", "--quiet", "--force", "--detach", revision)
     git(folder, "clean", "--quiet", "-d", "--force")
-    (folder / ".git/info/exclude").write_text(f"/{RAW}\n")  # .gitignore means the folder, and this is a link
+    (folder / ".git/info/exclude").write_text(
+        f"/{RAW}\n"
+    )  # .gitignore means the folder, and this is a link
     _link(folder / RAW, root / RAW)
 
 
@@ -160,14 +166,16 @@ def _is_clone(folder: Path) -> bool:
     """Whether Git takes this for a repository of its own: in half a one it would act on the project around it."""
     try:
         found = git(folder, "rev-parse", "--absolute-git-dir").strip()
-    except Refused:
+    except InputError:
         return False
     return Path(found) == (folder / ".git").resolve()
 
 
 def use_cache(folder: Path, cache: Path) -> None:
     """Have the DVC of a clone keep everything in this cache."""
-    local = ConfigObj(encoding="utf-8")  # which quotes what a folder's name may hold: a # would begin a comment
+    local = ConfigObj(
+        encoding="utf-8"
+    )  # which quotes what a folder's name may hold: a # would begin a comment
     local["cache"] = {"dir": str(cache)}
     with (folder / ".dvc/config.local").open("wb") as file:
         local.write(file)
@@ -205,13 +213,17 @@ def _write_params(path: Path, params: Mapping[str, Any]) -> None:
 def _configured(root: Path, key: str) -> str | None:
     try:
         return git(root, "config", key).strip()
-    except Refused:
+    except InputError:
         return None
 
 
 def _variables() -> dict[str, str]:
     """The environment with this interpreter first, this package importable, and no trace of a DVC around us."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")
+    }
     source = str(Path(__file__).parents[2])
     path = [str(Path(sys.executable).parent), kept.get("PATH", "")]
     return kept | {"PATH": os.pathsep.join(path), "PYTHONPATH": source, "PYTHONUNBUFFERED": "1"}

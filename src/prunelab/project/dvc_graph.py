@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.project.dvc_lock import blocks
 
@@ -21,7 +21,11 @@ class Pipeline:
     @property
     def alone(self) -> set[str]:
         """Those marked `meta: {alone: true}` in dvc.yaml: what rests on a clock."""
-        return {name for name, stage in self.stages.items() if (getattr(stage, "meta", None) or {}).get("alone")}
+        return {
+            name
+            for name, stage in self.stages.items()
+            if (getattr(stage, "meta", None) or {}).get("alone")
+        }
 
 
 @contextmanager
@@ -29,37 +33,42 @@ def opened(root: Path) -> Iterator[Any]:
     """DVC's view of the project, patient where another DVC holds its lock.
 
     Raises:
-        Refused: if there is no pipeline, or DVC cannot read it.
+        InputError: if there is no pipeline, or DVC cannot read it.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     if not (root / "dvc.yaml").exists():
-        raise Refused(f"{root} holds no dvc.yaml; go to the top folder of the project")
+        raise InputError(f"{root} holds no dvc.yaml; go to the top folder of the project")
     try:
         with Repo(str(root), _wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
-        raise Refused(f"DVC: {' '.join(str(error).split())}") from None
+        raise InputError(f"DVC: {' '.join(str(error).split())}") from None
 
 
 def pipeline(repo: Any, targets: Sequence[str] = ()) -> Pipeline:
     """The stages of dvc.yaml, or the targets (stages, or groups of a matrix), with all that they rest on.
 
     Raises:
-        Refused: for targets that are no stages.
+        InputError: for targets that are no stages.
     """
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
     graph = get_active_graph(repo.index.graph)
     names = {stage.addressing: stage for stage in graph}
     wanted = (
-        _named(targets, list(names)) if targets else [name for name in names if names[name].path_in_repo == "dvc.yaml"]
+        _named(targets, list(names))
+        if targets
+        else [name for name in names if names[name].path_in_repo == "dvc.yaml"]
     )
     plan = plan_repro(graph, [names[name] for name in wanted])
     return Pipeline(
         {stage.addressing: stage for stage in plan},
-        {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in plan},
+        {
+            stage.addressing: {needed.addressing for needed in graph.successors(stage)}
+            for stage in plan
+        },
     )
 
 
@@ -73,10 +82,10 @@ def _named(targets: Sequence[str], names: Sequence[str]) -> list[str]:
         try:
             cells = pick(groups, group if group in groups else target, "stage")
             found += [pick({cell: cell for cell in cells}, target, "stage")] if at else cells
-        except Refused as refused:
+        except InputError as refused:
             problems += refused.problems
     if problems:
-        raise Refused(problems)
+        raise InputError(problems)
     return found
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.experiments import environment_of
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, GRID, METRICS
-from prunelab.project.revisions import flat
+from prunelab.project.revisions import flatten
 from prunelab.project.trees import Tree
 
 OWN = {DENSE_METRICS.stem: DENSE_METRICS, METRICS.stem: METRICS}
@@ -39,7 +39,9 @@ def environments(before: Tree, after: Tree) -> Environments:
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
                 found[key, _hashable(old.get(key)), _hashable(new.get(key))].append(name)
-    return Environments(dict(sorted(found.items(), key=lambda one: tuple(map(str, one[0])))), len(both), astray)
+    return Environments(
+        dict(sorted(found.items(), key=lambda one: tuple(map(str, one[0])))), len(both), astray
+    )
 
 
 def noted_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
@@ -50,8 +52,8 @@ def noted_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
         text, metrics = tree.read(path), tree.read(str(OWN.get(name, GRID / f"{name}.json")))
         try:
             environment = environment_of(text or b"", metrics or b"")
-            noted[name] = environment if environment is None else flat(environment)
-        except Refused:  # no JSON
+            noted[name] = environment if environment is None else flatten(environment)
+        except InputError:  # no JSON
             noted[name] = None
     return noted
 

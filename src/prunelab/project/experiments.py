@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.config.safe_yaml import parse_json, parse_yaml
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.git import git, git_bytes
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
 
@@ -40,10 +40,14 @@ def _at(params: Mapping[str, Any], key: str) -> Any:
 @cache
 def chain(pipeline: str, target: str = TARGET) -> Chain:
     """Walk the text of dvc.yaml from a stage to everything it rests on."""
-    stages = {name: stage for name, stage in parse_yaml(pipeline)["stages"].items() if "matrix" not in stage}
+    stages = {
+        name: stage
+        for name, stage in parse_yaml(pipeline)["stages"].items()
+        if "matrix" not in stage
+    }
     makers = {out: name for name, stage in stages.items() for out in _outputs(stage)}
     if target not in stages:
-        raise Refused(f"dvc.yaml has no stage {target}; there are: {', '.join(stages)}")
+        raise InputError(f"dvc.yaml has no stage {target}; there are: {', '.join(stages)}")
     queue, reached, files = [target], set(), set()
     while queue:
         name = queue.pop()
@@ -84,7 +88,9 @@ def uncommitted(root: Path, used: Chain) -> list[str]:
     return [line[3:] for line in status.splitlines()]
 
 
-def experiment_name(study: str, setting: str, used: Mapping[str, Any], held: Mapping[str, Any]) -> str:
+def experiment_name(
+    study: str, setting: str, used: Mapping[str, Any], held: Mapping[str, Any]
+) -> str:
     """The name of the experiment that measures a setting: study, setting, and a short hash of its parameters.
 
     `held` are hashes of what the parameters name and DVC does not look into.
@@ -103,7 +109,13 @@ class Experiment:
 
 def experiments(root: Path) -> Iterator[Experiment]:
     """DVC's experiments, whatever commit they rest on; the newest first."""
-    listed = git(root, "for-each-ref", "--sort=-creatordate", "--format=%(objectname) %(refname)", "refs/exps")
+    listed = git(
+        root,
+        "for-each-ref",
+        "--sort=-creatordate",
+        "--format=%(objectname) %(refname)",
+        "refs/exps",
+    )
     for line in listed.splitlines():
         commit, reference = line.split(" ", 1)
         if found := re.fullmatch(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)", reference):
@@ -114,8 +126,10 @@ def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
     """What DVC's experiments, whatever commit they rest on, say about a setting; the newest first."""
     for experiment in experiments(root):
         if re.fullmatch(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}", experiment.name):
-            with suppress(Refused):  # made by hand, without what a study stores
-                yield _record(root, experiment.commit, name=experiment.name, baseline=experiment.baseline)
+            with suppress(InputError):  # made by hand, without what a study stores
+                yield _record(
+                    root, experiment.commit, name=experiment.name, baseline=experiment.baseline
+                )
 
 
 def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
@@ -132,8 +146,10 @@ def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
 
 def _environment(root: Path, commit: str) -> Any:
     try:
-        return environment_of(*(git_bytes(root, "show", f"{commit}:{path}") for path in (ENVIRONMENT, METRICS)))
-    except Refused:
+        return environment_of(
+            *(git_bytes(root, "show", f"{commit}:{path}") for path in (ENVIRONMENT, METRICS))
+        )
+    except InputError:
         return None
 
 
@@ -144,9 +160,15 @@ def environment_of(noted: bytes, metrics: bytes) -> Any:
     environment = parse_json(noted)
     if not isinstance(environment, dict):
         return None
-    return environment if environment.pop("metrics_sha256", None) == hashlib.sha256(metrics).hexdigest() else None
+    return (
+        environment
+        if environment.pop("metrics_sha256", None) == hashlib.sha256(metrics).hexdigest()
+        else None
+    )
 
 
-def best(fitting: Sequence[Record], code: str) -> Record | None:
+def prefer_current_code(fitting: Sequence[Record], code: str) -> Record | None:
     """The first record, or the first made by this code if there is one."""
-    return next((record for record in fitting if record["code"] == code), fitting[0] if fitting else None)
+    return next(
+        (record for record in fitting if record["code"] == code), fitting[0] if fitting else None
+    )

@@ -3,11 +3,11 @@
 import subprocess
 from pathlib import Path
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """The output of a git command; raises Refused with what git said."""
+    """The output of a git command; raises InputError with what git said."""
     return git_bytes(folder, *arguments).decode(errors="replace")
 
 
@@ -15,5 +15,7 @@ def git_bytes(folder: Path, *arguments: str) -> bytes:
     """The same of a command whose output may be no text."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
     if done.returncode != 0:
-        raise Refused(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
+        raise InputError(
+            f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}"
+        )
     return done.stdout

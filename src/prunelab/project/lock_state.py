@@ -10,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.git import git
 from prunelab.project.trees import Tree
 
 WOULD_RUN = re.compile(r"(?:Running stage|failed to reproduce) '([^']+)'")
-Differences = dict[str, dict[str, Mapping[str, Any]]]  # by file and key: old and new, of which one may be missing
+Differences = dict[
+    str, dict[str, Mapping[str, Any]]
+]  # by file and key: old and new, of which one may be missing
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,23 @@ def differences(kind: str, before: Tree, after: Tree) -> tuple[Differences, str]
     """What `dvc metrics diff` or `dvc params diff` has, metrics that are the same too; and what it could not read.
 
     Raises:
-        Refused: with what DVC said, if it could tell nothing.
+        InputError: with what DVC said, if it could tell nothing.
     """
-    commits = [tree.commit for tree in (before, after) if tree.commit]  # without a second DVC takes the workspace
+    commits = [
+        tree.commit for tree in (before, after) if tree.commit
+    ]  # without a second DVC takes the workspace
     everything = ["--all"] if kind == "metrics" else []
     done = _dvc(before.root, kind, "diff", "--json", *everything, *commits)
     if done.returncode:
-        raise Refused(f"dvc {kind} diff: {_words(done.stderr)}")
+        raise InputError(f"dvc {kind} diff: {_words(done.stderr)}")
     return json.loads(done.stdout or "{}"), _words(done.stderr)
 
 
 def _dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 def _words(text: str) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 
 from prunelab.config.params import PARAMS_FILE
 from prunelab.config.safe_yaml import parse_json, parse_yaml, short
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.experiments import experiments
 from prunelab.project.git import git
 from prunelab.project.paths import DENSE_METRICS, METRICS
 
 WORKSPACE, HEAD = "workspace", "HEAD"
 LOCK = Path("dvc.lock")
-Read = Callable[[Path], str]  # raises OSError or Refused where there is no such file
+Read = Callable[[Path], str]  # raises OSError or InputError where there is no such file
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], di
     and the experiments derived from it.
 
     Raises:
-        Refused: for each name that is none of these, with names that are like it.
+        InputError: for each name that is none of these, with names that are like it.
     """
     found, without = [], {}
     for name, commit in resolve(root, names or _ours(root)).items():
         try:
             found.append(_revision(name, commit, _reader(root, commit)))
-        except (Refused, OSError, UnicodeDecodeError) as error:
+        except (InputError, OSError, UnicodeDecodeError) as error:
             without[name] = " ".join(str(error).split())
     return found, without
 
@@ -63,22 +63,29 @@ def resolve(root: Path, names: Sequence[str]) -> dict[str, str | None]:
     """The commit that each name stands for; None for the workspace.
 
     Raises:
-        Refused: for each name that is unknown, with names that are like it.
+        InputError: for each name that is unknown, with names that are like it.
     """
     head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]
     # The newest of a name, and one of this commit rather than any other.
     commits = {one.name: one.commit for one in sorted(known, key=lambda one: one.baseline == head)}
-    found = {name: None if name == WORKSPACE else _commit(root, name) or commits.get(name, "") for name in names}
+    found = {
+        name: None if name == WORKSPACE else _commit(root, name) or commits.get(name, "")
+        for name in names
+    }
     if unknown := [name for name, commit in found.items() if commit == ""]:
-        branches = git(root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").split()
-        raise Refused(_unknown(name, [WORKSPACE, HEAD, *branches, *commits]) for name in unknown)
+        branches = git(
+            root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags"
+        ).split()
+        raise InputError(_unknown(name, [WORKSPACE, HEAD, *branches, *commits]) for name in unknown)
     return found
 
 
 def _commit(root: Path, name: str) -> str:
     try:
-        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
-    except Refused:
+        return git(
+            root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+        ).strip()
+    except InputError:
         return ""
 
 
@@ -99,10 +106,10 @@ def _revision(name: str, commit: str | None, read: Read) -> Revision:
     params = _mapping(PARAMS_FILE, parse_yaml, read)
     try:
         text = read(LOCK)
-    except (Refused, OSError):
+    except (InputError, OSError):
         text = ""  # nothing that could contradict
     lock = _mapping(LOCK, partial(parse_yaml, fast=True), lambda _: text) if text else {}
-    shown = {key: _shown(value) for key, value in flat(params).items()}
+    shown = {key: _shown(value) for key, value in flatten(params).items()}
     return Revision(name, commit, shown, metrics, dense, _stale(params, lock))
 
 
@@ -110,18 +117,26 @@ def _mapping(path: Path, parse: Callable[[str], Any], read: Read) -> dict[str, A
     text = read(path)
     try:
         content = parse(text)
-    except Refused as refused:
-        raise Refused(f"{path} {refused}") from None
+    except InputError as refused:
+        raise InputError(f"{path} {refused}") from None
     if not isinstance(content, dict):
-        raise Refused(f"{path} is not a mapping")
+        raise InputError(f"{path} is not a mapping")
     return content
 
 
 def _stale(params: Mapping[str, Any], lock: Mapping[str, Any]) -> list[str]:
     """The keys that the stages of the focus last ran with other values of."""
-    ran = [stage for name, stage in inner(lock, "stages").items() if "@" not in str(name) and name != "plot"]
-    now = flat(params)
-    before = {key: value for stage in ran for key, value in flat(inner(stage, "params", str(PARAMS_FILE))).items()}
+    ran = [
+        stage
+        for name, stage in inner(lock, "stages").items()
+        if "@" not in str(name) and name != "plot"
+    ]
+    now = flatten(params)
+    before = {
+        key: value
+        for stage in ran
+        for key, value in flatten(inner(stage, "params", str(PARAMS_FILE))).items()
+    }
     return sorted(key for key in before if key in now and now[key] != before[key])
 
 
@@ -132,11 +147,15 @@ def inner(content: Any, *keys: str) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted keys; lists and empty sections are values."""
     values: dict[str, Any] = {}
     for key, value in content.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        values |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping) and value
+            else {f"{prefix}{key}": value}
+        )
     return values
 
 
@@ -144,5 +163,7 @@ def _shown(value: Any) -> Any:
     """A parameter as it is, or in words if it is of no kind that there is: a date, a number of thousands of digits."""
     if isinstance(value, list):
         return [_shown(one) for one in value]
-    is_one = isinstance(value, bool | float | str | Mapping | None) or (isinstance(value, int) and abs(value) < 2**63)
+    is_one = isinstance(value, bool | float | str | Mapping | None) or (
+        isinstance(value, int) and abs(value) < 2**63
+    )
     return value if is_one else short(value)

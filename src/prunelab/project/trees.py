@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.git import git, git_bytes
 
 
@@ -19,8 +19,13 @@ class Tree:
         """Git's hash of every file in a folder; in the workspace of those too that nobody has added yet."""
         if self.commit:
             lines = git(self.root, "ls-tree", "-r", "-z", self.commit, "--", folder).split("\0")
-            return {path: about.split()[2] for about, _, path in (line.partition("\t") for line in lines if line)}
-        listed = git(self.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", folder)
+            return {
+                path: about.split()[2]
+                for about, _, path in (line.partition("\t") for line in lines if line)
+            }
+        listed = git(
+            self.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", folder
+        )
         paths = sorted({path for path in listed.split("\0") if (self.root / path).is_file()})
         hashes = git(self.root, "hash-object", "--", *paths).split() if paths else []
         return dict(zip(paths, hashes, strict=True))
@@ -31,7 +36,7 @@ class Tree:
             if self.commit is None:
                 return (self.root / path).read_bytes()
             return git_bytes(self.root, "cat-file", "blob", f"{self.commit}:./{path}")
-        except (Refused, FileNotFoundError):
+        except (InputError, FileNotFoundError):
             return None
 
     def told(self) -> str:

@@ -26,7 +26,12 @@ class Curve:
 
     @classmethod
     def through(
-        cls, name: str, units: int, dense: float, points: Sequence[tuple[float, float]], round_to: int = 1
+        cls,
+        name: str,
+        units: int,
+        dense: float,
+        points: Sequence[tuple[float, float]],
+        round_to: int = 1,
     ) -> "Curve":
         """A curve through the dense network and measured points (share removed, accuracy) in any order.
 
@@ -37,7 +42,9 @@ class Curve:
 
         removed, first = np.unique([0.0, *(share for share, _ in points)], return_index=True)
         accuracies = np.array([dense, *(accuracy for _, accuracy in points)])[first]
-        return cls(name, units, removed, isotonic_regression(accuracies, increasing=False).x, round_to)
+        return cls(
+            name, units, removed, isotonic_regression(accuracies, increasing=False).x, round_to
+        )
 
     def accuracy(self, share: float) -> float:
         """Accuracy once this share is gone, on the straight line between what was measured."""
@@ -56,7 +63,9 @@ class Curve:
         return target_width(self.units, share, self.round_to)
 
 
-def allocate(curves: Sequence[Curve], kept: Callable[[Sequence[int]], float], target: float) -> list[int]:
+def allocate(
+    curves: Sequence[Curve], kept: Callable[[Sequence[int]], float], target: float
+) -> list[int]:
     """How many units every part keeps, so that the network keeps the share `target` of its cost.
 
     One accuracy is sought that all parts may fall to, each by itself: every part loses the largest share at which its

@@ -32,7 +32,12 @@ class Method:
 GLOBAL, LAYERWISE, ROWWISE = select.Scope.GLOBAL, select.Scope.LAYERWISE, select.Scope.ROWWISE
 UNIFORM, TOGETHER, RELATIVE = groups.uniform, groups.ranked_together, groups.ranked_relatively
 WEIGHT, N_OF_M, PATTERN = granularity.WEIGHT, granularity.N_OF_M, granularity.PATTERN
-VECTOR, KERNEL, BLOCK, FILTER = granularity.VECTOR, granularity.KERNEL, granularity.BLOCK, granularity.FILTER
+VECTOR, KERNEL, BLOCK, FILTER = (
+    granularity.VECTOR,
+    granularity.KERNEL,
+    granularity.BLOCK,
+    granularity.FILTER,
+)
 
 METHODS: dict[str, Method] = {
     # single weights
@@ -56,8 +61,12 @@ METHODS: dict[str, Method] = {
     "random_unstructured_iterative": Method(criteria.random, WEIGHT, GLOBAL, schedules.iterative),
     "l1_unstructured_iterative": Method(criteria.l1, WEIGHT, GLOBAL, schedules.iterative),
     "l1_unstructured_gradual": Method(criteria.l1, WEIGHT, GLOBAL, schedules.gradual),
-    "l1_unstructured_lottery": Method(criteria.l1, WEIGHT, GLOBAL, schedules.iterative, Restart.WEIGHTS),
-    "random_unstructured_lottery": Method(criteria.random, WEIGHT, GLOBAL, schedules.iterative, Restart.WEIGHTS),
+    "l1_unstructured_lottery": Method(
+        criteria.l1, WEIGHT, GLOBAL, schedules.iterative, Restart.WEIGHTS
+    ),
+    "random_unstructured_lottery": Method(
+        criteria.random, WEIGHT, GLOBAL, schedules.iterative, Restart.WEIGHTS
+    ),
     "l1_unstructured_rate_rewinding": Method(criteria.l1, WEIGHT, GLOBAL, restart=Restart.RATE),
     "l1_unstructured_scratch": Method(criteria.l1, WEIGHT, GLOBAL, restart=Restart.SCRATCH),
     # weights in units
@@ -94,9 +103,15 @@ METHODS: dict[str, Method] = {
     "l1_channel_iterative": Method(criteria.l1, "channel", UNIFORM, schedules.iterative),
     "l2_channel_iterative": Method(criteria.l2, "channel", UNIFORM, schedules.iterative),
     "l2_channel_soft": Method(criteria.l2, "channel", UNIFORM, schedules.soft),
-    "bn_scale_channel_sparse": Method(criteria.bn_scale, "channel", TOGETHER, schedules.sparse(penalties.scales)),
-    "group_lasso_channel_sparse": Method(criteria.l2, "channel", RELATIVE, schedules.sparse(penalties.group_lasso)),
-    "growing_l2_channel_sparse": Method(criteria.l1, "channel", UNIFORM, schedules.sparse(penalties.growing_l2)),
+    "bn_scale_channel_sparse": Method(
+        criteria.bn_scale, "channel", TOGETHER, schedules.sparse(penalties.scales)
+    ),
+    "group_lasso_channel_sparse": Method(
+        criteria.l2, "channel", RELATIVE, schedules.sparse(penalties.group_lasso)
+    ),
+    "growing_l2_channel_sparse": Method(
+        criteria.l1, "channel", UNIFORM, schedules.sparse(penalties.growing_l2)
+    ),
     "l1_channel_scratch": Method(criteria.l1, "channel", UNIFORM, restart=Restart.SCRATCH),
     # attention heads and feed-forward units of encoders, removed for real
     "random_head": Method(criteria.random, "head", UNIFORM),

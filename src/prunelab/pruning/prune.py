@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
-from prunelab.models.catalogue import MODELS, Shape, example, fixed_layers, prunable_weights
+from prunelab.models.catalogue import MODELS, Shape, example_input, fixed_layers, prunable_weights
 from prunelab.models.frozen import within
 from prunelab.models.norms import recalibrate
 from prunelab.pruning import criteria
-from prunelab.pruning.criteria import Evidence
+from prunelab.pruning.criteria import CalibrationData
 from prunelab.pruning.methods import METHODS, Kind, Method
-from prunelab.pruning.pruner import Cutter, Pruned
-from prunelab.pruning.schedules import Session, Trainer
+from prunelab.pruning.pruner import Pruner, PruneResult
+from prunelab.pruning.schedules import PruningRun, Trainer
 from prunelab.pruning.structured import attention, channels, groups
-from prunelab.pruning.structured.channel_pruner import GroupCutter
+from prunelab.pruning.structured.channel_pruner import StructuredPruner
 from prunelab.pruning.structured.groups import UNITS, Group
-from prunelab.pruning.unstructured import granularity
+from prunelab.pruning.unstructured import granularity, select
 from prunelab.pruning.unstructured.granularity import Granularity
-from prunelab.pruning.unstructured.mask_pruner import MaskCutter
+from prunelab.pruning.unstructured.mask_pruner import MaskPruner
 from prunelab.pruning.unstructured.ranking import Saliency
 
 
@@ -46,22 +46,22 @@ def prune(
     seed: int,
     trainer: Trainer,
     bases: Bases | None = None,
-) -> Pruned:
+) -> PruneResult:
     """Prune a network in place; the same seed gives the same result.
 
     `bases` is for methods that start again from other weights than the network's own.
 
     Raises:
-        Refused: if the method is unknown or cannot apply, or what can be achieved misses the ratio by more than
+        InputError: if the method is unknown or cannot apply, or what can be achieved misses the ratio by more than
             rounding allows.
     """
     method = pick(METHODS, spec.method, "method")
     if problems := _matching_nothing(model, spec):
-        raise Refused(problems)
+        raise InputError(problems)
     if method.restart is Restart.INIT and bases:
         model.load_state_dict(bases.init)
     cutter = _cutter(method, model, architecture, spec, shape)
-    session = Session(model, spec, method.criterion, cutter, shape, seed, trainer)
+    session = PruningRun(model, spec, method.criterion, cutter, shape, seed, trainer)
     if method.restart is Restart.WEIGHTS and bases:
         session.rewind = partial(cutter.take_over, bases.rewind, bases.fresh)
     pruned = method.schedule(session)
@@ -74,7 +74,7 @@ def prune(
     return pruned
 
 
-def unreachable(
+def infeasible_specs(
     model: nn.Module, architecture: str, specs: Sequence[PruneSpec], *, shape: Shape, train: Train
 ) -> list[str]:
     """One line for every spec that cannot be met on this network, as can be told before any training."""
@@ -84,7 +84,9 @@ def unreachable(
         method = pick(METHODS, spec.method, "method")
         if method.restart is not Restart.NONE and not train.epochs:
             problems.append(f"{spec.method} trains by the base recipe again, but train.epochs is 0")
-        elif method.restart in (Restart.WEIGHTS, Restart.RATE) and train.rewind_epoch >= train.epochs:
+        elif (
+            method.restart in (Restart.WEIGHTS, Restart.RATE) and train.rewind_epoch >= train.epochs
+        ):
             problems.append(
                 f"{spec.method} trains from epoch train.rewind_epoch = {train.rewind_epoch} to train.epochs = "
                 f"{train.epochs}, which is nothing; rewind_epoch must be less"
@@ -92,48 +94,63 @@ def unreachable(
         problems += _matching_nothing(model, spec)
         try:
             _plan(method, model, architecture, spec, shape, found)
-        except Refused as refused:
+        except InputError as refused:
             problems += refused.problems
     return list(dict.fromkeys(problems))
 
 
 def _plan(
-    method: Method, model: nn.Module, architecture: str, spec: PruneSpec, shape: Shape, found: dict[Kind, list[Group]]
+    method: Method,
+    model: nn.Module,
+    architecture: str,
+    spec: PruneSpec,
+    shape: Shape,
+    found: dict[Kind, list[Group]],
 ) -> None:
-    """Go through a cut without touching the network; raises Refused. `found` saves tracing it twice."""
+    """Go through a cut without touching the network; raises InputError. `found` saves tracing it twice."""
     judged = _judged(method, model, shape)
     if isinstance(method.granularity, Granularity):
         cutter = _cutter(method, model, architecture, spec, shape)
-        assert isinstance(cutter, MaskCutter)
+        assert isinstance(cutter, MaskPruner)
         try:
             cutter.refuse(spec.ratio)
-        except Refused as refused:
-            raise Refused(
-                line if spec.method in line else f"{spec.method}: {line}" for line in refused.problems
+        except InputError as refused:
+            raise InputError(
+                line if spec.method in line else f"{spec.method}: {line}"
+                for line in refused.problems
             ) from None
         return
     kind = method.granularity
     if kind not in found:
         found[kind] = find_groups(kind, architecture, shape, spec.method, model)
     cutter = _cutter(method, model, architecture, spec, shape, found[kind])
-    assert isinstance(cutter, GroupCutter)
+    assert isinstance(cutter, StructuredPruner)
     # Which units go depends on the criterion, but how many does so only where layers are ranked together.
     planned, widths = cutter.plan(judged, spec.ratio)
-    cutter.refuse(planned, widths, spec.ratio, exactly=method.scope is groups.uniform or spec.budget == "native")
+    cutter.refuse(
+        planned,
+        widths,
+        spec.ratio,
+        exactly=method.scope is groups.uniform or spec.budget == "native",
+    )
 
 
 def _judged(method: Method, model: nn.Module, shape: Shape) -> Saliency:
     """What stands in for a saliency until the network is trained: noise, for the layers that the criterion judges.
 
     Raises:
-        Refused: by criteria that do not apply to such a network.
+        InputError: by criteria that do not apply to such a network.
     """
     random = torch.Generator().manual_seed(0)
     names = set(prunable_weights(model))
     if method.criterion in (criteria.bn_scale, criteria.synflow):
-        one = example(shape), torch.zeros(1, dtype=torch.int64)
-        names = set(method.criterion(model, Evidence(random, lambda: [one])))
-    return {n: torch.rand(w.shape, generator=random) for n, w in prunable_weights(model).items() if n in names}
+        one = example_input(shape), torch.zeros(1, dtype=torch.int64)
+        names = set(method.criterion(model, CalibrationData(random, lambda: [one])))
+    return {
+        n: torch.rand(w.shape, generator=random)
+        for n, w in prunable_weights(model).items()
+        if n in names
+    }
 
 
 def _matching_nothing(model: nn.Module, spec: PruneSpec) -> list[str]:
@@ -153,26 +170,37 @@ def _cutter(
     spec: PruneSpec,
     shape: Shape,
     known: list[Group] | None = None,
-) -> Cutter:
-    inputs = example(shape)
+) -> Pruner:
+    inputs = example_input(shape)
     if isinstance(method.granularity, Granularity):
         head = MODELS[architecture].head
-        whole = [head] if method.granularity is granularity.FILTER else []  # a class must not vanish
-        return MaskCutter(model, spec, method.granularity, method.scope, whole=whole, example=inputs)  # type: ignore[arg-type]
+        whole = []
+        if method.granularity is granularity.FILTER:
+            whole = [head]  # a class must not vanish
+
+        assert isinstance(method.scope, select.Scope)
+        return MaskPruner(
+            model, spec, method.granularity, method.scope, whole=whole, example=inputs
+        )
+
     find = partial(find_groups, method.granularity, architecture, shape, spec.method)
-    return GroupCutter(model, spec, method.scope, find=find, example=inputs, known=known)  # type: ignore[arg-type]
+    return StructuredPruner(model, spec, method.scope, find=find, example=inputs, known=known)  # type: ignore[arg-type]
 
 
-def find_groups(kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module) -> list[Group]:
-    """The groups of one kind in a network; raises Refused if it has none, with what would work."""
+def find_groups(
+    kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module
+) -> list[Group]:
+    """The groups of one kind in a network; raises InputError if it has none, with what would work."""
     encoder = attention.find(model)
     if encoder or kind != "channel":
         found = [group for group in encoder if group.kind == kind]
     else:
-        found = channels.find(model, fixed_layers(architecture, model), example(shape))
+        found = channels.find(model, fixed_layers(architecture, model), example_input(shape))
     if not found:
         others = [name for name, other in METHODS.items() if other.granularity in _kinds(encoder)]
-        raise Refused(f"{method}: {architecture} has no {UNITS[kind]} to remove; these would work: {', '.join(others)}")
+        raise InputError(
+            f"{method}: {architecture} has no {UNITS[kind]} to remove; these would work: {', '.join(others)}"
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunelab.artifacts.records import ALL
 from prunelab.models.catalogue import Shape, prunable_weights
 from prunelab.pruning import criteria
-from prunelab.pruning.criteria import Evidence
+from prunelab.pruning.criteria import CalibrationData
 from prunelab.pruning.methods import Kind
 from prunelab.pruning.prune import find_groups
 from prunelab.pruning.structured import channels, groups
@@ -19,9 +19,9 @@ from prunelab.pruning.unstructured.ranking import keep_largest, kept_of
 from prunelab.runtime.device import generator
 from prunelab.training import masking
 
-What = Literal["weight"] | Kind
+UnitKind = Literal["weight"] | Kind
 # What is taken away, and the method that takes it in the same way; a network has channels, or heads and hidden units.
-METHODS: dict[What, str] = {
+METHODS: dict[UnitKind, str] = {
     "weight": "l1_unstructured_layerwise",
     "channel": "l1_channel",
     "head": "l1_head",
@@ -30,7 +30,7 @@ METHODS: dict[What, str] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class PrunableUnit:
     """What one curve is about: the weights of a layer, or the units that some layers lose together.
 
     `name` is what `prune.layer_ratios` calls it, `layers` are those that make the units, and `weights` how many weights
@@ -44,44 +44,54 @@ class Part:
     silence: Callable[[nn.Module, int], None]
 
 
-def parts(model: nn.Module, architecture: str, what: What, shape: Shape) -> list[Part]:
+def parts(model: nn.Module, architecture: str, what: UnitKind, shape: Shape) -> list[PrunableUnit]:
     """Every part of a network, from its first layer on.
 
     Units that a cut would remove are zeroed with their norms instead: the network computes the same, and need not be
     traced again for every point of a curve.
 
     Raises:
-        Refused: if the network has no such units.
+        InputError: if the network has no such units.
     """
-    saliency = criteria.l1(model, Evidence(generator("sensitivity"), list))  # which looks at no data
+    saliency = criteria.l1(
+        model, CalibrationData(generator("sensitivity"), list)
+    )  # which looks at no data
     if what == "weight":
         return [_layer(name, saliency[name]) for name in prunable_weights(model)]
     depth = {name: place for place, (name, _) in enumerate(model.named_modules())}
-    found = find_groups(what, architecture, shape, METHODS[what], model)  # in the order of a trace, often backwards
+    found = find_groups(
+        what, architecture, shape, METHODS[what], model
+    )  # in the order of a trace, often backwards
     ordered = sorted(found, key=lambda group: min(depth[member.layer] for member in group.filters))
     return [_group(group, groups.scores(group, saliency)) for group in ordered]
 
 
-def _layer(tensor: str, score: Tensor) -> Part:
+def _layer(tensor: str, score: Tensor) -> PrunableUnit:
     def silence(copy: nn.Module, kept: int) -> None:
         mask = keep_largest(score.reshape(1, -1), score.numel() - kept)
         masking.apply(copy, {tensor: mask.view(score.shape)})
 
     layer = tensor.rpartition(".")[0]
-    return Part(layer, (layer,), score.numel(), score.numel(), silence)
+    return PrunableUnit(layer, (layer,), score.numel(), score.numel(), silence)
 
 
-def _group(group: Group, scores: Tensor) -> Part:
+def _group(group: Group, scores: Tensor) -> PrunableUnit:
     candidate = Candidate(group, group.count, scores, own=None, round_to=1)
 
     def silence(copy: nn.Module, kept: int) -> None:
         channels.silence(copy, [group], [candidate.drop(kept)])
 
     layers = tuple(member.layer for member in group.filters)
-    return Part(group.name, layers, group.count, sum(member.weight.numel() for member in group.filters), silence)
+    return PrunableUnit(
+        group.name,
+        layers,
+        group.count,
+        sum(member.weight.numel() for member in group.filters),
+        silence,
+    )
 
 
-def measurable(every: Sequence[Part], ratios: Sequence[float]) -> bool:
+def measurable(every: Sequence[PrunableUnit], ratios: Sequence[float]) -> bool:
     """Whether any of these ratios takes some of the units of any part, and not all."""
     return any(left(part.units, ratio) for part in every for ratio in ratios)
 
@@ -92,7 +102,7 @@ def left(units: int, ratio: float) -> int | None:
     return kept if 0 < kept < units else None
 
 
-def without(model: nn.Module, found: Sequence[Part], kept: Mapping[str, int]) -> nn.Module:
+def without(model: nn.Module, found: Sequence[PrunableUnit], kept: Mapping[str, int]) -> nn.Module:
     """A copy of a network that keeps so many units of the parts named, and all of the others."""
     copy = deepcopy(model)
     for part in found:
@@ -102,7 +112,7 @@ def without(model: nn.Module, found: Sequence[Part], kept: Mapping[str, int]) ->
 
 
 def curves(
-    networks: Sequence[tuple[nn.Module, Sequence[Part]]],
+    networks: Sequence[tuple[nn.Module, Sequence[PrunableUnit]]],
     ratios: Sequence[float],
     accuracy: Callable[[nn.Module], float],
     done: Callable[[], None] = lambda: None,
@@ -127,7 +137,7 @@ def curves(
         done()
 
 
-def _about(name: str, chosen: Sequence[Part], kept: Mapping[str, int]) -> dict[str, Any]:
+def _about(name: str, chosen: Sequence[PrunableUnit], kept: Mapping[str, int]) -> dict[str, Any]:
     units = sum(part.units for part in chosen)
     return {
         "layer": name,

@@ -42,7 +42,9 @@ def lacking(revision: Revision) -> list[str]:
     wanted = ((NEEDED, revision.metrics), (("accuracy", "accuracy_ci95", *COSTS), revision.dense))
     lacking = [key for keys, found in wanted for key in keys if not _number(found.get(key))]
     # A cost of nothing has no place on a log axis, and nothing is a share of it.
-    return lacking or [f"a {key} above 0" for key in COSTS for _, found in wanted if not found[key] > 0]
+    return lacking or [
+        f"a {key} above 0" for key in COSTS for _, found in wanted if not found[key] > 0
+    ]
 
 
 def _number(value: Any) -> bool:
@@ -60,7 +62,9 @@ def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
     rows = [_row(revision, revisions[0], cost) for revision in revisions]
     like = [row for row in rows if not row["not_comparable"] and not row["stale"]]
     for row in rows:
-        row["front"] = any(row is other for other in like) and not any(_beats(other, row) for other in like)
+        row["front"] = any(row is other for other in like) and not any(
+            _beats(other, row) for other in like
+        )
         row["best_at"] = []
     for budget, row in best_within(like).items():
         row["best_at"].append(str(budget))
@@ -69,7 +73,11 @@ def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
 
 def _row(revision: Revision, first: Revision, cost: str) -> Row:
     ours, theirs = revision.params, first.params
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key) and not key.startswith("grid.")]
+    keys = [
+        key
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key) and not key.startswith("grid.")
+    ]
     metrics = revision.metrics
     return {
         "name": revision.name,
@@ -114,7 +122,9 @@ def _line(row: Row) -> list[str]:
     best = [f"best at {', '.join(row['best_at'])}"] if row["best_at"] else []
     return [
         f"{row['name']}{' †' if row['not_comparable'] else ''}{' ‡' if row['stale'] else ''}",
-        _changes({key: value for key, value in row["changed"].items() if key not in ("method", "ratio")}),
+        _changes(
+            {key: value for key, value in row["changed"].items() if key not in ("method", "ratio")}
+        ),
         str(row["method"]),
         f"{row['ratio']:g}" if _number(row["ratio"]) else str(row["ratio"]),
         with_interval(row["accuracy"], row["accuracy_ci95"]),
@@ -138,7 +148,9 @@ def _changes(changed: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
-def notes(rows: Sequence[Row], without: Mapping[str, str], cost: str, word: Callable[[str], str] = str) -> list[str]:
+def notes(
+    rows: Sequence[Row], without: Mapping[str, str], cost: str, word: Callable[[str], str] = str
+) -> list[str]:
     """What a reader of the table must know; `word` writes what others named."""
     told = [
         "± is half the 95 % interval; = means that the interval of the drop includes zero. "

@@ -21,7 +21,12 @@ def tradeoff_rows(
     `cells` are method, ratio and key; `same` holds, by key, the methods of the same ratio that it cannot be told from.
     """
     return [
-        {"method": method, "ratio": ratio, "colour": colour(method), "same_as": ", ".join(same[key])}
+        {
+            "method": method,
+            "ratio": ratio,
+            "colour": colour(method),
+            "same_as": ", ".join(same[key]),
+        }
         | {"kept": _kept(measured["sparsity"]), **measured}
         for (method, ratio, key), measured in zip(cells, metrics, strict=True)
     ]
@@ -38,7 +43,11 @@ def mean_history(rows: Sequence[Mapping[str, float]]) -> list[Row]:
     for row in rows:
         epochs[row["epoch"]].append(row)
     return [
-        {key: float(np.mean([row[key] for row in same])) for key in same[0] if key not in ("seed", "epoch")}
+        {
+            key: float(np.mean([row[key] for row in same]))
+            for key in same[0]
+            if key not in ("seed", "epoch")
+        }
         | {"epoch": epoch}
         for epoch, same in sorted(epochs.items())
     ]

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from prunelab.core.files import replacing
 
 matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the pictures
-matplotlib.rcParams["text.parse_math"] = False  # classes and branches have names of their own: a $ begins no formula
+matplotlib.rcParams["text.parse_math"] = (
+    False  # classes and branches have names of their own: a $ begins no formula
+)
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. A method without a colour here gets one by its
 # name, the same in every picture. Random controls are grey and dotted: they are there to be beaten.
@@ -45,7 +47,10 @@ def marker(method: str) -> str:
     return MARKERS[index % len(MARKERS)]
 
 
-METADATA: dict[str, dict[str, None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+METADATA: dict[str, dict[str, None]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+}
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -58,4 +63,10 @@ def save_as(figure: Figure, path: Path) -> None:
     """Write one picture, in the format of its name: .svg or .png."""
     # Without a salt and with a date, matplotlib's SVG differs from run to run.
     with matplotlib.rc_context({"svg.hashsalt": "prunelab"}), replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=METADATA[path.suffix], facecolor="white")
+        figure.savefig(
+            partial,
+            format=path.suffix[1:],
+            dpi=150,
+            metadata=METADATA[path.suffix],
+            facecolor="white",
+        )

@@ -20,7 +20,9 @@ HEADER = (
 NAMED = 5
 
 
-def table(dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool) -> str:
+def table(
+    dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool
+) -> str:
     """The whole file. Accuracies are means over seeds ± half the 95 % interval, in per cent.
 
     A row's `same_as` names the methods of the same ratio that it cannot be told from.
@@ -55,7 +57,11 @@ def _line(row: Mapping[str, Any]) -> str:
 def few(names: str) -> str:
     """The first of many names, and how many more there are; the rows have all of them."""
     every = names.split(", ")
-    return names if len(every) <= NAMED else f"{', '.join(every[:NAMED])} and {len(every) - NAMED} more"
+    return (
+        names
+        if len(every) <= NAMED
+        else f"{', '.join(every[:NAMED])} and {len(every) - NAMED} more"
+    )
 
 
 def none_shown(row: Mapping[str, Any]) -> bool:
@@ -65,7 +71,9 @@ def none_shown(row: Mapping[str, Any]) -> bool:
 
 def drop(row: Mapping[str, Any]) -> str:
     """The drop from dense with its interval, marked where none was shown."""
-    return with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + (" =" if none_shown(row) else "")
+    return with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + (
+        " =" if none_shown(row) else ""
+    )
 
 
 def with_interval(share: float, half_width: float) -> str:
@@ -87,5 +95,8 @@ def _notes(dense: Mapping[str, Any], imported: bool) -> list[str]:
         "an uncompressed file.",
     ]
     if imported:
-        notes += ["", "**The dense weights were imported: they may have been trained on our validation images.**"]
+        notes += [
+            "",
+            "**The dense weights were imported: they may have been trained on our validation images.**",
+        ]
     return notes

@@ -13,10 +13,19 @@ from typing import Any
 import torch
 
 from prunelab.config.params import Runtime
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 
 FINGERPRINT_PACKAGES = (
-    *("torch", "torchvision", "torch-pruning", "torchprofile", "numpy", "scikit-learn", "dvc", "pillow"),
+    *(
+        "torch",
+        "torchvision",
+        "torch-pruning",
+        "torchprofile",
+        "numpy",
+        "scikit-learn",
+        "dvc",
+        "pillow",
+    ),
     *("transformers", "tokenizers"),  # only with the extra [text]
 )
 
@@ -31,7 +40,9 @@ class Execution:
 
     def autocast(self) -> AbstractContextManager[None]:
         enabled = self.autocast_dtype is not None
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled)
+        return torch.autocast(
+            self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled
+        )
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         return model.to(self.device).to(memory_format=self.memory_format)
@@ -41,7 +52,7 @@ def configure(runtime: Runtime) -> Execution:
     """Set threads and determinism for this process and say where to compute.
 
     Raises:
-        Refused: if a GPU is asked for and there is none.
+        InputError: if a GPU is asked for and there is none.
     """
     torch.set_num_threads(runtime.threads)
     if runtime.deterministic:
@@ -61,7 +72,9 @@ def configure(runtime: Runtime) -> Execution:
 
 def _device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
-        raise Refused("runtime.device: cuda was asked for, but torch sees no GPU; valid here: auto, cpu")
+        raise InputError(
+            "runtime.device: cuda was asked for, but torch sees no GPU; valid here: auto, cpu"
+        )
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -109,7 +122,9 @@ def _version(package: str) -> str | None:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -117,7 +132,9 @@ def _cpu_name() -> str:
 def code_digest() -> str:
     """A hash of this package's source files loaded so far: an epoch computed by other code must not be resumed."""
     ours = [module for name, module in sys.modules.items() if name.split(".")[0] == "prunelab"]
-    files = {getattr(module, "__file__", None) for module in [*ours, sys.modules["__main__"]]}  # a stage is __main__
+    files = {
+        getattr(module, "__file__", None) for module in [*ours, sys.modules["__main__"]]
+    }  # a stage is __main__
     digest = hashlib.sha256(torch.__version__.encode())
     for file in sorted(filter(None, files)):
         digest.update(Path(file).read_bytes())

@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist  # no import of its own: torch brings it
 from torch import Tensor, nn
 
-from prunelab.core.errors import Refused
-from prunelab.core.lifecycle import LINGER_S, PLACE, RENDEZVOUS, processes
+from prunelab.core.errors import InputError
+from prunelab.core.lifecycle import EXIT_GRACE_S, PLACE, RENDEZVOUS, process_count
 from prunelab.runtime.device import Execution
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Distributed:
     """The processes that share a training: this one's number, from 0, and how many they are."""
 
     rank: int = 0
@@ -37,7 +37,10 @@ class Ranks:
     def part(self, count: int) -> slice:
         """This process's share of `count` examples in a row; shares differ by one at most, and the first is largest."""
         return slice(
-            *(rank * (count // self.size) + min(rank, count % self.size) for rank in (self.rank, self.rank + 1))
+            *(
+                rank * (count // self.size) + min(rank, count % self.size)
+                for rank in (self.rank, self.rank + 1)
+            )
         )
 
     def summed(self, tensor: Tensor) -> Tensor:
@@ -79,30 +82,36 @@ class Ranks:
         def average(count: int) -> None:
             nonlocal used
             if used is None:
-                have = torch.tensor([p.grad is not None for p in trained], dtype=torch.int64, device=trained[0].device)
-                used = [p for p, processes in zip(trained, self.summed(have).tolist(), strict=True) if processes]
+                have = torch.tensor(
+                    [p.grad is not None for p in trained],
+                    dtype=torch.int64,
+                    device=trained[0].device,
+                )
+                used = [
+                    p for p, users in zip(trained, self.summed(have).tolist(), strict=True) if users
+                ]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
             ones = torch.ones(1, device=gradients[0].device)
-            *sums, total = self.summed(torch.cat([g.flatten() for g in [*gradients, ones]]).mul_(count)).split(
-                [g.numel() for g in [*gradients, ones]]
-            )
+            *sums, total = self.summed(
+                torch.cat([g.flatten() for g in [*gradients, ones]]).mul_(count)
+            ).split([g.numel() for g in [*gradients, ones]])
             for parameter, gradient, part in zip(used, gradients, sums, strict=True):
                 parameter.grad = gradient.copy_(part.div_(total).view_as(gradient))
 
         return average
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Distributed()
 
 
-def join(execution: Execution) -> Ranks:
+def join(execution: Execution) -> Distributed:
     """Meet the other processes, if there are any, and take this one's GPU.
 
     Raises:
-        Refused: if there is no GPU for it.
+        InputError: if there is no GPU for it.
     """
-    if processes() < 2:
-        return ALONE
+    if process_count() < 2:
+        return SINGLE_PROCESS
     rank, size, local = (int(os.environ[name]) for name in PLACE)
     gpu = execution.device.type == "cuda"
     if gpu:
@@ -115,7 +124,7 @@ def join(execution: Execution) -> Ranks:
         world_size=size,
         device_id=torch.device("cuda", local) if gpu else None,
     )
-    return Ranks(rank, size)
+    return Distributed(rank, size)
 
 
 def leave() -> None:
@@ -128,7 +137,7 @@ def leave() -> None:
 def require_gpus(count: int, execution: Execution) -> None:
     """Refuse more processes than this machine has GPUs, where they are to compute on them."""
     if execution.device.type == "cuda" and count > (there := torch.cuda.device_count()):
-        raise Refused(
+        raise InputError(
             f"runtime.processes: {count} processes need a GPU each, but there are {there}; valid: 1 to {there}"
         )
 
@@ -138,5 +147,5 @@ def _together(operation: Callable[..., Any], *args: Any) -> None:
         operation(*args)
     except RuntimeError:
         # Some other process is gone. Whoever started us is about to see which, and to end us: that one is to be named.
-        time.sleep(LINGER_S)
+        time.sleep(EXIT_GRACE_S)
         raise

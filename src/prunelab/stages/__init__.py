@@ -2,8 +2,8 @@
 
 import sys
 
-from prunelab.core.lifecycle import guard
+from prunelab.core.lifecycle import setup_process
 
 # Python imports a package before its modules, so this runs ahead of a stage's own, slow imports.
 if any(argument.startswith("prunelab.stages.") for argument in sys.orig_argv):
-    guard()
+    setup_process()

@@ -9,8 +9,8 @@ from functools import wraps
 
 import typer
 
-from prunelab.core.errors import Refused, fault
-from prunelab.core.lifecycle import LINGER_S, processes
+from prunelab.core.errors import InputError, describe_failure
+from prunelab.core.lifecycle import EXIT_GRACE_S, process_count
 
 Main = Callable[..., None]
 
@@ -20,8 +20,8 @@ def alone(main: Main) -> Main:
 
     @wraps(main)
     def start(*args: object, **kwargs: object) -> None:
-        if (several := processes()) > 1:
-            raise Refused(
+        if (several := process_count()) > 1:
+            raise InputError(
                 f"this stage runs as one process, not as {several}; only train_base and finetune share their work"
             )
         main(*args, **kwargs)
@@ -38,12 +38,12 @@ def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
     app.command()(by(main))
     try:
         app()
-    except Refused as refused:
+    except InputError as refused:
         _let_another_speak()
         _explain(refused)
         sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
-        if (told := fault(error)) is None:
+        if (told := describe_failure(error)) is None:
             raise
         _let_another_speak()
         print(told, file=sys.stderr)
@@ -53,12 +53,14 @@ def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
 def _let_another_speak() -> None:
     """What goes wrong in all processes of a machine is said once, by its first, upon which the others are ended."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(LINGER_S)
+        time.sleep(EXIT_GRACE_S)
 
 
-def _explain(refused: Refused) -> None:
+def _explain(refused: InputError) -> None:
     # A stage checks only what it uses; the full check adds whatever else is wrong, so that one round mends it all.
-    full = subprocess.run([sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False)
+    full = subprocess.run(
+        [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
+    )
     known = full.stderr.splitlines() if full.returncode == 1 else []
     own = [line for line in refused.problems if not any(line in other for other in known)]
     for line in [*own, *known]:

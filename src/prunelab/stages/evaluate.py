@@ -11,7 +11,7 @@ from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import load_params
 from prunelab.core.files import sha256, write_json
-from prunelab.data.loader import Batches
+from prunelab.data.loader import BatchLoader
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, predict
@@ -29,9 +29,15 @@ def main(
     predictions: Path,
     pruned: Annotated[Path | None, Option(help="The networks before fine-tuning.")] = None,
     dense: Annotated[Path | None, Option(help="Predictions of the dense networks.")] = None,
-    confusion: Annotated[Path | None, Option(help="Where to write rows of the confusion matrix.")] = None,
-    details: Annotated[Path | None, Option(help="Where to write rows by seed, class and layer.")] = None,
-    environment: Annotated[Path | None, Option(help="Where to write what this was measured on.")] = None,
+    confusion: Annotated[
+        Path | None, Option(help="Where to write rows of the confusion matrix.")
+    ] = None,
+    details: Annotated[
+        Path | None, Option(help="Where to write rows by seed, class and layer.")
+    ] = None,
+    environment: Annotated[
+        Path | None, Option(help="Where to write what this was measured on.")
+    ] = None,
 ) -> None:
     """Measure the networks in the folder NETWORKS; without --pruned and --dense they are the dense ones."""
     params = load_params()
@@ -41,8 +47,13 @@ def main(
     def said(folder: Path) -> tuple[list[Network], Predictions]:
         """The networks of all seeds, and what they say [seeds, images]."""
         loaded = [load_network(seed_file(folder, seed)) for seed in params.seeds]
-        batches = Batches(test, loaded[0].card.normalise, execution, workers=params.data.workers)
-        told = [predict(network.model, batches, params.evaluate.batch_size, execution) for network in loaded]
+        batches = BatchLoader(
+            test, loaded[0].card.normalise, execution, workers=params.data.workers
+        )
+        told = [
+            predict(network.model, batches, params.evaluate.batch_size, execution)
+            for network in loaded
+        ]
         return loaded, Predictions.stacked(told)
 
     loaded, after = said(networks)
@@ -66,23 +77,40 @@ def main(
             for network in loaded
         ]
     )
-    measured |= {"ratio_asked": card.pruning.ratio if card.pruning else 0, "seeds": len(params.seeds)}
+    measured |= {
+        "ratio_asked": card.pruning.ratio if card.pruning else 0,
+        "seeds": len(params.seeds),
+    }
     measured |= {"imported": int(card.imported is not None)}
-    save_predictions(predictions, labels=test.labels, before=before, after=after.classes, losses=after.losses)
+    save_predictions(
+        predictions, labels=test.labels, before=before, after=after.classes, losses=after.losses
+    )
     if confusion:
         every_seed = np.tile(test.labels, len(loaded))
-        write_json(confusion, _rows(confusion_matrix(every_seed, after.classes.ravel(), card.classes)))
+        write_json(
+            confusion, _rows(confusion_matrix(every_seed, after.classes.ravel(), card.classes))
+        )
     if details:
-        rows = by_seed(test.labels, after=after, before=before, dense=unpruned, classes=card.classes)
+        rows = by_seed(
+            test.labels, after=after, before=before, dense=unpruned, classes=card.classes
+        )
         seeds = [
             {"seed": seed, "sha256": sha256(seed_file(networks, seed))} | row
             for seed, row in zip(params.seeds, rows, strict=True)
         ]
         classes = by_class(test.labels, after=after.classes, dense=unpruned, classes=card.classes)
         every = [by_layer(network.model, reference) for network in loaded]
-        layers = [{"layer": name, **mean_over_seeds([one[name] for one in every])} for name in every[0]]
+        layers = [
+            {"layer": name, **mean_over_seeds([one[name] for one in every])} for name in every[0]
+        ]
         spread = histogram([network.model for network in loaded])
-        told = {"seeds": seeds, "measures": over_seeds(rows), "classes": classes, "layers": layers, "weights": spread}
+        told = {
+            "seeds": seeds,
+            "measures": over_seeds(rows),
+            "classes": classes,
+            "layers": layers,
+            "weights": spread,
+        }
         write_json(details, told)
     write_json(metrics, measured)
     if environment:
@@ -93,7 +121,11 @@ def main(
 
 def _rows(matrix: np.ndarray) -> list[dict[str, int]]:
     return [
-        {"actual": int(actual), "predicted": int(predicted), "count": int(matrix[actual, predicted])}
+        {
+            "actual": int(actual),
+            "predicted": int(predicted),
+            "count": int(matrix[actual, predicted]),
+        }
         for actual, predicted in np.ndindex(*matrix.shape)
         if matrix[actual, predicted]
     ]

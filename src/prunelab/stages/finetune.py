@@ -12,8 +12,8 @@ from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_task, load_teacher, together
 from prunelab.training import masking
-from prunelab.training.checkpoints import unfinished
-from prunelab.training.loop import AfterStep, fit
+from prunelab.training.checkpoints import checkpoints_for
+from prunelab.training.loop import CallAfterStep, fit
 from prunelab.training.retraining import retraining
 
 
@@ -29,13 +29,23 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     first = networks[params.seeds[0]].card
     assert first.pruning is not None, f"{pruned} holds dense networks"
     recipe, first_epoch = retraining(first.restart, params.train, params.finetune)
-    tuned = recipe is params.finetune  # or trained by the base recipe again, as it says and without a teacher
+    tuned = (
+        recipe is params.finetune
+    )  # or trained by the base recipe again, as it says and without a teacher
     task = load_task(prepared, params.data, first.normalise, execution, ranks)
     rows = []
-    with unfinished(
+    with checkpoints_for(
         out,
         inputs=[prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)],
-        parameters=[recipe, first_epoch, params.finetune, task.augmentation, params.runtime, execution, ranks.size],
+        parameters=[
+            recipe,
+            first_epoch,
+            params.finetune,
+            task.augmentation,
+            params.runtime,
+            execution,
+            ranks.size,
+        ],
         forget=ranks.first,
     ) as checkpoint:
         for seed, network in networks.items():
@@ -47,7 +57,7 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
                     recipe,
                     seed=seed,
                     first_epoch=first_epoch,
-                    guide=AfterStep(masking.hold(network.model, network.masks)),
+                    guide=CallAfterStep(masking.hold(network.model, network.masks)),
                     teacher=load_teacher(base, seed, params.finetune, execution) if tuned else None,
                     store=checkpoint(seed),
                     label=f"finetune {out.parent.name}, seed {seed}",
@@ -58,7 +68,9 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
             card = network.card
             spent = training_macs(network.model, card.input_shape, fitted.images_seen)
             card = card.model_copy(update={"train_macs": card.train_macs + spent})
-            save_network(seed_file(out, seed), Network(model=network.model, card=card, masks=network.masks))
+            save_network(
+                seed_file(out, seed), Network(model=network.model, card=card, masks=network.masks)
+            )
             print(f"seed {seed}: {fitted.describe()}")
             rows += [{"seed": seed, **row} for row in fitted.history]
         if ranks.first:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.prepared import read_facts
+from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import load_params
 from prunelab.core.errors import one_line
 from prunelab.core.files import write_json
@@ -15,7 +15,7 @@ from prunelab.stages.entry import run
 def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
     """Draw HISTORY and CONFUSION of the focus into the folder OUT."""
     params = load_params()
-    facts = read_facts(prepared)
+    facts = read_data_info(prepared)
     name = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
     mean = rows.mean_history(read_rows(history, HISTORY))
     names = [one_line(each) for each in facts["classes"]]

@@ -5,19 +5,19 @@ from typing import Any
 
 from prunelab.artifacts.prepared import save_prepared
 from prunelab.config.params import load_params
-from prunelab.core.errors import Refused, one_line
+from prunelab.core.errors import InputError, one_line
 from prunelab.core.registry import pick
-from prunelab.data.dataset import Source
+from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split, three_way
 from prunelab.datasets.datasets import DATASETS
-from prunelab.datasets.manifest import asked, describe, find_twins, tell_twins
+from prunelab.datasets.manifest import describe, find_duplicates, prepare_params, report_duplicates
 from prunelab.stages.entry import run
 
 
 def main(raw: Path, out: Path) -> None:
     """Prepare the data set of params.yaml from `data.source` or the folder RAW into the folder OUT."""
     params = load_params()
-    source = Source(
+    source = DataConfig(
         raw,
         path=params.data.source,
         resize=params.data.resize,
@@ -28,19 +28,21 @@ def main(raw: Path, out: Path) -> None:
     )
     dataset = pick(DATASETS, params.dataset, "dataset")(source)
     if damaged := dataset.damaged():
-        raise Refused(damaged)
+        raise InputError(damaged)
     if dataset.missing():
         dataset.download()
     published = dataset.read()
     test_fraction, validation_fraction = params.data.test_fraction, params.data.validation_fraction
     parts = three_way(published, test_fraction, validation_fraction, params.data.split_seed)
-    origin = asked(params.dataset, source, test_fraction, validation_fraction, params.data.split_seed)
+    origin = prepare_params(
+        params.dataset, source, test_fraction, validation_fraction, params.data.split_seed
+    )
     origin |= {"digest": dataset.digest()}
     shape = dataset.facts().shape
 
     def told(splits: dict[str, Split]) -> dict[str, Any]:
-        twins = find_twins(splits)
-        for line in tell_twins(twins, parts):
+        twins = find_duplicates(splits)
+        for line in report_duplicates(twins, parts):
             print(one_line(line))
         return origin | describe(published.class_names, shape, splits, twins)
 

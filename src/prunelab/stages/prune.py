@@ -15,12 +15,16 @@ from prunelab.pruning.prune import Bases, prune
 from prunelab.runtime.device import configure
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_task, load_teacher
-from prunelab.training.checkpoints import unfinished
+from prunelab.training.checkpoints import checkpoints_for
 from prunelab.training.trainer import SeedTrainer
 
 
 def main(
-    base: Path, prepared: Path, out: Path, method: Annotated[str, Option()], ratio: Annotated[float, Option()]
+    base: Path,
+    prepared: Path,
+    out: Path,
+    method: Annotated[str, Option()],
+    ratio: Annotated[float, Option()],
 ) -> None:
     """Prune the networks in the folder BASE/final, on data of the folder PREPARED, and write them to the folder OUT."""
     params = load_params()
@@ -29,10 +33,20 @@ def main(
     dense = {seed: load_network(seed_file(base / "final", seed)) for seed in params.seeds}
     task = load_task(prepared, params.data, dense[params.seeds[0]].card.normalise, execution)
     rows = []
-    with unfinished(
+    with checkpoints_for(
         out,
-        inputs=[prepared / "dataset.json", *(seed_file(base / "final", seed) for seed in params.seeds)],
-        parameters=[spec, params.train, params.finetune, task.augmentation, params.runtime, execution],
+        inputs=[
+            prepared / "dataset.json",
+            *(seed_file(base / "final", seed) for seed in params.seeds),
+        ],
+        parameters=[
+            spec,
+            params.train,
+            params.finetune,
+            task.augmentation,
+            params.runtime,
+            execution,
+        ],
     ) as checkpoint:
         for seed, network in dense.items():
             card = network.card
@@ -48,10 +62,18 @@ def main(
             bases = Bases(
                 init=load_network(seed_file(base / "init", seed)).model.state_dict(),
                 rewind=load_network(seed_file(base / "rewind", seed)).model.state_dict(),
-                fresh=partial(build, card.model, card.classes, card.input_shape, seed + 2**31, **card.options),
+                fresh=partial(
+                    build, card.model, card.classes, card.input_shape, seed + 2**31, **card.options
+                ),
             )
             pruned = prune(
-                network.model, card.model, spec, shape=card.input_shape, seed=seed, trainer=trainer, bases=bases
+                network.model,
+                card.model,
+                spec,
+                shape=card.input_shape,
+                seed=seed,
+                trainer=trainer,
+                bases=bases,
             )
             card = card.model_copy(
                 update={
@@ -61,7 +83,9 @@ def main(
                     "train_macs": pruned.train_macs,
                 }
             )
-            save_network(seed_file(out, seed), Network(model=network.model, card=card, masks=pruned.masks))
+            save_network(
+                seed_file(out, seed), Network(model=network.model, card=card, masks=pruned.masks)
+            )
             print(f"seed {seed}: {pruned.describe()}")
             rows += [{"seed": seed, **row} for row in pruned.rounds]
         write_json(out / "rounds.json", rows)

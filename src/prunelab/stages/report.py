@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.prepared import read_facts
+from prunelab.artifacts.prepared import read_data_info
 from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
 from prunelab.config.params import Params, Recipe, load_params
-from prunelab.core.errors import Refused, one_line
+from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import write
 from prunelab.page.page import Findings, page
-from prunelab.report.read_results import CURVE, CURVE_WORDS, POINT, POINT_WORDS, read_confusion, read_metrics, read_rows
+from prunelab.report.read_results import (
+    CURVE,
+    CURVE_WORDS,
+    POINT,
+    POINT_WORDS,
+    read_confusion,
+    read_metrics,
+    read_rows,
+)
 from prunelab.stages.entry import run
 
 
@@ -19,10 +27,17 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     points = read_rows(plots / "tradeoff.json", POINT, POINT_WORDS)
     grid = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     if [(point["method"], point["ratio"]) for point in points] != grid:
-        raise Refused(f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew")
-    facts, speed = read_facts(prepared), read_record(metrics / "speed" / "benchmark.json", Speed)
+        raise InputError(
+            f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew"
+        )
+    facts, speed = (
+        read_data_info(prepared),
+        read_record(metrics / "speed" / "benchmark.json", Speed),
+    )
     if missing := _untimed(speed["latency"], ["dense", *keys]):
-        raise Refused(f"{metrics / 'speed'} has no latency of {', '.join(missing)}; `dvc repro benchmark` measures it")
+        raise InputError(
+            f"{metrics / 'speed'} has no latency of {', '.join(missing)}; `dvc repro benchmark` measures it"
+        )
     details = _details(metrics / "details", keys)
     found = Findings(
         title=f"{params.model} on {params.dataset}",
@@ -52,8 +67,9 @@ def _details(folder: Path, keys: list[str]) -> dict[str, dict]:
     details = {name: read_record(file, Details) for name, file in files.items()}
     layers = {name: [row["layer"] for row in each["layers"]] for name, each in details.items()}
     if others := [name for name in keys if layers[name] != layers["dense"]]:
-        raise Refused(
-            f"{files[name]} and {files['dense']} are of other layers; `dvc repro` mends it" for name in others
+        raise InputError(
+            f"{files[name]} and {files['dense']} are of other layers; `dvc repro` mends it"
+            for name in others
         )
     return details
 
@@ -63,9 +79,13 @@ def _facts(params: Params, data: dict, dense: list[dict], machine: dict) -> dict
     counts = ", ".join(f"{count:,} {name}" for name, count in data["counts"].items())
     return {
         "data": f"{params.dataset}: {counts}; {len(data['classes'])} classes; shape {data['shape']}",
-        "data, SHA-256": ", ".join(f"{name} {files['inputs'][:16]}" for name, files in data["sha256"].items()),
+        "data, SHA-256": ", ".join(
+            f"{name} {files['inputs'][:16]}" for name, files in data["sha256"].items()
+        ),
         "network": f"{params.model}, weights: {params.weights}",
-        "dense networks, SHA-256": ", ".join(f"seed {row['seed']} {row['sha256'][:16]}" for row in dense),
+        "dense networks, SHA-256": ", ".join(
+            f"seed {row['seed']} {row['sha256'][:16]}" for row in dense
+        ),
         "seeds": ", ".join(map(str, params.seeds)),
         "methods": ", ".join(params.grid.methods),
         "ratios": f"{', '.join(f'{ratio:g}' for ratio in params.grid.ratios)} of {params.budget}",

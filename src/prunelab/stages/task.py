@@ -7,10 +7,10 @@ from pathlib import Path
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Data, Finetune, Normalise, load_params
-from prunelab.core.lifecycle import launch, processes
+from prunelab.core.lifecycle import launch, process_count
 from prunelab.data.augment import Augmentation
 from prunelab.runtime.device import Execution, configure
-from prunelab.runtime.distributed import ALONE, Ranks, leave, require_gpus
+from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed, leave, require_gpus
 from prunelab.stages.entry import Main
 from prunelab.training.loop import Task, Teacher
 
@@ -21,7 +21,7 @@ def together(main: Main) -> Main:
     @wraps(main)
     def start(*args: object, **kwargs: object) -> None:
         runtime = load_params().runtime
-        if runtime.processes > 1 and not processes():
+        if runtime.processes > 1 and not process_count():
             require_gpus(runtime.processes, configure(runtime))
             launch([sys.executable, *sys.orig_argv[1:]], runtime.processes)
         else:
@@ -32,10 +32,16 @@ def together(main: Main) -> Main:
 
 
 def load_task(
-    prepared: Path, data: Data, normalise: Normalise | None, execution: Execution, ranks: Ranks = ALONE
+    prepared: Path,
+    data: Data,
+    normalise: Normalise | None,
+    execution: Execution,
+    ranks: Distributed = SINGLE_PROCESS,
 ) -> Task:
     """The training and validation splits of the folder `prepared`; `normalise` is None for texts."""
-    train, validation = (load_split(prepared, name, data.memory_mb) for name in ("train", "validation"))
+    train, validation = (
+        load_split(prepared, name, data.memory_mb) for name in ("train", "validation")
+    )
     return Task.of(
         train,
         validation,
@@ -47,7 +53,9 @@ def load_task(
     )
 
 
-def load_teacher(dense: Path, seed: int, finetune: Finetune, execution: Execution) -> Teacher | None:
+def load_teacher(
+    dense: Path, seed: int, finetune: Finetune, execution: Execution
+) -> Teacher | None:
     """A seed's network of the folder `dense` as a teacher, if the recipe asks for one."""
     if not finetune.distill:
         return None

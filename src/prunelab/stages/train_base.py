@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.networks import Card, Network, save_network, seed_file
-from prunelab.artifacts.prepared import read_facts
+from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
+from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import MODELS, build
@@ -14,7 +14,7 @@ from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_task, together
-from prunelab.training.checkpoints import unfinished
+from prunelab.training.checkpoints import checkpoints_for
 from prunelab.training.loop import fit
 
 
@@ -23,7 +23,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     params = load_params()
     execution = configure(params.runtime)
     ranks = join(execution)
-    facts = read_facts(prepared)
+    facts = read_data_info(prepared)
     normalise = params.data.normalise
     if normalise is None and facts["mean"] is not None:  # texts have no moments
         normalise = Normalise(mean=facts["mean"], std=facts["std"])
@@ -32,22 +32,34 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     task = load_task(prepared, params.data, normalise, execution, ranks)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
-    with unfinished(
+    with checkpoints_for(
         out,
         inputs=[prepared / "dataset.json", *([imported] if imported else [])],
-        parameters=[params.model, params.train, normalise, task.augmentation, params.runtime, execution, ranks.size],
+        parameters=[
+            params.model,
+            params.train,
+            normalise,
+            task.augmentation,
+            params.runtime,
+            execution,
+            ranks.size,
+        ],
         forget=ranks.first,
     ) as checkpoint:
         for seed in params.seeds:
-            model = build(params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options)
+            model = build(
+                params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options
+            )
             if imported and params.weights == IMAGENET:
                 fresh = load_imagenet(model, params.model, imported)
                 if ranks.first:
-                    print(f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}")
+                    print(
+                        f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}"
+                    )
             elif imported:
                 load_weights(model, imported)
             freeze(model, params.train.freeze)
-            card = Card(
+            card = ModelCard(
                 model=params.model,
                 classes=len(facts["classes"]),
                 input_shape=facts["shape"],

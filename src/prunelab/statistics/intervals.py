@@ -37,6 +37,10 @@ def _normal(means: np.ndarray) -> float:
 def _bootstrap(values: np.ndarray, resamples: int, seed: int) -> float:
     # Images only differ by their value, of which there are few: drawing how often each occurs is the same and cheap.
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
-    low, high = np.quantile(drawn @ distinct / len(values), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    drawn = np.random.default_rng(seed).multinomial(
+        len(values), counts / len(values), size=resamples
+    )
+    low, high = np.quantile(
+        drawn @ distinct / len(values), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    )
     return float((high - low) / 2)

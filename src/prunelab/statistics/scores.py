@@ -23,7 +23,9 @@ def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def macro_scores(confusion: np.ndarray) -> dict[str, float]:
     """The scores of the classes, each averaged over the classes."""
-    return {f"{name}_macro": float(scores.mean()) for name, scores in class_scores(confusion).items()}
+    return {
+        f"{name}_macro": float(scores.mean()) for name, scores in class_scores(confusion).items()
+    }
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from prunelab.statistics.intervals import half_width
 
 
-def alike(right: Mapping[str, np.ndarray], resamples: int) -> dict[str, list[str]]:
+def indistinguishable(right: Mapping[str, np.ndarray], resamples: int) -> dict[str, list[str]]:
     """Which configurations no one can tell apart: for each, those whose paired difference may well be none.
 
     `right` [seeds, images] by configuration: whether each network was right on each image of the same test split. Two

@@ -18,7 +18,9 @@ from prunelab.core.unpickle import load_pickled
 from prunelab.runtime.device import code_digest
 
 FOLDER = Path(".prunelab/checkpoints")
-ENDED = "ended"  # the name of a file beside the checkpoints of a stage that DVC has yet to record
+DONE_MARKER = (
+    "ended"  # the name of a file beside the checkpoints of a stage that DVC has yet to record
+)
 
 
 class Checkpoint:
@@ -38,13 +40,15 @@ class Checkpoint:
             return None
 
     def save(self, state: dict[str, Any]) -> None:
-        content = BytesIO()  # since on a full disk torch fails with an error of its own, which names no file
+        content = (
+            BytesIO()
+        )  # since on a full disk torch fails with an error of its own, which names no file
         torch.save(state, content)
         write(self._path, content.getvalue())
 
 
 @contextmanager
-def unfinished(
+def checkpoints_for(
     out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any], forget: bool = True
 ) -> Iterator[Callable[..., Checkpoint]]:
     """Hand out checkpoints for the stage that writes `out`, and forget them all once it has succeeded.
@@ -54,19 +58,24 @@ def unfinished(
     They are found again only by the same command with the same parameters, input files and code: what was computed
     otherwise is dropped, not resumed. Only those who are to `forget` remove anything.
     """
-    told = [sys.argv[1:], [sha256(path) for path in inputs], [str(value) for value in parameters], code_digest()]
+    told = [
+        sys.argv[1:],
+        [sha256(path) for path in inputs],
+        [str(value) for value in parameters],
+        code_digest(),
+    ]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     folder = FOLDER / "-".join(out.parts[-3:])
     if forget:
         for recorded in _recorded():
             shutil.rmtree(recorded, ignore_errors=True)
-        (folder / ENDED).unlink(missing_ok=True)
+        (folder / DONE_MARKER).unlink(missing_ok=True)
         for other in folder.glob("*"):
             if other.name != key:
                 shutil.rmtree(other, ignore_errors=True)
     yield lambda *parts: Checkpoint(folder / key / f"{'-'.join(map(str, parts))}.pt")
     if forget and "DVC_STAGE" in os.environ and folder.exists():
-        (folder / ENDED).touch()
+        (folder / DONE_MARKER).touch()
     elif forget:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,7 +86,9 @@ def _recorded() -> Iterator[Path]:
     Of stages that run side by side it may have recorded another one; a kill at that moment costs time.
     """
     lock = Path("dvc.lock")
-    for ended in FOLDER.glob(f"*/{ENDED}"):
-        with suppress(FileNotFoundError):  # another stage has just begun anew, or was the first to clear away
+    for ended in FOLDER.glob(f"*/{DONE_MARKER}"):
+        with suppress(
+            FileNotFoundError
+        ):  # another stage has just begun anew, or was the first to clear away
             if not lock.exists() or ended.stat().st_mtime_ns <= lock.stat().st_mtime_ns:
                 yield ended.parent

@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.config.params import Normalise, Recipe
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
-from prunelab.data.loader import Batches
+from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.frozen import train_mode
 from prunelab.runtime.device import Execution, seed_for
-from prunelab.runtime.distributed import ALONE, Ranks
+from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.statistics.scores import confusion_matrix, macro_scores
-from prunelab.training.optimizers import optimiser, rate_factor
-from prunelab.training.progress import Progress, Tally
+from prunelab.training.optimizers import build_optimizer, lr_factor
+from prunelab.training.progress import Progress, RunningMetrics
 
 State = dict[str, Any]
 
 
-class Store(Protocol):
+class CheckpointStore(Protocol):
     """Keeps the state of an unfinished run between processes."""
 
     def load(self) -> State | None: ...
@@ -47,11 +47,11 @@ class NoStore:
 class Task:
     """What a network is trained on and judged by; shared by all seeds of a stage."""
 
-    train: Batches
-    validation: Batches
+    train: BatchLoader
+    validation: BatchLoader
     augmentation: Augmentation
     execution: Execution
-    ranks: Ranks = ALONE
+    ranks: Distributed = SINGLE_PROCESS
 
     @classmethod
     def of(
@@ -63,19 +63,19 @@ class Task:
         augmentation: Augmentation,
         execution: Execution,
         workers: int = 0,
-        ranks: Ranks = ALONE,
+        ranks: Distributed = SINGLE_PROCESS,
     ) -> "Task":
         """`workers` processes read splits that stay on disk; `normalise` is None for texts; `ranks` share batches."""
         return cls(
-            Batches(train, normalise, execution, workers=workers),
-            Batches(validation, normalise, execution, workers=workers),
+            BatchLoader(train, normalise, execution, workers=workers),
+            BatchLoader(validation, normalise, execution, workers=workers),
             augmentation,
             execution,
             ranks,
         )
 
 
-class Guide:
+class Callback:
     """What a method does to a network while it trains; this one does nothing.
 
     A resumed run begins with `before_epoch`, so a guide must find all it needs in the weights and the epoch.
@@ -92,7 +92,7 @@ class Guide:
         """Called after every optimiser step, with the progress made before it."""
 
 
-class AfterStep(Guide):
+class CallAfterStep(Callback):
     """Calls a function after every optimiser step."""
 
     def __init__(self, function: Callable[[], None]):
@@ -119,13 +119,16 @@ class Teacher:
             wanted = self.model(inputs).float()
         t = self.temperature
         soft = F.kl_div(
-            F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1), log_target=True, reduction="batchmean"
+            F.log_softmax(logits / t, 1),
+            F.log_softmax(wanted / t, 1),
+            log_target=True,
+            reduction="batchmean",
         )
         return (1 - self.weight) * own + self.weight * t**2 * soft
 
 
 @dataclass
-class Fitted:
+class TrainResult:
     """One row per finished epoch, copies of the weights after the epochs asked for, and images seen."""
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -150,12 +153,12 @@ def fit(
     *,
     seed: int,
     first_epoch: int = 0,
-    guide: Guide | None = None,
+    guide: Callback | None = None,
     teacher: Teacher | None = None,
     keep_epochs: Collection[int] = (),
-    store: Store | None = None,
+    store: CheckpointStore | None = None,
     label: str = "",
-) -> Fitted:
+) -> TrainResult:
     """Train `model` in place for the recipe's epochs, from `first_epoch` on, and say how it went.
 
     The `guide` acts before epochs and after steps (to hold masks, say). Copies of the weights after `keep_epochs` are
@@ -163,12 +166,12 @@ def fit(
     started again ends with the same bits as one that was not. Of several processes the first one's store counts.
 
     Raises:
-        Refused: if a loss is no longer a finite number, or processes have too few examples of a batch for batch norm.
+        InputError: if a loss is no longer a finite number, or processes have too few examples of a batch for batch norm.
     """
     ranks = task.ranks
     _assert_enough_for_norms(model, task, recipe)
     ranks.align(task.execution.place(model))
-    optimizer = optimiser(model, recipe)
+    optimizer = build_optimizer(model, recipe)
     store = store if store and ranks.first else NoStore()
     fitted = _resumed(ranks.shared(store.load()), model, optimizer)
     average = ranks.averaging(model.parameters())
@@ -181,24 +184,45 @@ def fit(
     with Progress(label, recipe.epochs, steps_per_epoch, done, shown=ranks.first) as progress:
         for epoch in range(done, recipe.epochs):
             row = _train_epoch(
-                model, optimizer, average, task, recipe, seed, epoch, guide or Guide(), teacher, progress
+                model,
+                optimizer,
+                average,
+                task,
+                recipe,
+                seed,
+                epoch,
+                guide or Callback(),
+                teacher,
+                progress,
             )
-            ranks.align(model)  # the statistics of batch norm, which every process has of its own examples
+            ranks.align(
+                model
+            )  # the statistics of batch norm, which every process has of its own examples
             row |= _validate(model, task, recipe.batch_size)
             _assert_finite(row, f"after epoch {epoch + 1}")
             fitted.history.append({key: round(value, 6) for key, value in row.items()})
             fitted.images_seen += len(task.train)
             if epoch + 1 in keep_epochs:
                 fitted.kept[epoch + 1] = _copy(model)
-            store.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "fitted": vars(fitted)})
+            store.save(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "fitted": vars(fitted),
+                }
+            )
             progress.validated(fitted.history[-1])
     return fitted
 
 
 def _assert_enough_for_norms(model: nn.Module, task: Task, recipe: Recipe) -> None:
     processes, least = task.ranks.size, len(task.train) // task.train.count(recipe.batch_size)
-    if processes > 1 and least < 2 * processes and any(isinstance(module, _BatchNorm) for module in model.modules()):
-        raise Refused(
+    if (
+        processes > 1
+        and least < 2 * processes
+        and any(isinstance(module, _BatchNorm) for module in model.modules())
+    ):
+        raise InputError(
             f"batch_size: {recipe.batch_size} leaves one of {processes} processes fewer than 2 examples of a batch, "
             f"which batch norm cannot bear; valid here: 1 to {max(1, least // 2)} processes, or larger batches"
         )
@@ -207,18 +231,20 @@ def _assert_enough_for_norms(model: nn.Module, task: Task, recipe: Recipe) -> No
 def _assert_finite(row: dict[str, float], when: str) -> None:
     for key, value in row.items():
         if not math.isfinite(value):
-            raise Refused(
+            raise InputError(
                 f"{key} became {value} {when}; try a lower learning_rate or more warmup "
                 "(the state after the epoch before is kept)"
             )
 
 
-def _resumed(state: State | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> Fitted:
+def _resumed(
+    state: State | None, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> TrainResult:
     if state is None:
-        return Fitted()
+        return TrainResult()
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return Fitted(**state["fitted"])
+    return TrainResult(**state["fitted"])
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -233,7 +259,7 @@ def _train_epoch(
     recipe: Recipe,
     seed: int,
     epoch: int,
-    guide: Guide,
+    guide: Callback,
     teacher: Teacher | None,
     progress: Progress,
 ) -> dict[str, float]:
@@ -244,11 +270,13 @@ def _train_epoch(
     guide.before_epoch(epoch)
     train_mode(model)
     steps = task.train.count(recipe.batch_size)
-    tally = Tally(task.execution.device)
-    batches = task.train.shuffled(recipe.batch_size, task.augmentation, seed=seed, epoch=epoch, part=ranks.part)
+    tally = RunningMetrics(task.execution.device)
+    batches = task.train.shuffled(
+        recipe.batch_size, task.augmentation, seed=seed, epoch=epoch, part=ranks.part
+    )
     for step, (inputs, labels) in enumerate(batches, start=epoch * steps):
         done = step / (recipe.epochs * steps)
-        factor = rate_factor(recipe, step, recipe.epochs * steps)
+        factor = lr_factor(recipe, step, recipe.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
         optimizer.zero_grad(set_to_none=True)
@@ -269,12 +297,17 @@ def _train_epoch(
     if not math.isfinite(loss_mean):  # the same in every process
         batch = tally.sound(steps, ranks.summed) + 1
         _assert_finite({"loss": loss_mean}, f"in epoch {epoch + 1}, batch {batch} of {steps}")
-    return {"epoch": epoch + 1, "learning_rate": recipe.learning_rate * factor, "loss": loss_mean, "accuracy": accuracy}
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": recipe.learning_rate * factor,
+        "loss": loss_mean,
+        "accuracy": accuracy,
+    }
 
 
 def _validate(model: nn.Module, task: Task, batch_size: int) -> dict[str, float]:
     model.eval()
-    tally = Tally(task.execution.device)
+    tally = RunningMetrics(task.execution.device)
     predicted = []
     with torch.inference_mode(), task.execution.autocast():
         for images, labels in task.validation.ordered(batch_size):
@@ -285,5 +318,6 @@ def _validate(model: nn.Module, task: Task, batch_size: int) -> dict[str, float]
     actual, said = task.validation.labels.cpu().numpy(), torch.cat(predicted).cpu().numpy()
     scores = macro_scores(confusion_matrix(actual, said, logits.shape[1]))
     return {"validation_loss": loss, "validation_accuracy": accuracy} | {
-        f"validation_{name}": scores[name] for name in ("precision_macro", "recall_macro", "f1_macro")
+        f"validation_{name}": scores[name]
+        for name in ("precision_macro", "recall_macro", "f1_macro")
     }

@@ -9,7 +9,7 @@ from torch import nn
 from prunelab.config.params import Recipe
 
 
-def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser; weight decay acts on weights only, not on biases and norms."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -23,12 +23,16 @@ OPTIMISERS: dict[str, Callable[[list[dict], Recipe], torch.optim.Optimizer]] = {
     "sgd": lambda groups, r: torch.optim.SGD(
         groups, lr=r.learning_rate, momentum=r.momentum, nesterov=r.momentum > 0, fused=True
     ),
-    "adam": lambda groups, r: torch.optim.Adam(groups, lr=r.learning_rate, betas=(r.momentum, 0.999), fused=True),
-    "adamw": lambda groups, r: torch.optim.AdamW(groups, lr=r.learning_rate, betas=(r.momentum, 0.999), fused=True),
+    "adam": lambda groups, r: torch.optim.Adam(
+        groups, lr=r.learning_rate, betas=(r.momentum, 0.999), fused=True
+    ),
+    "adamw": lambda groups, r: torch.optim.AdamW(
+        groups, lr=r.learning_rate, betas=(r.momentum, 0.999), fused=True
+    ),
 }
 
 
-def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
+def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
     """What to multiply the learning rate with at `step`, 0 to steps - 1.
 
     It rises linearly over the first `warmup` of all steps and then follows the schedule. Computed from the step alone,

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 
-class Tally:
+class RunningMetrics:
     """Sums of loss and hits, kept on the device: reading them is what makes a GPU wait."""
 
     def __init__(self, device: torch.device):
@@ -41,7 +41,14 @@ class Progress:
     """A bar over all images of a run with loss, accuracy, images/s and time left, `shown` on a terminal only."""
 
     def __init__(
-        self, label: str, epochs: int, steps_per_epoch: int, done: int, refresh_s: float = 0.5, *, shown: bool = True
+        self,
+        label: str,
+        epochs: int,
+        steps_per_epoch: int,
+        done: int,
+        refresh_s: float = 0.5,
+        *,
+        shown: bool = True,
     ):
         self._terminal = shown and sys.stderr.isatty()
         self._bar = tqdm(
@@ -61,14 +68,16 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def step(self, images: int, tally: Tally) -> None:
+    def step(self, images: int, tally: RunningMetrics) -> None:
         self._bar.update()
         self._images += images
         elapsed = time.monotonic() - self._shown
         if self._terminal and elapsed > self._refresh_s:
             loss, accuracy = tally.means()
             rate = self._images / elapsed
-            self._bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.1%}, {rate:,.0f} images/s{self._validation}")
+            self._bar.set_postfix_str(
+                f"loss {loss:.3f}, acc {accuracy:.1%}, {rate:,.0f} images/s{self._validation}"
+            )
             self._shown, self._images = time.monotonic(), 0
 
     def validated(self, row: dict[str, float]) -> None:

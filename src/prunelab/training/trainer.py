@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import Recipe, Train
 from prunelab.models.frozen import frozen
-from prunelab.training.loop import Fitted, Guide, Store, Task, Teacher, fit
+from prunelab.training.loop import Callback, CheckpointStore, Task, Teacher, TrainResult, fit
 
 SAMPLE_BATCH = 64  # examples a criterion sees at once: gradients are summed over batches, so memory is all it sets
 
@@ -22,7 +22,7 @@ class SeedTrainer:
     train: Train
     teacher: Teacher | None
     seed: int
-    store: Callable[[str], Store]
+    store: Callable[[str], CheckpointStore]
     label: str
 
     def place(self, model: nn.Module) -> None:
@@ -31,18 +31,25 @@ class SeedTrainer:
     def batches(self, examples: int) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
         return lambda: self.task.train.sample(examples, SAMPLE_BATCH, seed=self.seed)
 
-    def fit(self, model: nn.Module, name: str, guide: Guide, epochs: int) -> Fitted:
+    def fit(self, model: nn.Module, name: str, guide: Callback, epochs: int) -> TrainResult:
         recipe = self.finetune.model_copy(update={"epochs": epochs})
         return self._fit(model, name, guide, recipe, first_epoch=0, teacher=self.teacher)
 
-    def refit(self, model: nn.Module, name: str, guide: Guide) -> Fitted:
+    def refit(self, model: nn.Module, name: str, guide: Callback) -> TrainResult:
         first_epoch = min(self.train.rewind_epoch, self.train.epochs)
         with frozen(model, self.train.freeze):
             return self._fit(model, name, guide, self.train, first_epoch=first_epoch, teacher=None)
 
     def _fit(
-        self, model: nn.Module, name: str, guide: Guide, recipe: Recipe, *, first_epoch: int, teacher: Teacher | None
-    ) -> Fitted:
+        self,
+        model: nn.Module,
+        name: str,
+        guide: Callback,
+        recipe: Recipe,
+        *,
+        first_epoch: int,
+        teacher: Teacher | None,
+    ) -> TrainResult:
         return fit(
             model,
             self.task,
@@ -61,7 +68,9 @@ class SeedTrainer:
         validation = self.task.validation
         return (
             _accuracy(
-                model, self.task, self.task.train.sample(len(validation), self.finetune.batch_size, seed=self.seed)
+                model,
+                self.task,
+                self.task.train.sample(len(validation), self.finetune.batch_size, seed=self.seed),
             ),
             _accuracy(model, self.task, validation.ordered(self.finetune.batch_size)),
         )

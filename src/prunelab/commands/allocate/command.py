@@ -4,21 +4,31 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from prunelab.commands.common import refusals
+from prunelab.commands.common import reporting_errors
 
 
 def allocate(
-    ratio: Annotated[float | None, Option(help="Share to remove of what --budget names, above 0 and below 1.")] = None,
-    latency: Annotated[float | None, Option(help="Share of the latency to remove instead, measured here.")] = None,
+    ratio: Annotated[
+        float | None, Option(help="Share to remove of what --budget names, above 0 and below 1.")
+    ] = None,
+    latency: Annotated[
+        float | None, Option(help="Share of the latency to remove instead, measured here.")
+    ] = None,
     granularity: Annotated[
-        Literal["weight", "channel", "head", "hidden"], Option(help="What is removed; encoders have heads and hidden.")
+        Literal["weight", "channel", "head", "hidden"],
+        Option(help="What is removed; encoders have heads and hidden."),
     ] = "channel",
     budget: Annotated[
-        Literal["native", "params", "macs"], Option(help="native: the units themselves, as `budget` has it.")
+        Literal["native", "params", "macs"],
+        Option(help="native: the units themselves, as `budget` has it."),
     ] = "native",
     batch_size: Annotated[int, Option(min=1, help="Of inputs at a time, with --latency.")] = 1,
-    rounds: Annotated[int, Option(min=2, help="In which networks take turns, with --latency.")] = 12,
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the table and write nothing.")] = False,
+    rounds: Annotated[
+        int, Option(min=2, help="In which networks take turns, with --latency.")
+    ] = 12,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print the table and write nothing.")
+    ] = False,
 ) -> None:
     """Give every layer a ratio of its own, by what metrics/sensitivity.json says that it bears.
 
@@ -30,8 +40,10 @@ def allocate(
     """
     from prunelab.commands.allocate.allocate import allocated, told, write
 
-    with refusals():
-        found = allocated(granularity, ratio, budget, latency, batch_size=batch_size, rounds=rounds, tell=_tell)
+    with reporting_errors():
+        found = allocated(
+            granularity, ratio, budget, latency, batch_size=batch_size, rounds=rounds, tell=_tell
+        )
         print(told(found))
         if not dry_run:
             print(write(found))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from prunelab.benchmark.latency import Ratio
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.pruning.allocation import Curve, allocate
 
 TOLERANCE = 0.05  # of the latency wanted
@@ -22,7 +22,7 @@ def allocate_latency(
     measurement.
 
     Raises:
-        Refused: if the curves end before so much latency is gone, the interval of a measurement is wider than the
+        InputError: if the curves end before so much latency is gone, the interval of a measurement is wider than the
             tolerance, or no candidate comes near, since latency goes by steps.
     """
     units = [curve.units for curve in curves]
@@ -31,9 +31,11 @@ def allocate_latency(
         widths = allocate(curves, lambda widths: sum(widths) / sum(units), 1 - share)
         found = measure(widths)
         left, gone = 1 / found.value, 1 - sum(widths) / sum(units)
-        tell(f"{gone:.1%} of the units gone: speed-up {found.told()}, {left:.1%} of the latency left")
+        tell(
+            f"{gone:.1%} of the units gone: speed-up {found.told()}, {left:.1%} of the latency left"
+        )
         if found.high / found.low > (1 + TOLERANCE) ** 2:
-            raise Refused(
+            raise InputError(
                 f"latency cannot be allocated here and now: a gain was measured between {found.low:.2f}x and "
                 f"{found.high:.2f}x, and needed is ±{TOLERANCE:.0%}; try a quieter machine, a larger --batch-size or "
                 "more --rounds"
@@ -46,7 +48,7 @@ def allocate_latency(
     low, high = 0.0, 1 - sum(curve.width(curve.removed[-1]) for curve in curves) / sum(units)
     widths, left = candidate(high)
     if left > 1 - wanted and not near(left):
-        raise Refused(
+        raise InputError(
             f"--latency {wanted}: the most that goes is {1 - left:.3f}, with every layer at the end of its curve; "
             "measure larger sensitivity.ratios, or ask for less"
         )
@@ -60,4 +62,6 @@ def allocate_latency(
         nearest = min(nearest, left, key=lambda share: abs(share - (1 - wanted)))
     if near(left):
         return widths
-    raise Refused(f"--latency {wanted} cannot be met within {TOLERANCE:.0%}: the nearest is {1 - nearest:.3f}")
+    raise InputError(
+        f"--latency {wanted} cannot be met within {TOLERANCE:.0%}: the nearest is {1 - nearest:.3f}"
+    )

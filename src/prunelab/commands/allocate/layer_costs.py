@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunelab.benchmark.backends import eager, inputs_of
-from prunelab.benchmark.latency import Ratio, ratio, take_turns, timer
+from prunelab.benchmark.latency import Ratio, ratio, time_interleaved, timer
 from prunelab.config.params import Budget, PruneSpec
-from prunelab.models.catalogue import Shape, example, prunable_weights
-from prunelab.models.cost import macs, parameters, positions
+from prunelab.models.catalogue import Shape, example_input, prunable_weights
+from prunelab.models.cost import macs, output_positions, parameters
 from prunelab.pruning.prune import find_groups, prune
-from prunelab.pruning.sensitivity import METHODS, What
+from prunelab.pruning.sensitivity import METHODS, UnitKind
 from prunelab.pruning.structured.budget import Costs
 from prunelab.pruning.structured.groups import Group
 from prunelab.runtime.device import Execution
@@ -22,19 +22,23 @@ Widths = Mapping[str, int]  # units kept, by the name of the part
 
 
 @dataclass(frozen=True)
-class Subject:
+class AllocationTarget:
     """A network to allocate to, with its parts: weights by layer, or the groups of one kind."""
 
     model: nn.Module
     architecture: str
     shape: Shape
-    what: What
+    what: UnitKind
     groups: list[Group]
 
     @classmethod
-    def of(cls, model: nn.Module, architecture: str, shape: Shape, what: What) -> "Subject":
-        """Trace a network for what is to be cut; raises Refused where it has none of that."""
-        found = [] if what == "weight" else find_groups(what, architecture, shape, METHODS[what], model)
+    def of(
+        cls, model: nn.Module, architecture: str, shape: Shape, what: UnitKind
+    ) -> "AllocationTarget":
+        """Trace a network for what is to be cut; raises InputError where it has none of that."""
+        found = (
+            [] if what == "weight" else find_groups(what, architecture, shape, METHODS[what], model)
+        )
         return cls(model, architecture, shape, what, found)
 
     @property
@@ -42,29 +46,40 @@ class Subject:
         """How many units every part has, by its name."""
         if self.what != "weight":
             return {group.name: group.count for group in self.groups}
-        return {name.rpartition(".")[0]: weight.numel() for name, weight in prunable_weights(self.model).items()}
+        return {
+            name.rpartition(".")[0]: weight.numel()
+            for name, weight in prunable_weights(self.model).items()
+        }
 
     def kept(self, names: Sequence[str], budget: Budget) -> Callable[[Sequence[int]], float]:
         """The share that is left of what the budget names, by the widths of the parts named; others stay whole.
 
         `native`: of the units of these parts alone, as `ratio` has it.
         """
-        units, one = self.units, example(self.shape)
+        units, one = self.units, example_input(self.shape)
         if budget == "native":
             return lambda widths: sum(widths) / sum(units[name] for name in names)
         total = macs(self.model, self.shape) if budget == "macs" else parameters(self.model)
         if self.what != "weight":
-            costs, concerned = Costs.of(self.model, one, macs=budget == "macs"), {g.name: g for g in self.groups}
+            costs, concerned = (
+                Costs.of(self.model, one, macs=budget == "macs"),
+                {g.name: g for g in self.groups},
+            )
             return lambda widths: costs.total([concerned[name] for name in names], widths) / total
-        uses = positions(self.model, one) if budget == "macs" else dict.fromkeys(units, 1)
+        uses = output_positions(self.model, one) if budget == "macs" else dict.fromkeys(units, 1)
 
         def left(widths: Sequence[int]) -> float:
-            gone = sum((units[name] - width) * uses[name] for name, width in zip(names, widths, strict=True))
+            gone = sum(
+                (units[name] - width) * uses[name]
+                for name, width in zip(names, widths, strict=True)
+            )
             return 1 - gone / total
 
         return left
 
-    def faster(self, spec: PruneSpec, execution: Execution, *, batch_size: int, rounds: int) -> Ratio:
+    def faster(
+        self, spec: PruneSpec, execution: Execution, *, batch_size: int, rounds: int
+    ) -> Ratio:
         """How many times faster the network is, measured here and now, once it is pruned by `spec`."""
         thin = deepcopy(self.model)
         prune(thin, self.architecture, spec, shape=self.shape, seed=0, trainer=Untrained())  # type: ignore[arg-type]
@@ -73,5 +88,7 @@ class Subject:
             name: eager(execution.place(model).eval(), inputs, execution)
             for name, model in (("dense", deepcopy(self.model)), ("pruned", thin))
         }
-        seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)
+        seconds = time_interleaved(
+            arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5
+        )
         return ratio(seconds["dense"], seconds["pruned"])

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from prunelab.artifacts.networks import load_network, seed_file
-from prunelab.benchmark.machine_load import load
-from prunelab.benchmark.suite import Bench, Row
+from prunelab.benchmark.machine_load import machine_load
+from prunelab.benchmark.suite import Benchmark, Row
 from prunelab.config.params import Runtime
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.models.catalogue import Shape
 from prunelab.project.paths import BASE, FOCUS
@@ -21,7 +21,9 @@ from prunelab.runtime.device import Execution, configure, fingerprint
 DENSE_NAME = ""  # which no revision has
 GAIN = ("faster", "faster_low", "faster_high", "told")
 ROUNDS, SECONDS = 10, 1.0
-Fetch = Callable[[Revision, Path, Path], Path]  # a revision's file, put into a folder if it is not there already
+Fetch = Callable[
+    [Revision, Path, Path], Path
+]  # a revision's file, put into a folder if it is not there already
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,19 @@ class Timed:
     where: str
 
 
-def time_revisions(root: Path, revisions: Sequence[Revision], runtime: Runtime, batch_size: int) -> Timed:
+def time_revisions(
+    root: Path, revisions: Sequence[Revision], runtime: Runtime, batch_size: int
+) -> Timed:
     """Measure the focus of each revision, first seed, against the dense network it was pruned from.
 
     All that share a dense network take turns with it, so that what slows the machine slows all of them.
     """
     execution = configure(runtime)
-    seen = load()
+    seen = machine_load()
     busy = f", beside {', '.join(seen['busy'])}" if seen["busy"] else ""
-    where = f"{fingerprint(execution)['device']}, {runtime.threads} threads, {runtime.precision}{busy}"
+    where = (
+        f"{fingerprint(execution)['device']}, {runtime.threads} threads, {runtime.precision}{busy}"
+    )
     faster: dict[str, Row] = {}
     with TemporaryDirectory() as folder:
         families, without = _families(revisions, fetch_from(root), Path(folder))
@@ -61,23 +67,32 @@ class _Family:
     def measured(self, execution: Execution, batch_size: int) -> dict[str, Row]:
         models = {DENSE_NAME: self.dense} | self.pruned
         placed = {name: execution.place(model) for name, model in models.items()}
-        rows = Bench(placed, {}, self.shape, execution).latency("eager", batch_size, rounds=ROUNDS, seconds=SECONDS)
-        return {row["name"]: {key: row[key] for key in GAIN} for row in rows if row["name"] != DENSE_NAME}
+        rows = Benchmark(placed, {}, self.shape, execution).latency(
+            "eager", batch_size, rounds=ROUNDS, seconds=SECONDS
+        )
+        return {
+            row["name"]: {key: row[key] for key in GAIN}
+            for row in rows
+            if row["name"] != DENSE_NAME
+        }
 
 
-def _families(revisions: Sequence[Revision], fetch: Fetch, folder: Path) -> tuple[list[_Family], dict[str, str]]:
+def _families(
+    revisions: Sequence[Revision], fetch: Fetch, folder: Path
+) -> tuple[list[_Family], dict[str, str]]:
     families: dict[str, _Family] = {}
     without: dict[str, str] = {}
     for revision in revisions:
         try:
             dense, focus = (
-                fetch(revision, seed_file(which, revision.params["seeds"][0]), folder) for which in (BASE, FOCUS)
+                fetch(revision, seed_file(which, revision.params["seeds"][0]), folder)
+                for which in (BASE, FOCUS)
             )
             digest, pruned = sha256(dense), load_network(focus).model
             if digest not in families:
                 network = load_network(dense)
                 families[digest] = _Family(network.model, network.card.input_shape, {})
-        except (Refused, OSError) as error:
+        except (InputError, OSError) as error:
             without[revision.name] = " ".join(str(error).split())
             continue
         families[digest].pruned[revision.name] = pruned
@@ -99,7 +114,9 @@ def fetch_from(root: Path) -> Fetch:
             DVCFileSystem(str(root), rev=revision.commit).get_file(path.as_posix(), str(target))
         except (DvcException, OSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise Refused(f"{path} is neither in DVC's cache nor in a remote ({reason})") from None
+            raise InputError(
+                f"{path} is neither in DVC's cache nor in a remote ({reason})"
+            ) from None
         return target
 
     return fetch

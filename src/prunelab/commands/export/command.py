@@ -4,14 +4,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from prunelab.artifacts.networks import Card, load_network, seed_file, sizes
-from prunelab.artifacts.prepared import read_facts
+from prunelab.artifacts.networks import ModelCard, load_network, seed_file, sizes
+from prunelab.artifacts.prepared import read_data_info
 from prunelab.benchmark.backends import inputs_of
 from prunelab.benchmark.export_formats import usable
 from prunelab.benchmark.latency import ratio, summary
 from prunelab.commands.export.export import export, latencies, metadata, with_preprocessing
 from prunelab.config.params import load_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.paths import FOCUS
 from prunelab.runtime.device import configure
 
@@ -20,20 +20,26 @@ FOLDER = Path("exports")  # not beside the network: DVC hashes the folders it ke
 BATCH_SIZES = (1, 32)
 
 
-def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: bool, rounds: int) -> Iterator[str]:
+def deliver(
+    form: str, source: Path | None, out: Path | None, *, preprocessing: bool, rounds: int
+) -> Iterator[str]:
     """Write the network of the file `source` as `form`; yields lines that tell how it went, as it goes.
 
     Raises:
-        Refused: for what `export` and `load_network` refuse, and an `out` that cannot be meant.
+        InputError: for what `export` and `load_network` refuse, and an `out` that cannot be meant.
     """
     target = usable(form)
     if rounds == 1:
-        raise Refused("--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more")
+        raise InputError(
+            "--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more"
+        )
     params = load_params()
     source = source or seed_file(FOCUS, params.seeds[0])
     out = out or own_name(source, form)
     if out.is_dir() or out.resolve() == source.resolve():
-        raise Refused(f"--out: {out} is {'a folder' if out.is_dir() else 'the network itself'}; valid: another file")
+        raise InputError(
+            f"--out: {out} is {'a folder' if out.is_dir() else 'the network itself'}; valid: another file"
+        )
     network = load_network(source)
     card, model = network.card, network.model
     execution = configure(params.runtime.model_copy(update={"device": "cpu", "precision": "fp32"}))
@@ -50,7 +56,9 @@ def deliver(form: str, source: Path | None, out: Path | None, *, preprocessing: 
     for batch_size in BATCH_SIZES if rounds else ():
         inputs = inputs_of(card.input_shape, batch_size, execution)
         eager, exported = latencies(whole, out, form, inputs, execution, rounds=rounds)
-        slow, fast = (summary(seconds, batch_size)["latency_ms_p50"] for seconds in (eager, exported))
+        slow, fast = (
+            summary(seconds, batch_size)["latency_ms_p50"] for seconds in (eager, exported)
+        )
         yield (
             f"latency at batch {batch_size}: eager torch {slow:.3f} ms, {target.runs_on} {fast:.3f} ms; "
             f"faster: {ratio(eager, exported).told()}"
@@ -63,11 +71,11 @@ def own_name(source: Path, form: str) -> Path:
     return FOLDER / f"{'-'.join(named)}.{form}"
 
 
-def _class_names(card: Card) -> list[str] | None:
+def _class_names(card: ModelCard) -> list[str] | None:
     """Those of the prepared data, if the network was made for such."""
     if not DATASET.exists():
         return None
-    facts = read_facts(DATASET.parent)
+    facts = read_data_info(DATASET.parent)
     fits = len(facts["classes"]) == card.classes and tuple(facts["shape"]) == card.input_shape
     return facts["classes"] if fits else None
 

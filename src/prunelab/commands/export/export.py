@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunelab.artifacts.networks import Card
+from prunelab.artifacts.networks import ModelCard
 from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.benchmark.backends import eager
 from prunelab.benchmark.export_formats import Runner, quiet, trace, usable
-from prunelab.benchmark.latency import take_turns, timer
+from prunelab.benchmark.latency import time_interleaved, timer
 from prunelab.config.params import Normalise
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
 from prunelab.encoders.pretrained import SMALL
 from prunelab.models.catalogue import reads
@@ -53,21 +53,24 @@ class Normalised(nn.Module):
         super().__init__()
         self.model = model
         self.mean, self.std = (
-            nn.Buffer(torch.tensor(values).view(1, -1, 1, 1)) for values in (normalise.mean, normalise.std)
+            nn.Buffer(torch.tensor(values).view(1, -1, 1, 1))
+            for values in (normalise.mean, normalise.std)
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.model((pixels - self.mean) / self.std)
 
 
-def with_preprocessing(model: nn.Module, card: Card) -> nn.Module:
-    """The network that takes pixels scaled to 0..1; raises Refused for one that reads texts."""
+def with_preprocessing(model: nn.Module, card: ModelCard) -> nn.Module:
+    """The network that takes pixels scaled to 0..1; raises InputError for one that reads texts."""
     if card.normalise is None:
-        raise Refused(f"{card.model} reads token ids: there is nothing to normalise")
+        raise InputError(f"{card.model} reads token ids: there is nothing to normalise")
     return Normalised(model, card.normalise).eval()
 
 
-def metadata(card: Card, classes: Sequence[str] | None, *, preprocessing: bool) -> dict[str, str]:
+def metadata(
+    card: ModelCard, classes: Sequence[str] | None, *, preprocessing: bool
+) -> dict[str, str]:
     """What a file says of itself: the network's card, the names of its classes if known, and what it takes.
 
     `normalise` is there where it is left to the user.
@@ -77,18 +80,22 @@ def metadata(card: Card, classes: Sequence[str] | None, *, preprocessing: bool) 
     if classes:
         told["classes"] = json.dumps(list(classes))
     if card.normalise is None:
-        return told | {"input": f"int64 [{size}]: token ids, filled up with {_options(card)['pad']}"}
+        return told | {
+            "input": f"int64 [{size}]: token ids, filled up with {_options(card)['pad']}"
+        }
     if preprocessing:
         return told | {"input": f"float32 [{size}]: pixels scaled to 0..1"}
-    told["input"] = f"float32 [{size}]: pixels scaled to 0..1, less `mean`, over `std` of their channel"
+    told["input"] = (
+        f"float32 [{size}]: pixels scaled to 0..1, less `mean`, over `std` of their channel"
+    )
     return told | {"normalise": card.normalise.model_dump_json()}
 
 
-def _options(card: Card) -> dict[str, int]:
+def _options(card: ModelCard) -> dict[str, int]:
     return SMALL | card.options
 
 
-def random_inputs(card: Card, count: int, *, preprocessing: bool = False) -> Tensor:
+def random_inputs(card: ModelCard, count: int, *, preprocessing: bool = False) -> Tensor:
     """Inputs of the kind a network takes: noise, or random tokens of which every example but one has fewer."""
     random, shape = generator("export", count), card.input_shape
     if reads(shape) == "images":
@@ -101,25 +108,37 @@ def random_inputs(card: Card, count: int, *, preprocessing: bool = False) -> Ten
 
 
 def export(
-    model: nn.Module, card: Card, form: str, out: Path, *, about: Mapping[str, str], threads: int
+    model: nn.Module,
+    card: ModelCard,
+    form: str,
+    out: Path,
+    *,
+    about: Mapping[str, str],
+    threads: int,
 ) -> list[Agreement]:
     """Write a network as `onnx` or `pt2`, for batches of any size; returns how well the file's scores agree.
 
     `about` are the metadata; inputs are what `random_inputs` gives, whether or not the network normalises them.
 
     Raises:
-        Refused: if there is no such format, its packages are missing, or what was written says something else than the
+        InputError: if there is no such format, its packages are missing, or what was written says something else than the
             network; then nothing is left behind, and what was there before is still there.
     """
     chosen = usable(form)
-    inputs = [random_inputs(card, size, preprocessing=isinstance(model, Normalised)) for size in BATCH_SIZES]
+    inputs = [
+        random_inputs(card, size, preprocessing=isinstance(model, Normalised))
+        for size in BATCH_SIZES
+    ]
     with quiet(), replacing(out) as partial:
         chosen.write(trace(model, inputs[BATCH_SIZES.index(TRACED)]), partial, about)
         run = chosen.load(partial, threads)
         agreements = [_agreement(model, run, batch) for batch in inputs]
         if broken := [found.told() for found in agreements if not found.holds]:
             valid = f"valid: {TOLERANCE:g} of the largest, and the same classes"
-            raise Refused(f"{out}: not written, for the {form} file does not agree: {line}; {valid}" for line in broken)
+            raise InputError(
+                f"{out}: not written, for the {form} file does not agree: {line}; {valid}"
+                for line in broken
+            )
     return agreements
 
 
@@ -129,7 +148,9 @@ def _agreement(model: nn.Module, run: Runner, inputs: Tensor) -> Agreement:
     assert got.shape == expected.shape
     absolute = float((got - expected).abs().max())
     same = bool((got.argmax(1) == expected.argmax(1)).all())
-    return Agreement(len(inputs), absolute, absolute / max(float(expected.abs().max()), 1e-30), same)
+    return Agreement(
+        len(inputs), absolute, absolute / max(float(expected.abs().max()), 1e-30), same
+    )
 
 
 def latencies(
@@ -147,5 +168,7 @@ def latencies(
             return run(given)
 
     arms = {"eager": plain, "exported": exported}
-    seconds = take_turns(arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5)
+    seconds = time_interleaved(
+        arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5
+    )
     return seconds["eager"], seconds["exported"]

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from prunelab.commands.common import refusals
+from prunelab.commands.common import reporting_errors
 
 
 def repro(
     targets: Annotated[
         list[str] | None,
-        Argument(metavar="[TARGET]...", help="Stages, or groups such as evaluate.  [default: all]", show_default=False),
+        Argument(
+            metavar="[TARGET]...",
+            help="Stages, or groups such as evaluate.  [default: all]",
+            show_default=False,
+        ),
     ] = None,
     jobs: Annotated[int, Option("--jobs", "-j", min=1, help="How many stages at a time.")] = 1,
 ) -> None:
@@ -35,14 +39,16 @@ def repro(
     from prunelab.commands.repro.cores import cores, crowded
     from prunelab.commands.repro.runner import Stopped, reproduce, stoppable
     from prunelab.config.params import PARAMS_FILE, read_params
-    from prunelab.project.recovery import mend
+    from prunelab.project.recovery import repair
 
     try:
-        with refusals(), stoppable():
-            for line in mend(Path.cwd()):
+        with reporting_errors(), stoppable():
+            for line in repair(Path.cwd()):
                 _tell(line)
             _check()
-            for line in crowded(jobs, read_params(PARAMS_FILE)["runtime"]["threads"], len(cores()), len(devices())):
+            for line in crowded(
+                jobs, read_params(PARAMS_FILE)["runtime"]["threads"], len(cores()), len(devices())
+            ):
                 _tell(line)
             outcome = reproduce(Path.cwd(), targets or [], jobs, tell=_tell)
     except Stopped as stopped:
@@ -63,11 +69,13 @@ def repro(
 
 def _check() -> None:
     """`prunelab check` in a process of its own: it needs torch, and this one is to stay small."""
-    from prunelab.core.errors import Refused
+    from prunelab.core.errors import InputError
 
-    done = subprocess.run([sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise Refused(done.stderr.splitlines())
+        raise InputError(done.stderr.splitlines())
 
 
 def _tell(line: str) -> None:

@@ -14,7 +14,7 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
-def shares(cores: Sequence[int], count: int) -> list[Sequence[int]]:
+def core_shares(cores: Sequence[int], count: int) -> list[Sequence[int]]:
     """Deal cores to `count` processes, as evenly as it goes; where there are too few, several get the same."""
     if not cores:
         return [[]] * count
@@ -28,7 +28,9 @@ def pin(process: int, cores: Iterable[int]) -> None:
     """Keep a process, all below it and all their threads on these cores; what they start later stays there too."""
     with suppress(psutil.NoSuchProcess):
         tree = [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]
-        for thread in (int(thread.name) for its in tree for thread in Path(f"/proc/{its}/task").glob("*")):
+        for thread in (
+            int(thread.name) for its in tree for thread in Path(f"/proc/{its}/task").glob("*")
+        ):
             with suppress(ProcessLookupError):  # it ended meanwhile
                 os.sched_setaffinity(thread, cores)
 

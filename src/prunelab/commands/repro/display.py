@@ -13,7 +13,13 @@ class Display:
         self._total = total
         self._begun: dict[str, tuple[str, float]] = {}
         self._running: dict[str, None] = {}
-        self._bar = tqdm(total=total, unit="stage", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total,
+            unit="stage",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
 
     def tell(self, line: str) -> None:
         self._bar.clear()

@@ -23,7 +23,7 @@ class Worker:
     stage: str | None = None
 
 
-class Crew:
+class WorkerPool:
     """Up to `size` workers by number, of which each reproduces a stage at a time."""
 
     def __init__(self, root: Path, size: int):
@@ -37,9 +37,15 @@ class Crew:
 
     def busy(self) -> dict[int, int]:
         """The process id of every worker that has something to do."""
-        return {number: worker.process.pid for number, worker in self._workers.items() if worker.stage is not None}
+        return {
+            number: worker.process.pid
+            for number, worker in self._workers.items()
+            if worker.stage is not None
+        }
 
-    def give(self, number: int, stage: str, log: Path, variables: Mapping[str, str], order: Sequence[str]) -> None:
+    def give(
+        self, number: int, stage: str, log: Path, variables: Mapping[str, str], order: Sequence[str]
+    ) -> None:
         """Have a worker reproduce a stage, with what it prints in `log`."""
         if number not in self._workers:
             self._workers[number] = Worker(self._begin(number))

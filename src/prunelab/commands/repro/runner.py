@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.commands import gpus
-from prunelab.commands.repro.cores import cores, pin, shares
+from prunelab.commands.repro.cores import core_shares, cores, pin
 from prunelab.commands.repro.display import Display
-from prunelab.commands.repro.pool import Crew
+from prunelab.commands.repro.pool import WorkerPool
 from prunelab.commands.repro.scheduler import Schedule
 from prunelab.project.dvc_graph import Pipeline, lock_order, opened, pipeline, up_to_date
-from prunelab.project.recovery import release
+from prunelab.project.recovery import clear_stale_locks
 
 LOGS = Path(".prunelab/logs")
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,18 +34,20 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def reproduce(root: Path, targets: Sequence[str], jobs: int, tell: Callable[[str], None]) -> Outcome:
+def reproduce(
+    root: Path, targets: Sequence[str], jobs: int, tell: Callable[[str], None]
+) -> Outcome:
     """Bring the targets, or all of dvc.yaml, up to date, `jobs` stages at a time, as `dvc repro` would.
 
     A failure stops only what depends on it.
 
     Raises:
-        Refused: for targets that are no stages, or a pipeline that DVC cannot read.
+        InputError: for targets that are no stages, or a pipeline that DVC cannot read.
         Stopped: within `stoppable`, on Ctrl-C, SIGTERM or SIGHUP, once everything that was started has ended.
     """
     with opened(root) as repo:
         plan = pipeline(repo, targets)
-        release(repo)
+        clear_stale_locks(repo)
         outcome = Outcome(unchanged=up_to_date(repo, plan))
         if outcome.unchanged:
             tell(f"{len(outcome.unchanged)} of {len(plan.stages)} stages are up to date")
@@ -64,9 +66,9 @@ class _Run:
         self.root, self.alone, self.outcome = root, plan.alone, outcome
         self.order = lock_order(root, plan)
         self.schedule = Schedule(left, jobs, plan.alone)
-        self.crew = Crew(root, jobs)
+        self.crew = WorkerPool(root, jobs)
         self.display = Display(len(left))
-        self.cores, self.variables = cores(), gpus.shares(jobs)
+        self.cores, self.variables = cores(), gpus.worker_environments(jobs)
 
     def work_off(self, repo: Any) -> None:
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ class _Run:
                 self.display.refresh()
         finally:
             self.crew.stop()
-            release(repo)
+            clear_stale_locks(repo)
             self.display.close()
 
     def log(self, name: str) -> Path:
@@ -103,7 +105,9 @@ class _Run:
     def _share_cores(self) -> None:
         """Every running stage has its share of the cores, and one that is by itself has all of them."""
         busy = self.crew.busy()
-        for (_, process), its in zip(sorted(busy.items()), shares(self.cores, len(busy)), strict=True):
+        for (_, process), its in zip(
+            sorted(busy.items()), core_shares(self.cores, len(busy)), strict=True
+        ):
             if its:
                 pin(process, its)
 
@@ -116,7 +120,9 @@ class _Run:
             self.outcome.failed[name] = self.log(name)
             skipped = self.schedule.failed(name)
             self.outcome.skipped |= dict.fromkeys(skipped, name)
-            self.display.ended(name, "FAILED", f"; what does not need it goes on ({self.log(name)})")
+            self.display.ended(
+                name, "FAILED", f"; what does not need it goes on ({self.log(name)})"
+            )
             self.display.skipped(skipped)
             return
         self.schedule.done(name)

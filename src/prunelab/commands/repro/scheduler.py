@@ -20,10 +20,14 @@ class Schedule:
     in the order of `needs`, which holds every task and for each the tasks it needs directly.
     """
 
-    def __init__(self, needs: Mapping[str, Collection[str]], jobs: int, alone: Collection[str] = ()):
+    def __init__(
+        self, needs: Mapping[str, Collection[str]], jobs: int, alone: Collection[str] = ()
+    ):
         self.running: set[str] = set()
         self._jobs, self._alone = jobs, frozenset(alone)
-        self._missing = {name: set(needed) for name, needed in needs.items()}  # of the tasks that wait
+        self._missing = {
+            name: set(needed) for name, needed in needs.items()
+        }  # of the tasks that wait
         self._chains = chains(needs)
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 from prunelab.commands.review.document import Findings
 from prunelab.commands.review.pictures import changed_pictures
 from prunelab.commands.review.significance import configurations
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.environments import environments
 from prunelab.project.git import git
 from prunelab.project.lock_state import differences, lock_state
@@ -17,13 +17,15 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
     """Both sides of a review.
 
     Raises:
-        Refused: for unknown revisions, a base that is no commit, or a folder that holds no pipeline.
+        InputError: for unknown revisions, a base that is no commit, or a folder that holds no pipeline.
     """
     if not (root / "dvc.yaml").is_file():
-        raise Refused("no dvc.yaml here; run this in the top folder of a study")
+        raise InputError("no dvc.yaml here; run this in the top folder of a study")
     commits = resolve(root, [base, head])
     if commits[base] is None:
-        raise Refused(f"BASE: {WORKSPACE} is no revision to start from; valid: a commit, a branch, an experiment")
+        raise InputError(
+            f"BASE: {WORKSPACE} is no revision to start from; valid: a commit, a branch, an experiment"
+        )
     return Tree(root, base, commits[base]), Tree(root, head, commits[head])
 
 

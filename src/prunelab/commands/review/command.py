@@ -6,17 +6,22 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from prunelab.commands.common import refusals
+from prunelab.commands.common import reporting_errors
 
 
 def review(
-    base: Annotated[str, Argument(metavar="BASE", help="What to hold against: a commit, branch or experiment.")],
-    head: Annotated[str, Argument(metavar="[HEAD]", help="The same, or workspace: the files as they lie here.")] = (
-        "workspace"
-    ),
-    out: Annotated[Path | None, Option(help="Write the document to this file instead of printing it.")] = None,
+    base: Annotated[
+        str, Argument(metavar="BASE", help="What to hold against: a commit, branch or experiment.")
+    ],
+    head: Annotated[
+        str, Argument(metavar="[HEAD]", help="The same, or workspace: the files as they lie here.")
+    ] = ("workspace"),
+    out: Annotated[
+        Path | None, Option(help="Write the document to this file instead of printing it.")
+    ] = None,
     pictures: Annotated[
-        Path | None, Option(metavar="DIR", help="Copy changed pictures here, before and after, and show them.")
+        Path | None,
+        Option(metavar="DIR", help="Copy changed pictures here, before and after, and show them."),
     ] = None,
 ) -> None:
     """Tell as Markdown what a change does to the results: for a pull request, on any CI, or here before it is opened.
@@ -30,12 +35,12 @@ def review(
     from prunelab.commands.review.collect import findings, sides
     from prunelab.commands.review.document import document
     from prunelab.commands.review.pictures import save, usable
-    from prunelab.core.errors import Refused
+    from prunelab.core.errors import InputError
     from prunelab.core.files import replacing
 
-    with refusals():
+    with reporting_errors():
         if out and out.is_dir():
-            raise Refused(f"--out: {out} is a folder; valid: a file")
+            raise InputError(f"--out: {out} is a folder; valid: a file")
         if pictures:
             usable(pictures)
         before, after = sides(Path.cwd(), base, head)

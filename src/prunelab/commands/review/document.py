@@ -9,10 +9,10 @@ from prunelab.commands.review.pictures import AFTER, BEFORE, Picture, twins
 from prunelab.commands.review.result_tables import ACCURACY, every_metric, headline, shown, verdict
 from prunelab.commands.review.significance import Configuration
 from prunelab.config.params import PARAMS_FILE
-from prunelab.core.escape import code
+from prunelab.core.escape import as_code
 from prunelab.project.environments import Environments
 from prunelab.project.lock_state import Differences, Lock
-from prunelab.report.markdown import folded, image, link, some, table
+from prunelab.report.markdown import abbreviate, details_block, image, link, table
 from prunelab.report.pareto import BASIS, BASIS_BUT
 
 
@@ -34,86 +34,122 @@ class Findings:
 def document(found: Findings, pictures: PurePosixPath | None = None) -> str:
     """The whole text. `pictures` is the folder of their copies, as the document's reader gets there."""
     params = [
-        [code(key if path == str(PARAMS_FILE) else f"{path}: {key}"), _value(its.get("old")), _value(its.get("new"))]
+        [
+            as_code(key if path == str(PARAMS_FILE) else f"{path}: {key}"),
+            _value(its.get("old")),
+            _value(its.get("new")),
+        ]
         for path, keys in sorted(found.params.items())
         for key, its in sorted(keys.items())
     ]
     (base, base_is), (head, head_is) = found.before, found.after
     parts = [
-        f"# Results of {code(head)} against {code(base)}",
-        "\n".join([_lock(found.lock), *verdict(found.configurations), *_counts(found, params), *_warnings(found)]),
+        f"# Results of {as_code(head)} against {as_code(base)}",
+        "\n".join(
+            [
+                _lock(found.lock),
+                *verdict(found.configurations),
+                *_counts(found, params),
+                *_warnings(found),
+            ]
+        ),
         *headline(found.configurations),
     ]
     if params:
-        parts.append(folded(f"Parameters: {len(params):,} changed", table(["parameter", "before", "after"], params)))
+        parts.append(
+            details_block(
+                f"Parameters: {len(params):,} changed",
+                table(["parameter", "before", "after"], params),
+            )
+        )
     parts += every_metric(found.configurations)
     parts += _pictures(found.pictures, pictures)
     parts += _environments(found.environments)
-    parts += [folded("How to read this", *_notes(f"{code(base)} is {base_is}; {code(head)} is {head_is}."))]
+    parts += [
+        details_block(
+            "How to read this",
+            *_notes(f"{as_code(base)} is {base_is}; {as_code(head)} is {head_is}."),
+        )
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def _lock(lock: Lock) -> str:
     if lock.trouble:
-        return f"- **dvc.lock cannot be checked**: {code(lock.trouble)}"
+        return f"- **dvc.lock cannot be checked**: {as_code(lock.trouble)}"
     if not lock.stages:
         return "- dvc.lock is up to date: these are the numbers of this code and these parameters."
     return (
         f"- **dvc.lock is stale, and what follows may be the numbers of other code or parameters.** "
-        f"`dvc repro` would run {some([code(stage) for stage in lock.stages])} and what rests on it."
+        f"`dvc repro` would run {abbreviate([as_code(stage) for stage in lock.stages])} and what rests on it."
     )
 
 
 def _counts(found: Findings, params: Sequence[Sequence[str]]) -> list[str]:
     differing = list(dict.fromkeys(key for key, _, _ in found.environments.differing))
-    names = [code(path) for path in twins([one for one in found.pictures if one.stored])]
+    names = [as_code(path) for path in twins([one for one in found.pictures if one.stored])]
     return [
-        f"- Parameters: {some([row[0] for row in params])}{' changed' if params else 'none changed'}.",
-        f"- Pictures: {some(names) + ' changed' if names else 'none changed'}.",
-        f"- Environment: {some([code(key) for key in differing]) + ' differ' if differing else 'the same'}.",
+        f"- Parameters: {abbreviate([row[0] for row in params])}{' changed' if params else 'none changed'}.",
+        f"- Pictures: {abbreviate(names) + ' changed' if names else 'none changed'}.",
+        f"- Environment: {abbreviate([as_code(key) for key in differing]) + ' differ' if differing else 'the same'}.",
     ]
 
 
 def _warnings(found: Findings) -> list[str]:
-    told = [f"- **DVC could not read everything**: {code(trouble)}" for trouble in found.troubles]
+    told = [
+        f"- **DVC could not read everything**: {as_code(trouble)}" for trouble in found.troubles
+    ]
     basis = [
-        key for key in sorted(found.params.get(str(PARAMS_FILE), {})) if key.startswith(BASIS) and key not in BASIS_BUT
+        key
+        for key in sorted(found.params.get(str(PARAMS_FILE), {}))
+        if key.startswith(BASIS) and key not in BASIS_BUT
     ]
     if basis and any(one.change(ACCURACY).difference for one in found.configurations):
         told.append(
-            f"- **Not like for like**: {some([code(key) for key in basis])} made other data or other dense networks, "
+            f"- **Not like for like**: {abbreviate([as_code(key) for key in basis])} made other data or other dense networks, "
             "so accuracies changed for more reasons than pruning."
         )
     if found.behind:
         told.append(
-            f"- **{code(found.before[0])} has {found.behind:,} commit{'s' * (found.behind > 1)} that "
-            f"{code(found.after[0])} lacks**: what they changed shows here backwards. Merge them first, or name "
+            f"- **{as_code(found.before[0])} has {found.behind:,} commit{'s' * (found.behind > 1)} that "
+            f"{as_code(found.after[0])} lacks**: what they changed shows here backwards. Merge them first, or name "
             "the commit that `git merge-base` finds."
         )
     if found.environments.astray:
         told.append(
             f"- Environments that belong to other numbers, and are left out: "
-            f"{some([code(name) for name in found.environments.astray])}."
+            f"{abbreviate([as_code(name) for name in found.environments.astray])}."
         )
     return told
 
 
 def _pictures(pictures: Sequence[Picture], folder: PurePosixPath | None) -> list[str]:
     stored = twins([one for one in pictures if one.stored])
-    absent = [[code(one.path), one.what, "absent: DVC keeps it, Git does not"] for one in pictures if not one.stored]
+    absent = [
+        [as_code(one.path), one.what, "absent: DVC keeps it, Git does not"]
+        for one in pictures
+        if not one.stored
+    ]
     rows = [
-        [code(stem), ", ".join(f"{PurePosixPath(one.path).suffix} {one.what}" for one in formats)]
+        [
+            as_code(stem),
+            ", ".join(f"{PurePosixPath(one.path).suffix} {one.what}" for one in formats),
+        ]
         + [_copy(formats, side, folder) for side in (BEFORE, AFTER)]
         for stem, formats in stored.items()
     ]
     tables = [table(["picture", "", BEFORE, AFTER], rows)] if rows else []
     tables += [table(["plot", "", ""], absent)] if absent else []
     count = f"{len(rows):,} changed" + (f", {len(absent):,} not in Git" if absent else "")
-    return [folded(f"Pictures: {count}", *tables)] if tables else []
+    return [details_block(f"Pictures: {count}", *tables)] if tables else []
 
 
 def _copy(formats: Sequence[Picture], side: str, folder: PurePosixPath | None) -> str:
-    there = [PurePosixPath(side) / one.path for one in formats if (one.before if side == BEFORE else one.after)]
+    there = [
+        PurePosixPath(side) / one.path
+        for one in formats
+        if (one.before if side == BEFORE else one.after)
+    ]
     if not there:
         return "none"
     if folder is None:
@@ -124,16 +160,26 @@ def _copy(formats: Sequence[Picture], side: str, folder: PurePosixPath | None) -
 
 def _environments(found: Environments) -> list[str]:
     rows = [
-        [code(key), _value(old), _value(new), f"all {found.compared}" if len(names) == found.compared else
-         some([code(name) for name in names])]
+        [as_code(key), _value(old), _value(new), f"all {found.compared}" if len(names) == found.compared else
+         abbreviate([as_code(name) for name in names])]
         for (key, old, new), names in found.differing.items()
     ]  # fmt: skip
     header = ["", "before", "after", "configurations"]
-    return [folded(f"Environment: {len(rows):,} differences", table(header, rows))] if rows else []
+    return (
+        [details_block(f"Environment: {len(rows):,} differences", table(header, rows))]
+        if rows
+        else []
+    )
 
 
 def _value(value: Any) -> str:
-    return "—" if value is None else shown(value) if isinstance(value, int) and value is not True else code(value)
+    return (
+        "—"
+        if value is None
+        else shown(value)
+        if isinstance(value, int) and value is not True
+        else as_code(value)
+    )
 
 
 def _notes(sides: str) -> list[str]:

@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from prunelab.config.safe_yaml import parse_yaml
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
 from prunelab.project.revisions import LOCK
 from prunelab.project.trees import Tree
 
 FOLDER = "plots/"
-SUFFIXES = (".png", ".svg", ".jpg", ".jpeg", ".gif")  # the first that a picture has is the one that is looked at
+SUFFIXES = (
+    ".png",
+    ".svg",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+)  # the first that a picture has is the one that is looked at
 SHOWN_BY_DVC = (*SUFFIXES, ".html", ".json", ".csv", ".tsv", ".yaml")
 BEFORE, AFTER = "before", "after"
 
@@ -41,7 +47,9 @@ def changed_pictures(before: Tree, after: Tree) -> list[Picture]:
 
 
 def _in_git(tree: Tree) -> dict[str, str]:
-    return {path: hash_ for path, hash_ in tree.files(FOLDER).items() if path.lower().endswith(SUFFIXES)}
+    return {
+        path: hash_ for path, hash_ in tree.files(FOLDER).items() if path.lower().endswith(SUFFIXES)
+    }
 
 
 def _in_dvc(tree: Tree) -> dict[str, str]:
@@ -50,17 +58,19 @@ def _in_dvc(tree: Tree) -> dict[str, str]:
         lock = parse_yaml(tree.read(str(LOCK)) or b"", fast=True) or {}
         outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
         hashes = {str(out["path"]): out.get("md5", "") for out in outs}
-    except (Refused, AttributeError, TypeError, KeyError):
+    except (InputError, AttributeError, TypeError, KeyError):
         return {}  # conflict marks, or no lock at all: whether it is stale is told elsewhere
     tracked = tree.files(FOLDER)
-    wanted = [path for path in hashes if path.startswith(FOLDER) and path.lower().endswith(SHOWN_BY_DVC)]
+    wanted = [
+        path for path in hashes if path.startswith(FOLDER) and path.lower().endswith(SHOWN_BY_DVC)
+    ]
     return {path: hashes[path] for path in wanted if path not in tracked}
 
 
 def usable(folder: Path) -> None:
-    """Raises Refused for a folder whose files copies might mingle with."""
+    """Raises InputError for a folder whose files copies might mingle with."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise Refused(f"--pictures: {folder} is there already; valid: a new or an empty folder")
+        raise InputError(f"--pictures: {folder} is there already; valid: a new or an empty folder")
 
 
 def save(pictures: Sequence[Picture], folder: Path, before: Tree, after: Tree) -> None:
@@ -76,6 +86,8 @@ def save(pictures: Sequence[Picture], folder: Path, before: Tree, after: Tree) -
 def twins(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
     """The formats of each picture together, the one to look at first; by path less the ending."""
     found: dict[str, list[Picture]] = {}
-    for picture in sorted(pictures, key=lambda one: SUFFIXES.index(PurePosixPath(one.path).suffix.lower())):
+    for picture in sorted(
+        pictures, key=lambda one: SUFFIXES.index(PurePosixPath(one.path).suffix.lower())
+    ):
         found.setdefault(str(PurePosixPath(picture.path).with_suffix("")), []).append(picture)
     return dict(sorted(found.items()))

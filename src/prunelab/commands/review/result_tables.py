@@ -4,13 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunelab.commands.review.significance import CI, Change, Configuration, Reading, number
-from prunelab.core.escape import code
-from prunelab.report.markdown import folded, some, table
+from prunelab.core.escape import as_code
+from prunelab.report.markdown import abbreviate, details_block, table
 from prunelab.report.tables import with_interval
 
 ACCURACY = "accuracy"
-COSTS = {"macs": "MACs", "params_nonzero": "parameters ≠ 0", "size_compressed_bytes": "bytes, compressed"}
-HEADER = ["configuration", "accuracy before, %", "after, %", "change, points", "interval", *COSTS.values()]
+COSTS = {
+    "macs": "MACs",
+    "params_nonzero": "parameters ≠ 0",
+    "size_compressed_bytes": "bytes, compressed",
+}
+HEADER = [
+    "configuration",
+    "accuracy before, %",
+    "after, %",
+    "change, points",
+    "interval",
+    *COSTS.values(),
+]
 FELL, ROSE = "**fell beyond the interval**", "**rose beyond the interval**"
 BECAME_BY_READING = {
     Reading.within: "changed within the interval",
@@ -21,7 +32,12 @@ BECAME_BY_READING = {
     Reading.removed: "gone",
 }
 SAME = "the same"
-BECAME = (FELL, ROSE, *dict.fromkeys(BECAME_BY_READING.values()), SAME)  # in the order in which they are told
+BECAME = (
+    FELL,
+    ROSE,
+    *dict.fromkeys(BECAME_BY_READING.values()),
+    SAME,
+)  # in the order in which they are told
 UNREMARKABLE = (BECAME_BY_READING[Reading.within], SAME)
 EVERY = ["configuration", "metric", "before", "after", "change", "interval"]
 
@@ -31,14 +47,20 @@ def verdict(configurations: Sequence[Configuration]) -> list[str]:
     became: dict[str, list[str]] = {what: [] for what in BECAME}
     for one in configurations:
         if ACCURACY in {*one.old, *one.new}:
-            became[_became(one.change(ACCURACY))].append(code(one.name))
+            became[_became(one.change(ACCURACY))].append(as_code(one.name))
     count = sum(map(len, became.values()))
-    told = ", ".join(f"{len(names)} {what}{_named(what, names)}" for what, names in became.items() if names)
+    told = ", ".join(
+        f"{len(names)} {what}{_named(what, names)}" for what, names in became.items() if names
+    )
     costs = {
-        name: [code(one.name) for one in configurations if one.old and one.new and one.change(key).difference]
+        name: [
+            as_code(one.name)
+            for one in configurations
+            if one.old and one.new and one.change(key).difference
+        ]
         for key, name in COSTS.items()
     }
-    moved = "; ".join(f"{name} of {some(names)}" for name, names in costs.items() if names)
+    moved = "; ".join(f"{name} of {abbreviate(names)}" for name, names in costs.items() if names)
     return [
         f"- Accuracy of {count} configurations: {told or 'none measured'}.",
         f"- Cost: {moved + ' changed' if moved else 'no count changed'}.",
@@ -47,7 +69,7 @@ def verdict(configurations: Sequence[Configuration]) -> list[str]:
 
 def _named(what: str, names: Sequence[str]) -> str:
     """Who it is, where a reader would look."""
-    return "" if what in UNREMARKABLE else f" ({some(names)})"
+    return "" if what in UNREMARKABLE else f" ({abbreviate(names)})"
 
 
 def _became(change: Change) -> str:
@@ -63,14 +85,23 @@ def headline(configurations: Sequence[Configuration]) -> list[str]:
 
 
 def _moved(one: Configuration) -> bool:
-    return not (one.old and one.new) or any(change.key in (ACCURACY, *COSTS) for change in one.changes())
+    return not (one.old and one.new) or any(
+        change.key in (ACCURACY, *COSTS) for change in one.changes()
+    )
 
 
 def _row(one: Configuration) -> list[str]:
     change = one.change(ACCURACY)
     difference = "" if change.difference is None else f"{100 * change.difference:+z.2f}"
     costs = [_cost(one.change(key)) for key in COSTS]
-    return [code(one.name), _share(one.old), _share(one.new), difference, reading(change, 100), *costs]
+    return [
+        as_code(one.name),
+        _share(one.old),
+        _share(one.new),
+        difference,
+        reading(change, 100),
+        *costs,
+    ]
 
 
 def _share(side: Any) -> str:
@@ -105,18 +136,21 @@ def every_metric(configurations: Sequence[Configuration]) -> list[str]:
     parts = []
     for group in dict.fromkeys(one.group for one in configurations):
         rows = [
-            [code(one.name), *_line(change)] for one in configurations if one.group == group for change in one.changes()
+            [as_code(one.name), *_line(change)]
+            for one in configurations
+            if one.group == group
+            for change in one.changes()
         ]
         if rows:
             files = len({row[0] for row in rows})
             summary = f"Metrics, {group}: {len(rows):,} changed in {files} file{'s' * (files > 1)}"
-            parts.append(folded(summary, table(EVERY, rows)))
+            parts.append(details_block(summary, table(EVERY, rows)))
     return parts
 
 
 def _line(change: Change) -> list[str]:
     sides = [_side(change.old, change.old_half), _side(change.new, change.new_half)]
-    return [code(change.key), *sides, signed(change.difference), reading(change)]
+    return [as_code(change.key), *sides, signed(change.difference), reading(change)]
 
 
 def _side(value: Any, half: float | None) -> str:
@@ -128,7 +162,7 @@ def shown(value: Any) -> str:
     if value is None:
         return ""
     if not number(value):
-        return "not a number" if isinstance(value, float) else code(value)
+        return "not a number" if isinstance(value, float) else as_code(value)
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:z,.4f}" if abs(value) >= 0.00005 or value == 0 else f"{value:.1e}"

@@ -41,7 +41,11 @@ class Change:
     @property
     def half(self) -> float | None:
         """Two results that are independent: the half widths added in quadrature."""
-        return None if self.old_half is None or self.new_half is None else hypot(self.old_half, self.new_half)
+        return (
+            None
+            if self.old_half is None or self.new_half is None
+            else hypot(self.old_half, self.new_half)
+        )
 
     @property
     def difference(self) -> float | None:
@@ -70,7 +74,9 @@ class Configuration:
     new: Values
 
     def change(self, key: str) -> Change:
-        halves = (half if number(half := side.get(key + CI)) else None for side in (self.old, self.new))
+        halves = (
+            half if number(half := side.get(key + CI)) else None for side in (self.old, self.new)
+        )
         return Change(key, self.old.get(key), self.new.get(key), *halves)
 
     def changes(self) -> list[Change]:
@@ -79,7 +85,9 @@ class Configuration:
             return []
         keys = sorted({*self.old, *self.new})
         shown = [key for key in keys if not (key.endswith(CI) and key.removesuffix(CI) in keys)]
-        return [self.change(key) for key in shown if any(self._differ(one) for one in (key, key + CI))]
+        return [
+            self.change(key) for key in shown if any(self._differ(one) for one in (key, key + CI))
+        ]
 
     def _differ(self, key: str) -> bool:
         return not same(self.old.get(key), self.new.get(key))

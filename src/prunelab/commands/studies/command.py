@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from prunelab.commands.common import interruptible, refusals, tell, tell_failures
+from prunelab.commands.common import interruptible, print_line, report_failures, reporting_errors
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, Argument(help="A study, as `prunelab study list` names it.")]
-Quick = Annotated[bool, Option("--quick", help="The small run of the same code that a CPU bears in minutes.")]
-Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Override a parameter, such as seeds=[0].")]
+Quick = Annotated[
+    bool, Option("--quick", help="The small run of the same code that a CPU bears in minutes.")
+]
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="KEY=VALUE", help="Override a parameter, such as seeds=[0]."),
+]
 
 
 @app.callback()
@@ -29,23 +34,27 @@ def list_studies() -> None:
     Example: prunelab study list
     """
     from prunelab.commands.studies.study_file import load_study, studies
-    from prunelab.core.errors import Refused, one_line
+    from prunelab.core.errors import InputError, one_line
 
     broken = []
-    with refusals():
+    with reporting_errors():
         names = studies()
     for name in names:
         try:
             study = load_study(name)
-        except Refused as refused:
+        except InputError as refused:
             broken += refused.problems
             continue
         count = len(study.settings)
-        needs = f"; needs --set {' --set '.join(f'{key}=…' for key in study.needs)}" if study.needs else ""
+        needs = (
+            f"; needs --set {' --set '.join(f'{key}=…' for key in study.needs)}"
+            if study.needs
+            else ""
+        )
         print(f"{name}: {one_line(study.title)} ({count} setting{'s' * (count > 1)}{needs})")
-    with refusals():
+    with reporting_errors():
         if broken:
-            raise Refused(broken)
+            raise InputError(broken)
 
 
 @app.command()
@@ -53,7 +62,9 @@ def run(
     name: Name,
     quick: Quick = False,
     jobs: Annotated[int, Option(min=1, help="How many settings at a time.")] = 1,
-    only: Annotated[list[str] | None, Option(help="This setting, and others so named, instead of all.")] = None,
+    only: Annotated[
+        list[str] | None, Option(help="This setting, and others so named, instead of all.")
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Run every setting of a study that has not been measured yet, each as one DVC experiment.
@@ -70,7 +81,7 @@ def run(
     from prunelab.core.registry import pick
 
     root = Path.cwd()
-    with refusals():
+    with reporting_errors():
         study, overrides = load_study(name), read_overrides(set_ or [])
         check_needs(study, quick, overrides)
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
@@ -78,14 +89,20 @@ def run(
             for setting in only:
                 pick(settings, setting, "setting")
             settings = {setting: settings[setting] for setting in only}
-        tell(f"checking {len(settings)} settings ...")
+        print_line(f"checking {len(settings)} settings ...")
         check_amounts(study)
         check_settings(root, settings)
         work = jobs_of(root, settings, lambda setting, _: (label(name, quick), setting))
         with interruptible():
-            failures = run_jobs(root, f"study {label(name, quick)}", work, at_once=jobs, tell=tell)
-    tell_failures(failures, len(settings))
-    again = [name, *(["--quick"] if quick else []), *(f"--set {shlex.quote(assignment)}" for assignment in set_ or [])]
+            failures = run_jobs(
+                root, f"study {label(name, quick)}", work, at_once=jobs, tell=print_line
+            )
+    report_failures(failures, len(settings))
+    again = [
+        name,
+        *(["--quick"] if quick else []),
+        *(f"--set {shlex.quote(assignment)}" for assignment in set_ or []),
+    ]
     print(f"all {len(settings)} settings are measured; prunelab study show {' '.join(again)}")
 
 
@@ -111,15 +128,19 @@ def show(
     from prunelab.config.params import PARAMS_FILE
     from prunelab.core.errors import one_line
     from prunelab.report import text_table
-    from prunelab.report.markdown import worded
+    from prunelab.report.markdown import escaped_table
 
     root = Path.cwd()
-    with refusals():
+    with reporting_errors():
         study, overrides = load_study(name), read_overrides(set_ or [])
         settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
-        records = collect(root, label(name, quick), settings, study.needed(quick).keys() - overrides.keys())
-        draw = worded if markdown else text_table.aligned
-        source = ", ".join(filter(None, [f"{study.source.what}, by {study.source.by}", study.source.link]))
+        records = collect(
+            root, label(name, quick), settings, study.needed(quick).keys() - overrides.keys()
+        )
+        draw = escaped_table if markdown else text_table.aligned_table
+        source = ", ".join(
+            filter(None, [f"{study.source.what}, by {study.source.by}", study.source.link])
+        )
         # Sentences of a study file are its author's own Markdown; names in its tables are not.
         print("# " * markdown + one_line(study.title) + "\n")
         print(one_line(f"{source}."))

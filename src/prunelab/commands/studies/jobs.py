@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.config.params import Params
-from prunelab.core.errors import Refused
-from prunelab.project.experiments import chain, code_of, digest, experiment_name, experiments, uncommitted
+from prunelab.core.errors import InputError
+from prunelab.project.experiments import (
+    chain,
+    code_of,
+    digest,
+    experiment_name,
+    experiments,
+    uncommitted,
+)
 from prunelab.project.git import git
 from prunelab.project.paths import METRICS, RAW
 
@@ -31,16 +38,18 @@ class Job:
     dense: str
 
 
-def jobs_of(root: Path, settings: Settings, called: Callable[[str, Parameters], tuple[str, str]]) -> list[Job]:
+def jobs_of(
+    root: Path, settings: Settings, called: Callable[[str, Parameters], tuple[str, str]]
+) -> list[Job]:
     """A job for every setting; `called` says by which study and which setting its experiment is named.
 
     Raises:
-        Refused: if files that the numbers rest on differ from the last commit.
+        InputError: if files that the numbers rest on differ from the last commit.
     """
     pipeline = (root / "dvc.yaml").read_text()
     used, dense = chain(pipeline), chain(pipeline, DENSE_TARGET)
     if changed := uncommitted(root, used):
-        raise Refused(
+        raise InputError(
             f"{path} differs from the last commit; studies run that commit, so that results name one: commit it, or "
             "put it aside with git stash"
             for path in changed
@@ -72,7 +81,9 @@ def contents_of(root: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def unmeasured(root: Path, jobs: Sequence[Job], revision: str, tell: Callable[[str], None]) -> list[Job]:
+def unmeasured(
+    root: Path, jobs: Sequence[Job], revision: str, tell: Callable[[str], None]
+) -> list[Job]:
     """The jobs that no experiment of their name, made by the code of this commit, has done; the others are told."""
     code = code_of(root, revision)
     made: dict[str, list[str]] = {}
@@ -92,7 +103,7 @@ def _measures(root: Path, commit: str, code: str) -> bool:
     try:
         git(root, "cat-file", "-e", f"{commit}:{METRICS}")
         return code_of(root, commit) == code
-    except Refused:
+    except InputError:
         return False
 
 

@@ -13,17 +13,19 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from prunelab.commands.common import last_lines
-from prunelab.commands.gpus import shares
+from prunelab.commands.gpus import worker_environments
 from prunelab.commands.studies.jobs import Job, one_of_each_dense, unmeasured
 from prunelab.config.params import Params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
 from prunelab.project.clones import FOLDER, Checkout, Failed, cache_folder, checkout
 from prunelab.project.git import git
 from prunelab.project.paths import METRICS, RAW, TARGET
 
 DVC = Callable[..., None]
-Work = Callable[[Job, Checkout, DVC], str]  # what to do with a job in its checkout; returns what came out, in words
+Work = Callable[
+    [Job, Checkout, DVC], str
+]  # what to do with a job in its checkout; returns what came out, in words
 
 
 @dataclass
@@ -39,7 +41,9 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     started: set[subprocess.Popen] = field(default_factory=set)
-    free: SimpleQueue[dict[str, str]] | None = None  # environments that hand a GPU each to jobs, put back when done
+    free: SimpleQueue[dict[str, str]] | None = (
+        None  # environments that hand a GPU each to jobs, put back when done
+    )
 
     def job(self, job: Job, place: str) -> None:
         """Do one job; whatever goes wrong with it is noted, so that the others go on."""
@@ -57,13 +61,17 @@ class Run:
                 self.tell(f"[{place}] {job.label}: started")
                 clone.start(job.name, self.revision, job.params, self.cache)
                 said = partial(self._stage, place, job.label)
-                dvc = partial(clone.dvc, log=log, said=said, started=self.started, variables=variables)
+                dvc = partial(
+                    clone.dvc, log=log, said=said, started=self.started, variables=variables
+                )
                 told = self.work(job, clone, dvc)
             self.tell(f"[{place}] {job.label}: {told} after {time.monotonic() - begun:,.0f} s")
-        except (Failed, Refused, OSError) as error:
+        except (Failed, InputError, OSError) as error:
             if not self.stopped.is_set():
                 self.failures[job.label] = _failure(log_path, error)
-                self.tell(f"[{place}] {job.label}: FAILED, the others go on ({log_path.relative_to(self.root)})")
+                self.tell(
+                    f"[{place}] {job.label}: FAILED, the others go on ({log_path.relative_to(self.root)})"
+                )
 
     @contextmanager
     def _gpu(self) -> Iterator[dict[str, str]]:
@@ -86,7 +94,7 @@ class Run:
 
 def handed_out(workers: int) -> SimpleQueue[dict[str, str]]:
     free: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for variables in shares(workers):
+    for variables in worker_environments(workers):
         free.put(variables)
     return free
 
@@ -135,7 +143,15 @@ def run_jobs(
     pending = unmeasured(root, jobs, revision, tell)
     if not pending:
         return {}
-    run = Run(root, revision, cache_folder(root), at_once, tell, partial(measure, title), free=handed_out(at_once))
+    run = Run(
+        root,
+        revision,
+        cache_folder(root),
+        at_once,
+        tell,
+        partial(measure, title),
+        free=handed_out(at_once),
+    )
     first = {job.name for job in one_of_each_dense(pending).values()} if at_once > 1 else set()
     place = {job.name: f"{number}/{len(pending)}" for number, job in enumerate(pending, start=1)}
     with ThreadPoolExecutor(at_once) as pool:

@@ -29,7 +29,9 @@ MEASURES: dict[str, Measure] = {
     "f1": _key("F1", "f1_macro", decimals=4),
     "sparsity_percent": _key("sparsity, %", "sparsity", 100),
     "params_millions": _key("parameters, M", "params", 1e-6, decimals=3),
-    "params_kept_percent": Measure("parameters kept, %", lambda metrics: 100 / metrics["params_ratio"]),
+    "params_kept_percent": Measure(
+        "parameters kept, %", lambda metrics: 100 / metrics["params_ratio"]
+    ),
     "macs_millions": _key("MACs, M", "macs", 1e-6),
     "macs_fewer_times": _key("MACs, times fewer", "macs_ratio"),
     "flops_millions": _key("FLOPs (2 x MACs), M", "macs", 2e-6),

@@ -8,7 +8,7 @@ from typing import Any
 from prunelab.artifacts.records import Positive, Strict, read_record
 from prunelab.commands.studies.study_file import Study, override
 from prunelab.core.files import write_json
-from prunelab.project.experiments import Record, best, chain, code_of, measured
+from prunelab.project.experiments import Record, chain, code_of, measured, prefer_current_code
 
 FOLDER = Path("studies/results")
 
@@ -86,7 +86,9 @@ def collect(
     found: dict[str, Record | None] = {}
     for label, params in settings.items():
         records = [*measured(root, name, label), *([stored[label]] if label in stored else [])]
-        record = best([record for record in records if known(record["parameters"]) == known(params)], code)
+        record = prefer_current_code(
+            [record for record in records if known(record["parameters"]) == known(params)], code
+        )
         found[label] = record and {**record, "current": record["code"] == code}
     return found
 
@@ -106,7 +108,9 @@ def _name(path: Any) -> Any:
     return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
 
 
-def write_results(root: Path, study: Study, name: str, records: Mapping[str, Record | None]) -> Path:
+def write_results(
+    root: Path, study: Study, name: str, records: Mapping[str, Record | None]
+) -> Path:
     """Store all that is known: parameters, metrics, the dense network's, environment, code and commit.
 
     Of a setting without a record what is stored stays: it was measured with other parameters, and is all there is.

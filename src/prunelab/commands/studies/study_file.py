@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prunelab.commands.studies.published_measures import MEASURES
-from prunelab.config.params import NO_KEY, Params, Ratio, Section, checked, place_of, read_params
-from prunelab.config.safe_yaml import cut, parse_yaml, short, unknown_key
-from prunelab.core.errors import Refused
+from prunelab.config.params import NO_KEY, Params, Ratio, Section, checked, dotted_path, read_params
+from prunelab.config.safe_yaml import parse_yaml, short, truncate, unknown_key
+from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 
 FOLDER = Path("studies")
@@ -56,7 +56,12 @@ class Setting(Part):
 
     @model_validator(mode="after")
     def _one_amount(self) -> "Setting":
-        if sum(amount is not None for amount in (self.ratio, self.prune_fraction, self.times_fewer)) != 1:
+        if (
+            sum(
+                amount is not None for amount in (self.ratio, self.prune_fraction, self.times_fewer)
+            )
+            != 1
+        ):
             raise ValueError("say exactly one of ratio, prune_fraction and times_fewer")
         return self
 
@@ -68,7 +73,9 @@ class Setting(Part):
         if self.ratio is not None:
             return f"{self.method}-{self.ratio:g}"
         return (
-            f"{self.method}-{self.times_fewer:g}x" if self.times_fewer else f"{self.method}-{self.prune_fraction:g}each"
+            f"{self.method}-{self.times_fewer:g}x"
+            if self.times_fewer
+            else f"{self.method}-{self.prune_fraction:g}each"
         )
 
     def removed(self, iterations: int) -> float:
@@ -122,13 +129,17 @@ class Study(Part):
 
     def needed(self, quick: bool) -> dict[str, str]:
         """The parameters that the user must give; a quick run may bring its own."""
-        return {key: what for key, what in self.needs.items() if not quick or key not in flat(self.quick.params)}
+        return {
+            key: what
+            for key, what in self.needs.items()
+            if not quick or key not in flat(self.quick.params)
+        }
 
 
 def studies(folder: Path = FOLDER) -> dict[str, Path]:
-    """The study files by name; raises Refused where there is no folder of them."""
+    """The study files by name; raises InputError where there is no folder of them."""
     if not folder.is_dir():
-        raise Refused(f"no folder {folder} here; run this in the top folder of the project")
+        raise InputError(f"no folder {folder} here; run this in the top folder of the project")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -136,33 +147,35 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     """Read and check a study file.
 
     Raises:
-        Refused: if there is no such study, or with one line per problem of its file, all of them at once.
+        InputError: if there is no such study, or with one line per problem of its file, all of them at once.
     """
     path = pick(studies(folder), name, "study")
     if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise Refused(f"{path}: {name!r} cannot be part of the name of an experiment; valid: a-z, 0-9 and _")
+        raise InputError(
+            f"{path}: {name!r} cannot be part of the name of an experiment; valid: a-z, 0-9 and _"
+        )
     try:
         return study_of(parse_yaml(path))
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from None
-    except Refused as refused:
-        raise Refused(f"{path}: {problem}" for problem in refused.problems) from None
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except InputError as refused:
+        raise InputError(f"{path}: {problem}" for problem in refused.problems) from None
 
 
 def study_of(content: Any) -> Study:
-    """The study that the content of a file means; raises Refused with all of its problems."""
+    """The study that the content of a file means; raises InputError with all of its problems."""
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
-        raise Refused(map(_line, error.errors(include_url=False))) from None
+        raise InputError(map(_line, error.errors(include_url=False))) from None
     if problems := list(_inconsistent(study)):
-        raise Refused(problems)
+        raise InputError(problems)
     return study
 
 
 def _line(problem: Any) -> str:
     place = problem["loc"]
-    where, message = place_of(place), problem["msg"].removeprefix("Value error, ")
+    where, message = dotted_path(place), problem["msg"].removeprefix("Value error, ")
     if problem["type"] in NO_KEY:
         return f"{where}: {unknown_key(str(place[-1]), _part(place[:-1]).model_fields)}"
     if problem["type"] == "missing":
@@ -178,7 +191,11 @@ def _part(place: tuple[Any, ...]) -> type[BaseModel]:
     for key in place:
         if isinstance(key, str):
             annotation = part.model_fields[key].annotation
-            inner = [kind for kind in _flattened(annotation) if isinstance(kind, type) and issubclass(kind, Part)]
+            inner = [
+                kind
+                for kind in _flattened(annotation)
+                if isinstance(kind, type) and issubclass(kind, Part)
+            ]
             part = inner[0]
     return part
 
@@ -195,7 +212,10 @@ def _inconsistent(study: Study) -> Iterator[str]:
         yield f"settings: {twice} stands there more than once; give one of them another name"
     for place, label in [
         *(("quick.settings", label) for label in study.quick.settings or []),
-        *((f"published.rows.{number}", row.setting) for number, row in enumerate(study.published.rows)),
+        *(
+            (f"published.rows.{number}", row.setting)
+            for number, row in enumerate(study.published.rows)
+        ),
     ]:
         if label is not None and label not in labels:
             yield f"{place}: there is no setting {label!r}; valid: {', '.join(labels)}"
@@ -225,7 +245,10 @@ def _inconsistent(study: Study) -> Iterator[str]:
 
 def known_keys() -> set[str]:
     """Every key of params.yaml, dotted where it stands in a section; sections too."""
-    return {*Params.model_fields, *(f"{section}.{key}" for section in SECTIONS for key in section_keys(section))}
+    return {
+        *Params.model_fields,
+        *(f"{section}.{key}" for section in SECTIONS for key in section_keys(section)),
+    }
 
 
 def section_keys(section: str) -> list[str]:
@@ -237,31 +260,35 @@ def read_overrides(assignments: list[str]) -> Overrides:
     """`key=value` from the command line, values as YAML: `seeds=[0]`, `train.epochs=3`.
 
     Raises:
-        Refused: for what is no assignment, and for what the settings of a study say.
+        InputError: for what is no assignment, and for what the settings of a study say.
     """
     overrides, problems = {}, []
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[a-z_][a-z0-9_.]*", key):
-            problems.append(f"--set {text}: not of the form key=value, such as seeds=[0] or finetune.epochs=3")
+            problems.append(
+                f"--set {text}: not of the form key=value, such as seeds=[0] or finetune.epochs=3"
+            )
         elif key.partition(".")[0] in SAID_BY_SETTINGS:
             problems.append(f"--set {text}: {key} is what the settings of a study say")
         else:
             try:
                 overrides[key] = parse_yaml(value)
-            except Refused as refused:
-                problems.append(f"--set {cut(text)}: the value {refused}")
+            except InputError as refused:
+                problems.append(f"--set {truncate(text)}: the value {refused}")
     if problems:
-        raise Refused(problems)
+        raise InputError(problems)
     return overrides
 
 
-def resolve(study: Study, base: Path, *, quick: bool, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def resolve(
+    study: Study, base: Path, *, quick: bool, overrides: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """The whole parameters of every setting by its name: those of the file `base`, overridden by the study's, then the
     setting's own, then the quick ones, then the user's.
 
     Raises:
-        Refused: with one line per problem of the parameters, all of them at once.
+        InputError: with one line per problem of the parameters, all of them at once.
     """
     shipped = read_params(base)
     if not isinstance(shipped, dict):
@@ -276,12 +303,12 @@ def resolve(study: Study, base: Path, *, quick: bool, overrides: Mapping[str, An
         params["ratio"] = setting.removed(_iterations(params))
         try:
             checked(params)
-        except Refused as refused:
+        except InputError as refused:
             for problem in refused.problems:
                 problems.setdefault(problem.replace("-S '", "--set '"), []).append(setting.label)
         resolved[setting.label] = params
     if problems:
-        raise Refused(told_of(problems, len(resolved)))
+        raise InputError(told_of(problems, len(resolved)))
     return resolved
 
 
@@ -298,7 +325,9 @@ def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
     dotted: dict[str, Any] = {}
     for key, value in overrides.items():
         nested = key in SECTIONS and isinstance(value, Mapping)
-        dotted |= {f"{key}.{inner}": its for inner, its in value.items()} if nested else {key: value}
+        dotted |= (
+            {f"{key}.{inner}": its for inner, its in value.items()} if nested else {key: value}
+        )
     return dotted
 
 

@@ -48,7 +48,9 @@ def _interval(share: float, half_width: float, sign: str = "") -> str:
 
 def compared_table(study: Study, records: Mapping[str, Record | None]) -> tuple[Line, list[Line]]:
     """One line per printed number. A change is pruned less dense, on either side; only like measures are compared."""
-    return COMPARED, [line for row in study.published.rows for line in _compared(study, row, records)]
+    return COMPARED, [
+        line for row in study.published.rows for line in _compared(study, row, records)
+    ]
 
 
 def _compared(study: Study, row: Row, records: Mapping[str, Record | None]) -> Iterator[Line]:
@@ -70,7 +72,9 @@ def _compared(study: Study, row: Row, records: Mapping[str, Record | None]) -> I
             _number(printed, measure),
             _number(theirs, measure, sign="+"),
             *ours[0],
-            _number(ours[1] - theirs, measure, sign="+") if ours[1] is not None and theirs is not None else "",
+            _number(ours[1] - theirs, measure, sign="+")
+            if ours[1] is not None and theirs is not None
+            else "",
         ]
 
 
@@ -81,10 +85,16 @@ def _ours(measure: Measure, record: Record | None) -> tuple[Line, float | None]:
     if record is None:
         return [NOT_RUN, "", ""], None
     dense, pruned = measure.ours(record["dense"]), measure.ours(record["metrics"])
-    told = [_number(dense, measure), _number(pruned, measure), _number(pruned - dense, measure, sign="+")]
+    told = [
+        _number(dense, measure),
+        _number(pruned, measure),
+        _number(pruned - dense, measure, sign="+"),
+    ]
     if measure is MEASURES["accuracy_percent"]:
         told[1] = _interval(record["metrics"]["accuracy"], record["metrics"]["accuracy_ci95"])
-        told[2] = _interval(-record["metrics"]["accuracy_drop"], record["metrics"]["accuracy_drop_ci95"], sign="+")
+        told[2] = _interval(
+            -record["metrics"]["accuracy_drop"], record["metrics"]["accuracy_drop_ci95"], sign="+"
+        )
     return told, pruned - dense
 
 
@@ -103,9 +113,13 @@ def notes(study: Study, records: Mapping[str, Record | None], quick: bool) -> li
     if run:
         told.append(_covers(run[0]["metrics"]))
     if any(not record.get("current", True) for record in run):
-        told.append("† Measured by other code than this commit's; `prunelab study run` measures it anew.")
+        told.append(
+            "† Measured by other code than this commit's; `prunelab study run` measures it anew."
+        )
     if any(record["metrics"]["imported"] for record in run):
-        told.append("The dense weights were imported: they may have been trained on our validation images.")
+        told.append(
+            "The dense weights were imported: they may have been trained on our validation images."
+        )
     return told + study.honest
 
 

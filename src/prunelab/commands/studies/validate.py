@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from prunelab.commands.studies.jobs import Parameters, Settings
 from prunelab.commands.studies.study_file import Study, told_of
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.experiments import digest
 from prunelab.project.git import git
 from prunelab.project.paths import RAW
@@ -19,24 +19,28 @@ PATHS = ("weights", "data.source")
 
 
 def check_needs(study: Study, quick: bool, overrides: Mapping[str, Any]) -> None:
-    """Raise Refused for every parameter that the study leaves to the user and the user has not given."""
+    """Raise InputError for every parameter that the study leaves to the user and the user has not given."""
     missing = {key: what for key, what in study.needed(quick).items() if key not in overrides}
     if missing:
-        raise Refused(f"{key} is needed: {what}; give it with --set {key}=…" for key, what in missing.items())
+        raise InputError(
+            f"{key} is needed: {what}; give it with --set {key}=…" for key, what in missing.items()
+        )
 
 
 def check_amounts(study: Study) -> None:
-    """Raise Refused for an amount per round of a method that has no rounds."""
+    """Raise InputError for an amount per round of a method that has no rounds."""
     from prunelab.pruning.methods import METHODS
     from prunelab.pruning.schedules import iterative
 
     wrong = [
         setting
         for setting in study.settings
-        if setting.prune_fraction and setting.method in METHODS and METHODS[setting.method].schedule is not iterative
+        if setting.prune_fraction
+        and setting.method in METHODS
+        and METHODS[setting.method].schedule is not iterative
     ]
     if wrong:
-        raise Refused(
+        raise InputError(
             f"settings: {setting.label}: prune_fraction is what each of several rounds removes, and {setting.method} "
             "has no rounds; give ratio or times_fewer"
             for setting in wrong
@@ -50,12 +54,16 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
     what they are held against.
 
     Raises:
-        Refused: with one line per problem, all of them at once, naming the settings that have it.
+        InputError: with one line per problem, all of them at once, naming the settings that have it.
     """
-    from prunelab.commands.check import CHECKS, find_problems, reachable
+    from prunelab.commands.check import CHECKS, check_feasible, find_problems
 
     # Curves of layers are none of a setting's stages.
-    common = [check for check, needs in CHECKS.items() if check is not reachable and "sensitivity" not in needs]
+    common = [
+        check
+        for check, needs in CHECKS.items()
+        if check is not check_feasible and "sensitivity" not in needs
+    ]
     if elsewhere:
         common = [check for check in common if "runtime" not in CHECKS[check]]
 
@@ -77,12 +85,14 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
             if shared not in looked_into:
                 looked_into[shared] = problems(params, common)
             for problem in dict.fromkeys(
-                looked_into[shared] + problems(params, [reachable]) + left_behind(root, params, elsewhere)
+                looked_into[shared]
+                + problems(params, [check_feasible])
+                + left_behind(root, params, elsewhere)
             ):
                 if not problem.startswith("grid."):
                     found.setdefault(problem, []).append(label)
     if found:
-        raise Refused(told_of(found, len(settings)))
+        raise InputError(told_of(found, len(settings)))
 
 
 def left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[str]:

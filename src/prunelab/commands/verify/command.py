@@ -10,19 +10,28 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from prunelab.commands.common import refusals, tell
+from prunelab.commands.common import print_line, reporting_errors
 
 
 def verify(
-    revision: Annotated[str, Argument(metavar="[REV]", help="A commit, branch or experiment.")] = "HEAD",
+    revision: Annotated[
+        str, Argument(metavar="[REV]", help="A commit, branch or experiment.")
+    ] = "HEAD",
     stages: Annotated[
         list[str] | None,
-        Option("--stages", metavar="STAGE", help="This stage or group, and others so named, with all they rest on."),
+        Option(
+            "--stages",
+            metavar="STAGE",
+            help="This stage or group, and others so named, with all they rest on.",
+        ),
     ] = None,
-    runs: Annotated[int, Option(min=1, help="How often; 1 is held against the commit's own results alone.")] = 2,
+    runs: Annotated[
+        int, Option(min=1, help="How often; 1 is held against the commit's own results alone.")
+    ] = 2,
     jobs: Annotated[int, Option("--jobs", "-j", min=1, help="How many stages at a time.")] = 1,
     keep: Annotated[
-        Path | None, Option(metavar="DIR", help="Leave the clones here, to be looked at.", show_default=False)
+        Path | None,
+        Option(metavar="DIR", help="Leave the clones here, to be looked at.", show_default=False),
     ] = None,
 ) -> None:
     """Repeat a commit's pipeline in fresh clones, and compare all that came out, to the bit.
@@ -40,23 +49,34 @@ def verify(
     """
     from prunelab.commands.repro.runner import Stopped, stoppable
     from prunelab.commands.verify.verify import verified
-    from prunelab.core.errors import Refused
+    from prunelab.core.errors import InputError
     from prunelab.project.git import git
     from prunelab.project.revisions import resolve
     from prunelab.project.trees import Tree
 
     root = Path.cwd()
     try:
-        with refusals(), stoppable():
+        with reporting_errors(), stoppable():
             commit = resolve(root, [revision])[revision]
             if commit is None:
-                raise Refused("REV: the workspace cannot be cloned; valid: a commit, a branch, an experiment")
+                raise InputError(
+                    "REV: the workspace cannot be cloned; valid: a commit, a branch, an experiment"
+                )
             if keep and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
-                raise Refused(f"--keep: {keep} holds something already; valid: a folder that is empty or not there")
+                raise InputError(
+                    f"--keep: {keep} holds something already; valid: a folder that is empty or not there"
+                )
             if revision == "HEAD" and git(root, "status", "--porcelain", "--untracked-files=no"):
-                tell("what is not committed takes no part")
+                print_line("what is not committed takes no part")
             with _folder(keep) as folder:
-                alike = verified(Tree(root, revision, commit), stages or [], folder, runs=runs, jobs=jobs, tell=tell)
+                alike = verified(
+                    Tree(root, revision, commit),
+                    stages or [],
+                    folder,
+                    runs=runs,
+                    jobs=jobs,
+                    tell=print_line,
+                )
     except Stopped as stopped:
         print("\nstopped; nothing here was changed", file=sys.stderr)
         raise typer.Exit(128 + stopped.args[0]) from None

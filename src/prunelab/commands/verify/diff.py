@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prunelab.project.revisions import flat
+from prunelab.project.revisions import flatten
 
 CHUNK = 2**20
 SHOWN = 40  # characters of a value
@@ -21,7 +21,8 @@ def differences(one: Path, other: Path) -> Iterator[str]:
     if one.is_dir() and other.is_dir():
         for name in sorted({path.name for folder in (one, other) for path in folder.iterdir()}):
             yield from (
-                f"{name}{'/' if ': ' in line else ': '}{line}" for line in differences(one / name, other / name)
+                f"{name}{'/' if ': ' in line else ': '}{line}"
+                for line in differences(one / name, other / name)
             )
     elif not one.exists() or not other.exists():
         yield f"only in the {'second' if other.exists() else 'first'}"
@@ -46,11 +47,18 @@ def _by_name(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
 def _values(one: Any, other: Any) -> str:
     """How two values differ; empty if they do not."""
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return "" if one == other and type(one) is type(other) else f"{_short(one)} and {_short(other)}"
+        return (
+            ""
+            if one == other and type(one) is type(other)
+            else f"{_short(one)} and {_short(other)}"
+        )
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return f"{_kind(one)} and {_kind(other)}"
     # By bits: a NaN is the same NaN, and 0 is not -0.
-    bits = [tensor.contiguous().reshape(-1).view(torch.uint8).reshape(tensor.numel(), -1) for tensor in (one, other)]
+    bits = [
+        tensor.contiguous().reshape(-1).view(torch.uint8).reshape(tensor.numel(), -1)
+        for tensor in (one, other)
+    ]
     differing = (bits[0] != bits[1]).any(1).reshape(one.shape)
     if not (count := int(differing.sum())):
         return ""
@@ -59,7 +67,9 @@ def _values(one: Any, other: Any) -> str:
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+    return (
+        f"{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+    )
 
 
 def _short(value: Any) -> str:
@@ -70,7 +80,7 @@ def _short(value: Any) -> str:
 def _tensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         about = {key: _parsed(text) for key, text in (file.metadata() or {}).items()}
-        return flat(about) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return flatten(about) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def _parsed(text: str) -> Any:
@@ -85,17 +95,25 @@ def _array(path: Path) -> dict[str, Any]:
 
 
 def _keys(path: Path) -> dict[str, Any]:
-    return flat(_by_place({"": json.loads(path.read_text())})[""])
+    return flatten(_by_place({"": json.loads(path.read_text())})[""])
 
 
 def _by_place(content: Any) -> Any:
     """Lists as mappings from the place, so that one row's difference is not that of all."""
     if isinstance(content, list):
         return {str(place): _by_place(value) for place, value in enumerate(content)}
-    return {key: _by_place(value) for key, value in content.items()} if isinstance(content, dict) else content
+    return (
+        {key: _by_place(value) for key, value in content.items()}
+        if isinstance(content, dict)
+        else content
+    )
 
 
-READERS: dict[str, Callable[[Path], dict[str, Any]]] = {".safetensors": _tensors, ".npy": _array, ".json": _keys}
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".safetensors": _tensors,
+    ".npy": _array,
+    ".json": _keys,
+}
 
 
 def _first_difference(one: Path, other: Path) -> int | None:
@@ -106,7 +124,9 @@ def _first_difference(one: Path, other: Path) -> int | None:
             blocks = first.read(CHUNK), second.read(CHUNK)
             if blocks[0] != blocks[1]:
                 pairs = zip(*blocks, strict=False)
-                return place + next((at for at, (a, b) in enumerate(pairs) if a != b), min(map(len, blocks)))
+                return place + next(
+                    (at for at, (a, b) in enumerate(pairs) if a != b), min(map(len, blocks))
+                )
             if not blocks[0]:
                 return None
             place += len(blocks[0])

@@ -8,7 +8,7 @@ from typing import Any
 from prunelab.commands.verify.diff import differences
 from prunelab.commands.verify.rerun import Outputs
 from prunelab.project.environments import noted_environments
-from prunelab.project.revisions import flat
+from prunelab.project.revisions import flatten
 from prunelab.project.trees import Tree
 
 SHOWN = 12  # lines about one output
@@ -46,7 +46,9 @@ def explained(found: Compared, one: Path, other: Path) -> Iterator[str]:
     """What differs between the outputs in two folders, down to the tensor."""
     for path in [*found.differing, *found.missing]:
         if path in found.differing and not (one / path).exists():
-            lines = ["the committed one is not in DVC's cache, so what differs in it cannot be told"]
+            lines = [
+                "the committed one is not in DVC's cache, so what differs in it cannot be told"
+            ]
         else:
             lines = list(differences(one / path, other / path))
         yield path
@@ -60,7 +62,7 @@ def elsewhere(tree: Tree, here: Mapping[str, Any]) -> dict[str, str] | None:
     known = [environment for environment in noted_environments(tree).values() if environment]
     if not known:
         return None
-    now = flat(here)
+    now = flatten(here)
     found: dict[str, str] = {}
     for key in sorted({*now, *(key for environment in known for key in environment)}):
         values = sorted({str(environment.get(key, "nothing")) for environment in known})

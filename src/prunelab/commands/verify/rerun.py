@@ -10,13 +10,19 @@ from ruamel.yaml import YAML
 
 from prunelab.commands.common import last_lines
 from prunelab.commands.repro.runner import Outcome, reproduce
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.clones import cache_folder, clone_at, use_cache
 from prunelab.project.dvc_graph import Pipeline, opened, pipeline
 
 LOCK = Path("dvc.lock")
 # None of these may change a result. They are not those of the first run, whatever that one has.
-ELSEWHERE = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "1", "COLUMNS": "40", "USER": "somebody"}
+ELSEWHERE = {
+    "TZ": "Pacific/Kiritimati",
+    "LC_ALL": "C",
+    "PYTHONHASHSEED": "1",
+    "COLUMNS": "40",
+    "USER": "somebody",
+}
 UMASK = 0o077
 
 Outputs = dict[str, str]  # by path: DVC's hash of a file, or of a folder's listing
@@ -26,13 +32,16 @@ def bare_clone(root: Path, folder: Path, commit: str) -> None:
     """A clone of a commit with an empty cache and without any result, so that every stage has to run.
 
     Raises:
-        Refused: if dvc.lock speaks of outputs outside of the project, before anything is removed.
+        InputError: if dvc.lock speaks of outputs outside of the project, before anything is removed.
     """
     clone_at(root, folder, commit)
     use_cache(folder, folder / ".dvc/cache")
     written = [folder / path for path in outputs(lock_of(folder))]
     if outside := [path for path in written if not path.resolve().is_relative_to(folder.resolve())]:
-        raise Refused(f"{LOCK}: {path} lies outside of the project, so it cannot be repeated" for path in outside)
+        raise InputError(
+            f"{LOCK}: {path} lies outside of the project, so it cannot be repeated"
+            for path in outside
+        )
     for path in [*written, folder / LOCK]:
         _remove(path)
 
@@ -49,16 +58,22 @@ def repeatable(folder: Path, targets: Sequence[str]) -> tuple[list[str], list[st
     """The targets (all stages, if none are named) with all that they rest on; and of these what rests on a clock.
 
     Raises:
-        Refused: for targets that are no stages, or rest on a clock themselves.
+        InputError: for targets that are no stages, or rest on a clock themselves.
     """
     with chdir(folder), opened(folder) as repo:  # DVC names stages as seen from where one stands
         plan = pipeline(repo, targets)
     timed = resting_on_clock(plan)
-    if asked := [name for name in plan.stages if name in timed and {name, name.partition("@")[0]} & {*targets}]:
-        raise Refused(
+    if asked := [
+        name
+        for name in plan.stages
+        if name in timed and {name, name.partition("@")[0]} & {*targets}
+    ]:
+        raise InputError(
             f"--stages: {', '.join(asked)} measures time, or shows it, and so does not repeat; valid: any other"
         )
-    return [name for name in plan.stages if name not in timed], [name for name in plan.stages if name in timed]
+    return [name for name in plan.stages if name not in timed], [
+        name for name in plan.stages if name in timed
+    ]
 
 
 def resting_on_clock(plan: Pipeline) -> set[str]:
@@ -73,12 +88,12 @@ def repeat(folder: Path, stages: Sequence[str], jobs: int, tell: Callable[[str],
     """Run these stages in a clone.
 
     Raises:
-        Refused: with the end of its log, if a stage fails.
+        InputError: with the end of its log, if a stage fails.
     """
     with chdir(folder):
         outcome = reproduce(folder, stages, jobs, tell)
     if outcome.failed:
-        raise Refused(_told(folder, outcome))
+        raise InputError(_told(folder, outcome))
 
 
 def _told(folder: Path, outcome: Outcome) -> Iterator[str]:

@@ -21,7 +21,7 @@ from prunelab.commands.verify.rerun import (
     repeatable,
 )
 from prunelab.config.params import Runtime, load_params
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.lock_state import lock_state
 from prunelab.project.trees import Tree
 from prunelab.runtime.device import configure, fingerprint
@@ -39,11 +39,13 @@ class Repeated:
     outputs: list[Outputs]
 
 
-def verified(tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell) -> bool:
+def verified(
+    tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
+) -> bool:
     """Repeat a commit `runs` times in clones in `folder`; whether all that had to be the same to the bit is.
 
     Raises:
-        Refused: for targets that are no stages, parameters that cannot be used, or a stage that fails.
+        InputError: for targets that are no stages, parameters that cannot be used, or a stage that fails.
     """
     done = _repeat(tree, targets, folder, runs=runs, jobs=jobs, tell=tell)
     alike = True
@@ -56,14 +58,19 @@ def verified(tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, job
     return _as_committed(tree, done, folder, tell) and alike
 
 
-def _repeat(tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell) -> Repeated:
+def _repeat(
+    tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
+) -> Repeated:
     assert tree.commit is not None
-    clones = [folder / f"run {number}{' in another folder' * (number > 1)}" for number in range(1, runs + 1)]
+    clones = [
+        folder / f"run {number}{' in another folder' * (number > 1)}"
+        for number in range(1, runs + 1)
+    ]
     for clone in clones:
         bare_clone(tree.root, clone, tree.commit)
     params = load_params(clones[0] / "params.yaml")
     if problems := left_behind(tree.root, params.model_dump(), elsewhere=False):
-        raise Refused(problems)
+        raise InputError(problems)
     stages, timed = repeatable(clones[0], targets)
     if timed:
         tell(f"left out, since they rest on a clock: {', '.join(timed)}")
@@ -74,7 +81,9 @@ def _repeat(tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs
         with environment(*((ELSEWHERE, UMASK) if number > 1 else ({}, None))):
             repeat(clone, stages, jobs, tell)
         written.append(outputs(lock_of(clone), stages))
-        tell(f"run {number} of {runs}: {len(written[-1])} outputs after {time.monotonic() - begun:,.0f} s")
+        tell(
+            f"run {number} of {runs}: {len(written[-1])} outputs after {time.monotonic() - begun:,.0f} s"
+        )
     return Repeated(stages, params.runtime, clones, written)
 
 
@@ -87,14 +96,18 @@ def _as_committed(tree: Tree, done: Repeated, folder: Path, tell: Tell) -> bool:
         return True
     if (state := lock_state(tree)).stale:
         stale = ", ".join(state.stages) or state.trouble
-        tell(f"dvc.lock does not belong to the commit's own code, parameters and data ({stale}): not held against")
+        tell(
+            f"dvc.lock does not belong to the commit's own code, parameters and data ({stale}): not held against"
+        )
         return True
     found = compared(committed, done.outputs[0])
     other = elsewhere(tree, fingerprint(configure(done.runtime)))
     if other is None:
         tell(f"the commit does not say what its results were made on; of them {found.told()}")
     elif other:
-        tell(f"the committed results were made on another environment, so they need not be the same; {found.told()}")
+        tell(
+            f"the committed results were made on another environment, so they need not be the same; {found.told()}"
+        )
         for key, values in other.items():
             tell(f"  {key}: {values}")
     else:

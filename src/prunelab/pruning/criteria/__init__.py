@@ -8,7 +8,7 @@ draws random numbers.
 """
 
 from prunelab.pruning.criteria.activations import bn_scale, wanda
-from prunelab.pruning.criteria.calibration import Criterion, Evidence
+from prunelab.pruning.criteria.calibration import CalibrationData, Criterion
 from prunelab.pruning.criteria.flow import synflow
 from prunelab.pruning.criteria.gradients import fisher, grasp, snip, taylor, taylor_filter
 from prunelab.pruning.criteria.magnitude import fpgm, l1, l2, lamp, random
@@ -29,4 +29,4 @@ CRITERIA: dict[str, Criterion] = {
     "synflow": synflow,
 }
 
-__all__ = ["CRITERIA", "Criterion", "Evidence", *CRITERIA]
+__all__ = ["CRITERIA", "Criterion", "CalibrationData", *CRITERIA]

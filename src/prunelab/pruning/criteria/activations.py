@@ -9,25 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.catalogue import prunable_weights
-from prunelab.pruning.criteria.calibration import Evidence, evaluating, spread
+from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
 
 
-def bn_scale(model: nn.Module, evidence: Evidence) -> Saliency:
+def bn_scale(model: nn.Module, evidence: CalibrationData) -> Saliency:
     """A channel's |gamma| in the norm that directly follows its layer (network slimming, Liu et al. 2017).
 
     Layers that no norm follows, such as the head, are absent.
 
     Raises:
-        Refused: if no layer of the network is followed by a norm with scales.
+        InputError: if no layer of the network is followed by a norm with scales.
     """
     weights = prunable_weights(model)
     norms = _following_norms(model, evidence.example())
     if not norms:
-        raise Refused("bn_scale: no layer of this network is directly followed by a batch or group norm with scales")
-    return {name: spread(norms[name].detach().abs(), weights[name]) for name in weights if name in norms}
+        raise InputError(
+            "bn_scale: no layer of this network is directly followed by a batch or group norm with scales"
+        )
+    return {
+        name: distribute_evenly(norms[name].detach().abs(), weights[name])
+        for name in weights
+        if name in norms
+    }
 
 
 def _following_norms(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
@@ -47,14 +53,20 @@ def _following_norms(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(module.register_forward_hook(lambda _, args, output, name=name: remember(name, output)))
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, args, output, name=name: remember(name, output)
+                )
+            )
         elif isinstance(module, _BatchNorm | nn.GroupNorm):
-            handles.append(module.register_forward_pre_hook(lambda norm, args: recognise(norm, args[0])))
+            handles.append(
+                module.register_forward_pre_hook(lambda norm, args: recognise(norm, args[0]))
+            )
     _forward(model, [example], handles)
     return scales
 
 
-def wanda(model: nn.Module, evidence: Evidence) -> Saliency:
+def wanda(model: nn.Module, evidence: CalibrationData) -> Saliency:
     """|w| times the L2 norm, over all examples and positions, of the inputs that it multiplies (Sun et al. 2023).
 
     For a convolution those are the inputs under that element of the kernel at every place that the kernel is put, that
@@ -69,12 +81,16 @@ def wanda(model: nn.Module, evidence: Evidence) -> Saliency:
             squares[name] = squares[name] + summed if name in squares else summed
 
     handles = []
-    attentions = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    attentions = [
+        name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
+    ]
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             handles.append(
                 module.register_forward_pre_hook(
-                    lambda conv, args, name=name: add(f"{name}.weight", _squares_under_kernel(conv, args[0]))
+                    lambda conv, args, name=name: add(
+                        f"{name}.weight", _squares_under_kernel(conv, args[0])
+                    )
                 )
             )
         elif isinstance(module, nn.Linear) and name.removesuffix(".out_proj") not in attentions:
@@ -119,7 +135,10 @@ def _watch_attention(name: str, module: nn.MultiheadAttention, add: Any) -> Any:
 
     def observe(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         received = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        parts = [_squares(received[part]).expand(module.embed_dim, -1) for part in ("query", "key", "value")]
+        parts = [
+            _squares(received[part]).expand(module.embed_dim, -1)
+            for part in ("query", "key", "value")
+        ]
         if module.in_proj_weight is not None:
             add(f"{name}.in_proj_weight", torch.cat(parts))
         add(f"{name}.out_proj.weight", _squares(probe(*args, **kwargs)[0]))

@@ -12,7 +12,7 @@ from prunelab.pruning.unstructured.ranking import Saliency
 
 
 @dataclass(frozen=True)
-class Evidence:
+class CalibrationData:
     """What a criterion may look at besides the weights.
 
     `batches()` gives normalised training batches (inputs [B, ...], labels [B]), the same at every call, on the model's
@@ -28,7 +28,7 @@ class Evidence:
         return inputs[:1]
 
 
-Criterion = Callable[[nn.Module, Evidence], Saliency]
+Criterion = Callable[[nn.Module, CalibrationData], Saliency]
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def evaluating(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[
             module.training = training
 
 
-def spread(scores: Tensor, weight: Tensor) -> Tensor:
+def distribute_evenly(scores: Tensor, weight: Tensor) -> Tensor:
     """One score for each filter, [out], dealt out evenly over its weights, so that they sum to it."""
     shares = scores.double().cpu() / weight[0].numel()
     return shares.view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.catalogue import prunable_weights
-from prunelab.pruning.criteria.calibration import Evidence, evaluating
+from prunelab.pruning.criteria.calibration import CalibrationData, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
 
 # Inputs are all ones, scaled by a power of two, which costs no precision: so near to zero the slope of ReLU6, GELU and
@@ -15,7 +15,7 @@ TINY = 2.0**-300
 GATED = 2.0**-100  # layers that flow passes through have shares of the order of one
 
 
-def synflow(model: nn.Module, evidence: Evidence) -> Saliency:
+def synflow(model: nn.Module, evidence: CalibrationData) -> Saliency:
     """|w| dR/d|w| over R: the share of a network's synaptic flow R that passes through a weight (Tanaka et al. 2020).
 
     R is the sum, over all paths from an input to an output, of the product of the magnitudes on the path; it is had as
@@ -26,12 +26,12 @@ def synflow(model: nn.Module, evidence: Evidence) -> Saliency:
     Layers that only set gates, such as those of squeeze and excitation, are absent.
 
     Raises:
-        Refused: if inputs are tokens, if the network is no sum of such products (layer norms subtract), or if no path
+        InputError: if inputs are tokens, if the network is no sum of such products (layer norms subtract), or if no path
             is left.
     """
     example = evidence.example()
     if not example.is_floating_point():
-        raise Refused(
+        raise InputError(
             f"synflow: this network's inputs are {example.dtype} (tokens), which cannot be set to one; "
             "it needs inputs that are real numbers, such as images"
         )
@@ -53,10 +53,12 @@ def synflow(model: nn.Module, evidence: Evidence) -> Saliency:
     # Of a gate (squeeze and excitation), which no flow passes through at inputs so small, this says nothing.
     saliency = {name: share for name, share in shares.items() if not 0 < share.sum() < GATED}
     if flow == 0:
-        raise Refused("synflow: no path from an input to an output is left in this network")
+        raise InputError("synflow: no path from an input to an output is left in this network")
     sums_of_products = torch.isclose(doubled, 2 * flow, rtol=1e-6, atol=0)
-    if not sums_of_products or any((share < 0).any() or not share.isfinite().all() for share in saliency.values()):
-        raise Refused(
+    if not sums_of_products or any(
+        (share < 0).any() or not share.isfinite().all() for share in saliency.values()
+    ):
+        raise InputError(
             "synflow: this network's outputs are no sums of products of its weights along paths "
             "(layer norm and the like subtract); valid: convolutions, linear layers, batch norms, ReLU, pooling"
         )

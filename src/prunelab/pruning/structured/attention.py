@@ -28,7 +28,9 @@ def _heads(layer: Any, names: dict[nn.Module, str]) -> Group:
     attention = layer.attention.self
     count = attention.query.out_features // int(attention.attention_head_size)
     inner = [attention.query, attention.key, attention.value]
-    return _group(names[attention], "head", count, inner, layer.attention.output.dense, names, owner=attention)
+    return _group(
+        names[attention], "head", count, inner, layer.attention.output.dense, names, owner=attention
+    )
 
 
 def _hidden(layer: Any, names: dict[nn.Module, str]) -> Group:
@@ -53,7 +55,9 @@ def _group(
     return Group(name, kind, count, members, partial(_remove, members, count, owner))
 
 
-def _remove(members: Sequence[Member], count: int, owner: nn.Module | None, gone: Sequence[int]) -> None:
+def _remove(
+    members: Sequence[Member], count: int, owner: nn.Module | None, gone: Sequence[int]
+) -> None:
     """Take units out of all members, in place; afterwards the groups must be found anew."""
     kept = sorted(set(range(count)) - set(gone))
     assert kept, "at least one unit stays"

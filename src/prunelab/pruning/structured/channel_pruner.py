@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
-from prunelab.core.errors import Refused
-from prunelab.pruning.pruner import MISS, Pruned, on_the_way
+from prunelab.core.errors import InputError
+from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured import channels, groups
 from prunelab.pruning.structured.budget import Costs, solve
-from prunelab.pruning.structured.groups import Group, Width
-from prunelab.pruning.structured.penalties import Doomed
+from prunelab.pruning.structured.groups import Group, LayerWidth
+from prunelab.pruning.structured.penalties import SelectedUnits
 from prunelab.pruning.unstructured.ranking import Saliency
 
 
-class GroupCutter:
+class StructuredPruner:
     """Cuts by removing units of groups (channels, heads, hidden units)."""
 
     def __init__(
@@ -33,7 +33,11 @@ class GroupCutter:
         self._find, self._example = find, example
         self._groups = find(model) if known is None else known
         self.full = {group.name: group.count for group in self._groups}
-        self._dense = self._costs().total(self._groups, list(self.full.values())) if spec.budget != "native" else 0
+        self._dense = (
+            self._costs().total(self._groups, list(self.full.values()))
+            if spec.budget != "native"
+            else 0
+        )
         self._history: list[list[list[int]]] = []
 
     def _costs(self) -> Costs:
@@ -41,7 +45,9 @@ class GroupCutter:
 
     def plan(self, saliency: Saliency, ratio: float) -> tuple[list[groups.Candidate], list[int]]:
         """The groups that may lose units, and the widths they get; nothing is touched."""
-        found = groups.candidates(self._groups, saliency, self._spec, self.full, partial(self._on_the_way, ratio))
+        found = groups.candidates(
+            self._groups, saliency, self._spec, self.full, partial(self._on_the_way, ratio)
+        )
         if self._spec.budget == "native" or ratio == 0:
             return found, self._scope(found, ratio, self._spec.floor)
         costs, members = self._costs(), [candidate.group for candidate in found]
@@ -52,16 +58,21 @@ class GroupCutter:
         )
 
     def _on_the_way(self, ratio: float, own: float) -> float:
-        return on_the_way(own, ratio, self._spec.ratio)
+        return scheduled_ratio(own, ratio, self._spec.ratio)
 
     def refuse(
-        self, found: Sequence[groups.Candidate], widths: Sequence[int], ratio: float, *, exactly: bool = True
+        self,
+        found: Sequence[groups.Candidate],
+        widths: Sequence[int],
+        ratio: float,
+        *,
+        exactly: bool = True,
     ) -> None:
-        """Raise Refused if widths miss the ratio by more than rounding explains; `exactly`: also if more would go."""
+        """Raise InputError if widths miss the ratio by more than rounding explains; `exactly`: also if more would go."""
         if problem := self._why_not(found, widths, ratio, exactly):
-            raise Refused(f"{self._spec.method} at ratio {ratio} {problem}")
+            raise InputError(f"{self._spec.method} at ratio {ratio} {problem}")
 
-    def cut(self, saliency: Saliency, ratio: float) -> Pruned:
+    def cut(self, saliency: Saliency, ratio: float) -> PruneResult:
         found, widths = self.plan(saliency, ratio)
         if ratio >= self._spec.ratio:  # on the way there, rounding may well leave nothing to do
             self.refuse(found, widths, ratio)
@@ -70,18 +81,25 @@ class GroupCutter:
         self._model.cpu()  # where the network was traced
         self._execute(self._model, self._groups, dropped)
         self._history.append(dropped)
-        layers = {group.name: tuple(member.layer for member in group.filters) for group in self._groups}
+        layers = {
+            group.name: tuple(member.layer for member in group.filters) for group in self._groups
+        }
         self._groups = self._find(self._model)
         left = {group.name: group.count for group in self._groups}
         for candidate, width in zip(found, widths, strict=True):
-            assert left[candidate.group.name] == width, f"{candidate.group.name} is not {width} wide"
+            assert left[candidate.group.name] == width, (
+                f"{candidate.group.name} is not {width} wide"
+            )
         judged = [candidate.group.name for candidate in found]
-        measured = [Width(layers[name], self.full[name], left[name]) for name in judged]
-        return Pruned({}, measured, self._removed(found, widths))
+        measured = [LayerWidth(layers[name], self.full[name], left[name]) for name in judged]
+        return PruneResult({}, measured, self._removed(found, widths))
 
-    def doomed(self, saliency: Saliency, ratio: float) -> Doomed:
+    def doomed(self, saliency: Saliency, ratio: float) -> SelectedUnits:
         found, widths = self.plan(saliency, ratio)
-        return [(candidate.group, candidate.drop(width)) for candidate, width in zip(found, widths, strict=True)]
+        return [
+            (candidate.group, candidate.drop(width))
+            for candidate, width in zip(found, widths, strict=True)
+        ]
 
     def silence(self, saliency: Saliency, ratio: float) -> None:
         # The weights alone: with its norm's scale and shift gone as well, a unit could never learn again.
@@ -98,7 +116,9 @@ class GroupCutter:
             self._execute(other, self._find(other), dropped)
         self._model.load_state_dict(other.state_dict())
 
-    def _execute(self, model: nn.Module, found: Sequence[Group], dropped: Sequence[list[int]]) -> None:
+    def _execute(
+        self, model: nn.Module, found: Sequence[Group], dropped: Sequence[list[int]]
+    ) -> None:
         channels.remove(model, found, dropped, self._example)
 
     def _removed(self, found: Sequence[groups.Candidate], widths: Sequence[int]) -> float:
@@ -120,7 +140,9 @@ class GroupCutter:
         if not free:
             return "cannot apply: prune.protect and prune.layer_ratios leave no layer to it"
         widest = max((c for c, _ in free), key=lambda c: c.full)
-        if widest.round_to > widest.full:  # narrower layers keep their width; if all do so, nothing goes
+        if (
+            widest.round_to > widest.full
+        ):  # narrower layers keep their width; if all do so, nothing goes
             return (
                 f"cannot be met: prune.round_to = {self._spec.round_to} is more than the {widest.full} channels of "
                 f"{widest.group.name}, the widest layer, so nothing could go; valid: 1 to that number"
@@ -128,7 +150,7 @@ class GroupCutter:
         if self._spec.budget != "native":
             costs = self._costs()
             achieved = 1 - costs.total([c.group for c in found], widths) / self._dense
-            if abs(achieved - ratio) <= MISS or (achieved > ratio and not exactly):
+            if abs(achieved - ratio) <= BUDGET_TOLERANCE or (achieved > ratio and not exactly):
                 return None
             return (
                 f"of {self._spec.budget} cannot be met: the nearest that can be removed is {achieved:.4f} (every layer "

@@ -18,9 +18,13 @@ def find(model: nn.Module, fixed: Sequence[nn.Module], example: Tensor) -> list[
     import torch_pruning as tp  # slow to import: only for those who use it
 
     names = {module: name for name, module in model.named_modules()}
-    names |= {parameter: name for name, parameter in model.named_parameters()}  # some take part without a module
+    names |= {
+        parameter: name for name, parameter in model.named_parameters()
+    }  # some take part without a module
     graph = tp.DependencyGraph().build_dependency(model.eval(), example, verbose=False)
-    found = graph.get_all_groups(ignored_layers=list(fixed), root_module_types=[nn.Conv2d, nn.Linear])
+    found = graph.get_all_groups(
+        ignored_layers=list(fixed), root_module_types=[nn.Conv2d, nn.Linear]
+    )
     return [_group(group, graph, names) for group in found]
 
 
@@ -63,7 +67,9 @@ def remove(
     _assert_same_outputs(silenced, model, example)
 
 
-def silence(model: nn.Module, groups: Sequence[Group], dropped: Sequence[Sequence[int]]) -> nn.Module:
+def silence(
+    model: nn.Module, groups: Sequence[Group], dropped: Sequence[Sequence[int]]
+) -> nn.Module:
     """Set all that makes a dropped unit to zero, norms included; `model` may be a copy of the one grouped."""
     modules = dict(model.named_modules())
     for group, units in zip(groups, dropped, strict=True):

@@ -33,7 +33,11 @@ class Member:
         return self.indices[torch.isin(self.units, torch.tensor(units, dtype=torch.int64))]
 
 
-UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}  # in plural, by the kind of a group
+UNITS = {
+    "channel": "channels",
+    "head": "heads",
+    "hidden": "hidden units",
+}  # in plural, by the kind of a group
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ class Group:
     @property
     def filters(self) -> list[Member]:
         """The members whose weights make the units: convolutions and linear layers that lose outputs."""
-        return [m for m in self.members if m.outputs and isinstance(m.module, nn.Conv2d | nn.Linear)]
+        return [
+            m for m in self.members if m.outputs and isinstance(m.module, nn.Conv2d | nn.Linear)
+        ]
 
 
 @dataclass(frozen=True)
-class Width:
+class LayerWidth:
     """A set of layers that share their units: how many there were and how many stay."""
 
     layers: tuple[str, ...]
@@ -72,7 +78,11 @@ def scores(group: Group, saliency: Saliency) -> Tensor:
 
 def judged(groups: Sequence[Group], saliency: Saliency) -> list[Group]:
     """The groups of which the criterion says anything; the others are left alone."""
-    return [group for group in groups if any(f"{member.layer}.weight" in saliency for member in group.filters)]
+    return [
+        group
+        for group in groups
+        if any(f"{member.layer}.weight" in saliency for member in group.filters)
+    ]
 
 
 def own_ratio(names: Sequence[str], settings: Prune) -> float | None:
@@ -82,7 +92,11 @@ def own_ratio(names: Sequence[str], settings: Prune) -> float | None:
     """
     if any(within(name, pattern) for name in names for pattern in settings.protect):
         return 0.0
-    own = [ratio for pattern, ratio in settings.layer_ratios.items() if any(within(name, pattern) for name in names)]
+    own = [
+        ratio
+        for pattern, ratio in settings.layer_ratios.items()
+        if any(within(name, pattern) for name in names)
+    ]
     return own[-1] if own else None  # the last word counts, as in a list of rules
 
 
@@ -105,7 +119,10 @@ class Candidate:
     round_to: int
 
     def width(self, ratio: float) -> int:
-        return min(self.group.count, target_width(self.full, ratio if self.own is None else self.own, self.round_to))
+        return min(
+            self.group.count,
+            target_width(self.full, ratio if self.own is None else self.own, self.round_to),
+        )
 
     def drop(self, width: int) -> list[int]:
         """The least salient units, those beyond `width`."""
@@ -162,18 +179,28 @@ def ranked_relatively(found: Sequence[Candidate], ratio: float, floor: float) ->
     return _ranked(found, ratio, floor, _relative)
 
 
-def _ranked(found: Sequence[Candidate], ratio: float, floor: float, ranks: Callable[[Candidate], Tensor]) -> list[int]:
+def _ranked(
+    found: Sequence[Candidate], ratio: float, floor: float, ranks: Callable[[Candidate], Tensor]
+) -> list[int]:
     free = [candidate for candidate in found if candidate.own is None]
-    least = {id(c): min(c.full, ceil(max(1.0, floor * c.full) / c.round_to) * c.round_to) for c in free}
+    least = {
+        id(c): min(c.full, ceil(max(1.0, floor * c.full) / c.round_to) * c.round_to) for c in free
+    }
     # Only what is above its group's floor takes part; the order within a group is that of `Candidate.drop`.
-    above = [(c, score) for c in free for score in ranks(c).sort().values[: max(0, c.group.count - least[id(c)])]]
+    above = [
+        (c, score)
+        for c in free
+        for score in ranks(c).sort().values[: max(0, c.group.count - least[id(c)])]
+    ]
     to_drop = round(ratio * sum(c.full for c in free)) - sum(c.full - c.group.count for c in free)
     order = sorted(range(len(above)), key=lambda index: float(above[index][1]))[: max(0, to_drop)]
     dropped = {id(c): 0 for c in free}
     for index in order:
         dropped[id(above[index][0])] += 1
     return [
-        candidate.width(ratio) if candidate.own is not None else _rounded(candidate, dropped[id(candidate)])
+        candidate.width(ratio)
+        if candidate.own is not None
+        else _rounded(candidate, dropped[id(candidate)])
         for candidate in found
     ]
 
@@ -187,4 +214,6 @@ def _rounded(candidate: Candidate, dropped: int) -> int:
     if dropped == 0:
         return candidate.group.count
     step = candidate.round_to
-    return min(candidate.group.count, max(step, round((candidate.group.count - dropped) / step) * step))
+    return min(
+        candidate.group.count, max(step, round((candidate.group.count - dropped) / step) * step)
+    )

@@ -7,17 +7,25 @@ from torch import Tensor, nn
 
 from prunelab.pruning.structured.groups import Group
 
-Doomed = Sequence[tuple[Group, Sequence[int]]]  # every group with the units that a cut would take now
-Penalty = Callable[[float], Tensor]  # progress through the training, 0 to below 1, to a term of the loss
+SelectedUnits = Sequence[
+    tuple[Group, Sequence[int]]
+]  # every group with the units that a cut would take now
+Penalty = Callable[
+    [float], Tensor
+]  # progress through the training, 0 to below 1, to a term of the loss
 
 
-def scales(doomed: Doomed, strength: float) -> Penalty:
+def scales(doomed: SelectedUnits, strength: float) -> Penalty:
     """L1 on the scales of all norms within the groups (network slimming, Liu et al. 2017)."""
-    norms = [m for group, _ in doomed for m in group.members if isinstance(m.module, nn.BatchNorm2d)]
-    return lambda progress: strength * _sum([m.weight[m.indices.to(m.weight.device)].abs().sum() for m in norms])
+    norms = [
+        m for group, _ in doomed for m in group.members if isinstance(m.module, nn.BatchNorm2d)
+    ]
+    return lambda progress: (
+        strength * _sum([m.weight[m.indices.to(m.weight.device)].abs().sum() for m in norms])
+    )
 
 
-def group_lasso(doomed: Doomed, strength: float) -> Penalty:
+def group_lasso(doomed: SelectedUnits, strength: float) -> Penalty:
     """The L2 norm of all weights that make a unit, times the root of its size, summed over units (Wen et al. 2016).
 
     The root keeps large units from being spared less than small ones (Yuan & Lin 2006).
@@ -25,14 +33,19 @@ def group_lasso(doomed: Doomed, strength: float) -> Penalty:
     return lambda progress: strength * _sum([_norms(group).sum() for group, _ in doomed])
 
 
-def growing_l2(doomed: Doomed, strength: float) -> Penalty:
+def growing_l2(doomed: SelectedUnits, strength: float) -> Penalty:
     """A weight decay on the doomed units alone that rises linearly from 0 to `strength` (GReg-1, Wang et al. 2021).
 
     Which units are doomed is settled once, before the training.
     """
-    chosen = [(member.weight, member.chosen(units)) for group, units in doomed for member in group.filters]
+    chosen = [
+        (member.weight, member.chosen(units)) for group, units in doomed for member in group.filters
+    ]
     return lambda progress: (
-        strength * progress / 2 * _sum([w[indices.to(w.device)].square().sum() for w, indices in chosen])
+        strength
+        * progress
+        / 2
+        * _sum([w[indices.to(w.device)].square().sum() for w, indices in chosen])
     )
 
 

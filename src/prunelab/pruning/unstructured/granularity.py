@@ -36,7 +36,9 @@ class Granularity:
         return (self.groups if self.select else self.tiling)(shape, settings) is not None
 
 
-def why_not(shapes: Mapping[str, Shape], granularity: Granularity, ratio: float, settings: Prune) -> str | None:
+def why_not(
+    shapes: Mapping[str, Shape], granularity: Granularity, ratio: float, settings: Prune
+) -> str | None:
     """One line that tells why a network of such tensors cannot lose this ratio so; None if it can."""
     usable = [shape for shape in shapes.values() if granularity.applies(shape, settings)]
     if not usable:
@@ -45,7 +47,9 @@ def why_not(shapes: Mapping[str, Shape], granularity: Granularity, ratio: float,
     if ratio == 0:
         return None
     counts = sorted({choices(granularity, shape, settings) for shape in usable})
-    if granularity.select:  # within every group by itself: none may be emptied, and some must lose something
+    if (
+        granularity.select
+    ):  # within every group by itself: none may be emptied, and some must lose something
         steps = counts[0] if kept_of(counts[0], ratio) == 0 else counts[-1]
         among = f"a group of {steps} weights"
     else:
@@ -66,16 +70,26 @@ def choices(granularity: Granularity, shape: Shape, settings: Prune) -> int:
     return len(tiling) if tiling else granularity.groups(shape, settings) or 0
 
 
-def achievable(shapes: Mapping[str, Shape], granularity: Granularity, ratio: float, settings: Prune) -> float:
+def achievable(
+    shapes: Mapping[str, Shape], granularity: Granularity, ratio: float, settings: Prune
+) -> float:
     """The ratio nearest to this one that the granularity can give to the weights it applies to.
 
     For N:M and patterns that is what they will achieve; rankings of units achieve any ratio to within one unit.
     """
     if not granularity.select:
         return ratio
-    grouped = [(prod(shape), size) for shape in shapes.values() if (size := granularity.groups(shape, settings))]
+    grouped = [
+        (prod(shape), size)
+        for shape in shapes.values()
+        if (size := granularity.groups(shape, settings))
+    ]
     total = sum(count for count, _ in grouped)
-    return sum(count * (1 - kept_of(size, ratio) / size) for count, size in grouped) / total if total else 0.0
+    return (
+        sum(count * (1 - kept_of(size, ratio) / size) for count, size in grouped) / total
+        if total
+        else 0.0
+    )
 
 
 def _matrix(shape: Shape) -> tuple[int, int]:
@@ -87,7 +101,9 @@ def _has_kernels(shape: Shape) -> bool:
 
 
 def _vectors(shape: Shape, settings: Prune) -> Tiling | None:
-    return Tiling(prod(shape[:3]), shape[3], 1, shape[3]) if len(shape) == 4 and shape[3] > 1 else None
+    return (
+        Tiling(prod(shape[:3]), shape[3], 1, shape[3]) if len(shape) == 4 and shape[3] > 1 else None
+    )
 
 
 def _kernels(shape: Shape, settings: Prune) -> Tiling | None:
@@ -97,7 +113,9 @@ def _kernels(shape: Shape, settings: Prune) -> Tiling | None:
 
 def _blocks(shape: Shape, settings: Prune) -> Tiling:
     rows, columns = _matrix(shape)
-    return Tiling(rows, columns, min(rows, settings.block_rows), min(columns, settings.block_columns))
+    return Tiling(
+        rows, columns, min(rows, settings.block_rows), min(columns, settings.block_columns)
+    )
 
 
 def _filters(shape: Shape, settings: Prune) -> Tiling:
@@ -131,7 +149,10 @@ N_OF_M = Granularity(
 # The same number of weights stays in every kernel, at places that one of a few patterns allows: the most frequent
 # among those that the kernels would choose for themselves (PatDNN: Niu et al. 2020).
 PATTERN = Granularity(
-    "patterns of kernels", "convolutions with kernels larger than 1x1", groups=_pattern_group, select=patterns
+    "patterns of kernels",
+    "convolutions with kernels larger than 1x1",
+    groups=_pattern_group,
+    select=patterns,
 )
 
 GRANULARITIES: dict[str, Granularity] = {

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.models.catalogue import prunable_weights
-from prunelab.models.cost import macs, parameters, positions
-from prunelab.pruning.pruner import MISS, Pruned, on_the_way
+from prunelab.models.cost import macs, output_positions, parameters
+from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured.groups import own_ratio
-from prunelab.pruning.structured.penalties import Doomed
+from prunelab.pruning.structured.penalties import SelectedUnits
 from prunelab.pruning.unstructured import select
 from prunelab.pruning.unstructured.granularity import Granularity
 from prunelab.pruning.unstructured.ranking import Saliency
@@ -21,7 +21,7 @@ from prunelab.training.masking import Masks
 COARSE = 0.05  # how far units, none of which can be cut in two, may miss a ratio
 
 
-class MaskCutter:
+class MaskPruner:
     """Cuts by masks over weights, by one granularity in one scope."""
 
     def __init__(
@@ -41,7 +41,10 @@ class MaskCutter:
         self._total = parameters(model) if spec.budget == "params" else 0
         self._uses = None
         if spec.budget == "macs":
-            self._total, self._uses = macs(model, tuple(example.shape[1:])), positions(model, example)
+            self._total, self._uses = (
+                macs(model, tuple(example.shape[1:])),
+                output_positions(model, example),
+            )
 
     def choose(self, saliency: Saliency, ratio: float) -> Masks:
         """The masks at a ratio of what the budget names; what is cut already stays cut."""
@@ -50,7 +53,10 @@ class MaskCutter:
             for name, score in saliency.items()
         }
 
-        own = {name: on_the_way(share, ratio, self._spec.ratio) for name, share in self._own.items()}
+        own = {
+            name: scheduled_ratio(share, ratio, self._spec.ratio)
+            for name, share in self._own.items()
+        }
 
         def chosen(native: float) -> Masks:
             return select.choose(saliency, self._granularity, self._scope, native, self._spec, own)
@@ -69,55 +75,67 @@ class MaskCutter:
             dropped = {name: count for name, count in dropped.items() if name not in self._own}
             return sum(dropped.values()) / max(1, sum(self._sizes[name] for name in dropped))
         if self._uses is not None:
-            dropped = {name: count * self._uses[name.rpartition(".")[0]] for name, count in dropped.items()}
+            dropped = {
+                name: count * self._uses[name.rpartition(".")[0]] for name, count in dropped.items()
+            }
         return sum(dropped.values()) / self._total
 
     def refuse(self, ratio: float) -> None:
-        """Raise Refused if a ratio cannot be met, as far as the sizes of tensors tell."""
+        """Raise InputError if a ratio cannot be met, as far as the sizes of tensors tell."""
         self._refuse_none_free(ratio)
-        shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(self._model).items()}
+        shapes = {
+            name: tuple(weight.shape) for name, weight in prunable_weights(self._model).items()
+        }
 
         def share(native: float) -> float:
-            return self._share(select.expected(shapes, self._granularity, self._scope, native, self._spec, self._own))
+            return self._share(
+                select.expected(
+                    shapes, self._granularity, self._scope, native, self._spec, self._own
+                )
+            )
 
-        self._refuse_miss(share(ratio if self._spec.budget == "native" else bisect(share, ratio)), ratio)
+        self._refuse_miss(
+            share(ratio if self._spec.budget == "native" else bisect(share, ratio)), ratio
+        )
 
     def _refuse_miss(self, achieved: float, ratio: float) -> None:
         # N:M and patterns go to the nearest step that they have.
         native = 1.0 if self._granularity.select else COARSE
-        if abs(achieved - ratio) > (native if self._spec.budget == "native" else MISS):
-            raise Refused(
+        if abs(achieved - ratio) > (native if self._spec.budget == "native" else BUDGET_TOLERANCE):
+            raise InputError(
                 f"{self._spec.method} at ratio {ratio} of {self._spec.budget} cannot be met: the nearest that can be "
                 f"removed is {achieved:.4f}"
             )
 
     def _refuse_none_free(self, ratio: float) -> None:
         if ratio and self._own.keys() >= self._sizes.keys():
-            raise Refused(
+            raise InputError(
                 f"{self._spec.method} at ratio {ratio} cannot apply: prune.protect and prune.layer_ratios leave no "
                 "layer to it"
             )
 
-    def cut(self, saliency: Saliency, ratio: float) -> Pruned:
+    def cut(self, saliency: Saliency, ratio: float) -> PruneResult:
         self._refuse_none_free(ratio)
         try:
             kept = self.choose(saliency, ratio)
-        except Refused:
+        except InputError:
             if ratio >= self._spec.ratio:
                 raise
             kept = self.masks  # on the way there, a share may be less than one unit
         if kept and not any(mask.any() for mask in kept.values()):
             total = sum(mask.numel() for mask in kept.values())
-            raise Refused(f"{self._spec.method} at ratio {ratio} leaves none of the {total} weights")
+            raise InputError(
+                f"{self._spec.method} at ratio {ratio} leaves none of the {total} weights"
+            )
         achieved = self.removed(kept)
         if ratio >= self._spec.ratio:
             self._refuse_miss(achieved, ratio)
         masking.apply(self._model, kept)
         masking.verify(self._model, kept)
         self.masks = kept
-        return Pruned(kept, [], achieved)
+        return PruneResult(kept, [], achieved)
 
-    def doomed(self, saliency: Saliency, ratio: float) -> Doomed:
+    def doomed(self, saliency: Saliency, ratio: float) -> SelectedUnits:
         return []
 
     def silence(self, saliency: Saliency, ratio: float) -> None:
@@ -132,13 +150,13 @@ def bisect(removed: Callable[[float], float], target: float) -> float:
     """The setting, 0 to below 1, at which the rising function `removed` comes nearest to `target`.
 
     Raises:
-        Refused: by `removed`, where no setting that it accepts comes anywhere near.
+        InputError: by `removed`, where no setting that it accepts comes anywhere near.
     """
 
     def distance(setting: float) -> float:
         try:
             return removed(setting) - target
-        except Refused:  # so little that nothing goes, or so much that nothing stays
+        except InputError:  # so little that nothing goes, or so much that nothing stays
             return -target if setting < 0.5 else 1 - target
 
     low, high = 0.0, 1.0

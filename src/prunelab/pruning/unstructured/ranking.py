@@ -28,7 +28,9 @@ def keep_largest(scores: Tensor, drop: int) -> Tensor:
     cut = torch.from_numpy(np.partition(scores.numpy(), drop - 1, axis=1)[:, drop - 1 : drop])
     kept = scores >= cut
     surplus = kept.sum(1) - (scores.shape[1] - drop)
-    for row in surplus.nonzero().flatten().split(2**22):  # few rows at a time: this counts in full width
+    for row in (
+        surplus.nonzero().flatten().split(2**22)
+    ):  # few rows at a time: this counts in full width
         tied = scores[row] == cut[row]
         kept[row] &= ~(tied & (tied.cumsum(1, dtype=torch.int32) <= surplus[row].unsqueeze(1)))
     return kept
@@ -57,7 +59,10 @@ def patterns(saliency: Saliency, ratios: Mapping[str, float], settings: Prune) -
             torch.cat([saliency[name].reshape(-1, area) for name in names]), area - count, settings
         )
         parts = chosen.split([saliency[name].numel() // area for name in names])
-        masks |= {name: part.reshape(saliency[name].shape) for name, part in zip(names, parts, strict=True)}
+        masks |= {
+            name: part.reshape(saliency[name].shape)
+            for name, part in zip(names, parts, strict=True)
+        }
     return {name: masks[name] for name in saliency}
 
 
@@ -65,7 +70,9 @@ def _chosen_patterns(kernels: Tensor, drop: int, settings: Prune) -> Tensor:
     """For every kernel, a row of saliencies, the pattern of the set that keeps most of its saliency."""
     own = keep_largest(kernels, drop)
     packed = np.packbits(own.numpy(), axis=1)
-    _, first, counts = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_counts=True)
+    _, first, counts = np.unique(
+        packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_counts=True
+    )
     commonest = np.argsort(-counts, kind="stable")[: settings.patterns]
     allowed = own[torch.from_numpy(first[commonest])]
     return allowed[(kernels @ allowed.to(kernels.dtype).T).argmax(1)]

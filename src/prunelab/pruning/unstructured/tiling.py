@@ -37,12 +37,16 @@ class Tiling:
             return matrix.flatten()
         if self.tall == 1 and self.columns % self.wide == 0:
             return matrix.view(-1, self.wide).mean(1)
-        pooled = F.avg_pool2d(matrix.unsqueeze(0), (self.tall, self.wide), ceil_mode=True)  # edges: of what is there
+        pooled = F.avg_pool2d(
+            matrix.unsqueeze(0), (self.tall, self.wide), ceil_mode=True
+        )  # edges: of what is there
         return pooled.flatten()
 
     def sizes(self) -> Tensor:
         """How many weights every unit has, int64 [units]."""
-        return torch.outer(_lengths(self.rows, self.tall), _lengths(self.columns, self.wide)).flatten()
+        return torch.outer(
+            _lengths(self.rows, self.tall), _lengths(self.columns, self.wide)
+        ).flatten()
 
     def widen(self, kept: Tensor, shape: Shape) -> Tensor:
         """A mask of the tensor's shape from a choice of units, bool [units]."""

@@ -13,7 +13,7 @@ from prunelab.commands.studies.jobs import Job, one_of_each_dense, unmeasured
 from prunelab.commands.sweep.ray import node
 from prunelab.commands.sweep.ray.node_job import DENSE, SETTING
 from prunelab.commands.sweep.ray.remotes import check_remotes, fetch_experiments
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.git import git
 
 RETRIES = 5
@@ -43,7 +43,7 @@ def run_elsewhere(
     Returns the failures, the log's end by the job's label.
 
     Raises:
-        Refused: with one line per problem of the remotes, Ray or its nodes, before any work starts.
+        InputError: with one line per problem of the remotes, Ray or its nodes, before any work starts.
     """
     revision = git(root, "rev-parse", "HEAD").strip()
     url = check_remotes(root, remote, revision)
@@ -54,7 +54,9 @@ def run_elsewhere(
         return {}
     try:
         with connected(address) as ray:
-            return run_on_cluster(ray, order_for(root, url, revision, title), pending, resources, tell)
+            return run_on_cluster(
+                ray, order_for(root, url, revision, title), pending, resources, tell
+            )
     finally:
         fetch_experiments(root, url, names)
 
@@ -64,21 +66,27 @@ def connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster: `auto`, host:port, ray://host:port, or `local` for one on this machine alone.
 
     Raises:
-        Refused: if Ray is not installed or nothing answers there.
+        InputError: if Ray is not installed or nothing answers there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it takes different settings for repetitions
     try:
         import ray
     except ImportError:
-        raise Refused("--address needs Ray, which is not installed: pip install prunelab[ray]") from None
-    where: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
+        raise InputError(
+            "--address needs Ray, which is not installed: pip install prunelab[ray]"
+        ) from None
+    where: dict[str, Any] = (
+        {"include_dashboard": False} if address == "local" else {"address": address}
+    )
     try:
         _knock(address)
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=True)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
-        raise Refused(f"--address {address}: {why}; valid: auto, local, HOST:PORT, ray://HOST:10001") from None
+        raise InputError(
+            f"--address {address}: {why}; valid: auto, local, HOST:PORT, ray://HOST:10001"
+        ) from None
     try:
         yield ray
     finally:
@@ -98,10 +106,16 @@ def order_for(root: Path, url: str, revision: str, title: str) -> Order:
 
     identity = {}
     for key in ("user.name", "user.email"):
-        with suppress(Refused):
+        with suppress(InputError):
             identity[key] = git(root, "config", key).strip()
     wanted = node.versions(list(FINGERPRINT_PACKAGES))
-    return {"url": url, "revision": revision, "title": title, "identity": identity, "versions": wanted}
+    return {
+        "url": url,
+        "revision": revision,
+        "title": title,
+        "identity": identity,
+        "versions": wanted,
+    }
 
 
 def run_on_cluster(
@@ -112,11 +126,15 @@ def run_on_cluster(
     A task whose node died is started anew on another.
 
     Raises:
-        Refused: if a node lacks what the work needs.
+        InputError: if a node lacks what the work needs.
     """
     ray.cloudpickle.register_pickle_by_value(node)
     _check_nodes(ray, order)
-    gpus = resources.gpus if resources.gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
+    gpus = (
+        resources.gpus
+        if resources.gpus is not None
+        else float(ray.cluster_resources().get("GPU", 0) >= 1)
+    )
     task = ray.remote(max_retries=RETRIES)(node.perform)
     place = {job.name: f"{number}/{len(jobs)}" for number, job in enumerate(jobs, start=1)}
     failures: dict[str, str] = {}
@@ -126,7 +144,10 @@ def run_on_cluster(
         content = {**order, "kind": kind, "place": at, "job": asdict(job)}
         cpus = resources.cpus if resources.cpus is not None else job.params["runtime"]["threads"]
         wants_gpu = job.params["runtime"]["device"] != "cpu"
-        running[task.options(num_cpus=cpus, num_gpus=gpus if wants_gpu else 0).remote(content)] = kind, job
+        running[task.options(num_cpus=cpus, num_gpus=gpus if wants_gpu else 0).remote(content)] = (
+            kind,
+            job,
+        )
 
     for dense, job in one_of_each_dense(jobs).items():
         label = f"dense network ({job.params['model']})"
@@ -141,11 +162,15 @@ def run_on_cluster(
             where, failure = "Ray", str(error)
         if kind == SETTING:
             finished += 1
-            tell(f"{finished} of {len(jobs)}: {job.label} {'FAILED' if failure else 'measured'} on {where}")
+            tell(
+                f"{finished} of {len(jobs)}: {job.label} {'FAILED' if failure else 'measured'} on {where}"
+            )
             failures |= {job.label: failure} if failure else {}
             continue
         rest_on_it = [setting for setting in jobs if setting.dense == job.dense]
-        tell(f"{job.label} {'FAILED' if failure else 'ready'} on {where}, for {len(rest_on_it)} settings")
+        tell(
+            f"{job.label} {'FAILED' if failure else 'ready'} on {where}, for {len(rest_on_it)} settings"
+        )
         for setting in rest_on_it:
             if failure:
                 finished += 1
@@ -162,7 +187,9 @@ def _check_nodes(ray: Any, order: Order) -> None:
     look = ray.remote(num_cpus=0, max_retries=0)(node.prepare)
     able = [its["NodeID"] for its in ray.nodes() if its["Alive"] and its["Resources"].get("CPU")]
     asked = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False)).remote(order)
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False)).remote(
+            order
+        )
         for name in able
     ]
     problems: list[str] = []
@@ -170,4 +197,4 @@ def _check_nodes(ray: Any, order: Order) -> None:
         with suppress(ray.exceptions.RayError):  # the node died meanwhile
             problems += ray.get(answer)
     if problems:
-        raise Refused(dict.fromkeys(problems))
+        raise InputError(dict.fromkeys(problems))

@@ -81,8 +81,15 @@ def versions(packages: list[str]) -> dict[str, str]:
 
 def home(order: dict[str, Any]) -> Path:
     """Where this node keeps its clone of the commit; DVC's cache lies beside it, for all commits."""
-    scratch = os.environ.get("PRUNELAB_SCRATCH") or Path(tempfile.gettempdir()) / f"prunelab-{os.getuid()}"
-    return Path(scratch) / hashlib.sha256(order["url"].encode()).hexdigest()[:12] / order["revision"][:12]
+    scratch = (
+        os.environ.get("PRUNELAB_SCRATCH")
+        or Path(tempfile.gettempdir()) / f"prunelab-{os.getuid()}"
+    )
+    return (
+        Path(scratch)
+        / hashlib.sha256(order["url"].encode()).hexdigest()[:12]
+        / order["revision"][:12]
+    )
 
 
 def clone(order: dict[str, Any]) -> None:
@@ -103,5 +110,7 @@ def clone(order: dict[str, Any]) -> None:
         ]
         for command in commands:
             subprocess.run(command, check=True, capture_output=True, text=True)
-        (partial / ".dvc/config.local").write_text(f"[cache]\n    dir = {folder.parent / 'cache'}\n")
+        (partial / ".dvc/config.local").write_text(
+            f"[cache]\n    dir = {folder.parent / 'cache'}\n"
+        )
         partial.rename(folder)

@@ -15,7 +15,7 @@ from typing import Any
 
 from prunelab.commands.studies.jobs import DENSE_TARGET, Job
 from prunelab.commands.studies.local import DVC, Run, measure, renew
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.clones import FOLDER, Checkout, Failed
 from prunelab.project.git import git
 from prunelab.project.paths import TARGET
@@ -35,7 +35,9 @@ def main() -> int:
         print(f"{job.label}: measured already")  # a task that Ray started anew had got so far
         return 0
     work = partial(_dense, root) if order["kind"] == DENSE else partial(_setting, root, order)
-    run = Run(root, order["revision"], root.parent / "cache", SLOTS, partial(print, flush=True), work)
+    run = Run(
+        root, order["revision"], root.parent / "cache", SLOTS, partial(print, flush=True), work
+    )
     run.job(job, order["place"])
     for told in run.failures.values():
         print(told)
@@ -97,7 +99,7 @@ def _stubbornly(attempt: Callable[[], object]) -> None:
         try:
             attempt()
             return
-        except (Failed, Refused) as error:
+        except (Failed, InputError) as error:
             print(f"{error}; trying again", flush=True)
             time.sleep(2.0**number)
     attempt()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from configparser import ConfigParser, Error
 from pathlib import Path
 
-from prunelab.core.errors import Refused
+from prunelab.core.errors import InputError
 from prunelab.project.git import git
 
 HERE = Path(__file__).parent
@@ -16,16 +16,24 @@ def check_remotes(root: Path, remote: str, revision: str) -> str:
     """The address of a Git remote that has this commit.
 
     Raises:
-        Refused: if there is no such remote, the commit is not there, or names no DVC remote, or has other machinery
+        InputError: if there is no such remote, the commit is not there, or names no DVC remote, or has other machinery
             than what runs here; one line per problem, all of them at once.
     """
     problems = []
     names = git(root, "remote").split()
     if remote not in names:
-        known = f"valid: {', '.join(names)}" if names else "there is none; git remote add origin URL, then git push"
-        raise Refused(f"no Git remote {remote!r} here, from which other machines get the commit; {known}")
+        known = (
+            f"valid: {', '.join(names)}"
+            if names
+            else "there is none; git remote add origin URL, then git push"
+        )
+        raise InputError(
+            f"no Git remote {remote!r} here, from which other machines get the commit; {known}"
+        )
     git(root, "fetch", "--quiet", "--no-auto-gc", remote)
-    if not git(root, "for-each-ref", "--count=1", f"--contains={revision}", f"refs/remotes/{remote}"):
+    if not git(
+        root, "for-each-ref", "--count=1", f"--contains={revision}", f"refs/remotes/{remote}"
+    ):
         problems.append(
             f"commit {revision[:8]} is on no branch of {remote}, where other machines get it: git push {remote} HEAD"
         )
@@ -40,7 +48,7 @@ def check_remotes(root: Path, remote: str, revision: str) -> str:
             "push it, or use the prunelab of that commit"
         )
     if problems:
-        raise Refused(problems)
+        raise InputError(problems)
     return git(root, "remote", "get-url", remote).strip()
 
 
@@ -49,7 +57,7 @@ def _names_a_dvc_remote(root: Path, revision: str) -> bool:
     try:
         config.read_string(re.sub(r"(?m)^\s+", "", git(root, "show", f"{revision}:.dvc/config")))
         return config.has_option("core", "remote")
-    except (Refused, Error):
+    except (InputError, Error):
         return False
 
 
@@ -62,17 +70,27 @@ def _other_machinery(root: Path, revision: str) -> list[str]:
     files = sorted(HERE.glob("*.py"))
     hashes = git(root, "hash-object", *map(str, files)).split()
     pairs = zip(files, hashes, strict=True)
-    return [f"src/prunelab/commands/sweep/ray/{file.name}" for file, its in pairs if committed.get(file.name) != its]
+    return [
+        f"src/prunelab/commands/sweep/ray/{file.name}"
+        for file, its in pairs
+        if committed.get(file.name) != its
+    ]
 
 
 def fetch_experiments(root: Path, url: str, names: Sequence[str]) -> None:
     """Bring the experiments of these names, whatever commit they rest on, from a Git remote into the project."""
     wanted, have = (
         set(names),
-        set(git(root, "for-each-ref", "--format=%(objectname)\t%(refname)", "refs/exps").split("\n")),
+        set(
+            git(root, "for-each-ref", "--format=%(objectname)\t%(refname)", "refs/exps").split("\n")
+        ),
     )
     lines = git(root, "ls-remote", url, "refs/exps/*").splitlines()
-    references = [line.split("\t")[1] for line in lines if line.rsplit("/", 1)[-1] in wanted and line not in have]
+    references = [
+        line.split("\t")[1]
+        for line in lines
+        if line.rsplit("/", 1)[-1] in wanted and line not in have
+    ]
     if references:
         # By standard input: a thousand of them are too many for some systems' command lines.
         subprocess.run(
