@@ -160,9 +160,11 @@ def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monke
     seen = []
     from prunelab.pruning.unstructured.mask_pruner import MaskPruner
 
-    cut = MaskPruner.cut
+    prune_to = MaskPruner.prune_to
     monkeypatch.setattr(
-        MaskPruner, "cut", lambda self, s, ratio: (seen.append(ratio), cut(self, s, ratio))[1]
+        MaskPruner,
+        "prune_to",
+        lambda self, s, ratio: (seen.append(ratio), prune_to(self, s, ratio))[1],
     )
     model, _, trained, _ = run("l1_unstructured_gradual", trainer, ratio=0.8, epochs=2)
     assert sparsity(prunable_weights(model)) == pytest.approx(0.8, abs=1e-3)

@@ -63,12 +63,12 @@ def prune(
     cutter = _cutter(method, model, architecture, spec, shape)
     session = PruningRun(model, spec, method.criterion, cutter, shape, seed, trainer)
     if method.restart is Restart.WEIGHTS and bases:
-        session.rewind = partial(cutter.take_over, bases.rewind, bases.fresh)
+        session.rewind = partial(cutter.load_weights, bases.rewind, bases.fresh)
     pruned = method.schedule(session)
     if session.rewind:
         session.rewind()
     if method.restart is Restart.SCRATCH and bases:
-        cutter.take_over(bases.fresh().state_dict(), bases.fresh)
+        cutter.load_weights(bases.fresh().state_dict(), bases.fresh)
     if spec.recalibrate:
         recalibrate(model, trainer.batches(spec.recalibrate)())
     return pruned
@@ -113,7 +113,7 @@ def _plan(
         cutter = _cutter(method, model, architecture, spec, shape)
         assert isinstance(cutter, MaskPruner)
         try:
-            cutter.refuse(spec.ratio)
+            cutter.check_feasible(spec.ratio)
         except InputError as refused:
             raise InputError(
                 line if spec.method in line else f"{spec.method}: {line}"
@@ -127,7 +127,7 @@ def _plan(
     assert isinstance(cutter, StructuredPruner)
     # Which units go depends on the criterion, but how many does so only where layers are ranked together.
     planned, widths = cutter.plan(judged, spec.ratio)
-    cutter.refuse(
+    cutter.check_feasible(
         planned,
         widths,
         spec.ratio,

@@ -53,14 +53,14 @@ class PruneResult:
 class Pruner(Protocol):
     """Cuts one network. Ratios are always of the dense network, so cuts at rising ratios add up."""
 
-    def cut(self, saliency: Saliency, ratio: float) -> PruneResult:
+    def prune_to(self, saliency: Saliency, step_ratio: float) -> PruneResult:
         """Take out what matters least, for good."""
 
-    def silence(self, saliency: Saliency, ratio: float) -> None:
+    def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
         """Zero what a cut would take out, and leave it free to return."""
 
-    def doomed(self, saliency: Saliency, ratio: float) -> SelectedUnits:
+    def selected_units(self, saliency: Saliency, step_ratio: float) -> SelectedUnits:
         """What a cut would take out now, group by group; mask methods have none."""
 
-    def take_over(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
+    def load_weights(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
         """Go on with a dense network's weights; what is cut stays cut. `fresh` builds such a network."""

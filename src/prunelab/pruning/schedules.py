@@ -67,7 +67,7 @@ class PruningRun:
         )
 
     def cut(self, ratio: float) -> PruneResult:
-        pruned = self.cutter.cut(self.saliency(), ratio)
+        pruned = self.cutter.prune_to(self.saliency(), ratio)
         self.cuts += 1
         self.trainer.place(self.model)
         pruned.rounds, pruned.train_macs = self.rounds, self.train_macs
@@ -166,7 +166,7 @@ class _Gradual(Callback):
         self._updates = int(progress * session.spec.epochs * GRADUAL_CUTS)
         ratio = session.spec.ratio * (1 - (1 - progress) ** 3)
         self._zero = masking.hold(
-            session.model, session.cutter.cut(session.saliency(), ratio).masks
+            session.model, session.cutter.prune_to(session.saliency(), ratio).masks
         )
 
 
@@ -185,7 +185,7 @@ class _Soft(Callback):
         self._session = session
 
     def before_epoch(self, epoch: int) -> None:
-        self._session.cutter.silence(self._session.saliency(), self._session.spec.ratio)
+        self._session.cutter.zero_units(self._session.saliency(), self._session.spec.ratio)
 
 
 def sparse(penalty: Callable[[SelectedUnits, float], Penalty]) -> Schedule:
@@ -193,7 +193,7 @@ def sparse(penalty: Callable[[SelectedUnits, float], Penalty]) -> Schedule:
 
     def schedule(session: PruningRun) -> PruneResult:
         if session.spec.epochs:
-            doomed = session.cutter.doomed(session.saliency(), session.spec.ratio)
+            doomed = session.cutter.selected_units(session.saliency(), session.spec.ratio)
             session.train(
                 "sparse", _Regularised(penalty(doomed, session.spec.penalty)), session.spec.epochs
             )

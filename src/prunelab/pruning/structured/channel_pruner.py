@@ -60,7 +60,7 @@ class StructuredPruner:
     def _on_the_way(self, ratio: float, own: float) -> float:
         return scheduled_ratio(own, ratio, self._spec.ratio)
 
-    def refuse(
+    def check_feasible(
         self,
         found: Sequence[groups.Candidate],
         widths: Sequence[int],
@@ -72,10 +72,11 @@ class StructuredPruner:
         if problem := self._why_not(found, widths, ratio, exactly):
             raise InputError(f"{self._spec.method} at ratio {ratio} {problem}")
 
-    def cut(self, saliency: Saliency, ratio: float) -> PruneResult:
-        found, widths = self.plan(saliency, ratio)
-        if ratio >= self._spec.ratio:  # on the way there, rounding may well leave nothing to do
-            self.refuse(found, widths, ratio)
+    def prune_to(self, saliency: Saliency, step_ratio: float) -> PruneResult:
+        found, widths = self.plan(saliency, step_ratio)
+        # On the way to the final ratio, rounding may well leave nothing to do.
+        if step_ratio >= self._spec.ratio:
+            self.check_feasible(found, widths, step_ratio)
         chosen = {c.group.name: c.drop(width) for c, width in zip(found, widths, strict=True)}
         dropped = [chosen.get(group.name, []) for group in self._groups]
         self._model.cpu()  # where the network was traced
@@ -94,21 +95,21 @@ class StructuredPruner:
         measured = [LayerWidth(layers[name], self.full[name], left[name]) for name in judged]
         return PruneResult({}, measured, self._removed(found, widths))
 
-    def doomed(self, saliency: Saliency, ratio: float) -> SelectedUnits:
-        found, widths = self.plan(saliency, ratio)
+    def selected_units(self, saliency: Saliency, step_ratio: float) -> SelectedUnits:
+        found, widths = self.plan(saliency, step_ratio)
         return [
             (candidate.group, candidate.drop(width))
             for candidate, width in zip(found, widths, strict=True)
         ]
 
-    def silence(self, saliency: Saliency, ratio: float) -> None:
+    def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
         # The weights alone: with its norm's scale and shift gone as well, a unit could never learn again.
         with torch.no_grad():
-            for group, units in self.doomed(saliency, ratio):
+            for group, units in self.selected_units(saliency, step_ratio):
                 for member in group.filters:
                     member.weight[member.chosen(units).to(member.weight.device)] = 0
 
-    def take_over(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
+    def load_weights(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
         # The other network goes through the same cuts, after which its tensors have our shapes.
         other = fresh()
         other.load_state_dict(state)

@@ -80,7 +80,7 @@ class MaskPruner:
             }
         return sum(dropped.values()) / self._total
 
-    def refuse(self, ratio: float) -> None:
+    def check_feasible(self, ratio: float) -> None:
         """Raise InputError if a ratio cannot be met, as far as the sizes of tensors tell."""
         self._refuse_none_free(ratio)
         shapes = {
@@ -114,34 +114,34 @@ class MaskPruner:
                 "layer to it"
             )
 
-    def cut(self, saliency: Saliency, ratio: float) -> PruneResult:
-        self._refuse_none_free(ratio)
+    def prune_to(self, saliency: Saliency, step_ratio: float) -> PruneResult:
+        self._refuse_none_free(step_ratio)
         try:
-            kept = self.choose(saliency, ratio)
+            kept = self.choose(saliency, step_ratio)
         except InputError:
-            if ratio >= self._spec.ratio:
+            if step_ratio >= self._spec.ratio:
                 raise
             kept = self.masks  # on the way there, a share may be less than one unit
         if kept and not any(mask.any() for mask in kept.values()):
             total = sum(mask.numel() for mask in kept.values())
             raise InputError(
-                f"{self._spec.method} at ratio {ratio} leaves none of the {total} weights"
+                f"{self._spec.method} at ratio {step_ratio} leaves none of the {total} weights"
             )
         achieved = self.removed(kept)
-        if ratio >= self._spec.ratio:
-            self._refuse_miss(achieved, ratio)
+        if step_ratio >= self._spec.ratio:
+            self._refuse_miss(achieved, step_ratio)
         masking.apply(self._model, kept)
         masking.verify(self._model, kept)
         self.masks = kept
         return PruneResult(kept, [], achieved)
 
-    def doomed(self, saliency: Saliency, ratio: float) -> SelectedUnits:
+    def selected_units(self, saliency: Saliency, step_ratio: float) -> SelectedUnits:
         return []
 
-    def silence(self, saliency: Saliency, ratio: float) -> None:
-        masking.apply(self._model, self.choose(saliency, ratio))
+    def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
+        masking.apply(self._model, self.choose(saliency, step_ratio))
 
-    def take_over(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
+    def load_weights(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
         self._model.load_state_dict(state)
         masking.apply(self._model, self.masks)
 
