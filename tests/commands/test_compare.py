@@ -370,7 +370,7 @@ def test_networks_of_one_dense_network_take_turns_and_missing_ones_are_told(tmp_
     turns = []
     monkeypatch.setattr(
         benchmark,
-        "take_turns",
+        "time_interleaved",
         lambda arms, timed, **how: turns.append(list(arms)) or pretended(arms),
     )
     timed = timing.time_revisions(tmp_path, some, runtime_params(), 2)

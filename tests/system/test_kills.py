@@ -282,7 +282,7 @@ def test_ctrl_c_ends_all_of_dvc_within_two_seconds_and_says_how_to_go_on(referen
     assert dvc.returncode != 0
 
 
-GUARDED = "from prunelab.core.lifecycle import guard; guard(); print('up', flush=True); import time; time.sleep(600)"
+GUARDED = "from prunelab.core.lifecycle import setup_process; setup_process(); print('up', flush=True); import time; time.sleep(600)"
 
 
 @pytest.mark.parametrize("listened_to", [True, False])
