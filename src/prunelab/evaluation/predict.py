@@ -1,4 +1,4 @@
-"""How good a network is: its predictions, and what they say against the labels."""
+"""The predictions of a network, and how well calibrated they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,10 +17,12 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of every image, arrays [images]; or several networks of the same images, [seeds, images].
+    """The predictions of one network, arrays [images], or of several, arrays [seeds, images].
 
-    `classes` predicted (int64), cross-entropy `losses` (float64), `confidences` in the predicted class (float64, above
-    0 to 1), and whether the label was among the `TOP` likeliest (bool).
+    `classes`: the predicted classes (int64).
+    `losses`: the cross-entropy of every image (float64).
+    `confidences`: the probability of the predicted class (float64, above 0 to 1).
+    `among_top`: whether the label is among the `TOP` most probable classes (bool).
     """
 
     classes: np.ndarray
@@ -29,34 +31,53 @@ class Predictions:
     among_top: np.ndarray
 
     @classmethod
-    def stacked(cls, several: Sequence["Predictions"]) -> "Predictions":
-        return cls(
-            *(np.stack([getattr(one, field.name) for one in several]) for field in fields(cls))
-        )
+    def stacked(cls, predictions: Sequence["Predictions"]) -> "Predictions":
+        """The predictions of several networks for the same images as arrays [seeds, images]."""
+        arrays = {}
+        for field in fields(cls):
+            arrays[field.name] = np.stack([getattr(each, field.name) for each in predictions])
+        return cls(**arrays)
 
 
 def predict(
     model: nn.Module, batches: BatchLoader, batch_size: int, execution: Execution
 ) -> Predictions:
-    """Run a network over a split in order, in float32 whatever it was trained in."""
+    """Run a network over a split in order, in float32 whatever precision it was trained in."""
     execution.place(model).eval()
+
+    scores = []
     with torch.inference_mode():
-        parts = [_said(model(inputs), labels) for inputs, labels in batches.ordered(batch_size)]
-    return Predictions(*(torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)))
+        for inputs, labels in batches.ordered(batch_size):
+            scores.append(_scores(model(inputs), labels))
+
+    arrays = []
+    for column in zip(*scores, strict=True):
+        arrays.append(torch.cat(column).cpu().numpy())
+    return Predictions(*arrays)
 
 
-def _said(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """The fields of `Predictions` for one batch; `logits` [images, classes], `labels` [images]."""
     losses = F.cross_entropy(logits, labels, reduction="none").double()
+    confidences = logits.double().softmax(dim=1).amax(dim=1)
+
     likeliest = logits.topk(min(TOP, logits.shape[1]), dim=1).indices
     among_top = (likeliest == labels[:, None]).any(dim=1)
-    return logits.argmax(1), losses, logits.double().softmax(dim=1).amax(dim=1), among_top
+
+    return logits.argmax(1), losses, confidences, among_top
 
 
 def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error, 0 (a confidence is how often one is right) to 1: of 15 bins of equal width.
+    """The expected calibration error over `CALIBRATION_BINS` bins of equal width.
 
-    `confidences` and `right` [images]; Guo et al. 2017, On Calibration of Modern Neural Networks.
+    0 means that predictions made with a confidence of p are right in a share p of all cases; 1 is
+    the worst. `confidences` is float [images]; `right` is bool [images] and says whether each
+    prediction is right.
+
+    Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
-    bins = np.minimum(np.ceil(confidences * CALIBRATION_BINS).astype(int) - 1, CALIBRATION_BINS - 1)
+    bins = np.ceil(confidences * CALIBRATION_BINS).astype(int) - 1
+    bins = np.minimum(bins, CALIBRATION_BINS - 1)
+
     gaps = np.bincount(bins, weights=right - confidences, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(right))

@@ -1,1 +1,1 @@
-"""Intervals over seeds and images, and comparisons of results."""
+"""Intervals over seeds and images, classification scores, and which results are alike."""

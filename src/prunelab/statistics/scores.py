@@ -1,32 +1,47 @@
-"""Classification scores from a confusion matrix: precision, recall, F1 and specificity. NumPy only."""
+"""Classification scores from a confusion matrix: precision, recall, F1 and specificity.
+
+This module may import NumPy only: training uses it as well as evaluation.
+"""
 
 import numpy as np
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How often each class (row) was taken for each (column), int64 [classes, classes]."""
+    """Count how often each class (row) was predicted as each class (column).
+
+    `labels` and `predicted` are int64 [images]; the result is int64 [classes, classes].
+    """
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall, F1 and specificity of every class, float64 [classes]; a share of nothing counts as 0."""
-    hits = np.diag(confusion)
-    actual, predicted, total = confusion.sum(axis=1), confusion.sum(axis=0), confusion.sum()
-    others_kept_out = total - actual - predicted + hits
+    """Precision, recall, F1 and specificity of every class, float64 [classes], from 0 to 1.
+
+    A score with nothing to divide by is 0, for example the precision of a class that is never
+    predicted.
+    """
+    total = confusion.sum()
+    actual, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+
+    true_positives = np.diag(confusion)
+    true_negatives = total - actual - predicted + true_positives
+
     return {
-        "precision": _share(hits, predicted),
-        "recall": _share(hits, actual),
-        "f1": _share(2 * hits, actual + predicted),
-        "specificity": _share(others_kept_out, total - actual),
+        "precision": _divide(true_positives, predicted),
+        "recall": _divide(true_positives, actual),
+        "f1": _divide(2 * true_positives, actual + predicted),
+        "specificity": _divide(true_negatives, total - actual),
     }
 
 
 def macro_scores(confusion: np.ndarray) -> dict[str, float]:
-    """The scores of the classes, each averaged over the classes."""
+    """The mean of every score over the classes, each class with the same weight."""
     return {
         f"{name}_macro": float(scores.mean()) for name, scores in class_scores(confusion).items()
     }
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    quotients = np.zeros(len(part))
+    np.divide(part, whole, out=quotients, where=whole > 0)
+    return quotients

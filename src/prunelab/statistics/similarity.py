@@ -1,6 +1,7 @@
-"""Which configurations differ, as far as one test split and a few seeds can tell."""
+"""Which configurations differ, as far as one test split and a few seeds can show."""
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 
@@ -8,18 +9,21 @@ from prunelab.statistics.intervals import half_width
 
 
 def indistinguishable(right: Mapping[str, np.ndarray], resamples: int) -> dict[str, list[str]]:
-    """Which configurations no one can tell apart: for each, those whose paired difference may well be none.
+    """For each configuration, the others whose accuracy cannot be distinguished from its own.
 
-    `right` [seeds, images] by configuration: whether each network was right on each image of the same test split. Two
-    differ only where the 95 % interval of their difference, paired by seed and image, leaves out 0. Nothing is done
-    about how many pairs are looked at: among twenty that do not differ, one will seem to.
+    `right` holds bool [seeds, images] by configuration: whether each network classified each image
+    of the same test split correctly. Two configurations differ if the 95 % interval of their
+    difference, paired by seed and image, excludes 0. `resamples` is for the bootstrap of one seed.
+
+    There is no correction for the number of pairs: among twenty pairs that do not differ, about one
+    will seem to.
     """
-    found: dict[str, list[str]] = {name: [] for name in right}
-    names = list(right)
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            difference = right[one].astype(float) - right[other]
-            if abs(difference.mean()) <= half_width(difference, resamples=resamples):
-                found[one].append(other)
-                found[other].append(one)
-    return found
+    similar: dict[str, list[str]] = {name: [] for name in right}
+
+    for first, second in combinations(right, 2):
+        difference = right[first].astype(float) - right[second]
+        if abs(difference.mean()) <= half_width(difference, resamples=resamples):
+            similar[first].append(second)
+            similar[second].append(first)
+
+    return similar
