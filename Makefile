@@ -37,14 +37,16 @@ endif
 test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, TEST_JOBS=0 in one process)
 	OMP_WAIT_POLICY=PASSIVE pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-lint: $(DEV)  ## style and types
-	ruff check .
-	ruff format --check .
-	mypy
-	hadolint Dockerfile
+lint: $(DEV)  ## style, types, imports between rooms and spelling (.pre-commit-config.yaml)
+	pre-commit run --all-files
 
-audit: $(DEV)  ## known vulnerabilities of what the locks name, and licences
-	python tools/audit.py
+# --strict: an audit that could not look up a package fails. What licences are allowed stands in pyproject.toml.
+AUDIT := pip-audit --strict --disable-pip --require-hashes --progress-spinner=off
+
+audit: $(DEV)  ## known vulnerabilities of what the locks name, and licences of what is installed
+	pip-licenses
+	$(AUDIT) --requirement requirements.lock
+	$(AUDIT) --requirement requirements-dev.lock
 
 COMPILE := uv pip compile pyproject.toml --group install --universal --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
