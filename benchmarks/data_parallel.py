@@ -17,30 +17,29 @@ from statistics import median
 from typing import Annotated
 
 import typer
-from training import images, our_task, synchronise
+from training import images, our_trainer, synchronise
 
 from prunelab.config.params import Finetune, Runtime, read_params
 from prunelab.core.lifecycle import launch
 from prunelab.models.catalogue import build
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join, leave
-from prunelab.training.loop import fit
 
 
 def work(out: Path, model: str, count: int, batch_size: int, device: str, threads: int) -> None:
     """One process's part: train, and if it is the first, write images per second of all to a file."""
     shipped = read_params()
     execution = configure(Runtime(**shipped["runtime"] | {"device": device, "threads": threads}))
-    ranks = join(execution)
-    task = our_task(images(count), execution, ranks)
+    distributed = join(execution)
+    trainer = our_trainer(images(count), execution, distributed)
     recipe = Finetune(**shipped["finetune"] | {"epochs": 1, "batch_size": batch_size})
     network = build(model, 10, (3, 32, 32))
     for _ in range(2):
         start = time.perf_counter()
-        fit(network, task, recipe, seed=0)
+        trainer.fit(network, recipe)
         synchronise(execution.device)
         seconds = time.perf_counter() - start
-    if ranks.first:
+    if distributed.first:
         out.write_text(str(count / seconds))
     leave()
 

@@ -25,7 +25,6 @@ from prunelab.models.catalogue import Shape, build
 from prunelab.models.cost import macs
 from prunelab.pruning.prune import prune
 from prunelab.runtime.device import Execution, configure, fingerprint
-from prunelab.training.trainer import Untrained
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {
@@ -44,7 +43,7 @@ def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: o
     shipped = read_params()["prune"]
     model = deepcopy(dense)
     spec = PruneSpec(**shipped | {"method": method, **settings})
-    prune(model, name, spec, shape=shape, seed=0, trainer=Untrained())  # type: ignore[arg-type]
+    prune(model, name, spec, shape=shape, seed=0)
     return model
 
 

@@ -25,12 +25,13 @@ from torchvision import transforms
 from prunelab.config.params import Finetune, Normalise, Recipe, Runtime, read_params
 from prunelab.data.augment import Augmentation
 from prunelab.data.dataset import DataConfig
+from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import build
 from prunelab.runtime.device import Execution, configure
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
-from prunelab.training.loop import Task, fit
+from prunelab.training.trainer import Trainer
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
 RAW = Path("data/raw")
@@ -70,9 +71,7 @@ class PilImages(Dataset):
 
 def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -> float:
     """Images per second of one epoch of the usual recipe."""
-    torch.set_deterministic_debug_mode(
-        "default"
-    )  # as it usually is; fit's own configuration comes back with ours
+    torch.set_deterministic_debug_mode("default")  # as it usually is; `configure` sets ours again
     torch.backends.cudnn.benchmark = True
     model = build(model_name, 10, (3, 32, 32)).to(device).train()
     optimizer = torch.optim.SGD(
@@ -98,26 +97,28 @@ def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -
     return len(split) / seconds
 
 
-def our_task(split: Split, execution: Execution, ranks: Distributed = SINGLE_PROCESS) -> Task:
-    return Task.of(
-        split,
-        split.at(np.arange(16)),
-        normalise=Normalise(mean=MEAN, std=STD),
-        augmentation=Augmentation(crop_padding=4, flip=True),
-        execution=execution,
-        ranks=ranks,
+def our_trainer(
+    split: Split, execution: Execution, distributed: Distributed = SINGLE_PROCESS
+) -> Trainer:
+    normalise = Normalise(mean=MEAN, std=STD)
+    return Trainer(
+        BatchLoader(split, normalise, execution),
+        BatchLoader(split.at(np.arange(16)), normalise, execution),
+        Augmentation(crop_padding=4, flip=True),
+        execution,
+        distributed,
     )
 
 
-def ours(model_name: str, task: Task, recipe: Recipe) -> float:
+def ours(model_name: str, trainer: Trainer, recipe: Recipe) -> float:
     """Images per second of one epoch of prunelab's loop, validation (of 16 images) included."""
     model = build(model_name, 10, (3, 32, 32))
     for _ in range(2):
         start = time.perf_counter()
-        fit(model, task, recipe, seed=0)
-        synchronise(task.execution.device)
+        trainer.fit(model, recipe)
+        synchronise(trainer.execution.device)
         seconds = time.perf_counter() - start
-    return len(task.train) / seconds
+    return len(trainer.train_loader) / seconds
 
 
 def synchronise(device: torch.device) -> None:
@@ -159,9 +160,9 @@ def main(
                 }
             )
         )
-        task = our_task(split, execution)
+        trainer = our_trainer(split, execution)
         pairs = [
-            (usual(model, split, recipe, execution.device), ours(model, task, recipe))
+            (usual(model, split, recipe, execution.device), ours(model, trainer, recipe))
             for _ in range(rounds)
         ]
         report(model, execution, pairs)

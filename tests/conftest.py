@@ -1,4 +1,4 @@
-"""What tests share: a tiny task on real digits, tiny settings, and the places where real data may lie."""
+"""What tests share: a trainer on a few real digits, tiny settings, and the places where real data may lie."""
 
 import signal
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import real_data
-from helpers.networks import TOKENS, seed_trainer
+from helpers.networks import TOKENS, make_retrainer, make_trainer
 from helpers.params import PROJECT, runtime_params
 from hypothesis import settings
 
@@ -17,8 +17,8 @@ from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split, channel_moments
 from prunelab.datasets.datasets import DATASETS
 from prunelab.runtime.device import Execution, configure
-from prunelab.training.loop import Task
-from prunelab.training.trainer import SeedTrainer
+from prunelab.training.retraining import Retrainer
+from prunelab.training.trainer import Trainer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,10 +62,10 @@ def normalise(digits: Split) -> Normalise:
 
 
 @pytest.fixture
-def task(digits: Split, normalise: Normalise, execution: Execution) -> Task:
+def trainer(digits: Split, normalise: Normalise, execution: Execution) -> Trainer:
     """256 digits to train on and 64 others to validate."""
     ids = torch.arange(320).numpy()
-    return Task.of(
+    return make_trainer(
         digits.at(ids[:256]),
         digits.at(ids[256:]),
         normalise=normalise,
@@ -81,25 +81,23 @@ def recipe() -> Finetune:
 
 
 @pytest.fixture
-def text_task(execution: Execution) -> Task:
+def text_trainer(execution: Execution) -> Trainer:
     """192 texts of random tokens, each with one that tells its class of ten; 64 of them to validate."""
     random = np.random.default_rng(0)
     inputs, labels = random.integers(11, 40, (192, TOKENS)), random.integers(0, 10, 192)
     inputs[np.arange(192), random.integers(0, TOKENS, 192)] = 1 + labels
     texts = Split(inputs, labels)
     ids = np.arange(192)
-    return Task.of(
+    return make_trainer(
         texts.at(ids[:128]),
         texts.at(ids[128:]),
-        normalise=None,
-        augmentation=Augmentation(),
         execution=execution,
     )
 
 
 @pytest.fixture
-def trainer(task: Task, recipe: Finetune) -> SeedTrainer:
-    return seed_trainer(task, recipe)
+def retrainer(trainer: Trainer, recipe: Finetune) -> Retrainer:
+    return make_retrainer(trainer, recipe)
 
 
 @pytest.fixture

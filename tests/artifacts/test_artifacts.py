@@ -132,8 +132,8 @@ def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
             pytest.raises(KeyboardInterrupt),
             checkpoints_for(out, inputs=[tmp_path / "input"], parameters=[parameter]) as at,
         ):
-            found = at(0).load()
-            at(0).save({"epoch": 1})
+            found = at.for_seed(0)("").load()
+            at.for_seed(0)("").save({"epoch": 1})
             raise KeyboardInterrupt
         return found
 
@@ -149,7 +149,7 @@ def test_checkpoints_are_found_by_the_same_work_alone_and_dropped_after_success(
     assert resumed("b") is None
     assert resumed("b") == {"epoch": 1}
     with checkpoints_for(out, inputs=[tmp_path / "input"], parameters=["b"]) as at:
-        assert at(0).load() == {"epoch": 1}
+        assert at.for_seed(0)("").load() == {"epoch": 1}
     assert not list((tmp_path / ".prunelab/checkpoints").iterdir())
 
 
@@ -161,8 +161,8 @@ def test_under_dvc_checkpoints_are_kept_until_it_has_written_its_lock(tmp_path, 
 
     def found(out: str) -> dict | None:
         with checkpoints_for(Path("models") / out, inputs=[], parameters=[]) as at:
-            known = at(0).load()
-            at(0).save({"epoch": 1})
+            known = at.for_seed(0)("").load()
+            at.for_seed(0)("").save({"epoch": 1})
         return known
 
     assert found("base") is None

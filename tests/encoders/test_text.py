@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import encoder_folder, real_data
+from helpers.networks import make_trainer
 from helpers.params import PROJECT, edit_params, prune_spec
 from safetensors.torch import save_file
 
 from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
 from prunelab.commands.check import find_problems
 from prunelab.core.errors import InputError
-from prunelab.data.augment import Augmentation
 from prunelab.data.dataset import DataConfig, Dataset
 from prunelab.data.splits import split_off
 from prunelab.datasets.datasets import DATASETS
@@ -25,7 +25,7 @@ from prunelab.pruning.unstructured import select
 from prunelab.pruning.unstructured.granularity import WEIGHT
 from prunelab.stages import evaluate, finetune, prepare, prune, train_base
 from prunelab.training import masking
-from prunelab.training.loop import CallAfterStep, Task, fit
+from prunelab.training.callbacks import CallAfterStep
 
 ROWS = [
     ("good", "a fine film"),
@@ -54,8 +54,8 @@ def test_texts_become_token_ids_between_marks_cut_or_padded(tmp_path):
     long = ("good", " ".join(["word"] * 30))
     texts = dataset(table(tmp_path / "all.tsv", [*ROWS, long]))
     raw = texts.read()
-    assert texts.facts().shape == (8,)
-    assert texts.facts().classes == 2
+    assert texts.info().shape == (8,)
+    assert texts.info().classes == 2
     assert raw.class_names == ["bad", "good"]
     assert raw.train.labels.tolist() == [1, 0, 1, 0, 1]
     assert raw.test is None
@@ -111,7 +111,7 @@ def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
         (b"label\ttext\n\tone\ny\ttwo\n", ["1 rows have no label in column label: line 2"]),
         (
             b"label\ttext\nx\ny\ttwo\nz\ta\tb\n",
-            ["2 rows have another number of fields than the 2 of the header: line 2 (1)"],
+            ["2 rows do not have the 2 fields of the header: line 2 (1)"],
         ),
         (b"label\ttext\nx\tone\ny\tcaf\xe9\n", ["line 3: byte 0xe9 at 22 is not UTF-8"]),
         (
@@ -119,7 +119,7 @@ def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
             ["data.text_column", "no column 'text'; its columns: 'label', 'sentence'"],
         ),
         (b"text\ttext\tlabel\nx\tone\ty\n", ["more than one column 'text'"]),
-        (b"label\ttext\nx\tone\nx\ttwo\n", ["has one label, {'x'}; 2 are needed"]),
+        (b"label\ttext\nx\tone\nx\ttwo\n", ["has the same label, {'x'}. At least 2"]),
         (b"label\ttext\n", ["has no rows below a header"]),
         (b"", ["has no rows below a header"]),
     ],
@@ -150,10 +150,10 @@ def test_sources_that_lead_nowhere_are_named(tmp_path):
         assert "valid" in line or "needs" in line
         assert not dataset(path).reachable()
         with pytest.raises(InputError, match=r"data\.source"):
-            dataset(path).facts()
+            dataset(path).info()
     table(tmp_path / "train.tsv")
     table(tmp_path / "train.csv")
-    with pytest.raises(InputError, match="Only one file can be the train part"):
+    with pytest.raises(InputError, match="could both be the train split"):
         dataset(tmp_path).read()
 
 
@@ -211,29 +211,22 @@ def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(
 ):
     raw = dataset(keyword_texts(tmp_path, 240), tokens=16).read()
     train, validation = split_off(raw.train, 0.2, seed=0)
-    task = Task.of(
-        train, validation, normalise=None, augmentation=Augmentation(), execution=execution
-    )
+    trainer = make_trainer(train, validation, execution=execution)
     options = SMALL | {"hidden": 32, "intermediate": 64}
     model = build("bert", 2, (16,), seed=0, **options)
     recipe = recipe.model_copy(
         update={"epochs": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3}
     )
-    before = fit(model, task, recipe.model_copy(update={"epochs": 0}), seed=0).history
+    before = trainer.fit(model, recipe.model_copy(update={"epochs": 0})).history
     assert before == []
-    assert fit(model, task, recipe, seed=0).history[-1]["validation_accuracy"] > 0.95
+    assert trainer.fit(model, recipe).history[-1]["validation_accuracy"] > 0.95
     saliency = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
     kept = select.choose(
         saliency, WEIGHT, select.Scope.GLOBAL, 0.5, prune_spec("l1_unstructured", 0.5)
     )
     masking.apply(model, kept)
-    fitted = fit(
-        model,
-        task,
-        recipe.model_copy(update={"epochs": 1}),
-        seed=0,
-        guide=CallAfterStep(masking.hold(model, kept)),
-    )
+    one_epoch = recipe.model_copy(update={"epochs": 1})
+    fitted = trainer.fit(model, one_epoch, callback=CallAfterStep(masking.hold(model, kept)))
     masking.verify(model, kept)
     assert fitted.history[-1]["validation_accuracy"] > 0.95
     card = ModelCard(

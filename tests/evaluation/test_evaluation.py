@@ -301,10 +301,10 @@ def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
     assert left + ends < masked["size_sparse_bytes"] < left + ends + 8192  # and a header
 
 
-def test_predictions_are_those_of_the_network_image_by_image(task, execution):
+def test_predictions_are_those_of_the_network_image_by_image(trainer, execution):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    predictions = predict(model, task.validation, 10, execution)
-    ((images, labels),) = task.validation.ordered(len(task.validation))
+    predictions = predict(model, trainer.validation_loader, 10, execution)
+    ((images, labels),) = trainer.validation_loader.ordered(len(trainer.validation_loader))
     with torch.no_grad():
         logits = model(images)
     np.testing.assert_array_equal(predictions.classes, logits.argmax(1).numpy())

@@ -1,6 +1,7 @@
 """Small networks, their shapes, and what trains them."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,11 +11,15 @@ from torch import nn
 from helpers.params import train_params
 from prunelab.artifacts.networks import ModelCard
 from prunelab.config.params import Finetune, Normalise
+from prunelab.data.augment import Augmentation
+from prunelab.data.loader import BatchLoader
+from prunelab.data.splits import Split
 from prunelab.models.catalogue import MODELS, Shape, build, build_on_meta
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import Bases
-from prunelab.training.loop import NoStore, Task
-from prunelab.training.trainer import SeedTrainer
+from prunelab.runtime.device import Execution
+from prunelab.training.retraining import Retrainer
+from prunelab.training.trainer import CheckpointStore, Trainer
 
 DIGITS_SHAPE = (1, 8, 8)
 
@@ -61,18 +66,32 @@ def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
     return model
 
 
-def seed_trainer(task: Task, recipe: Finetune) -> SeedTrainer:
-    """Seed 0; a base recipe of two epochs, of which one is rewound to."""
-    base = train_params(epochs=2, rewind_epoch=1, batch_size=64)
-    return SeedTrainer(
-        task=task,
-        finetune=recipe,
-        train=base,
-        teacher=None,
-        seed=0,
-        store=lambda name: NoStore(),
-        label="test",
+def make_trainer(
+    train: Split,
+    validation: Split,
+    *,
+    execution: Execution,
+    normalise: Normalise | None = None,
+    augmentation: Augmentation = Augmentation(),
+) -> Trainer:
+    """A trainer with seed 0 that keeps no checkpoints; `normalise` is None for texts."""
+    return Trainer(
+        BatchLoader(train, normalise, execution),
+        BatchLoader(validation, normalise, execution),
+        augmentation,
+        execution,
     )
+
+
+def with_store(trainer: Trainer, store: CheckpointStore) -> Trainer:
+    """The same trainer with one store for all its trainings."""
+    return replace(trainer, checkpoints=lambda name: store)
+
+
+def make_retrainer(trainer: Trainer, finetune: Finetune) -> Retrainer:
+    """A retrainer whose base recipe has two epochs and rewinds to the first."""
+    base = train_params(epochs=2, rewind_epoch=1, batch_size=64)
+    return Retrainer(trainer, finetune, base)
 
 
 BERT = {"vocab": 40, "hidden": 16, "layers": 2, "heads": 4, "intermediate": 32, "positions": 16}

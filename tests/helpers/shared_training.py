@@ -18,11 +18,14 @@ from torch import nn
 from prunelab.config.params import Finetune, Normalise, Runtime, read_params
 from prunelab.core.lifecycle import RENDEZVOUS
 from prunelab.data.augment import Augmentation
+from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.runtime.device import Execution, configure, generator
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed, join, leave
 from prunelab.training import masking
-from prunelab.training.loop import Callback, Task, Teacher, TrainResult, fit
+from prunelab.training.callbacks import Callback
+from prunelab.training.distillation import Teacher
+from prunelab.training.trainer import Trainer, TrainResult
 
 PARAMS = read_params(Path(__file__).parents[2] / "params.yaml")
 EXAMPLES = {
@@ -76,20 +79,15 @@ def computed_on(device: str) -> Execution:
     )
 
 
-def trained(case: str, ranks: Distributed, execution: Execution) -> tuple[Student, TrainResult]:
+def trained(
+    case: str, distributed: Distributed, execution: Execution
+) -> tuple[Student, TrainResult]:
     """Two epochs; in the second, what the optimiser remembers counts too."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 3, 9, 9), dtype=np.uint8)
     split = Split(images, random.integers(0, 5, 50))
     count = EXAMPLES[case]
-    task = Task.of(
-        split.at(np.arange(count)),
-        split.at(np.arange(40, 50)),
-        normalise=Normalise(mean=[0.5] * 3, std=[0.25] * 3),
-        augmentation=Augmentation(crop_padding=2, flip=True, crop_scale=0.5),
-        execution=execution,
-        ranks=ranks,
-    )
+    normalise = Normalise(mean=[0.5] * 3, std=[0.25] * 3)
     sample = torch.zeros(1, 3, 9, 9)
     model, teacher = Student(sample), network(1)
     teacher(sample)
@@ -101,21 +99,27 @@ def trained(case: str, ranks: Distributed, execution: Execution) -> tuple[Studen
         "weight_decay": 0.01,
     }
     recipe = Finetune(**PARAMS["finetune"] | changes)
-    guide, taught = (
-        PenaltyAndMasks(execution.place(model)),
-        Teacher(execution.place(teacher).eval(), 0.5, 4.0),
+    trainer = Trainer(
+        BatchLoader(split.at(np.arange(count)), normalise, execution),
+        BatchLoader(split.at(np.arange(40, 50)), normalise, execution),
+        Augmentation(crop_padding=2, flip=True, crop_scale=0.5),
+        execution,
+        distributed,
+        teacher=Teacher(execution.place(teacher).eval(), 0.5, 4.0),
+        seed=3,
     )
-    return model, fit(model, task, recipe, seed=3, guide=guide, teacher=taught)
+    callback = PenaltyAndMasks(execution.place(model))
+    return model, trainer.fit(model, recipe, callback=callback)
 
 
 def main(out: Path, device: str) -> None:
     execution = computed_on(device)
-    ranks = join(execution)
+    distributed = join(execution)
     for case in EXAMPLES:
-        model, fitted = trained(case, ranks, execution)
+        model, fitted = trained(case, distributed, execution)
         torch.save(
             {"model": model.cpu().state_dict(), "history": fitted.history},
-            out / f"{case}-{ranks.rank}.pt",
+            out / f"{case}-{distributed.rank}.pt",
         )
     leave()
 

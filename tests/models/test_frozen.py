@@ -4,7 +4,6 @@ import torch
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build, build_on_meta
 from prunelab.models.frozen import freeze, train_mode
-from prunelab.training.loop import fit
 
 
 def frozen_of(patterns: list[str]) -> set[str]:
@@ -43,11 +42,11 @@ def test_patterns_without_a_layer_and_networks_without_training_are_refused_all_
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_training_changes_neither_frozen_weights_nor_their_running_statistics(task, recipe):
+def test_training_changes_neither_frozen_weights_nor_their_running_statistics(trainer, recipe):
     model = build("resnet8", 10, (1, 8, 8))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     freeze(model, ["conv1", "bn1", "layer1"])
-    fit(model, task, recipe, seed=0)
+    trainer.fit(model, recipe)
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     assert kept == {name for name in before if name.startswith(("conv1.", "bn1.", "layer1."))}
 

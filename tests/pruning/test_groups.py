@@ -67,7 +67,7 @@ def test_costs_foretold_are_those_of_the_thinner_network(name, what):
     ("budget", "ratio"), [("params", 0.3), ("params", 0.7), ("macs", 0.3), ("macs", 0.6)]
 )
 @pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
-def test_a_budget_is_met_within_one_percent(name, method, budget, ratio, trainer):
+def test_a_budget_is_met_within_one_percent(name, method, budget, ratio, retrainer):
     model, dense = (build(name, 10, DIGITS_SHAPE) for _ in range(2))
     pruned = prune(
         model,
@@ -75,28 +75,28 @@ def test_a_budget_is_met_within_one_percent(name, method, budget, ratio, trainer
         prune_spec(method, ratio, budget=budget),
         shape=DIGITS_SHAPE,
         seed=0,
-        trainer=trainer,
+        retrainer=retrainer,
     )
     measure = parameters if budget == "params" else lambda net: macs(net, DIGITS_SHAPE)
     assert 1 - measure(model) / measure(dense) == pytest.approx(ratio, abs=0.0101)
     assert pruned.ratio_achieved == pytest.approx(ratio, abs=0.01)
 
 
-def test_a_budget_of_a_transformer_counts_the_products_of_attention(trainer):
+def test_a_budget_of_a_transformer_counts_the_products_of_attention(retrainer):
     model, dense = (build("vit_tiny", 10, (1, 32, 32)) for _ in range(2))
     spec = prune_spec("l1_channel", 0.3, budget="macs")
-    pruned = prune(model, "vit_tiny", spec, shape=(1, 32, 32), seed=0, trainer=trainer)
+    pruned = prune(model, "vit_tiny", spec, shape=(1, 32, 32), seed=0, retrainer=retrainer)
     removed = 1 - macs(model, (1, 32, 32)) / macs(dense, (1, 32, 32))
     assert removed == pytest.approx(0.3, abs=0.01)
     assert pruned.ratio_achieved == pytest.approx(removed, abs=1e-6)
 
 
 @pytest.mark.parametrize(("budget", "ratio"), [("params", 0.8), ("macs", 0.5)])
-def test_a_budget_of_a_mask_method_counts_what_is_not_zero(budget, ratio, trainer):
+def test_a_budget_of_a_mask_method_counts_what_is_not_zero(budget, ratio, retrainer):
     model, dense = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
     prune(
         model, "resnet8", prune_spec("l1_unstructured", ratio, budget=budget),
-        shape=DIGITS_SHAPE, seed=0, trainer=trainer,
+        shape=DIGITS_SHAPE, seed=0, retrainer=retrainer,
     )  # fmt: skip
     if budget == "params":
         total = sum(p.numel() for p in dense.parameters())
@@ -111,12 +111,12 @@ def test_a_budget_of_a_mask_method_counts_what_is_not_zero(budget, ratio, traine
     assert removed / total == pytest.approx(ratio, abs=0.01)
 
 
-def test_a_budget_beyond_the_least_widths_is_refused_with_what_can_be_had(trainer):
+def test_a_budget_beyond_the_least_widths_is_refused_with_what_can_be_had(retrainer):
     model = build("resnet8", 10, DIGITS_SHAPE)
     with pytest.raises(InputError, match=r"nearest that can be removed is 0\.\d+"):
         prune(
             model, "resnet8", prune_spec("l1_channel", 0.99, budget="macs"),
-            shape=DIGITS_SHAPE, seed=0, trainer=trainer,
+            shape=DIGITS_SHAPE, seed=0, retrainer=retrainer,
         )  # fmt: skip
 
 
@@ -171,10 +171,10 @@ def test_rounding_never_undercuts_the_floor():
         )
 
 
-def test_layers_narrower_than_the_rounding_keep_their_width_and_the_others_are_pruned(trainer):
+def test_layers_narrower_than_the_rounding_keep_their_width_and_the_others_are_pruned(retrainer):
     model, dense = (build("resnet26_dse", 10, DIGITS_SHAPE) for _ in range(2))
     spec = prune_spec("l1_channel", 0.5, round_to=8)
-    prune(model, "resnet26_dse", spec, shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    prune(model, "resnet26_dse", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
     widths, full = (
         {name: weight.shape[0] for name, weight in prunable_weights(net).items()}
         for net in (model, dense)
@@ -185,14 +185,14 @@ def test_layers_narrower_than_the_rounding_keep_their_width_and_the_others_are_p
     with pytest.raises(InputError, match="widest layer"):
         prune(
             dense, "resnet26_dse", prune_spec("l1_channel", 0.5, round_to=4096),
-            shape=DIGITS_SHAPE, seed=0, trainer=trainer,
+            shape=DIGITS_SHAPE, seed=0, retrainer=retrainer,
         )  # fmt: skip
 
 
-def test_a_pattern_names_a_layer_and_all_within_it_and_must_name_something(trainer):
+def test_a_pattern_names_a_layer_and_all_within_it_and_must_name_something(retrainer):
     model = build("resnet20", 10, DIGITS_SHAPE)
     spec = prune_spec("l1_unstructured", 0.5, protect=["layer1"])
-    prune(model, "resnet20", spec, shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    prune(model, "resnet20", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
     assert all(
         weight.all()
         for name, weight in prunable_weights(model).items()
@@ -206,7 +206,7 @@ def test_a_pattern_names_a_layer_and_all_within_it_and_must_name_something(train
                 prune_spec("l1_channel", 0.5, **changes),
                 shape=DIGITS_SHAPE,
                 seed=0,
-                trainer=trainer,
+                retrainer=retrainer,
             )
 
 

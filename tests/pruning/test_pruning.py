@@ -35,7 +35,7 @@ from prunelab.pruning.structured import groups
 from prunelab.pruning.structured.groups import target_width
 from prunelab.pruning.unstructured import granularity
 from prunelab.training import masking
-from prunelab.training.loop import CallAfterStep, fit
+from prunelab.training.callbacks import CallAfterStep
 
 ONE_SHOT = [
     name
@@ -75,13 +75,13 @@ def nonzero(model: nn.Module) -> int:
 
 @pytest.mark.parametrize(("method", "name"), PAIRS)
 def test_prune_finetune_save_reload(
-    method, name, task, text_task, recipe, normalise, tmp_path, trainer
+    method, name, trainer, text_trainer, recipe, normalise, tmp_path, retrainer
 ):
     """The whole way of a network: the ratio is met, zeros or widths last, and reloading gives identical outputs."""
     model, dense = trained(name), trained(name)
     if name == "bert":
-        task, normalise = text_task, None
-        trainer = replace(trainer, task=text_task)
+        trainer, normalise = text_trainer, None
+        retrainer = replace(retrainer, trainer=text_trainer)
     ratio, settings = 0.5, spec(method, 0.5, epochs=1, iterations=2, samples=64)
     pruned = prune(
         model,
@@ -89,7 +89,7 @@ def test_prune_finetune_save_reload(
         settings,
         shape=shape_of(name),
         seed=0,
-        trainer=trainer,
+        retrainer=retrainer,
         bases=bases(name, model),
     )
     assert outputs(model).shape == (3, 10)
@@ -112,9 +112,9 @@ def test_prune_finetune_save_reload(
         assert measured["macs_ratio"] > 1.1
         assert measured["params_ratio"] > 1.1
 
-    task.execution.place(model)
+    trainer.execution.place(model)
     one_epoch = recipe.model_copy(update={"epochs": 1, "batch_size": 128})
-    fit(model, task, one_epoch, seed=0, guide=CallAfterStep(masking.hold(model, pruned.masks)))
+    trainer.fit(model, one_epoch, callback=CallAfterStep(masking.hold(model, pruned.masks)))
     for key, mask in pruned.masks.items():
         assert not prunable_weights(model)[key][~mask].any()
 
@@ -125,7 +125,7 @@ def test_prune_finetune_save_reload(
     save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=pruned.masks))
     reloaded = load_network(tmp_path / "net.safetensors")
     # The same memory format on both sides: another one takes other kernels, which round otherwise.
-    assert torch.equal(outputs(task.execution.place(reloaded.model)), outputs(model))
+    assert torch.equal(outputs(trainer.execution.place(reloaded.model)), outputs(model))
     assert reloaded.card == card
     assert all(torch.equal(reloaded.masks[key], mask) for key, mask in pruned.masks.items())
     save_network(tmp_path / "again.safetensors", reloaded)
@@ -141,13 +141,13 @@ FEW = (granularity.N_OF_M, granularity.PATTERN, granularity.FILTER)
 @pytest.mark.parametrize("ratio", [0.001, 0.999])
 @pytest.mark.parametrize("method", METHODS)
 def test_at_the_ends_a_ratio_is_met_or_refused_and_what_is_left_empty_is_named(
-    method, ratio, text_task, trainer
+    method, ratio, text_trainer, retrainer
 ):
     """No ratio rounds to nothing or to all in silence, and no layer loses all its units."""
     name = small_network(method)
     model, settings = trained(name), spec(method, ratio, epochs=1, iterations=2, samples=64)
     if name == "bert":
-        trainer = replace(trainer, task=text_task)
+        retrainer = replace(retrainer, trainer=text_trainer)
     run = partial(
         prune,
         model,
@@ -155,7 +155,7 @@ def test_at_the_ends_a_ratio_is_met_or_refused_and_what_is_left_empty_is_named(
         settings,
         shape=shape_of(name),
         seed=0,
-        trainer=trainer,
+        retrainer=retrainer,
         bases=bases(name, model),
     )
     known = nonzero(model)
@@ -175,13 +175,13 @@ def test_at_the_ends_a_ratio_is_met_or_refused_and_what_is_left_empty_is_named(
 
 
 @pytest.mark.parametrize("method", ONE_SHOT)
-def test_the_same_seed_gives_the_same_network_and_only_controls_depend_on_it(method, trainer):
+def test_the_same_seed_gives_the_same_network_and_only_controls_depend_on_it(method, retrainer):
     states = []
     for seed in (1, 1, 2):
         model = trained("resnet8")
         prune(
             model, "resnet8", spec(method, 0.5, samples=64),
-            shape=DIGITS_SHAPE, seed=seed, trainer=trainer, bases=bases("resnet8", model),
+            shape=DIGITS_SHAPE, seed=seed, retrainer=retrainer, bases=bases("resnet8", model),
         )  # fmt: skip
         states.append(model.state_dict())
     same, other = (
@@ -194,7 +194,7 @@ def test_the_same_seed_gives_the_same_network_and_only_controls_depend_on_it(met
 @pytest.mark.parametrize(
     "method", [name for name in ONE_SHOT if METHODS[name].restart is Restart.NONE]
 )
-def test_a_higher_ratio_never_keeps_more_and_zero_keeps_all(method, trainer):
+def test_a_higher_ratio_never_keeps_more_and_zero_keeps_all(method, retrainer):
     kept = []
     for ratio in (0, 0.3, 0.5, 0.7):
         model = trained("resnet8")
@@ -204,17 +204,22 @@ def test_a_higher_ratio_never_keeps_more_and_zero_keeps_all(method, trainer):
             spec(method, ratio, samples=64),
             shape=DIGITS_SHAPE,
             seed=0,
-            trainer=trainer,
+            retrainer=retrainer,
         )
         kept.append(nonzero(model))
     assert kept[0] == nonzero(trained("resnet8"))
     assert all(more > fewer for more, fewer in itertools.pairwise(kept))
 
 
-def test_l1_unstructured_keeps_the_largest_weights_of_all(trainer):
+def test_l1_unstructured_keeps_the_largest_weights_of_all(retrainer):
     dense, model = trained("resnet8"), trained("resnet8")
     prune(
-        model, "resnet8", spec("l1_unstructured", 0.7), shape=DIGITS_SHAPE, seed=0, trainer=trainer
+        model,
+        "resnet8",
+        spec("l1_unstructured", 0.7),
+        shape=DIGITS_SHAPE,
+        seed=0,
+        retrainer=retrainer,
     )
     kept, dropped = [], []
     for key, weight in prunable_weights(model).items():
@@ -224,7 +229,7 @@ def test_l1_unstructured_keeps_the_largest_weights_of_all(trainer):
     assert torch.cat(kept).min() >= torch.cat(dropped).max()
 
 
-def test_layerwise_keeps_the_same_share_of_every_layer(trainer):
+def test_layerwise_keeps_the_same_share_of_every_layer(retrainer):
     model = trained("resnet8")
     prune(
         model,
@@ -232,16 +237,16 @@ def test_layerwise_keeps_the_same_share_of_every_layer(trainer):
         spec("l1_unstructured_layerwise", 0.75),
         shape=DIGITS_SHAPE,
         seed=0,
-        trainer=trainer,
+        retrainer=retrainer,
     )
     for weight in prunable_weights(model).values():
         assert int(weight.count_nonzero()) == pytest.approx(0.25 * weight.numel(), abs=1)
 
 
 @pytest.mark.parametrize(("method", "power"), [("l1_channel", 1), ("l2_channel", 2)])
-def test_channel_methods_keep_the_filters_of_largest_norm(method, power, trainer):
+def test_channel_methods_keep_the_filters_of_largest_norm(method, power, retrainer):
     dense, model = trained("resnet8"), trained("resnet8")
-    prune(model, "resnet8", spec(method, 0.5), shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    prune(model, "resnet8", spec(method, 0.5), shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
     filters = dense.layer2[0].conv1.weight.detach()
     order = filters.flatten(1).norm(p=power, dim=1).argsort(descending=True)
     assert torch.equal(
@@ -250,11 +255,11 @@ def test_channel_methods_keep_the_filters_of_largest_norm(method, power, trainer
 
 
 @pytest.mark.parametrize("method", UNIFORM_CHANNELS)
-def test_option_a_networks_lose_inner_channels_only(method, trainer):
+def test_option_a_networks_lose_inner_channels_only(method, retrainer):
     model = trained("resnet20")
     prune(
         model, "resnet20", spec(method, 0.5, samples=64),
-        shape=DIGITS_SHAPE, seed=0, trainer=trainer, bases=bases("resnet20", model),
+        shape=DIGITS_SHAPE, seed=0, retrainer=retrainer, bases=bases("resnet20", model),
     )  # fmt: skip
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -265,11 +270,11 @@ def test_option_a_networks_lose_inner_channels_only(method, trainer):
 @pytest.mark.parametrize(
     "name", ["resnet8", "resnet20", "resnet20_b", "resnet56", "resnet18", "vgg11_bn"]
 )
-def test_removed_channels_are_as_if_they_had_been_silenced(name, trainer):
+def test_removed_channels_are_as_if_they_had_been_silenced(name, retrainer):
     """Against hooks that silence channels after each norm: another route than the check inside the library."""
     dense, model = trained(name), trained(name)
     pruned = prune(
-        model, name, spec("l1_channel", 0.5), shape=DIGITS_SHAPE, seed=0, trainer=trainer
+        model, name, spec("l1_channel", 0.5), shape=DIGITS_SHAPE, seed=0, retrainer=retrainer
     )
     widths = {layer: width for width in pruned.widths for layer in width.layers}
     followers = dict(zip(*_convolutions_and_norms(dense), strict=True))
@@ -309,7 +314,7 @@ def test_target_width_is_the_nearest_multiple_but_never_nothing(channels, ratio,
     assert target_width(channels, ratio, round_to) == width
 
 
-def test_widths_are_multiples_of_round_to(trainer):
+def test_widths_are_multiples_of_round_to(retrainer):
     model = trained("vgg11_bn")
     pruned = prune(
         model,
@@ -317,7 +322,7 @@ def test_widths_are_multiples_of_round_to(trainer):
         spec("l1_channel", 0.3, round_to=8),
         shape=DIGITS_SHAPE,
         seed=0,
-        trainer=trainer,
+        retrainer=retrainer,
     )
     assert pruned.widths
     assert all(width.after % 8 == 0 for width in pruned.widths)
@@ -326,7 +331,7 @@ def test_widths_are_multiples_of_round_to(trainer):
 
 
 def test_a_ratio_that_rounding_cannot_meet_is_refused_with_the_reason_and_nothing_is_touched(
-    trainer,
+    retrainer,
 ):
     model = trained("resnet8")
     before = deepcopy(model.state_dict())
@@ -339,13 +344,13 @@ def test_a_ratio_that_rounding_cannot_meet_is_refused_with_the_reason_and_nothin
             spec("l1_channel", 0.9, round_to=8),
             shape=DIGITS_SHAPE,
             seed=0,
-            trainer=trainer,
+            retrainer=retrainer,
         )
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(("ratio", "round_to"), [(0.6, 1000), (0.02, 16), (0.001, 1)])
-def test_rounding_never_excuses_doing_nothing(ratio, round_to, trainer):
+def test_rounding_never_excuses_doing_nothing(ratio, round_to, retrainer):
     with pytest.raises(InputError, match="round_to"):
         prune(
             trained("resnet8"),
@@ -353,7 +358,7 @@ def test_rounding_never_excuses_doing_nothing(ratio, round_to, trainer):
             spec("l1_channel", ratio, round_to=round_to),
             shape=DIGITS_SHAPE,
             seed=0,
-            trainer=trainer,
+            retrainer=retrainer,
         )
 
 
@@ -361,7 +366,7 @@ def test_no_method_name_makes_two_cells_collide():
     assert not [name for name in METHODS if "-" in name]  # cells are named <method>-<ratio>
 
 
-def test_a_network_of_which_nothing_is_left_is_refused(trainer):
+def test_a_network_of_which_nothing_is_left_is_refused(retrainer):
     with pytest.raises(InputError, match="leaves none"):
         prune(
             trained("resnet8"),
@@ -369,11 +374,11 @@ def test_a_network_of_which_nothing_is_left_is_refused(trainer):
             spec("l1_unstructured", 0.99999999),
             shape=DIGITS_SHAPE,
             seed=0,
-            trainer=trainer,
+            retrainer=retrainer,
         )
 
 
-def test_an_unknown_method_lists_the_valid_ones(trainer):
+def test_an_unknown_method_lists_the_valid_ones(retrainer):
     with pytest.raises(InputError, match="l1_channel"):
         prune(
             trained("resnet8"),
@@ -381,14 +386,19 @@ def test_an_unknown_method_lists_the_valid_ones(trainer):
             spec("l3_channel", 0.5),
             shape=DIGITS_SHAPE,
             seed=0,
-            trainer=trainer,
+            retrainer=retrainer,
         )
 
 
-def test_verify_notices_a_revived_weight(trainer):
+def test_verify_notices_a_revived_weight(retrainer):
     model = trained("resnet8")
     pruned = prune(
-        model, "resnet8", spec("l1_unstructured", 0.5), shape=DIGITS_SHAPE, seed=0, trainer=trainer
+        model,
+        "resnet8",
+        spec("l1_unstructured", 0.5),
+        shape=DIGITS_SHAPE,
+        seed=0,
+        retrainer=retrainer,
     )
     with torch.no_grad():
         model.linear.weight.fill_(1)
@@ -479,13 +489,13 @@ def test_rewinding_to_the_end_is_refused():
 @pytest.mark.parametrize(
     "method", ["wanda_unstructured", "l1_filter", "l1_kernel", "l1_vector", "l1_block"]
 )
-def test_no_layer_that_competes_by_itself_is_emptied(method, trainer):
+def test_no_layer_that_competes_by_itself_is_emptied(method, retrainer):
     model = trained("resnet8")
-    prune(model, "resnet8", spec(method, 0.95), shape=DIGITS_SHAPE, seed=0, trainer=trainer)
+    prune(model, "resnet8", spec(method, 0.95), shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
     assert all(weight.any() for weight in prunable_weights(model).values())
 
 
-def test_methods_at_initialisation_leave_a_transformer_that_tells_inputs_apart(trainer):
+def test_methods_at_initialisation_leave_a_transformer_that_tells_inputs_apart(retrainer):
     model = build("vit_tiny", 10, DIGITS_SHAPE)
     state = bases("vit_tiny", model)
     prune(
@@ -494,7 +504,7 @@ def test_methods_at_initialisation_leave_a_transformer_that_tells_inputs_apart(t
         spec("snip_at_init", 0.3),
         shape=DIGITS_SHAPE,
         seed=0,
-        trainer=trainer,
+        retrainer=retrainer,
         bases=state,
     )
     told = outputs(model)

@@ -16,8 +16,9 @@ from prunelab.models.cost import parameters
 from prunelab.models.norms import recalibrate
 from prunelab.pruning.prune import Bases, prune
 from prunelab.training import masking
-from prunelab.training.loop import Callback, Teacher, fit
-from prunelab.training.retraining import retraining
+from prunelab.training.callbacks import Callback
+from prunelab.training.distillation import Teacher
+from prunelab.training.retraining import Retrainer, retraining
 
 
 def bases_of(model: torch.nn.Module) -> Bases:
@@ -34,30 +35,31 @@ def bases_of(model: torch.nn.Module) -> Bases:
     )
 
 
-class Recording:
-    """A trainer that notes every training and the network at its start and end."""
+class Recording(Retrainer):
+    """Records every training and the weights before and after it."""
 
-    def __init__(self, trainer):
-        self._trainer, self.trained = trainer, []
+    def __init__(self, retrainer: Retrainer):
+        super().__init__(retrainer.trainer, retrainer.finetune, retrainer.base)
+        object.__setattr__(self, "trained", [])
 
-    def __getattr__(self, name):
-        return getattr(self._trainer, name)
+    def fine_tune(self, model, epochs, *, callback, name):
+        before = _copied_weights(model)
+        result = super().fine_tune(model, epochs, callback=callback, name=name)
+        self.trained.append(("finetune", name, before, _copied_weights(model)))
+        return result
 
-    def _note(self, kind, function, model, name, *args):
-        before = {key: weight.detach().clone() for key, weight in prunable_weights(model).items()}
-        fitted = function(model, name, *args)
-        after = {key: weight.detach().clone() for key, weight in prunable_weights(model).items()}
-        self.trained.append((kind, name, before, after))
-        return fitted
-
-    def fit(self, model, name, guide, epochs):
-        return self._note("finetune", self._trainer.fit, model, name, guide, epochs)
-
-    def refit(self, model, name, guide):
-        return self._note("base", self._trainer.refit, model, name, guide)
+    def retrain_from_rewind(self, model, *, callback, name):
+        before = _copied_weights(model)
+        result = super().retrain_from_rewind(model, callback=callback, name=name)
+        self.trained.append(("base", name, before, _copied_weights(model)))
+        return result
 
 
-def run(method: str, trainer, ratio: float = 0.7, **settings: object):
+def _copied_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
+
+
+def run(method: str, retrainer, ratio: float = 0.7, **settings: object):
     model = build("resnet8", 10, DIGITS_SHAPE, seed=1)
     with torch.no_grad():
         for module in model.modules():
@@ -66,10 +68,10 @@ def run(method: str, trainer, ratio: float = 0.7, **settings: object):
                     0.1
                 )  # as after some training: a silent unit behind a shift of 0 gets no gradient
     bases = bases_of(model)
-    recording = Recording(trainer)
+    recording = Recording(retrainer)
     spec = prune_spec(method, ratio, **{"epochs": 1, "iterations": 3} | settings)
     pruned = prune(
-        model, "resnet8", spec, shape=DIGITS_SHAPE, seed=0, trainer=recording, bases=bases
+        model, "resnet8", spec, shape=DIGITS_SHAPE, seed=0, retrainer=recording, bases=bases
     )
     return model, pruned, recording.trained, bases
 
@@ -80,8 +82,8 @@ def sparsity(weights: dict[str, torch.Tensor]) -> float:
     )
 
 
-def test_iterative_cuts_take_equal_shares_of_what_is_left(trainer):
-    model, pruned, trained, _ = run("l1_unstructured_iterative", trainer, ratio=1 - 0.8**3)
+def test_iterative_cuts_take_equal_shares_of_what_is_left(retrainer):
+    model, pruned, trained, _ = run("l1_unstructured_iterative", retrainer, ratio=1 - 0.8**3)
     kept = [1 - sparsity(before) for _, _, before, _ in trained] + [
         1 - sparsity(prunable_weights(model))
     ]
@@ -91,8 +93,8 @@ def test_iterative_cuts_take_equal_shares_of_what_is_left(trainer):
     assert pruned.train_macs > 0
 
 
-def test_iterative_rounds_are_recorded_as_the_study_did(trainer):
-    model, pruned, _, _ = run("l1_channel_iterative", trainer)
+def test_iterative_rounds_are_recorded_as_the_study_did(retrainer):
+    model, pruned, _, _ = run("l1_channel_iterative", retrainer)
     assert [row["round"] for row in pruned.rounds] == [1, 2, 3]
     full = parameters(build("resnet8", 10, DIGITS_SHAPE))
     for row in pruned.rounds:
@@ -103,23 +105,23 @@ def test_iterative_rounds_are_recorded_as_the_study_did(trainer):
     assert all("train_accuracy_tuned" in row for row in pruned.rounds[:-1])
 
 
-def test_iterative_masks_only_grow(trainer):
-    model, _, trained, _ = run("random_unstructured_iterative", trainer)
+def test_iterative_masks_only_grow(retrainer):
+    model, _, trained, _ = run("random_unstructured_iterative", retrainer)
     zeros = [before for _, _, before, _ in trained] + [prunable_weights(model)]
     for earlier, later in itertools.pairwise(zeros):
         assert all(bool((later[name][earlier[name] == 0] == 0).all()) for name in earlier)
 
 
-def test_iterative_channels_end_as_wide_as_one_cut_leaves_them(trainer):
-    several, _, _, _ = run("l1_channel_iterative", trainer, ratio=0.5)
-    one, _, _, _ = run("l1_channel", trainer, ratio=0.5)
+def test_iterative_channels_end_as_wide_as_one_cut_leaves_them(retrainer):
+    several, _, _, _ = run("l1_channel_iterative", retrainer, ratio=0.5)
+    one, _, _, _ = run("l1_channel", retrainer, ratio=0.5)
     assert {n: w.shape for n, w in several.state_dict().items()} == {
         n: w.shape for n, w in one.state_dict().items()
     }
 
 
-def test_a_lottery_ticket_has_the_rewound_weights_under_its_mask(trainer):
-    model, pruned, trained, bases = run("l1_unstructured_lottery", trainer)
+def test_a_lottery_ticket_has_the_rewound_weights_under_its_mask(retrainer):
+    model, pruned, trained, bases = run("l1_unstructured_lottery", retrainer)
     assert [kind for kind, *_ in trained] == ["base", "base"]
     for weights in (
         trained[0][2],
@@ -132,9 +134,9 @@ def test_a_lottery_ticket_has_the_rewound_weights_under_its_mask(trainer):
 
 
 @pytest.mark.parametrize("method", ["l1_unstructured_scratch", "l1_channel_scratch"])
-def test_a_scratch_control_has_the_pruned_shape_and_fresh_weights(method, trainer):
-    model, pruned, _, bases = run(method, trainer, ratio=0.5)
-    like, expected, _, _ = run(method.replace("_scratch", ""), trainer, ratio=0.5)
+def test_a_scratch_control_has_the_pruned_shape_and_fresh_weights(method, retrainer):
+    model, pruned, _, bases = run(method, retrainer, ratio=0.5)
+    like, expected, _, _ = run(method.replace("_scratch", ""), retrainer, ratio=0.5)
     assert pruned.widths == expected.widths
     fresh = bases.fresh()
     for name, weight in prunable_weights(model).items():
@@ -148,15 +150,15 @@ def test_a_scratch_control_has_the_pruned_shape_and_fresh_weights(method, traine
         assert all(any(torch.equal(row, other) for other in source) for row in rows)
 
 
-def test_at_init_methods_judge_and_keep_the_initial_weights(trainer):
-    model, pruned, _, bases = run("snip_at_init", trainer)
+def test_at_init_methods_judge_and_keep_the_initial_weights(retrainer):
+    model, pruned, _, bases = run("snip_at_init", retrainer)
     for name, weight in prunable_weights(model).items():
         assert torch.equal(
             weight, bases.init[name] * pruned.masks.get(name, torch.ones_like(weight))
         )
 
 
-def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monkeypatch):
+def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(retrainer, monkeypatch):
     seen = []
     from prunelab.pruning.unstructured.mask_pruner import MaskPruner
 
@@ -166,7 +168,7 @@ def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monke
         "prune_to",
         lambda self, s, ratio: (seen.append(ratio), prune_to(self, s, ratio))[1],
     )
-    model, _, trained, _ = run("l1_unstructured_gradual", trainer, ratio=0.8, epochs=2)
+    model, _, trained, _ = run("l1_unstructured_gradual", retrainer, ratio=0.8, epochs=2)
     assert sparsity(prunable_weights(model)) == pytest.approx(0.8, abs=1e-3)
     assert seen == sorted(seen)
     assert seen[0] == 0
@@ -177,8 +179,8 @@ def test_gradual_sparsity_follows_the_cubic_and_ends_at_the_ratio(trainer, monke
     assert sparsity(trained[0][3]) > 0.7
 
 
-def test_soft_pruning_lets_units_return_and_removes_them_in_the_end(trainer):
-    model, pruned, trained, _ = run("l2_channel_soft", trainer, ratio=0.5)
+def test_soft_pruning_lets_units_return_and_removes_them_in_the_end(retrainer):
+    model, pruned, trained, _ = run("l2_channel_soft", retrainer, ratio=0.5)
     ((_, _, _, after),) = trained
     assert sparsity(after) == pytest.approx(0, abs=0.01)  # what was zeroed has learnt again
     assert after["layer1.0.conv1.weight"].shape[0] == 16
@@ -188,9 +190,9 @@ def test_soft_pruning_lets_units_return_and_removes_them_in_the_end(trainer):
 
 # Slimming acts on norms and not on weights; what it adds to the loss is tested with the penalties.
 @pytest.mark.parametrize("method", ["group_lasso_channel_sparse", "growing_l2_channel_sparse"])
-def test_sparse_training_makes_what_is_removed_small(method, trainer):
+def test_sparse_training_makes_what_is_removed_small(method, retrainer):
     def smallest(**settings: object) -> float:
-        _, _, ((*_, after),), _ = run(method, trainer, epochs=2, ratio=0.5, **settings)
+        _, _, ((*_, after),), _ = run(method, retrainer, epochs=2, ratio=0.5, **settings)
         norms = [
             weight.flatten(1).norm(dim=1)
             for name, weight in after.items()
@@ -212,29 +214,31 @@ def test_retraining_gives_no_method_a_larger_budget(recipe):
         assert (again.epochs, first) == (13, 0)
 
 
-def test_training_from_a_later_epoch_is_the_tail_of_the_whole(task, recipe):
+def test_training_from_a_later_epoch_is_the_tail_of_the_whole(trainer, recipe):
+    trainer = replace(trainer, seed=3)
     whole = build("resnet8", 10, DIGITS_SHAPE)
     plain = recipe.model_copy(update={"epochs": 3, "momentum": 0.0})
-    fitted = fit(whole, task, plain, seed=3, keep_epochs={1})
+    fitted = trainer.fit(whole, plain, keep_epochs={1})
     tail = build("resnet8", 10, DIGITS_SHAPE)
     tail.load_state_dict(fitted.kept[1])
-    rest = fit(tail, task, plain, seed=3, first_epoch=1)
+    rest = trainer.fit(tail, plain, start_epoch=1)
     assert rest.history == fitted.history[1:]
     assert all(
         torch.equal(value, tail.state_dict()[name]) for name, value in whole.state_dict().items()
     )
 
 
-def test_a_teacher_draws_the_outputs_towards_its_own(task, recipe):
+def test_a_teacher_draws_the_outputs_towards_its_own(trainer, recipe):
     teacher = build("resnet8", 10, DIGITS_SHAPE, seed=5)
-    fit(teacher, task, recipe, seed=0)
+    trainer.fit(teacher, recipe)
     teacher.eval().requires_grad_(False)
-    inputs, _ = next(iter(task.validation.ordered(64)))
+    inputs, _ = next(iter(trainer.validation_loader.ordered(64)))
 
     def distance(weight: float) -> float:
         student = build("resnet8", 10, DIGITS_SHAPE, seed=6)
         taught = Teacher(teacher, weight, temperature=4.0)
-        fit(student, task, recipe.model_copy(update={"epochs": 4}), seed=0, teacher=taught)
+        four_epochs = recipe.model_copy(update={"epochs": 4})
+        replace(trainer, teacher=taught).fit(student, four_epochs)
         with torch.no_grad():
             wanted, got = (net.eval()(inputs).softmax(1) for net in (teacher, student))
         return float((wanted - got).abs().sum())
@@ -242,20 +246,20 @@ def test_a_teacher_draws_the_outputs_towards_its_own(task, recipe):
     assert distance(1.0) < distance(0.0)
 
 
-def test_the_loss_of_a_teacher_that_agrees_is_the_plain_loss_share(task, execution, recipe):
+def test_the_loss_of_a_teacher_that_agrees_is_the_plain_loss_share(trainer, execution, recipe):
     model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
-    inputs, labels = next(iter(task.validation.ordered(32)))
+    inputs, labels = next(iter(trainer.validation_loader.ordered(32)))
     logits = model(inputs)
     own = torch.nn.functional.cross_entropy(logits, labels)
     taught = Teacher(model, weight=0.25, temperature=3.0)
-    assert taught.loss(logits, inputs, task, own).item() == pytest.approx(
+    assert taught.loss(logits, inputs, own, execution).item() == pytest.approx(
         0.75 * own.item(), rel=1e-4
     )
 
 
-def test_recalibrated_norms_have_the_statistics_of_the_batches(task, execution):
+def test_recalibrated_norms_have_the_statistics_of_the_batches(trainer, execution):
     model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
-    batches = list(task.validation.ordered(16))
+    batches = list(trainer.validation_loader.ordered(16))
     recalibrate(model, batches)
     outputs = [model.conv1(inputs) for inputs, _ in batches]
     mean = torch.stack([output.mean(dim=(0, 2, 3)) for output in outputs]).mean(0)
@@ -264,16 +268,16 @@ def test_recalibrated_norms_have_the_statistics_of_the_batches(task, execution):
     assert not model.training
 
 
-def test_a_guide_that_does_nothing_changes_nothing(task, recipe):
+def test_a_guide_that_does_nothing_changes_nothing(trainer, recipe):
     states = []
-    for guide in (None, Callback()):
+    for callback in (None, Callback()):
         model = build("resnet8", 10, DIGITS_SHAPE)
-        fit(model, task, recipe, seed=0, guide=guide)
+        trainer.fit(model, recipe, callback=callback)
         states.append(model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tmp_path):
+def test_a_schedule_killed_in_training_ends_with_the_same_bits(trainer, retrainer, tmp_path):
     from prunelab.training.checkpoints import Checkpoint
 
     class Killed(Exception):
@@ -296,12 +300,15 @@ def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tm
         "l2_channel_soft",
         "l1_channel_iterative",
     ):
-        whole, _, _, _ = run(method, trainer, epochs=2)
+        whole, _, _, _ = run(method, retrainer, epochs=2)
         deaths = {"round-1", "round-2", "gradual", "soft"}
         again = replace(
-            trainer,
-            store=lambda name, m=method, d=deaths: DiesOnce(tmp_path / f"{m}-{name}.pt", name, d),
+            retrainer.trainer,
+            checkpoints=lambda name, m=method, d=deaths: DiesOnce(
+                tmp_path / f"{m}-{name}.pt", name, d
+            ),
         )
+        again = replace(retrainer, trainer=again)
         for _ in range(4):
             try:
                 resumed, _, _, _ = run(method, again, epochs=2)
@@ -314,25 +321,25 @@ def test_a_schedule_killed_in_training_ends_with_the_same_bits(task, trainer, tm
 
 
 @pytest.mark.parametrize("method", ["l1_channel_iterative", "l1_unstructured_iterative"])
-def test_a_round_too_small_to_remove_anything_is_no_reason_to_refuse_the_whole(method, trainer):
+def test_a_round_too_small_to_remove_anything_is_no_reason_to_refuse_the_whole(method, retrainer):
     _, pruned, _, _ = run(
-        method, trainer, ratio=0.05, iterations=4, epochs=0, protect=["layer[23]*", "conv1"]
+        method, retrainer, ratio=0.05, iterations=4, epochs=0, protect=["layer[23]*", "conv1"]
     )
     assert pruned.ratio_achieved == pytest.approx(0.05, abs=0.03)
     assert len(pruned.rounds) == 4
 
 
 @pytest.mark.parametrize("ratio", [0.08, 0.1, 0.2, 0.45])
-def test_the_last_of_several_cuts_is_held_to_the_ratio_as_one_cut_is(ratio, trainer):
+def test_the_last_of_several_cuts_is_held_to_the_ratio_as_one_cut_is(ratio, retrainer):
     """A power computed in floating point may fall short of the ratio, and then nobody would look whether it is met."""
     settings = {"budget": "macs", "protect": ["layer*"], "epochs": 0}
     with pytest.raises(InputError, match="nearest that can be removed"):
-        run("l1_unstructured_iterative", trainer, ratio=ratio, **settings)
+        run("l1_unstructured_iterative", retrainer, ratio=ratio, **settings)
 
 
-def test_layers_that_base_training_keeps_stay_when_it_is_done_again(trainer):
+def test_layers_that_base_training_keeps_stay_when_it_is_done_again(retrainer):
     frozen = replace(
-        trainer, train=train_params(epochs=2, rewind_epoch=1, batch_size=64, freeze=["conv1"])
+        retrainer, base=train_params(epochs=2, rewind_epoch=1, batch_size=64, freeze=["conv1"])
     )
     model, _, trained, _ = run("l1_unstructured_lottery", frozen, ratio=0.4)
     assert len(trained) == 2
@@ -342,9 +349,9 @@ def test_layers_that_base_training_keeps_stay_when_it_is_done_again(trainer):
     assert all(weights.requires_grad for weights in model.parameters())
 
 
-def test_layers_with_their_own_ratio_are_cut_in_steps_too(trainer):
+def test_layers_with_their_own_ratio_are_cut_in_steps_too(retrainer):
     _, _, trained, _ = run(
-        "l1_unstructured_iterative", trainer, ratio=0.5, layer_ratios={"layer3": 0.9}
+        "l1_unstructured_iterative", retrainer, ratio=0.5, layer_ratios={"layer3": 0.9}
     )
     shares = [
         sparsity({name: weight for name, weight in after.items() if name.startswith("layer3")})

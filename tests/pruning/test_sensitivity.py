@@ -31,7 +31,6 @@ from prunelab.pruning.allocation import Curve, allocate
 from prunelab.pruning.prune import infeasible_specs, prune
 from prunelab.pruning.sensitivity import ALL, METHODS, curves, left, parts, without
 from prunelab.stages.sensitivity import main as measure_sensitivity
-from prunelab.training.trainer import Untrained
 
 RATIOS = (0.3, 0.6)
 
@@ -50,7 +49,7 @@ def dense(name: str = "resnet8", seed: int = 0):
 def really_cut(model, architecture: str, what: str, ratios: dict[str, float]):
     copy = deepcopy(model)
     spec = prune_spec(METHODS[what], 0, layer_ratios=ratios)
-    pruned = prune(copy, architecture, spec, shape=DIGITS_SHAPE, seed=0, trainer=Untrained())
+    pruned = prune(copy, architecture, spec, shape=DIGITS_SHAPE, seed=0)
     assert pruned.ratio_achieved == 0  # of the layers without a ratio of their own
     return copy
 
@@ -325,7 +324,7 @@ def test_costs_are_those_of_a_network_really_cut(what, budget):
         what,
         {n: 1 - width / subject.units[n] for n, width in zip(names, widths, strict=True)},
     )
-    kept = subject.kept(names, budget)(widths)
+    kept = subject.remaining_share(names, budget)(widths)
     if what == "channel":
         count = parameters if budget == "params" else lambda network: macs(network, DIGITS_SHAPE)
         assert kept == pytest.approx(count(thin) / count(model))
@@ -458,7 +457,7 @@ def test_curves_that_are_missing_or_of_other_networks_are_refused(workspace):
     assert "other networks" in run("--ratio", "0.5").stderr
     rows = [row | {"units": row["units"] + 1} for row in record["rows"]]
     path.write_text(json.dumps(record | {"rows": rows}))
-    assert "does not have so" in run("--ratio", "0.5").stderr
+    assert "lacks or has in another size" in run("--ratio", "0.5").stderr
     path.unlink()
     assert "is missing" in run("--ratio", "0.5").stderr
 
@@ -487,7 +486,7 @@ def test_a_latency_is_met_within_the_tolerance(wanted):
 
 @pytest.mark.parametrize(
     ("wanted", "noise", "named"),
-    [(0.9, 1.0, "the most that goes is 0.7"), (0.4, 1.2, "quieter machine")],
+    [(0.9, 1.0, "at most 0.7"), (0.4, 1.2, "quieter machine")],
 )
 def test_a_latency_that_cannot_be_met_or_told_is_refused(wanted, noise, named):
     found = [made(str(power), 400, power) for power in (1, 2, 3)]
@@ -505,6 +504,6 @@ def test_a_network_whose_latency_goes_by_steps_is_refused():
 def test_a_thinner_network_is_measured(workspace, execution):
     subject = AllocationTarget.of(dense(), "resnet8", DIGITS_SHAPE, "channel")
     spec = prune_spec("l1_channel", 0, layer_ratios={"layer1.0.conv1": 0.5})
-    found = subject.faster(spec, execution, batch_size=2, rounds=2)
+    found = subject.measure_speedup(spec, execution, batch_size=2, rounds=2)
     assert 0 < found.low <= found.value <= found.high
     assert subject.model.get_submodule("layer1.0.conv1").weight.shape[0] == 16

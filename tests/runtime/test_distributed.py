@@ -28,7 +28,6 @@ from prunelab.models.catalogue import build
 from prunelab.runtime.device import Execution
 from prunelab.runtime.distributed import Distributed, require_gpus
 from prunelab.stages.entry import alone
-from prunelab.training.loop import fit
 
 SOURCES = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
 LAUNCH = "import sys; from prunelab.core.lifecycle import launch; launch([sys.executable, '-c', sys.argv[1]], 3)"
@@ -93,10 +92,10 @@ def test_two_processes_take_the_steps_of_one(two, case):
     assert_steps_of_one(two, case, "cpu")
 
 
-def test_a_batch_too_small_for_batch_norm_is_refused_before_any_work(task, recipe):
-    shared = replace(task, ranks=Distributed(0, 40))
-    with pytest.raises(InputError, match="40 processes fewer than 2 examples.*1 to 32 processes"):
-        fit(build("resnet8", 10, DIGITS_SHAPE), shared, recipe, seed=0)
+def test_a_batch_too_small_for_batch_norm_is_refused_before_any_work(trainer, recipe):
+    shared = replace(trainer, distributed=Distributed(0, 40))
+    with pytest.raises(InputError, match="too small for 40 processes.*Use at most 32 processes"):
+        shared.fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
 
 
 def test_more_processes_than_gpus_are_refused_with_what_there_is(monkeypatch):

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from helpers.networks import DIGITS_SHAPE, SLOW_BUT_KINDS, bases, seed_trainer, small_network
+from helpers.networks import (
+    DIGITS_SHAPE,
+    SLOW_BUT_KINDS,
+    bases,
+    make_retrainer,
+    make_trainer,
+    small_network,
+    with_store,
+)
 from helpers.params import prune_spec, runtime_params
 from helpers.shared_training import EXAMPLES, assert_steps_of_one, by_two
 
@@ -17,8 +25,9 @@ from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.runtime.device import configure
 from prunelab.training import masking
+from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.loop import CallAfterStep, Task, fit
+from prunelab.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,10 +36,10 @@ pytestmark = [
 
 
 @pytest.fixture(params=["fp32", "bf16"])
-def gpu_task(request, digits, normalise) -> Task:
+def gpu_trainer(request, digits, normalise) -> Trainer:
     runtime = runtime_params(device="cuda", precision=request.param)
     ids = torch.arange(320).numpy()
-    return Task.of(
+    return make_trainer(
         digits.at(ids[:256]),
         digits.at(ids[256:]),
         normalise=normalise,
@@ -40,13 +49,13 @@ def gpu_task(request, digits, normalise) -> Task:
 
 
 @pytest.mark.parametrize("name", SLOW_BUT_KINDS)
-def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_task, recipe, tmp_path):
+def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_trainer, recipe, tmp_path):
     whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
-    expected = fit(whole, gpu_task, recipe, seed=0)
-    assert fit(again, gpu_task, recipe, seed=0).history == expected.history
+    expected = gpu_trainer.fit(whole, recipe)
+    assert gpu_trainer.fit(again, recipe).history == expected.history
     store = Checkpoint(tmp_path / "0.pt")
-    fit(build(name, 10, DIGITS_SHAPE), gpu_task, recipe, seed=0, store=_StopsAfterOne(store))
-    fit(resumed, gpu_task, recipe, seed=0, store=store)
+    with_store(gpu_trainer, _StopsAfterOne(store)).fit(build(name, 10, DIGITS_SHAPE), recipe)
+    with_store(gpu_trainer, store).fit(resumed, recipe)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
         assert torch.equal(value, resumed.state_dict()[key])
@@ -68,7 +77,7 @@ class _StopsAfterOne:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if small_network(name) == "resnet8"])
-def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
+def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
     full = parameters(model)
     pruned = prune(
@@ -77,17 +86,16 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
         prune_spec(method, 0.5, epochs=1, iterations=2, samples=64),
         shape=DIGITS_SHAPE,
         seed=0,
-        trainer=seed_trainer(gpu_task, recipe),
+        retrainer=make_retrainer(gpu_trainer, recipe),
         bases=bases("resnet8", model),
     )
-    gpu_task.execution.place(model)
-    fitted = fit(
-        model, gpu_task, recipe, seed=0, guide=CallAfterStep(masking.hold(model, pruned.masks))
-    )
+    gpu_trainer.execution.place(model)
+    hold = CallAfterStep(masking.hold(model, pruned.masks))
+    fitted = gpu_trainer.fit(model, recipe, callback=hold)
     masking.verify(model, pruned.masks)
     assert METHODS[method].masks or parameters(model) < full
-    predictions = predict(model, gpu_task.validation, 64, gpu_task.execution)
-    labels = gpu_task.validation.labels.cpu().numpy()
+    predictions = predict(model, gpu_trainer.validation_loader, 64, gpu_trainer.execution)
+    labels = gpu_trainer.validation_loader.labels.cpu().numpy()
     assert (predictions.classes == labels).mean() == pytest.approx(
         fitted.history[-1]["validation_accuracy"], abs=0.05
     )
@@ -95,8 +103,8 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_task, recipe):
 
 @pytest.mark.parametrize("name", ["cuda_graph", "compiled"])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_backends_give_the_networks_own_outputs(name, batch_size, gpu_task):
-    execution = gpu_task.execution
+def test_backends_give_the_networks_own_outputs(name, batch_size, gpu_trainer):
+    execution = gpu_trainer.execution
     model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
     inputs = inputs_of(DIGITS_SHAPE, batch_size, execution)
     call = BACKENDS[name](model, inputs, execution)
@@ -105,11 +113,11 @@ def test_backends_give_the_networks_own_outputs(name, batch_size, gpu_task):
         torch.testing.assert_close(call(), expected, rtol=2e-2, atol=2e-2)
 
 
-def test_everything_the_benchmark_measures_is_measured(gpu_task):
+def test_everything_the_benchmark_measures_is_measured(gpu_trainer):
     models = {name: build("resnet8", 10, DIGITS_SHAPE).eval() for name in ("dense", "same")}
     load = {name: lambda: build("resnet8", 10, DIGITS_SHAPE).eval() for name in models}
-    placed = {name: gpu_task.execution.place(model) for name, model in models.items()}
-    bench = Benchmark(placed, load, DIGITS_SHAPE, gpu_task.execution)
+    placed = {name: gpu_trainer.execution.place(model) for name, model in models.items()}
+    bench = Benchmark(placed, load, DIGITS_SHAPE, gpu_trainer.execution)
     for backend in ("eager", "cuda_graph"):
         dense, same = bench.latency(backend, 64, rounds=10, seconds=1.0)
         assert 0 < dense["latency_ms_p50"] <= dense["latency_ms_p95"]

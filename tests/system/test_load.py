@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.networks import DIGITS_SHAPE
+from helpers.networks import DIGITS_SHAPE, with_store
 from torch import Tensor, nn
 
 from prunelab.config.params import Normalise
@@ -17,7 +17,6 @@ from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFiles
 from prunelab.models.catalogue import build
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.loop import fit
 
 SHAPE = (3, 8, 8)
 
@@ -68,7 +67,7 @@ def test_an_epoch_of_streamed_images_holds_a_small_part_of_them(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_an_epoch_leaves_nothing_behind_but_its_row(task, recipe, tmp_path):
+def test_an_epoch_leaves_nothing_behind_but_its_row(trainer, recipe, tmp_path):
     """What is alive after each of 30 epochs, in Python, NumPy and tensors, by a line through the last 20."""
     left = []
 
@@ -84,13 +83,8 @@ def test_an_epoch_leaves_nothing_behind_but_its_row(task, recipe, tmp_path):
     tracemalloc.start()
     try:
         recipe = recipe.model_copy(update={"epochs": 30})
-        fit(
-            build("resnet8", 10, DIGITS_SHAPE),
-            task,
-            recipe,
-            seed=0,
-            store=Watched(tmp_path / "store"),
-        )
+        watched = with_store(trainer, Watched(tmp_path / "store"))
+        watched.fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
     finally:
         tracemalloc.stop()
     assert len(left) == 30

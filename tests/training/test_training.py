@@ -1,12 +1,13 @@
 import io
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.networks import DIGITS_SHAPE
+from helpers.networks import DIGITS_SHAPE, with_store
 from sklearn.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
@@ -14,8 +15,8 @@ from prunelab.config.params import Recipe
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build
 from prunelab.training import masking
+from prunelab.training.callbacks import CallAfterStep, Callback
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.loop import CallAfterStep, Callback, fit
 from prunelab.training.optimizers import OPTIMISERS, SCHEDULES, build_optimizer, lr_factor
 from prunelab.training.progress import Progress, RunningMetrics
 
@@ -26,7 +27,7 @@ def with_(recipe: Recipe, **changes: object) -> Recipe:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_every_optimiser_and_schedule_learns(name, schedule, task, recipe):
+def test_every_optimiser_and_schedule_learns(name, schedule, trainer, recipe):
     rate = 0.02 if name == "sgd" else 0.002
     changes = {
         "optimizer": name,
@@ -35,10 +36,10 @@ def test_every_optimiser_and_schedule_learns(name, schedule, task, recipe):
         "learning_rate": rate,
         "epochs": 3,
     }
-    fitted = fit(build("resnet8", 10, DIGITS_SHAPE), task, with_(recipe, **changes), seed=0)
+    fitted = trainer.fit(build("resnet8", 10, DIGITS_SHAPE), with_(recipe, **changes))
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
     assert fitted.history[-1]["loss"] < 0.8 * fitted.history[0]["loss"]
-    assert fitted.images_seen == 3 * len(task.train)
+    assert fitted.images_seen == 3 * len(trainer.train_loader)
 
 
 def test_schedules_follow_their_formulas(recipe):
@@ -73,7 +74,7 @@ def test_weight_decay_leaves_norms_and_biases_alone(recipe):
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
-def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
+def test_one_step_is_sgd_on_the_smoothed_loss(trainer, recipe):
     """One batch, no momentum: the new weights are the old ones less rate times gradient plus decay."""
     model, twin = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
     changes = {
@@ -84,10 +85,10 @@ def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
         "warmup": 0.0,
     }
     one_step = with_(recipe, **changes, learning_rate=0.1, weight_decay=0.01, label_smoothing=0.2)
-    fit(model, task, one_step, seed=5)
+    replace(trainer, seed=5).fit(model, one_step)
 
-    ((images, labels),) = task.train.shuffled(256, task.augmentation, seed=5, epoch=0)
-    task.execution.place(twin).train()
+    ((images, labels),) = trainer.train_loader.shuffled(256, trainer.augmentation, seed=5, epoch=0)
+    trainer.execution.place(twin).train()
     log_shares = F.log_softmax(twin(images), dim=1)
     targets = F.one_hot(labels, 10) * 0.8 + 0.2 / 10
     (-(targets * log_shares).sum(1).mean()).backward()
@@ -97,8 +98,8 @@ def test_one_step_is_sgd_on_the_smoothed_loss(task, recipe):
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
-    model = task.execution.place(build("resnet8", 10, DIGITS_SHAPE))
+def test_masked_weights_stay_zero_through_every_step(name, trainer, recipe):
+    model = trainer.execution.place(build("resnet8", 10, DIGITS_SHAPE))
     kept = {
         "layer1.0.conv1.weight": torch.rand(
             16, 16, 3, 3, generator=torch.Generator().manual_seed(0)
@@ -114,8 +115,8 @@ def test_masked_weights_stay_zero_through_every_step(name, task, recipe):
         seen.append(int(revived))
         masking.verify(model, kept)
 
-    fit(model, task, with_(recipe, optimizer=name), seed=0, guide=CallAfterStep(after_step))
-    assert len(seen) == 2 * task.train.count(64)
+    trainer.fit(model, with_(recipe, optimizer=name), callback=CallAfterStep(after_step))
+    assert len(seen) == 2 * trainer.train_loader.count(64)
     assert max(seen) > 0  # the optimiser does revive them: without the hold this test would fail
 
 
@@ -147,24 +148,21 @@ class StopsAfter(Checkpoint):
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("model", ["resnet8", "vgg11_bn"])
-def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(model, name, task, recipe, tmp_path):
+def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(
+    model, name, trainer, recipe, tmp_path
+):
     three = with_(recipe, epochs=3, optimizer=name, learning_rate=0.01)
     whole = build(model, 10, DIGITS_SHAPE)
-    expected = fit(whole, task, three, seed=2, keep_epochs={0, 1})
+    trainer = replace(trainer, seed=2)
+    expected = trainer.fit(whole, three, keep_epochs={0, 1})
     path = tmp_path / "0.pt"
     for _ in range(2):  # dies after the first epoch, then after the second
         with pytest.raises(Stopped):
-            fit(
-                build(model, 10, DIGITS_SHAPE),
-                task,
-                three,
-                seed=2,
-                keep_epochs={0, 1},
-                store=StopsAfter(path, 1),
-            )
+            stopping = with_store(trainer, StopsAfter(path, 1))
+            stopping.fit(build(model, 10, DIGITS_SHAPE), three, keep_epochs={0, 1})
     torch.manual_seed(999)  # a new process has another global stream
     resumed, last = build(model, 10, DIGITS_SHAPE), Counts(path)
-    got = fit(resumed, task, three, seed=2, keep_epochs={0, 1}, store=last)
+    got = with_store(trainer, last).fit(resumed, three, keep_epochs={0, 1})
     assert last.epochs == 1  # the two that were finished were not done again
     assert got.history == expected.history
     assert got.images_seen == expected.images_seen
@@ -177,10 +175,10 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(model, name, task
     )
 
 
-def test_a_damaged_checkpoint_costs_time_and_nothing_else(task, recipe, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(trainer, recipe, tmp_path, capsys):
     path = tmp_path / "0.pt"
     path.write_bytes(b"half a file")
-    fitted = fit(build("resnet8", 10, DIGITS_SHAPE), task, recipe, seed=0, store=Checkpoint(path))
+    fitted = with_store(trainer, Checkpoint(path)).fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
     assert len(fitted.history) == recipe.epochs
     assert "starting over" in capsys.readouterr().out
 
@@ -192,12 +190,12 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_shows_what_matters_on_a_terminal_and_nothing_elsewhere(
-    terminal, task, recipe, monkeypatch
+    terminal, trainer, recipe, monkeypatch
 ):
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(Progress.__init__, "__defaults__", (0.0,))  # refresh at every step
-    fit(build("resnet8", 10, DIGITS_SHAPE), task, recipe, seed=0, label="the label")
+    replace(trainer, label="the label").fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
     shown = stream.getvalue()
     if not terminal:
         assert shown == ""
@@ -205,18 +203,18 @@ def test_progress_shows_what_matters_on_a_terminal_and_nothing_elsewhere(
         assert part in shown
 
 
-def test_kept_epochs_are_copies_of_the_weights_then(task, recipe):
+def test_kept_epochs_are_copies_of_the_weights_then(trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
     initial = {key: value.clone() for key, value in model.state_dict().items()}
-    fitted = fit(model, task, recipe, seed=0, keep_epochs={0, 2})
+    fitted = trainer.fit(model, recipe, keep_epochs={0, 2})
     assert all(torch.equal(fitted.kept[0][key], value) for key, value in initial.items())
     assert all(torch.equal(fitted.kept[2][key], value) for key, value in model.state_dict().items())
 
 
-def test_no_epochs_change_nothing(task, recipe):
+def test_no_epochs_change_nothing(trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
     initial = {key: value.clone() for key, value in model.state_dict().items()}
-    fitted = fit(model, task, with_(recipe, epochs=0), seed=0, keep_epochs={0})
+    fitted = trainer.fit(model, with_(recipe, epochs=0), keep_epochs={0})
     assert fitted.history == []
     assert all(torch.equal(fitted.kept[0][key], value) for key, value in initial.items())
     assert all(torch.equal(model.state_dict()[key], value) for key, value in initial.items())
@@ -240,43 +238,43 @@ class Spoils(Callback):
                 self.model[1].bias[0] = self.value
 
 
-def spoilt(task, recipe, model, step, value, **more):
+def spoilt(trainer, recipe, model, step, value):
     with pytest.raises(InputError) as refused:
-        fit(model, task, recipe, seed=0, guide=Spoils(model, step, value), **more)
+        trainer.fit(model, recipe, callback=Spoils(model, step, value))
     (line,) = refused.value.problems
     assert "learning_rate" in line
-    assert "state after the epoch before is kept" in line
+    assert "state after the previous epoch is kept" in line
     return line
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run_and_the_batch_is_named(value, task, recipe):
+def test_a_loss_that_is_no_number_stops_the_run_and_the_batch_is_named(value, trainer, recipe):
     """Batches are counted from 1; a weight spoilt after a step shows in the loss of the next batch."""
-    steps = task.train.count(recipe.batch_size)
+    steps = trainer.train_loader.count(recipe.batch_size)
     assert steps == 4
     for step, when in {
         1: "in epoch 1, batch 2 of 4",
         3: "in epoch 1, batch 4 of 4",
         5: "in epoch 2, batch 2 of 4",
     }.items():
-        line = spoilt(task, recipe, little(), step, value)
+        line = spoilt(trainer, recipe, little(), step, value)
         assert line.startswith("loss became ")
         assert when in line
     # After the last step only the validation can show it.
-    line = spoilt(task, recipe, little(), steps, value)
+    line = spoilt(trainer, recipe, little(), steps, value)
     assert line.startswith("validation_loss became ")
-    assert "after epoch 1;" in line
+    assert "after epoch 1." in line
 
 
-def test_the_last_good_epoch_is_kept_where_a_loss_became_none(task, recipe, tmp_path):
+def test_the_last_good_epoch_is_kept_where_a_loss_became_none(trainer, recipe, tmp_path):
     path = tmp_path / "0.pt"
-    spoilt(task, recipe, little(), 6, math.nan, store=Checkpoint(path))
+    spoilt(with_store(trainer, Checkpoint(path)), recipe, little(), 6, math.nan)
     kept = Checkpoint(path).load()
-    assert len(kept["fitted"]["history"]) == 1
+    assert len(kept["result"]["history"]) == 1
     whole, resumed = (little() for _ in range(2))
-    fit(whole, task, recipe, seed=0)
-    fit(
-        resumed, task, recipe, seed=0, store=Checkpoint(path)
+    trainer.fit(whole, recipe)
+    with_store(trainer, Checkpoint(path)).fit(
+        resumed, recipe
     )  # goes on from it, and nothing is missing
     assert all(
         torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items()
@@ -305,10 +303,10 @@ def test_the_first_batch_of_any_process_that_was_lost_is_the_one_that_is_named()
     assert early.sound(3, summed) == 1
 
 
-def test_the_history_tells_what_an_evaluation_by_hand_finds(task, recipe):
+def test_the_history_tells_what_an_evaluation_by_hand_finds(trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    fitted = fit(model, task, recipe, seed=0)
-    ((images, labels),) = task.validation.ordered(len(task.validation))
+    fitted = trainer.fit(model, recipe)
+    ((images, labels),) = trainer.validation_loader.ordered(len(trainer.validation_loader))
     with torch.no_grad():
         logits = model.eval()(images)
     assert fitted.history[-1]["validation_accuracy"] == pytest.approx(

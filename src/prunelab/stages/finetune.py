@@ -1,5 +1,6 @@
 """Train pruned networks on; masks are held through every step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
@@ -10,10 +11,10 @@ from prunelab.models.frozen import frozen
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task, load_teacher, together
+from prunelab.stages.task import load_teacher, load_trainer, together
 from prunelab.training import masking
+from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.checkpoints import checkpoints_for
-from prunelab.training.loop import CallAfterStep, fit
 from prunelab.training.retraining import retraining
 
 
@@ -32,7 +33,7 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     tuned = (
         recipe is params.finetune
     )  # or trained by the base recipe again, as it says and without a teacher
-    task = load_task(prepared, params.data, first.normalise, execution, ranks)
+    trainer = load_trainer(prepared, params.data, first.normalise, execution, ranks)
     rows = []
     with checkpoints_for(
         out,
@@ -41,26 +42,28 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
             recipe,
             first_epoch,
             params.finetune,
-            task.augmentation,
+            trainer.augmentation,
             params.runtime,
             execution,
             ranks.size,
         ],
         forget=ranks.first,
-    ) as checkpoint:
+    ) as checkpoints:
         for seed, network in networks.items():
             execution.place(network.model)
+            seed_trainer = replace(
+                trainer,
+                seed=seed,
+                teacher=load_teacher(base, seed, params.finetune, execution) if tuned else None,
+                checkpoints=checkpoints.for_seed(seed),
+                label=f"finetune {out.parent.name}, seed {seed}",
+            )
             with frozen(network.model, [] if tuned else params.train.freeze):
-                fitted = fit(
+                fitted = seed_trainer.fit(
                     network.model,
-                    task,
                     recipe,
-                    seed=seed,
-                    first_epoch=first_epoch,
-                    guide=CallAfterStep(masking.hold(network.model, network.masks)),
-                    teacher=load_teacher(base, seed, params.finetune, execution) if tuned else None,
-                    store=checkpoint(seed),
-                    label=f"finetune {out.parent.name}, seed {seed}",
+                    start_epoch=first_epoch,
+                    callback=CallAfterStep(masking.hold(network.model, network.masks)),
                 )
             if not ranks.first:
                 continue

@@ -1,5 +1,6 @@
 """Prune every seed's dense network by one method at one ratio, training in between where its schedule says so."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,9 @@ from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import Bases, prune
 from prunelab.runtime.device import configure
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task, load_teacher
+from prunelab.stages.task import load_teacher, load_trainer
 from prunelab.training.checkpoints import checkpoints_for
-from prunelab.training.trainer import SeedTrainer
+from prunelab.training.retraining import Retrainer
 
 
 def main(
@@ -31,7 +32,7 @@ def main(
     execution = configure(params.runtime)
     spec = params.spec(method, ratio)
     dense = {seed: load_network(seed_file(base / "final", seed)) for seed in params.seeds}
-    task = load_task(prepared, params.data, dense[params.seeds[0]].card.normalise, execution)
+    trainer = load_trainer(prepared, params.data, dense[params.seeds[0]].card.normalise, execution)
     rows = []
     with checkpoints_for(
         out,
@@ -43,20 +44,18 @@ def main(
             spec,
             params.train,
             params.finetune,
-            task.augmentation,
+            trainer.augmentation,
             params.runtime,
             execution,
         ],
-    ) as checkpoint:
+    ) as checkpoints:
         for seed, network in dense.items():
             card = network.card
-            trainer = SeedTrainer(
-                task=task,
-                finetune=params.finetune,
-                train=params.train,
-                teacher=load_teacher(base / "final", seed, params.finetune, execution),
+            seed_trainer = replace(
+                trainer,
                 seed=seed,
-                store=partial(checkpoint, seed),
+                teacher=load_teacher(base / "final", seed, params.finetune, execution),
+                checkpoints=checkpoints.for_seed(seed),
                 label=f"prune {method} at {ratio}, seed {seed}",
             )
             bases = Bases(
@@ -72,7 +71,7 @@ def main(
                 spec,
                 shape=card.input_shape,
                 seed=seed,
-                trainer=trainer,
+                retrainer=Retrainer(seed_trainer, params.finetune, params.train),
                 bases=bases,
             )
             card = card.model_copy(

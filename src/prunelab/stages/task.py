@@ -1,4 +1,4 @@
-"""What the stages that train have in common: the prepared splits as a task, the dense network as a teacher."""
+"""What the stages that train have in common: a trainer for the prepared splits, the dense network as a teacher."""
 
 import sys
 from functools import wraps
@@ -9,10 +9,12 @@ from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Data, Finetune, Normalise, load_params
 from prunelab.core.lifecycle import launch, process_count
 from prunelab.data.augment import Augmentation
+from prunelab.data.loader import BatchLoader
 from prunelab.runtime.device import Execution, configure
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed, leave, require_gpus
 from prunelab.stages.entry import Main
-from prunelab.training.loop import Task, Teacher
+from prunelab.training.distillation import Teacher
+from prunelab.training.trainer import Trainer
 
 
 def together(main: Main) -> Main:
@@ -31,25 +33,23 @@ def together(main: Main) -> Main:
     return start
 
 
-def load_task(
+def load_trainer(
     prepared: Path,
     data: Data,
     normalise: Normalise | None,
     execution: Execution,
-    ranks: Distributed = SINGLE_PROCESS,
-) -> Task:
+    distributed: Distributed = SINGLE_PROCESS,
+) -> Trainer:
     """The training and validation splits of the folder `prepared`; `normalise` is None for texts."""
     train, validation = (
         load_split(prepared, name, data.memory_mb) for name in ("train", "validation")
     )
-    return Task.of(
-        train,
-        validation,
-        normalise=normalise,
-        augmentation=Augmentation(data.crop_padding, data.flip, data.crop_scale),
-        execution=execution,
-        workers=data.workers,
-        ranks=ranks,
+    return Trainer(
+        BatchLoader(train, normalise, execution, workers=data.workers),
+        BatchLoader(validation, normalise, execution, workers=data.workers),
+        Augmentation(data.crop_padding, data.flip, data.crop_scale),
+        execution,
+        distributed,
     )
 
 

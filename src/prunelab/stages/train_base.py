@@ -1,5 +1,6 @@
 """Train the dense network once per seed; every method starts from these weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
@@ -13,9 +14,8 @@ from prunelab.models.weights import load_imagenet, load_weights, weights_file
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_task, together
+from prunelab.stages.task import load_trainer, together
 from prunelab.training.checkpoints import checkpoints_for
-from prunelab.training.loop import fit
 
 
 def main(prepared: Path, out: Path, history: Path) -> None:
@@ -29,7 +29,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         normalise = Normalise(mean=facts["mean"], std=facts["std"])
     imported = weights_file(params.weights, params.model)
     options = MODELS[params.model].options(params.weights)
-    task = load_task(prepared, params.data, normalise, execution, ranks)
+    trainer = load_trainer(prepared, params.data, normalise, execution, ranks)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
     rows = []
     with checkpoints_for(
@@ -39,13 +39,13 @@ def main(prepared: Path, out: Path, history: Path) -> None:
             params.model,
             params.train,
             normalise,
-            task.augmentation,
+            trainer.augmentation,
             params.runtime,
             execution,
             ranks.size,
         ],
         forget=ranks.first,
-    ) as checkpoint:
+    ) as checkpoints:
         for seed in params.seeds:
             model = build(
                 params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options
@@ -68,15 +68,13 @@ def main(prepared: Path, out: Path, history: Path) -> None:
                 seed=seed,
                 imported=(params.weights, sha256(imported)) if imported else None,
             )
-            fitted = fit(
-                model,
-                task,
-                params.train,
+            seed_trainer = replace(
+                trainer,
                 seed=seed,
-                keep_epochs={0, rewind_epoch},
-                store=checkpoint(seed),
+                checkpoints=checkpoints.for_seed(seed),
                 label=f"train_base, seed {seed}",
             )
+            fitted = seed_trainer.fit(model, params.train, keep_epochs={0, rewind_epoch})
             if not ranks.first:
                 continue
             save_network(seed_file(out / "final", seed), Network(model=model, card=card))

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 from prunelab.core.files import sha256, write
-from prunelab.core.unpickle import load_pickled
 from prunelab.runtime.device import code_digest
+from prunelab.runtime.unpickle import load_pickled
 
 FOLDER = Path(".prunelab/checkpoints")
 DONE_MARKER = (
@@ -47,14 +48,29 @@ class Checkpoint:
         write(self._path, content.getvalue())
 
 
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one stage: one per seed and training."""
+
+    path: Path
+
+    def for_seed(self, seed: int) -> Callable[[str], Checkpoint]:
+        """A function that opens a seed's checkpoint by the name of the training; it may be empty."""
+
+        def open_checkpoint(name: str) -> Checkpoint:
+            stem = f"{seed}-{name}" if name else str(seed)
+            return Checkpoint(self.path / f"{stem}.pt")
+
+        return open_checkpoint
+
+
 @contextmanager
 def checkpoints_for(
     out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any], forget: bool = True
-) -> Iterator[Callable[..., Checkpoint]]:
+) -> Iterator[CheckpointFolder]:
     """Hand out checkpoints for the stage that writes `out`, and forget them all once it has succeeded.
 
     Under DVC that is once the stage is recorded in dvc.lock: until then a killed DVC would run all of it again.
-    Each is asked for by its parts: a seed, and what is trained where that is more than one thing.
     They are found again only by the same command with the same parameters, input files and code: what was computed
     otherwise is dropped, not resumed. Only those who are to `forget` remove anything.
     """
@@ -73,7 +89,7 @@ def checkpoints_for(
         for other in folder.glob("*"):
             if other.name != key:
                 shutil.rmtree(other, ignore_errors=True)
-    yield lambda *parts: Checkpoint(folder / key / f"{'-'.join(map(str, parts))}.pt")
+    yield CheckpointFolder(folder / key)
     if forget and "DVC_STAGE" in os.environ and folder.exists():
         (folder / DONE_MARKER).touch()
     elif forget:

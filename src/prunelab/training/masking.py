@@ -1,32 +1,43 @@
-"""Masks over a network's weights while it trains: apply them, hold them, verify them. True keeps a weight."""
+"""Masks over a network's weights while it trains: apply, hold and verify them.
+
+A mask is a boolean tensor of its weight's shape: True keeps a weight, False drops it. Choosing
+masks is the business of `prunelab.pruning`.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-Masks = dict[str, Tensor]
+Masks = dict[str, Tensor]  # by the name of the weight tensor
 
 
 def apply(model: nn.Module, masks: Masks) -> None:
     """Zero the weights that the masks drop."""
-    hold(model, masks)()
+    zero_dropped = hold(model, masks)
+    zero_dropped()
 
 
 def hold(model: nn.Module, masks: Masks) -> Callable[[], None]:
-    """A function that zeroes the dropped weights again: for after every optimiser step, which revives them."""
+    """Return a function that zeroes the dropped weights again.
+
+    An optimiser step revives dropped weights (by momentum, for example), so call the function
+    after every step.
+    """
     parameters = dict(model.named_parameters())
-    # In the weights' own memory order, which is what makes the fill fast. Filling, unlike a product with zero, leaves
-    # neither a negative zero nor a NaN behind.
-    dropped = [
-        (parameters[name], torch.empty_like(parameters[name], dtype=torch.bool).copy_(~mask))
-        for name, mask in masks.items()
-    ]
+
+    # The masks take their weights' memory order, which makes the fill fast. A fill, unlike a
+    # product with zero, leaves neither a negative zero nor a NaN behind.
+    dropped_weights: list[tuple[Tensor, Tensor]] = []
+    for name, mask in masks.items():
+        weight = parameters[name]
+        dropped = torch.empty_like(weight, dtype=torch.bool).copy_(~mask)
+        dropped_weights.append((weight, dropped))
 
     def zero_dropped() -> None:
         with torch.no_grad():
-            for weight, gone in dropped:
-                weight.masked_fill_(gone, 0)
+            for weight, dropped in dropped_weights:
+                weight.masked_fill_(dropped, 0)
 
     return zero_dropped
 
@@ -35,9 +46,12 @@ def verify(model: nn.Module, masks: Masks) -> None:
     """Assert that every dropped weight is zero.
 
     Raises:
-        AssertionError: naming the layer; this is a defect of the program, never of its input.
+        AssertionError: if one is not. It names the layer. This is a defect of the program, never of
+            its input.
     """
     parameters = dict(model.named_parameters())
+
     for name, mask in masks.items():
-        revived = int(parameters[name].detach().cpu()[~mask.cpu()].count_nonzero())
+        weight = parameters[name].detach().cpu()
+        revived = int(weight[~mask.cpu()].count_nonzero())
         assert revived == 0, f"{revived} dropped weights of {name} are not zero"

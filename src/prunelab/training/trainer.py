@@ -1,95 +1,328 @@
-"""One seed's training within a schedule: its data, recipes and where its unfinished state goes."""
+"""The one training loop: base training, fine-tuning and schedules all call `Trainer.fit`.
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+It knows no paths and no pruning.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.config.params import Recipe, Train
-from prunelab.models.frozen import frozen
-from prunelab.training.loop import Callback, CheckpointStore, Task, Teacher, TrainResult, fit
+from prunelab.config.params import Recipe
+from prunelab.core.errors import InputError
+from prunelab.data.augment import Augmentation
+from prunelab.data.loader import BatchLoader
+from prunelab.models.frozen import train_mode
+from prunelab.runtime.device import Execution, seed_for
+from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
+from prunelab.statistics.scores import confusion_matrix, macro_scores
+from prunelab.training.callbacks import Callback
+from prunelab.training.distillation import Teacher
+from prunelab.training.optimizers import build_optimizer, lr_factor
+from prunelab.training.progress import Progress, RunningMetrics
 
-SAMPLE_BATCH = 64  # examples a criterion sees at once: gradients are summed over batches, so memory is all it sets
+SAMPLE_BATCH_SIZE = 64  # of calibration examples; criteria sum over batches, so it sets memory only
+
+State = dict[str, Any]
+Batch = tuple[Tensor, Tensor]  # inputs and labels
+Row = dict[str, float]
+
+
+class CheckpointStore(Protocol):
+    """Keeps the state of an unfinished run between processes."""
+
+    def load(self) -> State | None: ...
+
+    def save(self, state: State) -> None: ...
+
+
+@dataclass
+class TrainResult:
+    """What a training did.
+
+    `history` has a row per finished epoch, `kept` copies of the weights by the number of finished
+    epochs, and `images_seen` counts training examples.
+    """
+
+    history: list[Row] = field(default_factory=list)
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    images_seen: int = 0
+
+    def describe(self) -> str:
+        """One line for the log: the last epoch, which counts, and the best one by validation."""
+        if not self.history:
+            return "no training"
+
+        last = self.history[-1]
+        best = max(self.history, key=lambda row: row["validation_accuracy"])
+        return (
+            f"validation accuracy {last['validation_accuracy']:.4f} after epoch {last['epoch']} "
+            f"(best {best['validation_accuracy']:.4f} after epoch {best['epoch']})"
+        )
 
 
 @dataclass(frozen=True)
-class SeedTrainer:
-    """What schedules train with (see `pruning.schedules.Trainer`)."""
+class Trainer:
+    """Trains networks on one data set, with one seed; several networks may use the same trainer.
 
-    task: Task
-    finetune: Recipe
-    train: Train
-    teacher: Teacher | None
-    seed: int
-    store: Callable[[str], CheckpointStore]
-    label: str
+    `checkpoints` opens the store of a training by its name; None keeps nothing. Of several
+    processes only the first one's store counts. `label` names the trainer in logs.
+    """
 
-    def place(self, model: nn.Module) -> None:
-        self.task.execution.place(model)
+    train_loader: BatchLoader
+    validation_loader: BatchLoader
+    augmentation: Augmentation
+    execution: Execution
+    distributed: Distributed = SINGLE_PROCESS
+    teacher: Teacher | None = None
+    seed: int = 0
+    checkpoints: Callable[[str], CheckpointStore] | None = None
+    label: str = ""
 
-    def batches(self, examples: int) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
-        return lambda: self.task.train.sample(examples, SAMPLE_BATCH, seed=self.seed)
-
-    def fit(self, model: nn.Module, name: str, guide: Callback, epochs: int) -> TrainResult:
-        recipe = self.finetune.model_copy(update={"epochs": epochs})
-        return self._fit(model, name, guide, recipe, first_epoch=0, teacher=self.teacher)
-
-    def refit(self, model: nn.Module, name: str, guide: Callback) -> TrainResult:
-        first_epoch = min(self.train.rewind_epoch, self.train.epochs)
-        with frozen(model, self.train.freeze):
-            return self._fit(model, name, guide, self.train, first_epoch=first_epoch, teacher=None)
-
-    def _fit(
+    def fit(
         self,
         model: nn.Module,
-        name: str,
-        guide: Callback,
         recipe: Recipe,
         *,
-        first_epoch: int,
-        teacher: Teacher | None,
+        start_epoch: int = 0,
+        callback: Callback | None = None,
+        keep_epochs: Collection[int] = (),
+        name: str = "",
     ) -> TrainResult:
-        return fit(
-            model,
-            self.task,
-            recipe,
-            seed=self.seed,
-            first_epoch=first_epoch,
-            guide=guide,
-            teacher=teacher,
-            store=self.store(name),
-            label=f"{self.label}, {name}",
+        """Train `model` in place from `start_epoch` to the last epoch of the recipe.
+
+        The result has copies of the weights after each of `keep_epochs` (0: before training).
+        `name` tells apart the trainings of one trainer: it names their checkpoints. A finished
+        epoch is never repeated: a run that was killed and started again ends with the same bits
+        as an uninterrupted one.
+
+        Raises:
+            InputError: if a loss is no longer finite, or if processes have too few examples of a
+                batch for batch norm.
+        """
+        self._check_batch_norm(model, recipe)
+
+        # Every process starts with the weights of the first.
+        self.distributed.align(self.execution.place(model))
+        run = _Run(
+            model=model,
+            recipe=recipe,
+            optimizer=build_optimizer(model, recipe),
+            callback=callback or Callback(),
+            average_gradients=self.distributed.averaging(model.parameters()),
+            steps_per_epoch=self.train_loader.count(recipe.batch_size),
         )
 
-    def accuracies(self, model: nn.Module) -> tuple[float, float]:
-        self.place(model)
+        # A run that was killed goes on after its last finished epoch.
+        store = self._open_checkpoint(name)
+        result = run.resume(self.distributed.shared(store.load() if store else None))
+        first_epoch = start_epoch + len(result.history)
+        label = f"{self.label}, {name}" if name else self.label
+        if result.history and self.distributed.first:
+            print(f"{label}: going on after epoch {first_epoch}")
+        if not result.history and 0 in keep_epochs:
+            result.kept[0] = _copy_weights(model)
+
+        with Progress(
+            label, recipe.epochs, run.steps_per_epoch, first_epoch, shown=self.distributed.first
+        ) as progress:
+            for epoch in range(first_epoch, recipe.epochs):
+                row = self._train_epoch(run, epoch, progress)
+                row |= self._validate(model, recipe.batch_size)
+                _check_finite(row, f"after epoch {epoch + 1}")
+
+                result.history.append({key: round(value, 6) for key, value in row.items()})
+                result.images_seen += len(self.train_loader)
+                if epoch + 1 in keep_epochs:
+                    result.kept[epoch + 1] = _copy_weights(model)
+
+                if store:
+                    store.save(run.state(result))
+                progress.validated(row)
+
+        return result
+
+    def sample_batches(self, examples: int) -> Iterator[Batch]:
+        """So many training examples, not augmented, in batches; the same at every call."""
+        return self.train_loader.sample(examples, SAMPLE_BATCH_SIZE, seed=self.seed)
+
+    def accuracies(self, model: nn.Module, batch_size: int) -> tuple[float, float]:
+        """Accuracy, 0 to 1, on training examples and on the validation split.
+
+        It takes as many training examples as the validation split has.
+        """
+        self.execution.place(model)
         model.eval()
-        validation = self.task.validation
-        return (
-            _accuracy(
-                model,
-                self.task,
-                self.task.train.sample(len(validation), self.finetune.batch_size, seed=self.seed),
-            ),
-            _accuracy(model, self.task, validation.ordered(self.finetune.batch_size)),
+
+        examples = len(self.validation_loader)
+        train_batches = self.train_loader.sample(examples, batch_size, seed=self.seed)
+        validation_batches = self.validation_loader.ordered(batch_size)
+        return self._accuracy(model, train_batches), self._accuracy(model, validation_batches)
+
+    def _open_checkpoint(self, name: str) -> CheckpointStore | None:
+        if self.checkpoints is None or not self.distributed.first:
+            return None
+        return self.checkpoints(name)
+
+    def _check_batch_norm(self, model: nn.Module, recipe: Recipe) -> None:
+        processes = self.distributed.size
+        if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+            return
+
+        # Batches differ in size by one example at most; this is the smallest.
+        smallest_batch = len(self.train_loader) // self.train_loader.count(recipe.batch_size)
+        if processes == 1 or smallest_batch >= 2 * processes:
+            return
+
+        most = max(1, smallest_batch // 2)
+        raise InputError(
+            f"batch_size {recipe.batch_size} is too small for {processes} processes: batch norm "
+            "needs at least 2 examples per process. "
+            f"Use at most {most} process{'es' * (most > 1)} or a larger batch_size."
         )
 
+    def _train_epoch(self, run: "_Run", epoch: int, progress: Progress) -> Row:
+        recipe, distributed = run.recipe, self.distributed
 
-def _accuracy(model: nn.Module, task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    hits, total = 0, 0
-    with torch.inference_mode(), task.execution.autocast():
-        for inputs, labels in batches:
-            hits += int((model(inputs).argmax(1) == labels).sum())
-            total += len(labels)
-    return hits / total
+        # Dropout draws from the global stream. Seeding it each epoch makes an epoch independent of
+        # what ran before. Each process draws its own numbers; the first draws those of a lone one.
+        process_label = () if distributed.first else (distributed.rank,)
+        torch.manual_seed(seed_for("epoch", self.seed, epoch, *process_label))
+        run.callback.before_epoch(epoch)
+        train_mode(run.model)
+
+        metrics = RunningMetrics(self.execution.device)
+        batches = self.train_loader.shuffled(
+            recipe.batch_size,
+            self.augmentation,
+            seed=self.seed,
+            epoch=epoch,
+            part=distributed.part,
+        )
+        for step, (inputs, labels) in enumerate(batches, start=epoch * run.steps_per_epoch):
+            lr = recipe.learning_rate * lr_factor(recipe, step, run.total_steps)
+            for group in run.optimizer.param_groups:
+                group["lr"] = lr
+
+            finished = step / run.total_steps
+            self._train_step(run, inputs, labels, finished, metrics)
+            run.callback.after_step(finished)
+            progress.step(len(labels) * distributed.size, metrics)
+
+        # Both are the same in every process.
+        loss, accuracy = metrics.means(distributed.summed)
+        if not math.isfinite(loss):
+            batch = metrics.sound(run.steps_per_epoch, distributed.summed) + 1
+            when = f"in epoch {epoch + 1}, batch {batch} of {run.steps_per_epoch}"
+            _check_finite({"loss": loss}, when)
+
+        # Each process has batch-norm statistics of its own examples. Those of the first are kept.
+        distributed.align(run.model)
+        return {"epoch": epoch + 1, "learning_rate": lr, "loss": loss, "accuracy": accuracy}
+
+    def _train_step(
+        self, run: "_Run", inputs: Tensor, labels: Tensor, finished: float, metrics: RunningMetrics
+    ) -> None:
+        """One optimizer step on this process's part of a batch.
+
+        `finished` is the finished share of the training, from 0 to below 1.
+        """
+        run.optimizer.zero_grad(set_to_none=True)
+
+        # A batch smaller than the number of processes leaves some without examples.
+        if len(labels):
+            with self.execution.autocast():
+                logits = run.model(inputs)
+            smoothing = run.recipe.label_smoothing
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+            if self.teacher:
+                loss = self.teacher.loss(logits.float(), inputs, loss, self.execution)
+
+            penalty = run.callback.penalty(finished)
+            penalised_loss = loss if penalty is None else loss + penalty
+            penalised_loss.backward()
+            metrics.add(loss.detach() * len(labels), logits.detach(), labels)
+
+        run.average_gradients(len(labels))
+        run.optimizer.step()
+
+    def _validate(self, model: nn.Module, batch_size: int) -> Row:
+        model.eval()
+        metrics = RunningMetrics(self.execution.device)
+        predicted_batches = []
+        with torch.inference_mode(), self.execution.autocast():
+            for inputs, labels in self.validation_loader.ordered(batch_size):
+                logits = model(inputs).float()
+                metrics.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+                predicted_batches.append(logits.argmax(1))
+
+        loss, accuracy = metrics.means()
+        labels = self.validation_loader.labels.cpu().numpy()
+        predicted = torch.cat(predicted_batches).cpu().numpy()
+        scores = macro_scores(confusion_matrix(labels, predicted, logits.shape[1]))
+        return {
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+            "validation_precision_macro": scores["precision_macro"],
+            "validation_recall_macro": scores["recall_macro"],
+            "validation_f1_macro": scores["f1_macro"],
+        }
+
+    def _accuracy(self, model: nn.Module, batches: Iterable[Batch]) -> float:
+        correct, total = 0, 0
+        with torch.inference_mode(), self.execution.autocast():
+            for inputs, labels in batches:
+                correct += int((model(inputs).argmax(1) == labels).sum())
+                total += len(labels)
+
+        return correct / total
 
 
-class Untrained:
-    """Stands in for the trainer of methods that neither train nor look at data."""
+@dataclass(frozen=True)
+class _Run:
+    """What one call of `fit` works with."""
 
-    def place(self, model: nn.Module) -> None:
-        pass
+    model: nn.Module
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+    callback: Callback
+    average_gradients: Callable[[int], None]  # over processes, given this one's example count
+    steps_per_epoch: int
 
-    def batches(self, examples: int) -> type[list]:
-        return list  # no batches: a magnitude needs none
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.epochs * self.steps_per_epoch
+
+    def state(self, result: TrainResult) -> State:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "result": vars(result),
+        }
+
+    def resume(self, state: State | None) -> TrainResult:
+        """Load what `state` returned in an earlier process, and return its result so far."""
+        if state is None:
+            return TrainResult()
+
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return TrainResult(**state["result"])
+
+
+def _check_finite(row: Row, when: str) -> None:
+    for key, value in row.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"{key} became {value} {when}. Use a lower learning_rate or more warmup. "
+                "The state after the previous epoch is kept."
+            )
+
+
+def _copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
