@@ -1,11 +1,14 @@
-"""Images per second of one process and of several that train one network together, on one machine, in one run.
+"""Images per second of one process and of several that train one network together, on one machine,
+in one run.
 
-    python benchmarks/data_parallel.py [--processes 2] [--threads 1] [--model resnet20] [--device cpu]
+    python benchmarks/data_parallel.py [--processes 2] [--threads 1] [--model resnet20] [--device
+    cpu]
 
-On a CPU the one process has as many threads as the several have in all; on GPUs each process has one, and the one
-process one GPU. Same network, global batch, images, augmentation. The arms alternate, each in fresh processes that
-train two epochs of which the second is timed, and the figure is the median ratio of neighbouring rounds. CIFAR-10
-from data/raw, else random images of its size: the work is the same.
+On a CPU the one process has as many threads as the several have in all; on GPUs each process has
+one, and the one process one GPU. Same network, global batch, images, augmentation. The arms
+alternate, each in fresh processes that train two epochs of which the second is timed, and the
+figure is the median ratio of neighbouring rounds. CIFAR-10 from data/raw, else random images of its
+size: the work is the same.
 """
 
 import os
@@ -27,7 +30,7 @@ from prunelab.runtime.distributed import join, leave
 
 
 def work(out: Path, model: str, count: int, batch_size: int, device: str, threads: int) -> None:
-    """One process's part: train, and if it is the first, write images per second of all to a file."""
+    """Train in one process; the first process writes the images per second of all to a file."""
     shipped = read_params()
     execution = configure(Runtime(**shipped["runtime"] | {"device": device, "threads": threads}))
     distributed = join(execution)
@@ -80,11 +83,13 @@ def main(
                 pair.append(float(result.read_text()))
         pairs.append(pair)
         print(
-            f"  one {pair[0]:,.0f} images/s, {processes} processes {pair[1]:,.0f}; load {os.getloadavg()[0]:.1f}"
+            f"  one {pair[0]:,.0f} images/s, {processes} processes {pair[1]:,.0f}; load "
+            f"{os.getloadavg()[0]:.1f}"
         )
     ratios = sorted(several / one for one, several in pairs)
     print(
-        f"{model}, {device}, batch {batch_size}: one process {median(one for one, _ in pairs):,.0f} images/s, "
+        f"{model}, {device}, batch {batch_size}: one process "
+        f"{median(one for one, _ in pairs):,.0f} images/s, "
         f"{processes} processes {median(several for _, several in pairs):,.0f} images/s; "
         f"ratio {median(ratios):.2f}x (rounds from {ratios[0]:.2f} to {ratios[-1]:.2f})"
     )

@@ -1,10 +1,12 @@
-"""What several stages at a time are worth: `prunelab repro --jobs N` against `prunelab check && dvc repro`, as ratios.
+"""What several stages at a time are worth: `prunelab repro --jobs N` against `prunelab check && dvc
+repro`, as ratios.
 
     python benchmarks/jobs.py 1 2 4
 
-First pipelines of stages that do nothing, in which all time is DVC's and ours; then the study's own pipeline, small
-(one seed, 4 methods, few epochs, runtime.threads 1), from nothing in temporary clones of HEAD. The number of cores is
-printed with the ratios, and whether all results are those of the serial run. The environment's own DVC is used.
+First pipelines of stages that do nothing, in which all time is DVC's and ours; then the study's own
+pipeline, small (one seed, 4 methods, few epochs, runtime.threads 1), from nothing in temporary
+clones of HEAD. The number of cores is printed with the ratios, and whether all results are those of
+the serial run. The environment's own DVC is used.
 """
 
 import argparse
@@ -92,7 +94,8 @@ def compare(title: str, serial: Path, others: dict[int, Path], source: Path) -> 
         seconds = timed(folder, source, jobs)
         same = "same results" if results(folder) == results(serial) else "OTHER RESULTS"
         print(
-            f"  --jobs {jobs}: {seconds:.0f} s, {seconds / count:.2f} s a stage, {base / seconds:.2f}x, {same}",
+            f"  --jobs {jobs}: {seconds:.0f} s, {seconds / count:.2f} s a stage, "
+            f"{base / seconds:.2f}x, {same}",
             flush=True,
         )
 

@@ -1,12 +1,14 @@
 """What pruning saves in time, beside what it saves in MACs, on this machine.
 
-    python benchmarks/latency.py [--network resnet56] [--rounds 12] [--device cpu] [--threads 2] [--compiled]
+    python benchmarks/latency.py [--network resnet56] [--rounds 12] [--device cpu] [--threads 2]
+    [--compiled]
 
-For each network, at 2, 4 and 8 times fewer MACs, with channel widths as they come and as multiples of 8: the latency
-of the dense and the pruned network, which take turns, their ratio with its 95 % interval, and the exponent that relates
-the two gains, log(latency gain) / log(MACs gain). For ResNet-50 on GPUs published values give 0.42 to 0.58. Below them
-masks over single weights at 50, 80, 90 and 95 %, which save nothing. Weights are random: time does not depend on them.
-With --compiled, one budget also by torch.compile.
+For each network, at 2, 4 and 8 times fewer MACs, with channel widths as they come and as multiples
+of 8: the latency of the dense and the pruned network, which take turns, their ratio with its 95 %
+interval, and the exponent that relates the two gains, log(latency gain) / log(MACs gain). For
+ResNet-50 on GPUs published values give 0.42 to 0.58. Below them masks over single weights at 50,
+80, 90 and 95 %, which save nothing. Weights are random: time does not depend on them. With
+--compiled, one budget also by torch.compile.
 """
 
 import math
@@ -36,7 +38,10 @@ NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {
 FEWER = (2, 4, 8)
 COMPILED_AT = 4
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
-HEADER = "| network | batch | what | MACs | dense, ms | pruned, ms | faster | exponent |\n|:--|--:|:--|--:|--:|--:|:--|--:|"
+HEADER = (
+    "| network | batch | what | MACs | dense, ms | pruned, ms | faster | exponent |\n"
+    "|:--|--:|:--|--:|--:|--:|:--|--:|"
+)
 
 
 def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: object) -> nn.Module:
@@ -62,7 +67,7 @@ def variants(
                     fewer == COMPILED_AT and step > 1,
                 )
             except InputError as refused:
-                yield what, str(refused).partition(" (every layer")[0], False
+                yield what, str(refused).partition(". Every layer")[0], False
     for sparsity in SPARSITIES:
         masked = pruned(name, dense, shape, "l1_unstructured", ratio=sparsity, budget="native")
         yield f"{sparsity:.0%} of the weights masked", masked, False
@@ -92,7 +97,8 @@ def line(
     exponent = (
         f"{math.log(faster.value) / math.log(gain):.2f}" if gain > 1.01 and faster.differs else ""
     )
-    return f"| {name} | {batch} | {what} | {gain:.2f}x | {slow:.2f} | {fast:.2f} | {faster.told()} | {exponent} |"
+    cells = [f"{gain:.2f}x", f"{slow:.2f}", f"{fast:.2f}", faster.told(), exponent]
+    return f"| {name} | {batch} | {what} | " + " | ".join(cells) + " |"
 
 
 def main(
@@ -109,7 +115,8 @@ def main(
     execution = configure(Runtime(**runtime))
     where = fingerprint(execution)["device"]
     print(
-        f"{where}, {threads} threads, fp32, channels_last, eager unless it says compiled, {rounds} rounds\n\n{HEADER}"
+        f"{where}, {threads} threads, fp32, channels_last, eager unless it says compiled, "
+        f"{rounds} rounds\n\n{HEADER}"
     )
     for name in network or NETWORKS:
         shape, batches = NETWORKS[name]

@@ -1,14 +1,15 @@
 """What much of everything takes: images, epochs, cells, and the report of many cells.
 
-    python benchmarks/load.py images [1000000]      # tiny PNG files: checked, prepared, streamed for an epoch
-    python benchmarks/load.py epochs [50]           # whether the memory of a training stage stays flat
-    python benchmarks/load.py cells [10 20 40]      # what DVC and `prunelab repro` take for stages that do nothing
-    python benchmarks/load.py jobs [40 200]         # the same without what DVC takes by itself from nothing
-    python benchmarks/load.py report [40 200]       # the pictures and the page of so many cells
+    python benchmarks/load.py images [1000000]      # tiny PNG files: checked, prepared, streamed
+    for an epoch python benchmarks/load.py epochs [50]           # whether the memory of a training
+    stage stays flat python benchmarks/load.py cells [10 20 40]      # what DVC and `prunelab repro`
+    take for stages that do nothing python benchmarks/load.py jobs [40 200]         # the same
+    without what DVC takes by itself from nothing python benchmarks/load.py report [40 200]       #
+    the pictures and the page of so many cells
 
-In temporary clones of HEAD below --folder (the system's, else), which are removed; a million images take 4 GB there.
-Memory is sampled over all processes; beside other work the seconds are worth little, the memory no less. Sweeps are
-measured by sweep.py.
+In temporary clones of HEAD below --folder (the system's, else), which are removed; a million images
+take 4 GB there. Memory is sampled over all processes; beside other work the seconds are worth
+little, the memory no less. Sweeps are measured by sweep.py.
 """
 
 import argparse
@@ -102,9 +103,16 @@ def images(base: Path, counts: list[int]) -> None:
         )
         study = Study(
             base / f"study_{count}",
-            dataset="imagefolder", seeds=[0], data__source=str(source), data__resize=SIDE, data__memory_mb=16,
-            train__epochs=1, train__batch_size=1000, evaluate__batch_size=1000, evaluate__bootstrap_samples=1000,
-        )  # fmt: skip
+            dataset="imagefolder",
+            seeds=[0],
+            data__source=str(source),
+            data__resize=SIDE,
+            data__memory_mb=16,
+            train__epochs=1,
+            train__batch_size=1000,
+            evaluate__batch_size=1000,
+            evaluate__bootstrap_samples=1000,
+        )
         print(
             f"  prunelab check: {study.run(sys.executable, '-m', 'prunelab', 'check')}", flush=True
         )
@@ -114,7 +122,8 @@ def images(base: Path, counts: list[int]) -> None:
                 flush=True,
             )
         print(
-            f"  dvc repro evaluate_base, nothing to do: {study.run('dvc', 'repro', 'evaluate_base')}"
+            "  dvc repro evaluate_base, nothing to do: "
+            f"{study.run('dvc', 'repro', 'evaluate_base')}"
         )
         prepared = [file for file in (study.folder / "data/prepared").rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in prepared) / 2**20
@@ -246,7 +255,9 @@ def fill(project: Path, folder: Path, copies: dict[str, str], shares: list[float
 
 
 def table(counts: list[int], rows: dict[str, list[float]]) -> None:
-    """What was measured, and how it grows: the power of the number by a line through the logarithms."""
+    """What was measured, and how it grows: the power of the number by a line through the
+    logarithms.
+    """
     print(f"\n| | {' | '.join(map(str, counts))} | grows with |\n|:--|{'--:|' * (len(counts) + 1)}")
     for what, values in rows.items():
         line = np.polyfit(np.log(counts), np.log(values), 1) if len(counts) > 1 else [np.nan]

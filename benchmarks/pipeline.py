@@ -1,11 +1,13 @@
-"""Where the time of the default study goes: shares of training, of start-up and of DVC, and what doing nothing costs.
+"""Where the time of the default study goes: shares of training, of start-up and of DVC, and what
+doing nothing costs.
 
     python benchmarks/pipeline.py
 
-Runs `dvc repro` from nothing in a temporary clone of HEAD, then once more with nothing to do, then in a second clone
-with no epochs at all: what a stage takes there is its overhead (start of Python and torch, reading, checking, writing,
-and the evaluation of a small test split); what it takes longer in the first clone is training. A shim around `python`
-takes the times, so that no code under measurement knows of it. The environment's own DVC is used; about ten minutes.
+Runs `dvc repro` from nothing in a temporary clone of HEAD, then once more with nothing to do, then
+in a second clone with no epochs at all: what a stage takes there is its overhead (start of Python
+and torch, reading, checking, writing, and the evaluation of a small test split); what it takes
+longer in the first clone is training. A shim around `python` takes the times, so that no code under
+measurement knows of it. The environment's own DVC is used; about ten minutes.
 """
 
 import os

@@ -3,11 +3,12 @@
     python benchmarks/sweep.py [settings]    # how costs grow
     python benchmarks/sweep.py 0             # the efficiency of two workers
 
-In a temporary clone of HEAD the stages are replaced by commands that take no time (a megabyte of noise for the dense
-network, 100 kB for every pruned one), so that what is left is the cost of a setting: starting Python and DVC, hashing
-and pushing. The settings (50) run in three goes over two nodes of a Ray on this machine, each go adding to the last;
-what the driver does is measured for as many. A straight line and a parabola through what was measured say what 1,000
-would take. CPU seconds are told where they can be, since other work on the machine hardly moves them. Efficiency is
+In a temporary clone of HEAD the stages are replaced by commands that take no time (a megabyte of
+noise for the dense network, 100 kB for every pruned one), so that what is left is the cost of a
+setting: starting Python and DVC, hashing and pushing. The settings (50) run in three goes over two
+nodes of a Ray on this machine, each go adding to the last; what the driver does is measured for as
+many. A straight line and a parabola through what was measured say what 1,000 would take. CPU
+seconds are told where they can be, since other work on the machine hardly moves them. Efficiency is
 that of settings which sleep, as they would for a GPU.
 """
 
@@ -27,12 +28,12 @@ from pathlib import Path
 
 import numpy as np
 
-from prunelab.commands.compare.compare import compared
-from prunelab.commands.studies.jobs import Job, jobs_of, unmeasured
+from prunelab.commands.compare.compare import compare_revisions
+from prunelab.commands.studies.jobs import Job, pending_jobs, plan_jobs
 from prunelab.commands.studies.validate import check_settings
 from prunelab.commands.sweep.axes import NAME, params_name, resolve_sweep
 from prunelab.commands.sweep.ray import node
-from prunelab.commands.sweep.ray.driver import order_for
+from prunelab.commands.sweep.ray.driver import sweep_spec
 from prunelab.commands.sweep.ray.remotes import fetch_experiments
 from prunelab.config.params import PARAMS_FILE
 from prunelab.project.experiments import chain
@@ -45,7 +46,7 @@ vars: [{{nap: {nap}}}]
 stages:
   prepare:
     cmd: mkdir -p data/prepared && echo "${{dataset}}" > data/prepared/dataset.json
-    deps: [requirements.lock]
+    deps: [environment.lock]
     params: [dataset, data]
     outs: [data/prepared/dataset.json]
   train_base:
@@ -59,7 +60,9 @@ stages:
     params: [evaluate]
     metrics: [metrics/base.json: {{cache: false}}]
   prune_focus:
-    cmd: mkdir -p models/focus && sleep ${{nap}} && head -c 100000 /dev/urandom > models/focus/pruned
+    cmd: >-
+      mkdir -p models/focus && sleep ${{nap}}
+      && head -c 100000 /dev/urandom > models/focus/pruned
     deps: [models/base/final]
     params: [method, ratio, budget, prune, finetune]
     outs: [models/focus/pruned]
@@ -183,25 +186,29 @@ def jobs(project: Project, ratios: list[float]) -> list[Job]:
     settings = resolve_sweep(
         {"ratio": ratios}, PARAMS_FILE, chain((project.folder / "dvc.yaml").read_text())
     )
-    return jobs_of(project.folder, settings, lambda _, params: (NAME, params_name(params)))
+    return plan_jobs(project.folder, settings, lambda _, params: (NAME, params_name(params)))
 
 
 def one_setting(project: Project, ratio: float) -> float:
-    """CPU seconds of a setting on a node that has its clone and the dense network: Ray's task without Ray."""
+    """CPU seconds of a setting on a node that has its clone and the dense network: Ray's task
+    without Ray.
+    """
     os.environ["PRUNELAB_SCRATCH"] = str(project.base / "node_0")
     revision = project.git("rev-parse", "HEAD").strip()
-    order = order_for(project.folder, str(project.base / "remote.git"), revision, NAME)
+    spec = sweep_spec(project.folder, str(project.base / "remote.git"), revision, NAME)
     (job,) = jobs(project, [ratio])
     start = cpu_seconds()
     with redirect_stdout(io.StringIO()):
-        _, failure = node.perform({**order, "kind": "setting", "place": "", "job": asdict(job)})
+        _, failure = node.run_job({**spec, "kind": "setting", "position": "", "job": asdict(job)})
     if failure:
         sys.exit(failure)
     return cpu_seconds() - start
 
 
 def driver(project: Project, ratios: list[float]) -> dict[str, float]:
-    """CPU seconds of what the driver does before and after the work, for settings that are all there."""
+    """CPU seconds of what the driver does before and after the work, for settings that are all
+    there.
+    """
     root, seconds = project.folder, {}
 
     def timed(what: str, act: Callable[[], object]) -> None:
@@ -217,8 +224,8 @@ def driver(project: Project, ratios: list[float]) -> dict[str, float]:
         lambda: fetch_experiments(root, str(project.base / "remote.git"), names),
     )
     revision = project.git("rev-parse", "HEAD").strip()
-    timed("finding what is done", lambda: unmeasured(root, work, revision, lambda line: None))
-    timed("the table", lambda: compared(root, names, "macs", "text", None))
+    timed("finding what is done", lambda: pending_jobs(root, work, revision, lambda line: None))
+    timed("the table", lambda: compare_revisions(root, names, cost="macs", layout="text"))
     return seconds
 
 
@@ -285,7 +292,8 @@ def efficiency(base: Path) -> None:
             flush=True,
         )
     print(
-        f"two workers are {seconds[1] / seconds[2]:.2f} times as fast: efficiency {seconds[1] / seconds[2] / 2:.0%}"
+        f"two workers are {seconds[1] / seconds[2]:.2f} times as fast: efficiency "
+        f"{seconds[1] / seconds[2] / 2:.0%}"
     )
 
 

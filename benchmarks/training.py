@@ -1,12 +1,14 @@
-"""Images per second of prunelab's training loop against the usual recipe, on one machine, in one run.
+"""Images per second of prunelab's training loop against the usual recipe, on one machine, in one
+run.
 
     python benchmarks/training.py [--model resnet20] [--images 2560] [--rounds 5] [--device cpu]
 
-The usual recipe: a torchvision data set of PIL images, per-image transforms (crop, flip, tensor, normalise), a
-DataLoader with workers, float32, the default memory format. Ours: images as uint8 on the device, batched augmentation
-there, channels_last, bf16 autocast where the hardware has it. Same network, batch size, optimiser, number of images.
-The arms alternate, and the figure is the median ratio of neighbouring rounds. CIFAR-10 from data/raw, else random
-images of its size: the work is the same.
+The usual recipe: a torchvision data set of PIL images, per-image transforms (crop, flip, tensor,
+normalise), a DataLoader with workers, float32, the default memory format. Ours: images as uint8 on
+the device, batched augmentation there, channels_last, bf16 autocast where the hardware has it. Same
+network, batch size, optimiser, number of images. The arms alternate, and the figure is the median
+ratio of neighbouring rounds. CIFAR-10 from data/raw, else random images of its size: the work is
+the same.
 """
 
 import time
@@ -130,7 +132,8 @@ def report(name: str, execution: Execution, pairs: list[tuple[float, float]]) ->
     ratios = sorted(fast / slow for slow, fast in pairs)
     precision = "bf16 autocast" if execution.autocast_dtype else "fp32"
     print(
-        f"{name}, {execution.device.type}, {precision}: {median(fast for _, fast in pairs):,.0f} images/s, "
+        f"{name}, {execution.device.type}, {precision}: {median(fast for _, fast in pairs):,.0f} "
+        "images/s, "
         f"usual recipe {median(slow for slow, _ in pairs):,.0f} images/s; "
         f"ratio {median(ratios):.2f}x (rounds from {ratios[0]:.2f} to {ratios[-1]:.2f})"
     )

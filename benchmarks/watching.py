@@ -17,8 +17,8 @@ EVERY_S = 0.1
 class Watched:
     """What a command took. Memory is anonymous: pages of a mapped file are the system's to drop.
 
-    `peaks` holds the most, in MiB, that a process of each kind had at a time, `peak` the most of all together, and
-    `samples` (seconds since the start, MiB) of the largest process at each time.
+    `peaks` holds the most, in MiB, that a process of each kind had at a time, `peak` the most of
+    all together, and `samples` (seconds since the start, MiB) of the largest process at each time.
     """
 
     seconds: float = 0.0
@@ -55,7 +55,9 @@ def watch(command: list[str], folder: Path, kind: Callable[[str], str], source: 
 
 
 def slope(samples: list[tuple[float, float]]) -> float:
-    """MiB per second by a straight line through the second half of the samples: by then all is set up."""
+    """MiB per second by a straight line through the second half of the samples: by then all is set
+    up.
+    """
     half = np.array(samples[len(samples) // 2 :])
     return float(np.polyfit(half[:, 0], half[:, 1], 1)[0])
 

@@ -1,7 +1,9 @@
-"""Write environment.lock, pictures.lock and benchmark.lock: the packages that results depend on, at their versions.
+"""Write environment.lock, pictures.lock and benchmark.lock: the packages that results depend on, at
+their versions.
 
-The stages of dvc.yaml depend on these small files, and not on requirements.lock. So a new version of a package that
-no number and no picture depends on makes no result stale. `make lock` calls this, and a test compares.
+The stages of dvc.yaml depend on these small files, and not on requirements.lock. So a new version
+of a package that no number and no picture depends on makes no result stale. `make lock` calls this,
+and a test compares.
 """
 
 import re
@@ -32,7 +34,8 @@ LOCKS = {
 
 
 def locked_versions(requirements: str, packages: tuple[str, ...]) -> str:
-    """Lines `name==version` of these packages, with the marker where a version is for some Pythons only.
+    """Lines `name==version` of these packages, with the marker where a version is for some Pythons
+    only.
 
     Raises:
         SystemExit: if requirements.lock does not name one of the packages.

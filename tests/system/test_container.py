@@ -1,6 +1,8 @@
-"""The image built for real and the pipeline run inside: as root, with apt, 30 GB of disk and a quarter of an hour.
+"""The image built for real and the pipeline run inside: as root, with apt, 30 GB of disk and a
+quarter of an hour.
 
-PRUNELAB_ENGINE names a folder of tools/engine.sh to use and to keep; else the image is built anew, and removed.
+PRUNELAB_ENGINE names a folder of tools/engine.sh to use and to keep; else the image is built anew,
+and removed.
 """
 
 import json
@@ -81,7 +83,7 @@ class Container:
     def command(
         self, *inside: str, user: int = USER, run_args: str = CUT_OFF, hardened: bool = True
     ) -> list[str]:
-        """The command line by which `make docker-repro` runs the image, for another command inside."""
+        """The command line of `make docker-repro` with another command inside."""
         options = ["--just-print", *([] if hardened else ["HARDENED="])]
         said = self._make("docker-repro", user, run_args, *options).stdout
         return [*shlex.split(said.splitlines()[-1]), *inside]
@@ -98,7 +100,9 @@ def outside(tmp_path_factory) -> Clone:
 
 @pytest.fixture(scope="module")
 def container(engine, outside, tmp_path_factory) -> Container:
-    """The same configuration after `make docker-repro`: image built, checkout mounted, stages run inside."""
+    """The same configuration after `make docker-repro`: image built, checkout mounted, stages run
+    inside.
+    """
     folder = tmp_path_factory.mktemp("inside") / "checkout"
     shutil.copytree(outside.folder, folder, symlinks=True)
     for path in (folder, *folder.rglob("*")):
@@ -133,12 +137,13 @@ def processes() -> list[str]:
     return found
 
 
-def test_the_same_numbers_inside_and_outside_to_the_last_digit(container, outside):
+def test_numbers_inside_and_outside_are_equal_to_the_bit(container, outside):
     minor = container.run("python", "-c", "import sys; print(sys.version_info[:2])").strip()
     if minor != str(sys.version_info[:2]):
         pytest.skip(f"Python is {minor} in the image and {sys.version_info[:2]} here")
     outside.run("dvc", "repro")
     expected = outputs(outside.folder)
+
     assert len([path for path in expected if path.startswith("models/")]) >= 5
     assert outputs(container.folder) == expected
     assert {"metrics/base.json", "metrics/focus.json", "metrics/grid/l1_channel-0.5.json"} <= set(
@@ -147,26 +152,29 @@ def test_the_same_numbers_inside_and_outside_to_the_last_digit(container, outsid
     assert metrics(container.folder) == metrics(outside.folder)
 
 
-def test_a_python_of_the_lock_alone(container):
+def test_container_has_exactly_the_locked_packages(container):
     listed = json.loads(container.run("uv", "pip", "list", "--format", "json"))
     installed = {package["name"]: package["version"] for package in listed}
     lock = (PROJECT / "requirements.lock").read_text()
+
     assert {"torch", "dvc", "prunelab"} <= set(installed)
+
     foreign = [name for name, version in installed.items() if f"\n{name}=={version} " not in lock]
+
     assert foreign == ["pip", "prunelab"]  # what fetched uv, and what is studied
 
 
-def test_files_are_the_callers_and_no_process_is_left(container):
+def test_files_belong_to_the_caller_and_no_process_remains(container):
     assert processes() == []
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in container.folder.rglob("*")}
     assert owners == {(USER, USER)}
 
 
-def test_nothing_runs_again(container):
+def test_second_repro_in_the_container_runs_nothing(container):
     assert stages_run(container.run()) == []
 
 
-def test_the_code_of_the_mounted_checkout_runs(container):
+def test_code_of_the_mounted_checkout_runs(container):
     package = container.folder / "src/prunelab/__init__.py"
     text = package.read_text()
     try:
@@ -177,16 +185,17 @@ def test_the_code_of_the_mounted_checkout_runs(container):
         package.write_text(text)
 
 
-def test_an_experiment_by_one_whom_no_account_names(container):
+def test_experiment_by_a_user_without_an_account(container):
     container.run("git", "add", "--all")
     container.run("git", "commit", "--quiet", "--message", "Results")
     output = container.run("dvc", "exp", "run", "--temp", "--set-param", "ratio=0.8")
+
     assert stages_run(output) == ["prune_focus", "finetune_focus", "evaluate_focus"]
     assert "workspace" in container.run("dvc", "exp", "show", "--csv")
     assert processes() == []
 
 
-def test_torch_compiles(container):
+def test_torch_compile_works_in_the_container(container):
     compiled = "torch.compile(lambda x: (x.sin() + 1).relu().sum(1))"
     container.run(
         "python",
@@ -195,7 +204,7 @@ def test_torch_compiles(container):
     )
 
 
-def test_stopping_it_ends_all_of_it_and_leaves_no_lock(container):
+def test_stopped_container_leaves_no_process_and_no_lock(container):
     with subprocess.Popen(
         container.command("dvc", "repro", "--force", run_args=f"{CUT_OFF} --name stopped"),
         env=container.engine, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -208,17 +217,20 @@ def test_stopping_it_ends_all_of_it_and_leaves_no_lock(container):
             ["podman", "stop", "--time", "60", "stopped"], env=container.engine, check=True
         )
         process.communicate()
+
     assert process.returncode not in (
         0,
         137,
     )  # neither finished nor killed: it was asked to end, and did
     assert processes() == []
     assert json.loads((container.folder / ".dvc/tmp/rwlock").read_text()) == {}
+
     container.run()  # not the same command, which DVC would take for the same process
+
     assert "up to date" in container.run("dvc", "status")
 
 
-def test_a_checkout_of_somebody_else_is_trusted(container):
+def test_checkout_of_another_user_is_trusted(container):
     """Git and libgit2 refuse it otherwise. Last of all, since what root writes stays root's."""
     container.run("dvc", "metrics", "diff", user=0, hardened=False)
     container.run("git", "status", user=0, hardened=False)

@@ -1,4 +1,6 @@
-"""Faults of the machine: a full disk, folders that cannot be written, data that go away; a line each, nothing lost."""
+"""Faults of the machine: a full disk, folders that cannot be written, data that go away; a line
+each, nothing lost.
+"""
 
 import os
 import resource
@@ -25,7 +27,7 @@ from prunelab.artifacts.prepared import save_prepared
 from prunelab.core.errors import describe_os_error
 from prunelab.core.files import write, write_json
 from prunelab.data.splits import Split
-from prunelab.data.storage import rows
+from prunelab.data.storage import array_store
 from prunelab.models.catalogue import build
 from prunelab.report import style
 from prunelab.stages.entry import run
@@ -79,26 +81,36 @@ def files_end_at(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("size", [0, 7_000])
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_writer_names_its_file_and_leaves_what_was_there(name, size, tmp_path):
+def test_failed_write_names_its_file_and_keeps_the_old_content(name, size, tmp_path):
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"earlier")
     with files_end_at(size), pytest.raises(OSError, match="File too large") as failed:
         WRITERS[name](path)
+
     assert describe_os_error(failed.value).startswith(f"{path}: File too large; ")
     assert files(tmp_path) == {f"out/{name}": b"earlier"}
+
     WRITERS[name](path)
+
     assert path.stat().st_size > 7_000
 
 
-def test_an_error_of_a_worker_is_told_in_its_last_line():
-    told = "Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nFileNotFoundError: y\n"
-    assert describe_os_error(FileNotFoundError(told)).startswith(
+def test_error_of_a_worker_shows_its_last_line():
+    text = (
+        "Caught FileNotFoundError in DataLoader worker process 0.\n"
+        "Original Traceback:\n  x\nFileNotFoundError: y\n"
+    )
+
+    assert describe_os_error(FileNotFoundError(text)).startswith(
         "FileNotFoundError: y; what was there"
     )
 
 
-GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which …"
+GPU = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. "
+    "GPU 0 has a total capacity of 79 GiB of which …"
+)
 
 
 def raised(error: Exception) -> None:
@@ -120,24 +132,29 @@ def raised(error: Exception) -> None:
         (lambda: raised(MemoryError()), "memory ran out; a smaller"),
     ],
 )
-def test_memory_that_runs_out_is_one_line_that_says_what_needs_less(act, said, monkeypatch, capsys):
+def test_out_of_memory_is_one_line_with_advice(act, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["stage"])
+
     with pytest.raises(SystemExit):
         run(lambda: act() and None)
+
     (line,) = capsys.readouterr().err.splitlines()
+
     assert line.startswith("memory ran out")
     assert said in line
 
 
-def test_other_errors_are_ours_and_keep_their_traceback(monkeypatch):
+def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(RuntimeError, match="shape"):
         run(lambda: raised(RuntimeError("shapes do not fit")))
 
 
-def test_workers_read_on_when_the_file_is_gone(tmp_path):
+def test_workers_go_on_reading_a_deleted_file(tmp_path):
     np.save(tmp_path / "inputs.npy", SOME.reshape(-1, 6))
-    streamed = rows(np.load(tmp_path / "inputs.npy", mmap_mode="r"), torch.device("cpu"), workers=1)
+    streamed = array_store(
+        np.load(tmp_path / "inputs.npy", mmap_mode="r"), torch.device("cpu"), workers=1
+    )
     (tmp_path / "inputs.npy").unlink()
     assert torch.cat(list(streamed.ordered(5))).equal(torch.from_numpy(SOME.reshape(-1, 6)))
 
@@ -152,10 +169,14 @@ def done(tmp_path_factory) -> Path:
     shutil.copy(PROJECT / "params.yaml", folder)
     edit_params(
         folder / "params.yaml",
-        seeds=[0], grid__methods=["l1_channel"], grid__ratios=[0.5], train__epochs=2, finetune__epochs=1,
+        seeds=[0],
+        grid__methods=["l1_channel"],
+        grid__ratios=[0.5],
+        train__epochs=2,
+        finetune__epochs=1,
         sensitivity__ratios=[0.5],
         benchmark={"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.01},
-    )  # fmt: skip
+    )
     for name, (arguments, _) in PIPELINE.items():
         ended = in_folder(folder, name, *arguments)
         assert ended.returncode == 0, ended.stderr
@@ -168,25 +189,46 @@ PIPELINE: dict[str, tuple[tuple[str, ...], str]] = {
     "prepare": (("data/raw", "data/prepared"), "data"),
     "train_base": (TRAIN[1:], "models/base"),
     "prune": (
-        ("models/base", "data/prepared", f"{GRID}/pruned", "--method", "l1_channel", "--ratio", "0.5"),
+        (
+            "models/base",
+            "data/prepared",
+            f"{GRID}/pruned",
+            "--method",
+            "l1_channel",
+            "--ratio",
+            "0.5",
+        ),
         f"{GRID}/pruned",
     ),
     "finetune": (
-        (f"{GRID}/pruned", "models/base/final", "data/prepared", f"{GRID}/finetuned", f"models/history/{CELL}.json"),
+        (
+            f"{GRID}/pruned",
+            "models/base/final",
+            "data/prepared",
+            f"{GRID}/finetuned",
+            f"models/history/{CELL}.json",
+        ),
         f"{GRID}/finetuned",
     ),
     "evaluate": (
         (
-            "data/prepared", "models/base/final", "metrics/base.json", "models/predictions/base.safetensors",
-            "--confusion", "plots/dense_confusion.json", "--details", "metrics/details/base.json",
-            "--environment", "metrics/environment/base.json",
+            "data/prepared",
+            "models/base/final",
+            "metrics/base.json",
+            "models/predictions/base.safetensors",
+            "--confusion",
+            "plots/dense_confusion.json",
+            "--details",
+            "metrics/details/base.json",
+            "--environment",
+            "metrics/environment/base.json",
         ),
         "metrics",
     ),
     "sensitivity": (("data/prepared", "models/base/final", "metrics/sensitivity.json"), "metrics"),
     "plot_sensitivity": (("metrics/sensitivity.json", "plots/sensitivity"), "plots"),
     "benchmark": (("models/base/final", "models/grid", "metrics/speed"), "metrics/speed"),
-}  # fmt: skip
+}
 
 
 def in_folder(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -203,7 +245,9 @@ def in_folder(folder: Path, name: str, *arguments: str) -> subprocess.CompletedP
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A small file system of its own over a folder, or the test is skipped where none may be mounted."""
+    """A small file system of its own over a folder, or the test is skipped where none may be
+    mounted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tried = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder],
@@ -225,7 +269,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     [("size=4k,nr_inodes=1", "No space left"), ("ro", "Read-only file system")],
 )
 @pytest.mark.parametrize("name", PIPELINE)
-def test_a_stage_on_a_disk_that_takes_nothing_says_so_in_a_line_and_the_rerun_succeeds(
+def test_stage_on_a_full_disk_fails_in_one_line_and_the_rerun_succeeds(
     done, tmp_path, name, options, cause
 ):
     if shutil.which("mount") is None:
@@ -236,13 +280,19 @@ def test_a_stage_on_a_disk_that_takes_nothing_says_so_in_a_line_and_the_rerun_su
     with mounted(folder / place, options):
         failed = in_folder(folder, name, *arguments)
         assert not list((folder / place).rglob("*.partial"))
+
     assert failed.returncode == 1, failed.stderr
+
     (line,) = [line for line in failed.stderr.splitlines() if "this machine is busy" not in line]
+
     assert place in line
     assert cause in line or "GB are free" in line  # which prepare sees beforehand
     assert {path: content for path, content in files(folder).items() if path in earlier} == earlier
+
     again = in_folder(folder, name, *arguments)
+
     assert again.returncode == 0, again.stderr
+
     if name != "benchmark":
         after = files(folder)
         assert all(
@@ -251,14 +301,17 @@ def test_a_stage_on_a_disk_that_takes_nothing_says_so_in_a_line_and_the_rerun_su
 
 
 @pytest.mark.slow
-def test_a_disk_too_full_for_a_checkpoint_costs_no_finished_epoch(done, tmp_path):
+def test_full_disk_at_a_checkpoint_loses_no_finished_epoch(done, tmp_path):
     folder = shutil.copytree(done, tmp_path / "copy")
     expected = files(folder / "models")
     edit_params(folder / "params.yaml", train__epochs=3)
     with mounted(folder / ".prunelab", "size=4k"):
         failed = in_folder(folder, "train_base", *TRAIN[1:])
+
     assert failed.returncode == 1
+
     (line,) = failed.stderr.splitlines()
+
     assert ".prunelab/checkpoints" in line
     assert "No space left" in line
     assert files(folder / "models") == expected
@@ -269,9 +322,13 @@ def image_workspace(folder: Path) -> Path:
     shutil.copy(PROJECT / "params.yaml", folder)
     edit_params(
         folder / "params.yaml",
-        dataset="imagefolder", data__source=str(folder / "images"), data__resize=64, data__memory_mb=1,
-        seeds=[0], train__epochs=4,
-    )  # fmt: skip
+        dataset="imagefolder",
+        data__source=str(folder / "images"),
+        data__resize=64,
+        data__memory_mb=1,
+        seeds=[0],
+        train__epochs=4,
+    )
     write_image_folder(folder / "images", {"ant": 100, "bee": 100})
     return folder
 
@@ -279,12 +336,16 @@ def image_workspace(folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("prunelab.stages.prepare", "three_way"), ("prunelab.datasets.imagefolder", "decode")],
+    [("prunelab.stages.prepare", "three_way_split"), ("prunelab.datasets.imagefolder", "decode")],
 )
-def test_images_that_vanish_while_they_are_prepared(tmp_path, module, name):
-    """Taken away after they were listed, or while they are decoded; the source comes back, and so does the result."""
+def test_images_that_vanish_during_prepare_are_named(tmp_path, module, name):
+    """Taken away after they were listed, or while they are decoded; the source comes back, and so
+    does the result.
+    """
     folder = image_workspace(tmp_path)
+
     assert in_folder(folder, "prepare", "data/raw", "data/prepared").returncode == 0
+
     expected = files(folder / "data")
     vanishing = f"""
 import shutil, sys
@@ -303,20 +364,25 @@ run(prepare.main)
         [sys.executable, "-c", vanishing], cwd=folder, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
     )  # fmt: skip
+
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     assert f"{folder}/images" in failed.stderr
     assert files(folder / "data") == expected
+
     (folder / "kept").rename(folder / "images")
+
     assert in_folder(folder, "prepare", "data/raw", "data/prepared").returncode == 0
     assert files(folder / "data") == expected
 
 
 @pytest.mark.slow
-def test_training_goes_on_without_the_prepared_data_it_has_opened(tmp_path):
+def test_training_goes_on_after_prepared_data_is_deleted(tmp_path):
     folder = image_workspace(tmp_path)
+
     assert in_folder(folder, "prepare", "data/raw", "data/prepared").returncode == 0
     assert in_folder(folder, *TRAIN).returncode == 0
+
     expected = files(folder / "models")
     shutil.rmtree(folder / "models")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
@@ -326,9 +392,12 @@ def test_training_goes_on_without_the_prepared_data_it_has_opened(tmp_path):
         while not list((folder / ".prunelab").rglob("*.pt")) and running.poll() is None:
             time.sleep(0.01)
         shutil.move(folder / "data/prepared", folder / "gone")
+
     assert running.returncode == 0
     assert files(folder / "models") == expected
+
     refused = in_folder(folder, *TRAIN)
+
     assert refused.returncode == 1
     assert "data/prepared/dataset.json is missing" in refused.stderr
     assert files(folder / "models") == expected

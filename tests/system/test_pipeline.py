@@ -1,4 +1,4 @@
-"""dvc.yaml against the code, and the whole pipeline on a tiny configuration in a temporary clone."""
+"""dvc.yaml against the code, and the whole pipeline on a tiny configuration in a clone."""
 
 import ast
 import json
@@ -36,7 +36,9 @@ def source_of(module: str) -> Path | None:
 
 
 def imported_by(file: Path) -> set[str]:
-    """Every module a file names in an import, inside functions too; `from a import b` may mean the module a.b."""
+    """Every module a file names in an import, inside functions too; `from a import b` may mean the
+    module a.b.
+    """
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -61,7 +63,9 @@ def reached_from(module: str) -> set[Path]:
 
 
 def rooms_of(files: set[Path]) -> set[str]:
-    """What a stage must depend on: the rooms of these files as folders, and of the stages each file by itself."""
+    """What a stage must depend on: the rooms of these files as folders, and of the stages each file
+    by itself.
+    """
     rooms = set()
     for file in files:
         if file.parts[0] == "stages":
@@ -95,6 +99,7 @@ def test_stages_depend_on_the_packages_that_their_results_depend_on(name):
         expected.add("pictures.lock")
     if measures_time:
         expected.add("benchmark.lock")
+
     assert locks == expected
 
 
@@ -178,10 +183,13 @@ def params_read(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_params_follow_use(name):
-    """A parameter that a stage reads and does not list would leave stale results behind when it changes."""
+def test_listed_params_are_those_that_a_stage_reads(name):
+    """A parameter that a stage reads and does not list would leave stale results behind when it
+    changes.
+    """
     used = set().union(*(params_read(source_of(module)) for module in modules_run(STAGES[name])))
     listed = set(STAGES[name]["params"])
+
     assert used
     for key in used:
         assert any(key == entry or key.startswith(f"{entry}.") for entry in listed), (
@@ -205,10 +213,11 @@ def test_only_evaluate_reads_the_test_split():
         for name, stage in STAGES.items()
         if any("prepared/test" in dep for dep in stage["deps"])
     }
+
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
 
 
-def test_curves_of_layers_neither_see_the_test_split_nor_depend_on_what_is_made_of_them():
+def test_sensitivity_uses_neither_the_test_split_nor_pruning_params():
     stage = STAGES["sensitivity"]
     assert not any("test" in dep for dep in stage["deps"])
     assert not any(
@@ -216,7 +225,7 @@ def test_curves_of_layers_neither_see_the_test_split_nor_depend_on_what_is_made_
     )
 
 
-def test_focus_paths_carry_no_swept_value():
+def test_focus_paths_hold_no_swept_value():
     for name in ("prune_focus", "finetune_focus", "evaluate_focus"):
         stage = STAGES[name]
         outputs = [
@@ -229,11 +238,32 @@ def test_focus_paths_carry_no_swept_value():
 
 
 CONTRACT = {
-    "accuracy", "accuracy_ci95", "accuracy_pruned", "accuracy_drop", "accuracy_drop_ci95", "loss", "precision_macro",
-    "recall_macro", "f1_macro", "specificity_macro", "params", "params_nonzero", "sparsity", "macs", "macs_ratio",
-    "params_ratio", "size_bytes", "size_compressed_bytes", "train_macs", "seeds", "accuracy_top5", "worst_class_drop",
-    "calibration_error", "macs_nonzero", "size_sparse_bytes",
-}  # fmt: skip
+    "accuracy",
+    "accuracy_ci95",
+    "accuracy_pruned",
+    "accuracy_drop",
+    "accuracy_drop_ci95",
+    "loss",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "specificity_macro",
+    "params",
+    "params_nonzero",
+    "sparsity",
+    "macs",
+    "macs_ratio",
+    "params_ratio",
+    "size_bytes",
+    "size_compressed_bytes",
+    "train_macs",
+    "seeds",
+    "accuracy_top5",
+    "worst_class_drop",
+    "calibration_error",
+    "macs_nonzero",
+    "size_sparse_bytes",
+}
 COUNTS = {
     key
     for key in CONTRACT
@@ -241,8 +271,10 @@ COUNTS = {
 }
 
 
-def test_the_committed_lock_knows_of_no_file_that_no_stage_makes():
-    """Files left in a folder by older code would be hashed with it, and a fresh clone would come to another lock."""
+def test_committed_lock_lists_only_files_that_stages_make():
+    """Files left in a folder by older code would be hashed with it, and a fresh clone would come to
+    another lock.
+    """
     stages = parse_yaml(PROJECT / "dvc.lock", fast=True)["stages"].values()
     made = {out["path"]: out.get("nfiles", 1) for stage in stages for out in stage.get("outs", [])}
     folders = {
@@ -251,6 +283,7 @@ def test_the_committed_lock_knows_of_no_file_that_no_stage_makes():
         for dep in stage["deps"]
         if "nfiles" in dep and not dep["path"].startswith("src/")
     }
+
     assert folders
     for folder, files in folders.items():
         assert files == sum(
@@ -271,14 +304,10 @@ def clone(tmp_path_factory) -> Clone:
         finetune__epochs=1,
         benchmark={"batch_sizes": [1, 8], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
     )
-    # The environment holds an editable install of the original checkout; this line shows whose code runs.
+    # The environment holds an editable install of the original checkout; this line shows whose code
+    # runs.
     prepare = clone.folder / "src/prunelab/stages/prepare.py"
-    prepare.write_text(
-        prepare.read_text().replace(
-            "    params = load_params()",
-            '    params = load_params()\n    print("the clone\'s own code")',
-        )
-    )
+    prepare.write_text('print("the clone\'s own code")\n' + prepare.read_text())
     clone.commit("Tiny configuration")
     output = clone.run("dvc", "repro").stdout
     assert "the clone's own code" in output
@@ -294,7 +323,7 @@ def clone(tmp_path_factory) -> Clone:
     return clone
 
 
-def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
+def test_metrics_of_every_configuration_are_flat_rounded_and_finite(clone):
     for name in (
         "base.json",
         "grid/l1_unstructured-0.5.json",
@@ -311,6 +340,7 @@ def test_every_configuration_has_all_metrics_flat_rounded_and_finite(clone):
     base, masked, thin = (
         clone.metrics(name) for name in ("base.json", "grid/l1_unstructured-0.5.json", "focus.json")
     )
+
     assert base["accuracy_drop"] == base["sparsity"] == base["train_macs"] == 0
     assert masked["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert masked["macs_ratio"] == 1
@@ -338,44 +368,50 @@ def test_details_agree_with_the_metrics(clone):
         )
 
 
-def test_pictures_table_and_environment_are_there(clone):
+def test_pictures_table_and_environment_exist(clone):
     for name in ("tradeoff", "training", "confusion_dense", "focus/focus", "sensitivity"):
         for suffix in (".svg", ".png"):
             assert (clone.folder / f"plots/{name}{suffix}").stat().st_size > 5000
     table = (clone.folder / "metrics/table.md").read_text()
+
     assert "| l1_unstructured | 0.5 |" in table
     assert "| dense |" in table
+
     for name in ("base", "l1_unstructured-0.5", "random_channel-0.5", "focus"):
         environment = clone.metrics(f"environment/{name}.json")
         assert environment["threads"] == 2
         assert "torch" in environment["packages"]
     lock = YAML(typ="safe").load(clone.folder / "dvc.lock")["stages"]
+
     assert not [
         out for stage in lock.values() for out in stage["outs"] if "environment" in out["path"]
     ]
 
 
-def test_speed_is_measured_for_all_cells_and_stands_apart(clone):
+def test_speed_is_measured_for_all_cells_in_files_of_its_own(clone):
     measured = clone.metrics("speed/benchmark.json")
     names = {"dense", "l1_unstructured-0.5", "random_channel-0.5"}
+
     assert {(row["name"], row["batch_size"]) for row in measured["latency"]} == {
         (n, b) for n in names for b in (1, 8)
     }
     assert {row["name"] for row in measured["memory"]} == names
     assert "| l1_unstructured-0.5 |" in (clone.folder / "metrics/speed/table.md").read_text()
+
     content = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
     readers = [
         name
         for name, stage in content.items()
         if any("metrics/speed" in dep for dep in stage["deps"])
     ]
+
     assert readers == ["report"]
     assert (
         len((clone.folder / "plots/report.html").read_text()) > 10**6
     )  # the charts' script is in it
 
 
-def test_the_report_is_no_file_of_git(clone):
+def test_report_page_is_ignored_by_git(clone):
     assert clone.run("git", "check-ignore", "plots/report.html").stdout
 
 
@@ -387,17 +423,22 @@ def test_dvc_writes_no_gitignore_into_the_folders_it_hashes(clone):
     ]
 
 
-def test_nothing_runs_again_when_nothing_changed(clone):
+def test_second_repro_runs_nothing(clone):
     assert stages_run(clone.run("dvc", "repro").stdout) == []
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_plots_show_draws_everything_without_complaint(clone):
+def test_dvc_plots_show_draws_everything_without_warnings(clone):
     shown = clone.run("dvc", "plots", "show", "--json")
+
     assert "DVC failed" not in shown.stderr
+
     content = json.loads(shown.stdout)
+
     assert not content.get("errors")
+
     names = " ".join(content.get("data", content))
+
     for wanted in (
         "Accuracy against MACs",
         "plots/tradeoff.png",
@@ -405,36 +446,47 @@ def test_plots_show_draws_everything_without_complaint(clone):
         "dense_confusion.json",
     ):
         assert wanted in names
+
     clone.run("dvc", "plots", "show")
     page = (clone.folder / "dvc_plots/index.html").read_text()
+
     assert page.count("vegaEmbed(") >= 6
 
 
 def test_an_experiment_runs_three_stages_and_shows_deltas_only(clone):
     before = clone.metrics("focus.json")
     output = clone.run("dvc", "exp", "run", "-S", "ratio=0.8").stdout
+
     assert stages_run(output) == ["prune_focus", "finetune_focus", "evaluate_focus"]
+
     after = clone.metrics("focus.json")
     diff = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
+
     assert set(diff) == {"metrics/focus.json"}
+
     rows = diff["metrics/focus.json"]
+
     assert {"accuracy", "macs", "params", "sparsity"} <= set(rows)
     for key, row in rows.items():
         assert row["old"] == before[key]
         assert row["new"] == after[key]
         assert row["diff"] == pytest.approx(after[key] - before[key])
     assert rows["sparsity"]["diff"] > 0.15
+
     clone.run("git", "checkout", "-q", ".")
     clone.run("dvc", "checkout", "-q")
     again = clone.run("dvc", "repro").stdout
+
     assert stages_run(again) == []
 
 
 @pytest.mark.slow
-def test_the_focus_on_a_grid_cell_gives_the_same_numbers(clone):
+def test_focus_and_grid_cell_of_equal_settings_are_equal_to_the_bit(clone):
     """The same configuration by two ways: a free check that runs repeat to the bit."""
     clone.run("dvc", "exp", "run", "-S", "method=random_channel", "-S", "ratio=0.5")
+
     assert clone.metrics("focus.json") == clone.metrics("grid/random_channel-0.5.json")
+
     for seed in (0, 1):
         focus, cell = (
             (clone.folder / f"models/{place}/finetuned/{seed}.safetensors").read_bytes()
@@ -445,13 +497,16 @@ def test_the_focus_on_a_grid_cell_gives_the_same_numbers(clone):
     clone.run("dvc", "checkout", "-q")
 
 
-def test_a_bad_experiment_names_the_problem_and_the_way_back_works(clone):
+def test_bad_experiment_names_the_problem_and_the_recovery_works(clone):
     failed = clone.run("dvc", "exp", "run", "-S", "method=l1_chanel", check=False)
+
     assert failed.returncode != 0
     assert "unknown method 'l1_chanel' (did you mean 'l1_channel'?)" in failed.stderr
     assert "git checkout params.yaml && dvc checkout" in failed.stderr
     assert "Traceback" not in failed.stderr
+
     clone.run("git", "checkout", "params.yaml")
     clone.run("dvc", "checkout")
+
     assert stages_run(clone.run("dvc", "repro").stdout) == []
     assert clone.run("git", "status", "--porcelain").stdout == ""

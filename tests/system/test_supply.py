@@ -1,4 +1,6 @@
-"""What comes from outside: nothing at run time, and before that nothing unhashed, unaudited or unlicensed."""
+"""What comes from outside: nothing at run time, and before that nothing unhashed, unaudited or
+unlicensed.
+"""
 
 import os
 import re
@@ -14,7 +16,8 @@ from ruamel.yaml import YAML
 LOCKS = sorted(PROJECT.glob("requirements*.lock"))
 CUT_OFF = (("unshare", "--net"), ("unshare", "--user", "--map-root-user", "--net"))
 
-# Every module, and the readers that have a hub behind them, where asking for an address or a connection is an error.
+# Every module, and the readers that have a hub behind them, where asking for an address or a
+# connection is an error.
 GUARDED = """
 import importlib, pkgutil, sys
 
@@ -48,12 +51,13 @@ NETWORK = re.compile(
 )
 
 
-def test_one_module_downloads_and_the_hubs_own_library_is_called_in_one_place():
+def test_network_calls_are_made_in_three_modules_only():
     source = PROJECT / "src/prunelab"
     found = {
         str(file.relative_to(source)): NETWORK.findall(file.read_text())
         for file in source.rglob("*.py")
     }
+
     assert {name: calls for name, calls in found.items() if calls} == {
         "core/download.py": ["urlopen"],
         "encoders/pretrained.py": ["snapshot_download"],
@@ -61,26 +65,34 @@ def test_one_module_downloads_and_the_hubs_own_library_is_called_in_one_place():
     }
 
 
-def test_the_page_of_the_report_fetches_nothing():
+def test_report_page_fetches_nothing():
     page = (PROJECT / "src/prunelab/page/page.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(", page)
 
 
 @pytest.mark.slow
-def test_no_module_asks_for_an_address_or_a_connection():
+def test_no_import_opens_a_connection():
     environment = os.environ | {"PYTHONPATH": str(PROJECT / "src")}
     done = subprocess.run(
-        [sys.executable, "-c", GUARDED], env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
+        [sys.executable, "-c", GUARDED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
     assert done.returncode == 0, done.stderr
+
     count, guarded = done.stdout.split()[-2:]
+
     assert int(count) > 100
     assert guarded == "guarded"
 
 
-def test_what_this_project_configures_calls_nobody():
+def test_usage_statistics_are_switched_off():
     """DVC would send statistics, and ask for its newest version once a day."""
     config = (PROJECT / ".dvc/config").read_text()
+
     assert {"analytics = false", "check_update = false"} <= {
         line.strip() for line in config.splitlines()
     }
@@ -102,7 +114,7 @@ def cut_off() -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_the_whole_study_runs_without_a_network(cut_off, tmp_path):
+def test_whole_study_runs_without_a_network(cut_off, tmp_path):
     clone = tiny_clone(tmp_path)
     clone.environment.pop("CI", None)  # with which DVC asks for no newest version anyhow
     for command in (
@@ -111,10 +123,12 @@ def test_the_whole_study_runs_without_a_network(cut_off, tmp_path):
         ("dvc", "exp", "run", "-S", "ratio=0.8"),
     ):
         ran = clone.run(*cut_off, *command).stdout
+
     assert stages_run(ran) == ["prune_focus", "finetune_focus", "evaluate_focus"]
     assert (tmp_path / "plots/report.html").exists()
     assert clone.run(*cut_off, "prunelab", "compare").stdout
-    # ... and nobody was to be called, had there been one: DVC does that behind one's back, in a process of its own.
+    # ... and nobody was to be called, had there been one: DVC does that behind one's back, in a
+    # process of its own.
     assert not [file for file in (tmp_path / ".dvc/tmp").rglob("*") if "updater" in file.name]
 
 
@@ -133,6 +147,7 @@ def pins(lock: Path) -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_every_entry_of_a_lock_is_one_version_with_its_hashes(lock):
     found = pins(lock)
+
     assert len(found) > 100
     for pin, hashes in found:
         assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[\w.!+]+", pin), pin
@@ -141,7 +156,7 @@ def test_every_entry_of_a_lock_is_one_version_with_its_hashes(lock):
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
-def test_a_lock_names_no_address(lock):
+def test_locks_name_no_address(lock):
     text = lock.read_text()
     assert "://" not in text
     assert not re.search(r"--(index|extra-index|find-links|trusted)|^-|@ ", text, re.MULTILINE)
@@ -167,7 +182,9 @@ def test_every_installed_licence_is_on_the_list_of_allowed_ones():
 
 def test_a_licence_that_is_not_on_the_list_fails_the_audit(tmp_path):
     settings = (PROJECT / "pyproject.toml").read_text()
+
     assert "Zope Public License" in settings
+
     (tmp_path / "pyproject.toml").write_text(settings.replace("Zope Public License", "Other"))
 
     done = subprocess.run(
@@ -178,11 +195,12 @@ def test_a_licence_that_is_not_on_the_list_fails_the_audit(tmp_path):
     assert "zc.lockfile" in done.stderr + done.stdout
 
 
-def test_a_container_can_write_nothing_but_the_checkout_whoever_starts_it():
+def test_container_can_write_only_the_checkout():
     said = subprocess.run(
         ["make", "--no-print-directory", "--just-print", "docker-repro", "DOCKER=docker"],
         cwd=PROJECT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()[-1]  # fmt: skip
+
     for option in (
         "--read-only",
         "--cap-drop ALL",
@@ -199,7 +217,7 @@ def test_a_container_can_write_nothing_but_the_checkout_whoever_starts_it():
         assert service["volumes"] == [".:/workspace"]
 
 
-def test_audits_run_where_changes_are_checked():
+def test_audit_runs_in_the_workflow_of_tests():
     jobs = YAML(typ="safe").load(PROJECT / ".github/workflows/tests.yml")["jobs"]
     assert {"run": "make audit"} in jobs["audit"]["steps"]
     makefile = (PROJECT / "Makefile").read_text()
