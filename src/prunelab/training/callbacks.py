@@ -29,7 +29,7 @@ class Callback:
 class CallAfterStep(Callback):
     """Calls a function after every optimizer step."""
 
-    def __init__(self, function: Callable[[], None]):
+    def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
 
     def after_step(self, progress: float) -> None:

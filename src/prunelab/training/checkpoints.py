@@ -1,4 +1,7 @@
-"""The state of unfinished training, kept outside what DVC deletes before it starts a stage again."""
+"""The state of unfinished trainings.
+
+It lies outside the outputs of stages, which DVC deletes before it runs a stage again.
+"""
 
 import hashlib
 import json
@@ -19,43 +22,46 @@ from prunelab.runtime.device import code_digest
 from prunelab.runtime.unpickle import load_pickled
 
 FOLDER = Path(".prunelab/checkpoints")
-DONE_MARKER = (
-    "ended"  # the name of a file beside the checkpoints of a stage that DVC has yet to record
-)
+DONE_MARKER = "ended"  # a file beside the checkpoints of a stage that DVC has not recorded yet
 
 
 class Checkpoint:
-    """One file that holds the state of one unfinished run."""
+    """One file with the state of one unfinished training."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> dict[str, Any] | None:
-        """The state, or None if there is none that can be read: then the run starts from its beginning."""
+        """The saved state. None means that there is none to resume: training starts over."""
         try:
-            return load_pickled(self._path)
+            state: dict[str, Any] = load_pickled(self._path)
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged checkpoint costs time, never the run
             print(f"starting over: {self._path} cannot be read ({type(error).__name__})")
             return None
 
+        return state
+
     def save(self, state: dict[str, Any]) -> None:
-        content = (
-            BytesIO()
-        )  # since on a full disk torch fails with an error of its own, which names no file
+        # On a full disk torch.save fails with an error that names no file, so torch only fills a
+        # buffer here.
+        content = BytesIO()
         torch.save(state, content)
         write(self._path, content.getvalue())
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one stage: one per seed and training."""
+    """The checkpoints of one stage: one for each seed and training."""
 
     path: Path
 
     def for_seed(self, seed: int) -> Callable[[str], Checkpoint]:
-        """A function that opens a seed's checkpoint by the name of the training; it may be empty."""
+        """A function that opens a checkpoint of one seed by the name of the training.
+
+        The name may be empty if a seed has only one training.
+        """
 
         def open_checkpoint(name: str) -> Checkpoint:
             stem = f"{seed}-{name}" if name else str(seed)
@@ -68,43 +74,59 @@ class CheckpointFolder:
 def checkpoints_for(
     out: Path, *, inputs: Iterable[Path], parameters: Iterable[Any], forget: bool = True
 ) -> Iterator[CheckpointFolder]:
-    """Hand out checkpoints for the stage that writes `out`, and forget them all once it has succeeded.
+    """Hand out the checkpoints of the stage that writes `out`, and delete them once it succeeded.
 
-    Under DVC that is once the stage is recorded in dvc.lock: until then a killed DVC would run all of it again.
-    They are found again only by the same command with the same parameters, input files and code: what was computed
-    otherwise is dropped, not resumed. Only those who are to `forget` remove anything.
+    Only the same command with the same parameters, input files and code finds them again;
+    checkpoints of any other work are deleted, not resumed. Under DVC a stage has succeeded when
+    dvc.lock records it: until then a killed DVC would run all of it again. Without `forget`
+    nothing is deleted: of several processes only the first one forgets.
     """
-    told = [
+    folder = FOLDER / "-".join(out.parts[-3:])
+    key = _work_key(inputs, parameters)
+    if forget:
+        _delete_stale(folder, key)
+
+    yield CheckpointFolder(folder / key)
+
+    if not forget:
+        return
+    if "DVC_STAGE" in os.environ and folder.exists():
+        (folder / DONE_MARKER).touch()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _work_key(inputs: Iterable[Path], parameters: Iterable[Any]) -> str:
+    """A hash of all that decides what a stage computes."""
+    work = [
         sys.argv[1:],
         [sha256(path) for path in inputs],
         [str(value) for value in parameters],
         code_digest(),
     ]
-    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-    folder = FOLDER / "-".join(out.parts[-3:])
-    if forget:
-        for recorded in _recorded():
-            shutil.rmtree(recorded, ignore_errors=True)
-        (folder / DONE_MARKER).unlink(missing_ok=True)
-        for other in folder.glob("*"):
-            if other.name != key:
-                shutil.rmtree(other, ignore_errors=True)
-    yield CheckpointFolder(folder / key)
-    if forget and "DVC_STAGE" in os.environ and folder.exists():
-        (folder / DONE_MARKER).touch()
-    elif forget:
-        shutil.rmtree(folder, ignore_errors=True)
+    return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
 
 
-def _recorded() -> Iterator[Path]:
-    """Folders of stages that had ended when DVC wrote its lock file last, so that it may have recorded them.
+def _delete_stale(folder: Path, key: str) -> None:
+    """Delete checkpoints of recorded stages, and those of other work in `folder`."""
+    for recorded in _recorded_stages():
+        shutil.rmtree(recorded, ignore_errors=True)
 
-    Of stages that run side by side it may have recorded another one; a kill at that moment costs time.
+    (folder / DONE_MARKER).unlink(missing_ok=True)
+    for checkpoints in folder.glob("*"):
+        if checkpoints.name != key:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _recorded_stages() -> Iterator[Path]:
+    """Folders of the stages that had ended when DVC last wrote its lock file.
+
+    DVC has probably recorded them. If stages run side by side, it may have recorded another one:
+    a kill at that moment costs time.
     """
     lock = Path("dvc.lock")
-    for ended in FOLDER.glob(f"*/{DONE_MARKER}"):
-        with suppress(
-            FileNotFoundError
-        ):  # another stage has just begun anew, or was the first to clear away
-            if not lock.exists() or ended.stat().st_mtime_ns <= lock.stat().st_mtime_ns:
-                yield ended.parent
+    for marker in FOLDER.glob(f"*/{DONE_MARKER}"):
+        # Another stage may have deleted the marker: it started again, or cleared this folder first.
+        with suppress(FileNotFoundError):
+            if not lock.exists() or marker.stat().st_mtime_ns <= lock.stat().st_mtime_ns:
+                yield marker.parent

@@ -8,58 +8,66 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+REFRESH_S = 0.5  # how often the bar's numbers change
+
+
+def _unchanged(sums: Tensor) -> Tensor:
+    return sums
+
 
 class RunningMetrics:
-    """Sums of loss and hits, kept on the device: reading them is what makes a GPU wait."""
+    """Sums of loss and correct answers, kept on the device: reading them makes a GPU wait."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._hits = torch.zeros((), dtype=torch.int64, device=device)
-        self._lost = torch.zeros((), dtype=torch.int64, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._non_finite_batches = torch.zeros((), dtype=torch.int64, device=device)
         self._images = 0
 
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: the loss summed over its examples, logits [B, classes], labels [B]."""
         self._loss += loss_sum
-        self._hits += (logits.argmax(1) == labels).sum()
-        self._lost += ~self._loss.isfinite()  # a sum that is no number stays none
+        self._correct += (logits.argmax(1) == labels).sum()
+        # A sum that is not finite stays so: this counts the first bad batch and all after it.
+        self._non_finite_batches += ~self._loss.isfinite()
         self._images += len(labels)
 
-    def means(self, summed: Callable[[Tensor], Tensor] = lambda sums: sums) -> tuple[float, float]:
+    def means(self, summed: Callable[[Tensor], Tensor] = _unchanged) -> tuple[float, float]:
         """Loss and accuracy per image; `summed` adds the sums of other processes."""
         images = torch.full_like(self._loss, self._images)
-        loss, hits, count = summed(torch.stack([self._loss, self._hits.double(), images])).tolist()
-        return loss / count, hits / count
+        sums = summed(torch.stack([self._loss, self._correct.double(), images]))
+        loss, correct, count = sums.tolist()
+        return loss / count, correct / count
 
-    def sound(self, batches: int, summed: Callable[[Tensor], Tensor] = lambda sums: sums) -> int:
-        """After how many of so many batches the loss was still a finite number in every process."""
-        found = torch.zeros(batches + 1, dtype=torch.int64, device=self._lost.device)
-        found[batches - self._lost] = 1
-        return int(summed(found).nonzero()[0])
+    def finite_batches(self, batches: int, summed: Callable[[Tensor], Tensor] = _unchanged) -> int:
+        """How many of the `batches` passed before the loss of any process became non-finite."""
+        processes_by_count = torch.zeros(
+            batches + 1, dtype=torch.int64, device=self._non_finite_batches.device
+        )
+        processes_by_count[batches - self._non_finite_batches] = 1
+        return int(summed(processes_by_count).nonzero()[0])
 
 
 class Progress:
-    """A bar over all images of a run with loss, accuracy, images/s and time left, `shown` on a terminal only."""
+    """A bar over all steps of a run with loss, accuracy, images/s and time left.
+
+    It appears on a terminal only, and only if `shown`.
+    """
 
     def __init__(
-        self,
-        label: str,
-        epochs: int,
-        steps_per_epoch: int,
-        done: int,
-        refresh_s: float = 0.5,
-        *,
-        shown: bool = True,
-    ):
-        self._terminal = shown and sys.stderr.isatty()
+        self, label: str, *, total_steps: int, first_step: int, shown: bool = True
+    ) -> None:
+        self._visible = shown and sys.stderr.isatty()
         self._bar = tqdm(
-            total=epochs * steps_per_epoch,
-            initial=done * steps_per_epoch,
+            total=total_steps,
+            initial=first_step,
             desc=label,
             unit="step",
-            disable=not self._terminal,
+            disable=not self._visible,
             leave=False,
         )
-        self._refresh_s, self._shown, self._images = refresh_s, time.monotonic(), 0
+        self._refreshed_at = time.monotonic()
+        self._images = 0  # since then
         self._validation = ""
 
     def __enter__(self) -> "Progress":
@@ -68,18 +76,22 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def step(self, images: int, tally: RunningMetrics) -> None:
+    def step(self, images: int, metrics: RunningMetrics) -> None:
+        """Count a step of so many images."""
         self._bar.update()
         self._images += images
-        elapsed = time.monotonic() - self._shown
-        if self._terminal and elapsed > self._refresh_s:
-            loss, accuracy = tally.means()
-            rate = self._images / elapsed
+
+        elapsed_s = time.monotonic() - self._refreshed_at
+        if self._visible and elapsed_s > REFRESH_S:
+            loss, accuracy = metrics.means()
+            images_per_s = self._images / elapsed_s
             self._bar.set_postfix_str(
-                f"loss {loss:.3f}, acc {accuracy:.1%}, {rate:,.0f} images/s{self._validation}"
+                f"loss {loss:.3f}, acc {accuracy:.1%}, "
+                f"{images_per_s:,.0f} images/s{self._validation}"
             )
-            self._shown, self._images = time.monotonic(), 0
+            self._refreshed_at, self._images = time.monotonic(), 0
 
     def validated(self, row: dict[str, float]) -> None:
-        self._shown, self._images = time.monotonic(), 0  # validation is not training time
+        """Show the accuracy of a validation. Its time does not count as training time."""
+        self._refreshed_at, self._images = time.monotonic(), 0
         self._validation = f", val acc {row['validation_accuracy']:.1%}"

@@ -26,7 +26,7 @@ def retraining(restart: Restart, train: Train, finetune: Finetune) -> tuple[Reci
 
 @dataclass(frozen=True)
 class Retrainer:
-    """Trains a network between the cuts of a schedule: a trainer and the two recipes to choose from.
+    """Trains a network between the cuts of a schedule: a trainer and the two recipes it uses.
 
     `name` tells apart the trainings of one schedule: it names their checkpoints.
     """

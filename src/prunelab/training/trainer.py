@@ -105,32 +105,25 @@ class Trainer:
             InputError: if a loss is no longer finite, or if processes have too few examples of a
                 batch for batch norm.
         """
-        self._check_batch_norm(model, recipe)
-
-        # Every process starts with the weights of the first.
-        self.distributed.align(self.execution.place(model))
-        run = _Run(
-            model=model,
-            recipe=recipe,
-            optimizer=build_optimizer(model, recipe),
-            callback=callback or Callback(),
-            average_gradients=self.distributed.averaging(model.parameters()),
-            steps_per_epoch=self.train_loader.count(recipe.batch_size),
-        )
+        run = self._start_run(model, recipe, callback or Callback())
+        label = f"{self.label}, {name}" if name else self.label
 
         # A run that was killed goes on after its last finished epoch.
         store = self._open_checkpoint(name)
         result = run.resume(self.distributed.shared(store.load() if store else None))
         first_epoch = start_epoch + len(result.history)
-        label = f"{self.label}, {name}" if name else self.label
         if result.history and self.distributed.first:
             print(f"{label}: going on after epoch {first_epoch}")
         if not result.history and 0 in keep_epochs:
             result.kept[0] = _copy_weights(model)
 
-        with Progress(
-            label, recipe.epochs, run.steps_per_epoch, first_epoch, shown=self.distributed.first
-        ) as progress:
+        progress = Progress(
+            label,
+            total_steps=run.total_steps,
+            first_step=first_epoch * run.steps_per_epoch,
+            shown=self.distributed.first,
+        )
+        with progress:
             for epoch in range(first_epoch, recipe.epochs):
                 row = self._train_epoch(run, epoch, progress)
                 row |= self._validate(model, recipe.batch_size)
@@ -163,6 +156,21 @@ class Trainer:
         train_batches = self.train_loader.sample(examples, batch_size, seed=self.seed)
         validation_batches = self.validation_loader.ordered(batch_size)
         return self._accuracy(model, train_batches), self._accuracy(model, validation_batches)
+
+    def _start_run(self, model: nn.Module, recipe: Recipe, callback: Callback) -> "_Run":
+        self._check_batch_norm(model, recipe)
+
+        # Every process starts with the weights of the first.
+        self.execution.place(model)
+        self.distributed.align(model)
+        return _Run(
+            model=model,
+            recipe=recipe,
+            optimizer=build_optimizer(model, recipe),
+            callback=callback,
+            average_gradients=self.distributed.averaging(model.parameters()),
+            steps_per_epoch=self.train_loader.count(recipe.batch_size),
+        )
 
     def _open_checkpoint(self, name: str) -> CheckpointStore | None:
         if self.checkpoints is None or not self.distributed.first:
@@ -217,7 +225,7 @@ class Trainer:
         # Both are the same in every process.
         loss, accuracy = metrics.means(distributed.summed)
         if not math.isfinite(loss):
-            batch = metrics.sound(run.steps_per_epoch, distributed.summed) + 1
+            batch = metrics.finite_batches(run.steps_per_epoch, distributed.summed) + 1
             when = f"in epoch {epoch + 1}, batch {batch} of {run.steps_per_epoch}"
             _check_finite({"loss": loss}, when)
 
@@ -245,7 +253,7 @@ class Trainer:
 
             penalty = run.callback.penalty(finished)
             penalised_loss = loss if penalty is None else loss + penalty
-            penalised_loss.backward()
+            penalised_loss.backward()  # type: ignore[no-untyped-call]
             metrics.add(loss.detach() * len(labels), logits.detach(), labels)
 
         run.average_gradients(len(labels))
@@ -262,9 +270,9 @@ class Trainer:
                 predicted_batches.append(logits.argmax(1))
 
         loss, accuracy = metrics.means()
-        labels = self.validation_loader.labels.cpu().numpy()
+        actual = self.validation_loader.labels.cpu().numpy()
         predicted = torch.cat(predicted_batches).cpu().numpy()
-        scores = macro_scores(confusion_matrix(labels, predicted, logits.shape[1]))
+        scores = macro_scores(confusion_matrix(actual, predicted, logits.shape[1]))
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
