@@ -11,6 +11,8 @@ import typer
 
 from prunelab.commands.allocate.command import allocate
 from prunelab.commands.common import reporting_errors
+from prunelab.commands.compare.command import compare
+from prunelab.commands.export.command import export
 from prunelab.commands.push import push
 from prunelab.commands.repro.command import repro
 from prunelab.commands.review.command import review
@@ -121,87 +123,5 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-@app.command()
-def export(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, or pt2 (torch.export's).")],
-    model_file: Annotated[
-        Path | None,
-        typer.Argument(help="A network under models/.  [default: the focus of the first seed]"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where to write it.  [default: a name of its own in exports/]"),
-    ] = None,
-    with_preprocessing: Annotated[
-        bool,
-        typer.Option(
-            "--with-preprocessing", help="The file takes pixels 0 to 1 and normalises them itself."
-        ),
-    ] = False,
-    rounds: Annotated[
-        int, typer.Option(min=0, help="Of the comparison of speed, 2 or more; 0: none.")
-    ] = 10,
-) -> None:
-    """Write a network as ONNX or in torch.export's format, for batches of any size, and check what was written.
-
-    Its scores are compared with the network's on several batch sizes: a file that differs by more than 1e-4 of the
-    largest score, or names another class anywhere, is not kept. Its metadata hold the network's card, what it takes
-    (images: float32 NCHW, normalised as in training; texts: int64 ids) and the names of the classes. Latency is
-    compared on the CPU, eager torch and the file taking turns, with `runtime.threads` and `channels_last`.
-    ONNX needs the extra: pip install prunelab[onnx].
-
-    Example: prunelab export onnx models/focus/finetuned/0.safetensors --out digits.onnx
-    """
-    with reporting_errors():
-        from prunelab.commands.export.command import deliver
-
-        for line in deliver(form, model_file, out, preprocessing=with_preprocessing, rounds=rounds):
-            print(line, flush=True)
-
-
-class Cost(StrEnum):
-    macs = "macs"
-    params_nonzero = "params_nonzero"
-    size_compressed_bytes = "size_compressed_bytes"
-
-
-class Layout(StrEnum):
-    text = "text"
-    md = "md"
-    json = "json"
-
-
-@app.command()
-def compare(
-    revisions: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[REV]...", help="workspace, commits, experiments.", show_default=False
-        ),
-    ] = None,
-    cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.macs,
-    layout: Annotated[Layout, typer.Option("--format", help="How to print it.")] = Layout.text,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw accuracy against cost into this .svg or .png too.")
-    ] = None,
-    latency: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="BATCH", help="Measure here and now, too, at this batch size."),
-    ] = None,
-) -> None:
-    """Compare the focus in the workspace, in Git's commits and in DVC's experiments, a row each.
-
-    Without REV: the workspace, HEAD and all experiments derived from HEAD. The first is what the others are held
-    against: parameters are printed where they differ from its own, and rows whose data or dense network are others
-    (dataset, model, weights, seeds, data, train) are marked, and take no part in what follows. `front`: no other row
-    is as accurate at less cost, or more accurate at no more. `best at 1/4`: the most accurate row of those that cost
-    at most a quarter of the dense network (and 1 %, as ratios are met); so for 1/2, 1/8, and on while there are any.
-    Times measured on different days or machines cannot be compared, so --latency takes the networks out of DVC's cache
-    (or remote) and measures all of them in one process, in turn with the dense ones they were pruned from.
-
-    Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
-    """
-    with reporting_errors():
-        from prunelab.commands.compare.compare import compared
-
-        print(compared(Path.cwd(), revisions or [], cost.value, layout.value, plot, latency))
+app.command()(export)
+app.command()(compare)

@@ -1,18 +1,21 @@
-"""From params.yaml and the curves to an allocation, checked before it is written."""
+"""What `prunelab allocate` does: from params.yaml and the curves to checked ratios."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from prunelab.commands.allocate.curves import MAKE, read_curves, read_own_record
+from torch import nn
+
+from prunelab.benchmark.latency import Ratio
+from prunelab.commands.allocate.curves import HOW_TO_MEASURE, read_curves, read_own_record
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget
 from prunelab.commands.allocate.write_params import write_layer_ratios
 from prunelab.commands.check import data_info_of
-from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_params, validated
+from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_params
+from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models.catalogue import MODELS, Shape, build
 from prunelab.project.paths import BASE
 from prunelab.pruning.allocation import Curve, allocate
 from prunelab.pruning.prune import infeasible_specs
@@ -23,10 +26,25 @@ from prunelab.runtime.device import configure
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """Units kept of every part that has a curve, and the share of the budget that is gone."""
+class Request:
+    """What to remove: a `ratio` of the budget or a share of the `latency`, above 0 and below 1.
 
-    what: UnitKind
+    `batch_size` and `rounds` are those of the latency measurement.
+    """
+
+    kind: UnitKind
+    ratio: float | None
+    budget: Budget
+    latency: float | None
+    batch_size: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The units that every layer with a curve keeps, and the share of the budget removed."""
+
+    kind: UnitKind
     curves: list[Curve]
     widths: list[int]
     removed: float
@@ -34,125 +52,171 @@ class Allocation:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """As `prune.layer_ratios` takes them."""
-        return ratios(self.curves, self.widths)
+        """The ratio of every layer, as `prune.layer_ratios` has it."""
+        return _ratios(self.curves, self.widths)
 
 
-def ratios(curves: Sequence[Curve], widths: Sequence[int]) -> dict[str, float]:
-    """Shares that cut parts to these widths."""
-    return {c.name: round(1 - width / c.units, 6) for c, width in zip(curves, widths, strict=True)}
+def _ratios(curves: Sequence[Curve], widths: Sequence[int]) -> dict[str, float]:
+    """Return the ratio that prunes each layer to its width."""
+    ratios = {}
+    for curve, width in zip(curves, widths, strict=True):
+        ratios[curve.name] = round(1 - width / curve.units, 6)
+    return ratios
 
 
-def allocated(
-    what: UnitKind,
-    ratio: float | None,
-    budget: Budget,
-    latency: float | None,
-    *,
-    batch_size: int,
-    rounds: int,
-    tell: Callable[[str], None],
-) -> Allocation:
-    """The allocation for the network in params.yaml, at a share of the budget or of the latency.
+def allocate_ratios(request: Request, print_line: Callable[[str], None]) -> Allocation:
+    """Allocate a ratio to every layer of the network in params.yaml.
 
     Raises:
-        InputError: if there are no curves of this network, the budget cannot be met, or no cut could do what they say.
+        InputError: if the request is invalid, there are no curves of this network, the request
+            cannot be met, or pruning by these ratios is impossible.
     """
-    share = _asked(what, ratio, budget, latency)
+    share = _requested_share(request)
     params = load_params()
     record = read_own_record(params, BASE)
-    facts = data_info_of(params)
-    network = build(
-        params.model, facts.classes, facts.shape, **MODELS[params.model].options(params.weights)
-    )
-    subject = AllocationTarget.of(network, params.model, facts.shape, what)
-    curves = read_curves(record, what, subject.units, params)
-    names = [curve.name for curve in curves]
-    if latency is None:
-        kept = subject.kept(names, budget)
-        widths = allocate(curves, kept, 1 - share)
-        _refuse_miss(1 - kept(widths), share, budget, curves)
+    shape, network = _dense_network(params)
+    target = AllocationTarget.of(network, params.model, shape, request.kind)
+    curves = read_curves(record, request.kind, target.units, params)
+    remaining_share = target.remaining_share([curve.name for curve in curves], request.budget)
+
+    if request.latency is None:
+        widths = allocate(curves, remaining_share, 1 - share)
+        _check_met(1 - remaining_share(widths), share, request.budget, curves)
     else:
-        measure = partial(
-            subject.faster,
-            execution=configure(params.runtime),
-            batch_size=batch_size,
-            rounds=rounds,
-        )
-        widths = allocate_latency(
-            curves, lambda these: measure(_spec(params, what, curves, these)), share, tell
-        )
-    spec = _spec(params, what, curves, widths)
-    if problems := infeasible_specs(
-        network, params.model, [spec], shape=facts.shape, train=params.train
-    ):
+        widths = _allocate_latency(request, target, curves, params, print_line)
+
+    spec = _spec(params, request.kind, curves, widths)
+    problems = infeasible_specs(network, params.model, [spec], shape=shape, train=params.train)
+    if problems:
         raise InputError(problems)
-    return Allocation(what, curves, widths, 1 - subject.kept(names, budget)(widths), budget)
+
+    removed = 1 - remaining_share(widths)
+    return Allocation(request.kind, curves, widths, removed, request.budget)
 
 
-def _asked(what: UnitKind, ratio: float | None, budget: Budget, latency: float | None) -> float:
-    asked = {"--ratio": ratio, "--latency": latency}
-    given = {option: share for option, share in asked.items() if share is not None}
-    if len(given) != 1:
+def _requested_share(request: Request) -> float:
+    """Return the share that the request removes, after checking the request."""
+    if (request.ratio is None) == (request.latency is None):
         raise InputError(
-            "say how much is to go, by one of --ratio and --latency, such as --ratio 0.5"
+            "give exactly one of --ratio and --latency, the share to remove, such as --ratio 0.5"
         )
-    ((option, share),) = given.items()
+    option, share = "--ratio", request.ratio
+    if share is None:
+        option, share = "--latency", request.latency
+    assert share is not None
+
     if not 0 < share < 1:
         raise InputError(f"{option}: must be above 0 and below 1, not {share}")
-    if option == "--latency" and what == "weight":
+
+    if option == "--latency" and request.kind == "weight":
         raise InputError(
-            "--latency: masked weights cost as much time as others; valid with --granularity channel, head, hidden"
+            "--latency: masked weights take as much time as others; "
+            "valid with --granularity channel, head, hidden"
         )
-    if option == "--latency" and budget != "native":
-        raise InputError(f"--latency is a budget of its own; leave out --budget {budget}")
+    if option == "--latency" and request.budget != "native":
+        raise InputError(f"--latency is a budget itself. Leave out --budget {request.budget}.")
+
     return share
 
 
-def _refuse_miss(removed: float, ratio: float, budget: Budget, curves: Sequence[Curve]) -> None:
-    total = sum(curve.units for curve in curves)
-    steps = sum(curve.round_to for curve in curves) / 2 / total if budget == "native" else 0.0
-    if abs(removed - ratio) > max(BUDGET_TOLERANCE, steps):
-        ends = max(curve.removed[-1] for curve in curves)
-        raise InputError(
-            f"--ratio {ratio} of {budget} cannot be met: the nearest is {removed:.4f}, with curves that end at "
-            f"{ends:.4g}; measure larger sensitivity.ratios ({MAKE}), or ask for another"
+def _dense_network(params: Params) -> tuple[Shape, nn.Module]:
+    """Return the input shape and an untrained network of the architecture in params.yaml."""
+    data_info = data_info_of(params)
+    options = MODELS[params.model].options(params.weights)
+    network = build(params.model, data_info.classes, data_info.shape, **options)
+    return data_info.shape, network
+
+
+def _allocate_latency(
+    request: Request,
+    target: AllocationTarget,
+    curves: Sequence[Curve],
+    params: Params,
+    print_line: Callable[[str], None],
+) -> list[int]:
+    """Return the widths at which the network is faster by the requested latency."""
+    assert request.latency is not None
+    execution = configure(params.runtime)
+
+    def measure_speedup(widths: Sequence[int]) -> Ratio:
+        spec = _spec(params, request.kind, curves, widths)
+        return target.measure_speedup(
+            spec, execution, batch_size=request.batch_size, rounds=request.rounds
         )
+
+    return allocate_latency(curves, measure_speedup, request.latency, print_line)
+
+
+def _check_met(removed: float, ratio: float, budget: Budget, curves: Sequence[Curve]) -> None:
+    """Raise InputError if the share removed is too far from the ratio."""
+    rounding = 0.0
+    if budget == "native":
+        total_units, total_round_to = 0, 0
+        for curve in curves:
+            total_units += curve.units
+            total_round_to += curve.round_to
+        rounding = total_round_to / 2 / total_units
+
+    if abs(removed - ratio) <= max(BUDGET_TOLERANCE, rounding):
+        return
+
+    curve_end = max(curve.removed[-1] for curve in curves)
+    raise InputError(
+        f"--ratio {ratio} of {budget} cannot be met: the nearest is {removed:.4f}, and the curves "
+        f"end at {curve_end:.4g}. Set larger sensitivity.ratios and {HOW_TO_MEASURE}, or give "
+        "another ratio."
+    )
 
 
 def _spec(
-    params: Params, what: UnitKind, curves: Sequence[Curve], widths: Sequence[int]
+    params: Params, kind: UnitKind, curves: Sequence[Curve], widths: Sequence[int]
 ) -> PruneSpec:
-    settings = params.prune.model_dump() | {"layer_ratios": ratios(curves, widths)}
-    return validated(PruneSpec, method=METHODS[what], ratio=0, budget="native", **settings)
+    """Return the spec that prunes the layers to these widths."""
+    settings = {
+        **params.prune.model_dump(),
+        "layer_ratios": _ratios(curves, widths),
+        "method": METHODS[kind],
+        "ratio": 0,
+        "budget": "native",
+    }
+
+    return validate(PruneSpec, settings)
 
 
-def told(found: Allocation) -> str:
-    """A table of the parts: units, the ratio of each and the accuracy that its own curve has there."""
-    rows = [
-        [curve.name, f"{curve.units:,}", f"{ratio:.4f}", f"{100 * curve.accuracy(ratio):.2f}"]
-        for curve, ratio in zip(found.curves, found.ratios.values(), strict=True)
-    ]
-    noun = {"native": f"{found.what}s of these layers", "params": "parameters", "macs": "MACs"}[
-        found.budget
-    ]
-    table = aligned_table(
-        ["layer", f"{found.what}s", "ratio", "validation accuracy, %, if it alone is cut"], rows
-    )
+def describe(allocation: Allocation) -> str:
+    """Return a table of the layers: units, ratio, and the accuracy that its curve has there."""
+    rows = []
+    for curve, ratio in zip(allocation.curves, allocation.ratios.values(), strict=True):
+        accuracy = f"{100 * curve.accuracy(ratio):.2f}"
+        rows.append([curve.name, f"{curve.units:,}", f"{ratio:.4f}", accuracy])
+
+    units = f"{allocation.kind}s"
+    header = ["layer", units, "ratio", "validation accuracy, %, if only this layer is pruned"]
+
+    nouns = {"native": f"{units} of these layers", "params": "parameters", "macs": "MACs"}
     return (
-        f"{table}\n\n{found.removed:.2%} of the {noun} go. Accuracies are of the dense network, each layer by itself "
-        "and without fine-tuning; all cut at once cost more."
+        f"{aligned_table(header, rows)}\n\n"
+        f"{allocation.removed:.2%} of the {nouns[allocation.budget]} are removed. Accuracies are "
+        "of the dense network, with one layer pruned and without fine-tuning. Pruning all layers "
+        "at once costs more."
     )
 
 
-def write(found: Allocation, path: Path = PARAMS_FILE) -> str:
-    """Write `prune.layer_ratios`, and say how to use it."""
-    write_layer_ratios(path, found.ratios)
-    method = METHODS[found.what]
+def write_ratios(allocation: Allocation, path: Path = PARAMS_FILE) -> None:
+    """Write `prune.layer_ratios`; nothing else in the file changes."""
+    write_layer_ratios(path, allocation.ratios)
+
+
+def describe_next_steps(allocation: Allocation, path: Path = PARAMS_FILE) -> str:
+    """Return how to use the ratios in params.yaml."""
+    method = METHODS[allocation.kind]
+
     return (
-        f"\nwritten to prune.layer_ratios in {path}; to prune, fine-tune and evaluate the focus so:\n\n"
+        f"written to prune.layer_ratios in {path}; "
+        "to prune, fine-tune and evaluate the focus with them:\n\n"
         f"  dvc exp run -S method={method} -S ratio=0 -S budget=native evaluate_focus\n\n"
-        "ratio is for layers without one of their own, and there are none; so metrics say ratio 0, and sparsity, "
-        "params_ratio and macs_ratio\ntell what went. The section prune concerns the grid as well, whose cells would "
-        f"be refused or computed anew: run the focus alone,\nand `git checkout {path}` before the whole study."
+        "Every layer now has its own ratio, so metrics show ratio 0; read sparsity, params_ratio "
+        "and macs_ratio.\n"
+        "These settings also affect the grid: "
+        f"run `git checkout {path}` before reproducing the whole study."
     )

@@ -1,10 +1,10 @@
-"""`prunelab allocate`."""
+"""`prunelab allocate`: arguments, help and what is printed; `allocate_ratios` does the work."""
 
 from typing import Annotated, Literal
 
 from typer import Option
 
-from prunelab.commands.common import reporting_errors
+from prunelab.commands.common import print_line, reporting_errors
 
 
 def allocate(
@@ -22,32 +22,35 @@ def allocate(
         Literal["native", "params", "macs"],
         Option(help="native: the units themselves, as `budget` has it."),
     ] = "native",
-    batch_size: Annotated[int, Option(min=1, help="Of inputs at a time, with --latency.")] = 1,
+    batch_size: Annotated[int, Option(min=1, help="Inputs at a time, with --latency.")] = 1,
     rounds: Annotated[
-        int, Option(min=2, help="In which networks take turns, with --latency.")
+        int, Option(min=2, help="Rounds in which networks take turns, with --latency.")
     ] = 12,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print the table and write nothing.")
     ] = False,
 ) -> None:
-    """Give every layer a ratio of its own, by what metrics/sensitivity.json says that it bears.
+    """Give every layer its own ratio, by its sensitivity in metrics/sensitivity.json.
 
-    One accuracy is sought that every layer, by itself, may fall to; each loses as much as its curve allows there, and
-    all together lose as much of the budget as --ratio everywhere would. Layers that bear more lose more. The ratios
-    are written to prune.layer_ratios in params.yaml, where nothing else changes.
+    The command finds one accuracy to which every layer, pruned by itself, may fall. Each layer
+    loses as much as its curve allows at that accuracy, so less sensitive layers lose more. All
+    layers together lose the share --ratio of the budget. The ratios are written to
+    prune.layer_ratios in params.yaml, where nothing else changes.
 
     Example: prunelab allocate --ratio 0.5 --budget macs --dry-run
     """
-    from prunelab.commands.allocate.allocate import allocated, told, write
+    from prunelab.commands.allocate.allocate import (
+        Request,
+        allocate_ratios,
+        describe,
+        describe_next_steps,
+        write_ratios,
+    )
 
     with reporting_errors():
-        found = allocated(
-            granularity, ratio, budget, latency, batch_size=batch_size, rounds=rounds, tell=_tell
-        )
-        print(told(found))
+        request = Request(granularity, ratio, budget, latency, batch_size, rounds)
+        allocation = allocate_ratios(request, print_line)
+        print(describe(allocation))
         if not dry_run:
-            print(write(found))
-
-
-def _tell(line: str) -> None:
-    print(line, flush=True)
+            write_ratios(allocation)
+            print(f"\n{describe_next_steps(allocation)}")

@@ -1,4 +1,4 @@
-"""The curves in metrics/sensitivity.json, if they are those of the network that params.yaml describes."""
+"""The sensitivity curves in metrics/sensitivity.json, for the network of params.yaml."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,71 +10,122 @@ from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.pruning.allocation import Curve
-from prunelab.pruning.structured.groups import own_ratio
+from prunelab.pruning.structured.groups import find_layer_ratio
 
 RECORD = Path("metrics/sensitivity.json")
-MAKE = "`dvc repro sensitivity` measures them"
+HOW_TO_MEASURE = "run dvc repro sensitivity"
+MAX_NAMES = 4  # layers that one message names
 
 
 def read_own_record(params: Params, base: Path, path: Path = RECORD) -> dict[str, Any]:
-    """The record of curves; `base` is the folder of the dense networks, which need not be there.
+    """Return the record of curves.
+
+    `base` is the folder of the dense networks, which may be missing.
 
     Raises:
-        InputError: if it is missing or damaged, or of another network or data set than the parameters name.
+        InputError: if the record is missing or damaged, or if it describes another network or data
+            set than `params`.
     """
     if not path.exists():
-        raise InputError(f"{path} is missing: there are no curves to allocate by; {MAKE}")
-    record = read_record(path, Sensitivity)
-    wanted = {"model": params.model, "dataset": params.dataset, "seeds": params.seeds}
-    problems = [
-        f"{path} has the curves of {key} {record[key]}, params.yaml says {value}; {MAKE} anew"
-        for key, value in wanted.items()
-        if record[key] != value
-    ]
-    files = [seed_file(base, seed) for seed in params.seeds]
-    if (
-        not problems
-        and all(map(Path.exists, files))
-        and [sha256(file) for file in files] != record["networks"]
-    ):
-        problems.append(
-            f"{path} has the curves of other networks than those in {base}; {MAKE} anew"
+        raise InputError(
+            f"{path} is missing: there are no curves to allocate by. "
+            f"To measure them, {HOW_TO_MEASURE}."
         )
+    record: dict[str, Any] = read_record(path, Sensitivity)
+
+    problems = []
+    expected = {"model": params.model, "dataset": params.dataset, "seeds": params.seeds}
+    for key, value in expected.items():
+        if record[key] != value:
+            problems.append(
+                f"{path} has the curves of {key} {record[key]}, but params.yaml has {value}. "
+                f"To measure them again, {HOW_TO_MEASURE}."
+            )
+    if not problems and _networks_differ(record, params, base):
+        problems.append(
+            f"{path} has the curves of other networks than those in {base}. "
+            f"To measure them again, {HOW_TO_MEASURE}."
+        )
+
     if problems:
         raise InputError(problems)
     return record
 
 
+def _networks_differ(record: Mapping[str, Any], params: Params, base: Path) -> bool:
+    """Whether all dense networks are here and are not those of the record."""
+    hashes = []
+    for seed in params.seeds:
+        file = seed_file(base, seed)
+        if not file.exists():
+            return False
+        hashes.append(sha256(file))
+
+    recorded_hashes: list[str] = record["networks"]
+    return hashes != recorded_hashes
+
+
 def read_curves(
-    record: Mapping[str, Any], what: str, units: Mapping[str, int], params: Params
+    record: Mapping[str, Any], kind: str, units: Mapping[str, int], params: Params
 ) -> list[Curve]:
-    """The curves of what may be cut, from the first layer on; `units` are those of the network's parts, by name.
+    """Return the curves of the layers that may be pruned, from the first layer on.
+
+    `kind` is what is removed. `units` has the number of units of every layer of the network.
 
     Raises:
-        InputError: if there are none of the kind, the parts are others, or all are protected.
+        InputError: if the record has no such curves, the network has other layers, or all layers
+            are protected.
     """
-    rows = [row for row in record["rows"] if row["granularity"] == what and row["layer"] != ALL]
+    rows = [row for row in record["rows"] if row["granularity"] == kind and row["layer"] != ALL]
     if not rows:
+        reason = record["skipped"].get(kind, "none were measured")
+        raise InputError(f"{RECORD} has no curves of {kind}s: {reason}")
+
+    measured_units = {row["layer"]: row["units"] for row in rows}
+    _check_layers(measured_units, units, params)
+
+    unprotected = _unprotected_layers(rows, params)
+    round_to = params.prune.round_to if kind in ("channel", "hidden") else 1
+    curves = []
+    for layer, count in measured_units.items():
+        if layer in unprotected:
+            layer_rows = [row for row in rows if row["layer"] == layer]
+            points = [(row["removed"], row["accuracy"]) for row in layer_rows]
+            curves.append(Curve.through(layer, count, record["accuracy"], points, round_to))
+
+    return curves
+
+
+def _check_layers(
+    measured_units: Mapping[str, int], units: Mapping[str, int], params: Params
+) -> None:
+    """Raise InputError if curves were measured on layers that the network does not have."""
+    different = []
+    for name, count in measured_units.items():
+        if units.get(name) != count:
+            different.append(name)
+
+    if different:
+        names = ", ".join(sorted(different)[:MAX_NAMES])
         raise InputError(
-            f"{RECORD} has no curves of {what}s: {record['skipped'].get(what, 'none were measured')}"
+            f"{RECORD} has curves of {names}, which {params.model} lacks or has in another size. "
+            f"To measure them again, {HOW_TO_MEASURE}."
         )
-    measured = {row["layer"]: row["units"] for row in rows}
-    if others := sorted(name for name, count in measured.items() if units.get(name) != count):
-        raise InputError(
-            f"{RECORD} has curves of {', '.join(others[:4])}, which {params.model} does not have so; {MAKE} anew"
-        )
-    alone = params.prune.model_copy(update={"layer_ratios": {}})
-    free = {row["layer"] for row in rows if own_ratio(row["layers"].split(", "), alone) is None}
-    if not free:
+
+
+def _unprotected_layers(rows: list[dict[str, Any]], params: Params) -> set[str]:
+    """Return the layers that prune.protect leaves to the allocation.
+
+    Raises:
+        InputError: if there are none.
+    """
+    # Ratios of an earlier allocation are replaced, so they protect nothing.
+    settings = params.prune.model_copy(update={"layer_ratios": {}})
+    unprotected = set()
+    for row in rows:
+        if find_layer_ratio(row["layers"].split(", "), settings) is None:
+            unprotected.add(row["layer"])
+
+    if not unprotected:
         raise InputError("prune.protect leaves no layer to allocate to")
-    return [
-        Curve.through(
-            name,
-            measured[name],
-            record["accuracy"],
-            [(row["removed"], row["accuracy"]) for row in rows if row["layer"] == name],
-            params.prune.round_to if what in ("channel", "hidden") else 1,
-        )
-        for name in measured
-        if name in free
-    ]
+    return unprotected

@@ -1,6 +1,6 @@
-"""What is left of a network's cost once its parts keep so many units, and of its latency, which is measured."""
+"""The cost of a network whose layers keep some of their units; its latency is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -16,79 +16,103 @@ from prunelab.pruning.sensitivity import METHODS, UnitKind
 from prunelab.pruning.structured.budget import Costs
 from prunelab.pruning.structured.groups import Group
 from prunelab.runtime.device import Execution
-from prunelab.training.trainer import Untrained
 
-Widths = Mapping[str, int]  # units kept, by the name of the part
+RemainingShare = Callable[[Sequence[int]], float]  # of a cost, by the units that layers keep
 
 
 @dataclass(frozen=True)
 class AllocationTarget:
-    """A network to allocate to, with its parts: weights by layer, or the groups of one kind."""
+    """A network to allocate to, and its layers: by weights, or by the groups of one kind."""
 
     model: nn.Module
     architecture: str
     shape: Shape
-    what: UnitKind
+    kind: UnitKind
     groups: list[Group]
 
     @classmethod
     def of(
-        cls, model: nn.Module, architecture: str, shape: Shape, what: UnitKind
+        cls, model: nn.Module, architecture: str, shape: Shape, kind: UnitKind
     ) -> "AllocationTarget":
-        """Trace a network for what is to be cut; raises InputError where it has none of that."""
-        found = (
-            [] if what == "weight" else find_groups(what, architecture, shape, METHODS[what], model)
-        )
-        return cls(model, architecture, shape, what, found)
+        """Find the units of one kind in a network; raises InputError if it has none."""
+        groups: list[Group] = []
+        if kind != "weight":
+            groups = find_groups(
+                model,
+                architecture=architecture,
+                kind=kind,
+                shape=shape,
+                method=METHODS[kind],
+            )
+        return cls(model, architecture, shape, kind, groups)
 
     @property
     def units(self) -> dict[str, int]:
-        """How many units every part has, by its name."""
-        if self.what != "weight":
+        """The number of units of every layer, by its name."""
+        if self.kind != "weight":
             return {group.name: group.count for group in self.groups}
-        return {
-            name.rpartition(".")[0]: weight.numel()
-            for name, weight in prunable_weights(self.model).items()
-        }
 
-    def kept(self, names: Sequence[str], budget: Budget) -> Callable[[Sequence[int]], float]:
-        """The share that is left of what the budget names, by the widths of the parts named; others stay whole.
+        units = {}
+        for name, weight in prunable_weights(self.model).items():
+            layer = name.rpartition(".")[0]
+            units[layer] = weight.numel()
+        return units
 
-        `native`: of the units of these parts alone, as `ratio` has it.
+    def remaining_share(self, names: Sequence[str], budget: Budget) -> RemainingShare:
+        """Return a function that maps the widths of some layers to the share of the cost left.
+
+        All other layers stay whole. The cost `native` is the number of units of these layers alone,
+        as for `ratio`.
         """
-        units, one = self.units, example_input(self.shape)
         if budget == "native":
+            units = self.units
             return lambda widths: sum(widths) / sum(units[name] for name in names)
-        total = macs(self.model, self.shape) if budget == "macs" else parameters(self.model)
-        if self.what != "weight":
-            costs, concerned = (
-                Costs.of(self.model, one, macs=budget == "macs"),
-                {g.name: g for g in self.groups},
-            )
-            return lambda widths: costs.total([concerned[name] for name in names], widths) / total
-        uses = output_positions(self.model, one) if budget == "macs" else dict.fromkeys(units, 1)
 
-        def left(widths: Sequence[int]) -> float:
-            gone = sum(
-                (units[name] - width) * uses[name]
-                for name, width in zip(names, widths, strict=True)
-            )
-            return 1 - gone / total
+        if self.kind == "weight":
+            return self._remaining_of_weights(names, budget)
+        return self._remaining_of_groups(names, budget)
 
-        return left
+    def _remaining_of_groups(self, names: Sequence[str], budget: Budget) -> RemainingShare:
+        groups_by_name = {group.name: group for group in self.groups}
+        groups = [groups_by_name[name] for name in names]
+        costs = Costs.of(self.model, example_input(self.shape), macs=budget == "macs")
+        total = self._total(budget)
+        return lambda widths: costs.total(groups, widths) / total
 
-    def faster(
+    def _remaining_of_weights(self, names: Sequence[str], budget: Budget) -> RemainingShare:
+        units = self.units
+        total = self._total(budget)
+        # A weight is used once per position of its layer's output.
+        uses = dict.fromkeys(units, 1)
+        if budget == "macs":
+            uses = output_positions(self.model, example_input(self.shape))
+
+        def remaining(widths: Sequence[int]) -> float:
+            removed = 0
+            for name, width in zip(names, widths, strict=True):
+                removed += (units[name] - width) * uses[name]
+            return 1 - removed / total
+
+        return remaining
+
+    def _total(self, budget: Budget) -> int:
+        if budget == "macs":
+            return macs(self.model, self.shape)
+        return parameters(self.model)
+
+    def measure_speedup(
         self, spec: PruneSpec, execution: Execution, *, batch_size: int, rounds: int
     ) -> Ratio:
-        """How many times faster the network is, measured here and now, once it is pruned by `spec`."""
-        thin = deepcopy(self.model)
-        prune(thin, self.architecture, spec, shape=self.shape, seed=0, trainer=Untrained())  # type: ignore[arg-type]
+        """Measure how many times faster the network is after pruning by `spec`."""
+        pruned = deepcopy(self.model)
+        prune(pruned, self.architecture, spec, shape=self.shape, seed=0)
+
         inputs = inputs_of(self.shape, batch_size, execution)
-        arms = {
-            name: eager(execution.place(model).eval(), inputs, execution)
-            for name, model in (("dense", deepcopy(self.model)), ("pruned", thin))
-        }
+        runnables = {}
+        for name, model in (("dense", deepcopy(self.model)), ("pruned", pruned)):
+            runnables[name] = eager(execution.place(model).eval(), inputs, execution)
+
         seconds = time_interleaved(
-            arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5
+            runnables, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5
         )
         return ratio(seconds["dense"], seconds["pruned"])

@@ -12,7 +12,7 @@ from prunelab.core.files import replacing
 
 
 class _Nulls(RoundTripRepresenter):
-    """Writes null as it stands in the file, not as nothing."""
+    """Writes null as `null`, as the file has it, and not as an empty value."""
 
     def represent_none(self, data: None, anchor: object = None) -> ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
@@ -22,10 +22,12 @@ _Nulls.add_representer(type(None), _Nulls.represent_none)
 
 
 def write_layer_ratios(path: Path, ratios: Mapping[str, float]) -> None:
-    """Replace `prune.layer_ratios`, one layer a line; comments and layout stay."""
+    """Replace `prune.layer_ratios`, one line per layer; comments and layout stay."""
     yaml = YAML()
     yaml.Representer = _Nulls
-    yaml.width, yaml.preserve_quotes = 2**16, True  # lines are broken where they were
+    yaml.width = 2**16  # lines break where they did
+    yaml.preserve_quotes = True
+
     content = yaml.load(path)
     content["prune"]["layer_ratios"] = CommentedMap(ratios)
     with replacing(path) as partial:

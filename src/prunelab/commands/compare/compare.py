@@ -1,81 +1,125 @@
 """What `prunelab compare` prints and draws."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.escape import escape_markdown
 from prunelab.project.revisions import Revision, read_revisions
-from prunelab.report import text_table
 from prunelab.report.markdown import escaped_table
 from prunelab.report.pareto import FASTER, Row, compare, comparison_table, lacking, notes
+from prunelab.report.text_table import aligned_table
 
-PICTURES = (".svg", ".png")
+PICTURE_SUFFIXES = (".svg", ".png")
 
 
-def compared(
+def compare_revisions(
     root: Path,
     names: Sequence[str],
+    *,
     cost: str,
     layout: str,
-    plot: Path | None,
-    latency: int | None = None,
+    plot: Path | None = None,
+    latency_batch_size: int | None = None,
 ) -> str:
-    """The table of these revisions as text, Markdown (md) or json; drawn into `plot` if given.
+    """Return the comparison of revisions as `text`, Markdown (`md`) or `json`.
 
-    With `latency`, a batch size, their networks are measured against their dense ones first.
+    `plot` is a file into which the comparison is drawn. With `latency_batch_size`, the networks of
+    the revisions are measured against their dense networks first.
 
     Raises:
-        InputError: for unknown revisions, if none of them was measured, or `plot` is no picture that can be drawn.
+        InputError: for unknown revisions, if no revision has metrics, or if `plot` does not have
+            the name of a picture.
     """
-    if plot and plot.suffix not in PICTURES:
+    if plot and plot.suffix not in PICTURE_SUFFIXES:
         raise InputError(
-            f"--plot: {plot} is no name of a picture; valid endings: {', '.join(PICTURES)}"
+            f"--plot: {plot} does not have the name of a picture; "
+            f"valid endings: {', '.join(PICTURE_SUFFIXES)}"
         )
-    found, without = read_revisions(root, names)
-    without |= {
-        one.name: f"its metrics lack {', '.join(lacking(one))}" for one in found if lacking(one)
-    }
-    rows = compare([one for one in found if not lacking(one)], cost)
+
+    revisions, left_out = _complete_revisions(root, names)
+    rows = compare(revisions, cost)
     if not rows:
         raise InputError(
-            f"{name} has nothing to compare: {reason}" for name, reason in without.items()
+            f"{name} has nothing to compare: {reason}" for name, reason in left_out.items()
         )
-    told = _timed(root, found, rows, latency) if latency else []
+
+    latency_notes: list[str] = []
+    if latency_batch_size:
+        latency_notes = _add_latency(root, revisions, rows, latency_batch_size)
     if plot:
-        from prunelab.figures.pareto_figure import comparison
-        from prunelab.report.style import save_as
+        _draw(rows, cost, plot)
 
-        save_as(comparison(rows, cost, f"{len(rows)} revisions: accuracy against cost"), plot)
     if layout == "json":
-        return json.dumps(
-            {"cost": cost, "rows": rows, "left_out": without, "measured": told}, indent=1
-        )
-    draw, word = (
-        (escaped_table, escape_markdown) if layout == "md" else (text_table.aligned_table, str)
-    )
-    known = [*notes(rows, without, cost, word), *told]
-    return "\n".join(
-        [draw(*comparison_table(rows)), "", *(one_line(f"- {note}") for note in known)]
-    )
+        content = {"cost": cost, "rows": rows, "left_out": left_out, "measured": latency_notes}
+        return json.dumps(content, indent=1)
+    return _document(rows, left_out, cost, latency_notes, markdown=layout == "md")
 
 
-def _timed(
-    root: Path, found: Sequence[Revision], rows: Sequence[Row], batch_size: int
+def _complete_revisions(
+    root: Path, names: Sequence[str]
+) -> tuple[list[Revision], Mapping[str, str]]:
+    """Return the revisions that have all metrics, and why others are left out, by name."""
+    revisions, left_out = read_revisions(root, names)
+
+    complete = []
+    for revision in revisions:
+        missing = lacking(revision)
+        if missing:
+            left_out[revision.name] = f"its metrics lack {', '.join(missing)}"
+        else:
+            complete.append(revision)
+
+    return complete, left_out
+
+
+def _add_latency(
+    root: Path, revisions: Sequence[Revision], rows: Sequence[Row], batch_size: int
 ) -> list[str]:
-    """Measure the networks of the rows, put into each row what came out, and return what to know about it."""
+    """Measure the networks of the rows, add the results to the rows, and return notes on them."""
     from prunelab.commands.compare.revision_latency import time_revisions
 
-    named = {one.name: one for one in found}
-    timed = time_revisions(
-        root, [named[row["name"]] for row in rows], load_params().runtime, batch_size
-    )
+    runtime = load_params().runtime
+    result = time_revisions(root, revisions, runtime, batch_size)
     for row in rows:
-        row |= timed.faster.get(row["name"], {})
-    return [
-        f"{FASTER}: how many times, with its 95 % interval; batches of {batch_size}, first seed, all networks in turn, "
-        f"measured now on this machine: {timed.where}",
-        *(f"{name} was not measured: {reason}" for name, reason in timed.without.items()),
+        row.update(result.faster.get(row["name"], {}))
+
+    lines = [
+        f"{FASTER}: how many times, with its 95 % interval; batches of {batch_size}, first seed, "
+        f"all networks in turn, measured now on this machine: {result.machine}"
     ]
+    for name, reason in result.not_measured.items():
+        lines.append(f"{name} was not measured: {reason}")
+    return lines
+
+
+def _draw(rows: Sequence[Row], cost: str, file: Path) -> None:
+    from prunelab.figures.pareto_figure import comparison
+    from prunelab.report.style import save_as
+
+    title = f"{len(rows)} revisions: accuracy against cost"
+    save_as(comparison(rows, cost, title), file)
+
+
+def _document(
+    rows: Sequence[Row],
+    left_out: Mapping[str, str],
+    cost: str,
+    latency_notes: Sequence[str],
+    *,
+    markdown: bool,
+) -> str:
+    """Return the table of the rows with the notes below it."""
+    header, lines = comparison_table(rows)
+
+    if markdown:
+        table = escaped_table(header, lines)
+        all_notes = notes(rows, left_out, cost, escape_markdown)
+    else:
+        table = aligned_table(header, lines)
+        all_notes = notes(rows, left_out, cost, str)
+
+    all_notes = [*all_notes, *latency_notes]
+    return "\n".join([table, "", *(one_line(f"- {note}") for note in all_notes)])

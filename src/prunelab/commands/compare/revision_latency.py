@@ -1,7 +1,7 @@
-"""How fast the focus of revisions is: their networks, from DVC's cache, measured here and now in one process."""
+"""The latency of revisions: networks from DVC's cache, measured in one process."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,105 +18,122 @@ from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import Revision
 from prunelab.runtime.device import Execution, configure, fingerprint
 
-DENSE_NAME = ""  # which no revision has
-GAIN = ("faster", "faster_low", "faster_high", "told")
+DENSE_NAME = ""  # no revision has this name
+SPEEDUP_KEYS = ("faster", "faster_low", "faster_high", "told")
 ROUNDS, SECONDS = 10, 1.0
-Fetch = Callable[
-    [Revision, Path, Path], Path
-]  # a revision's file, put into a folder if it is not there already
+
+# Returns a file of a revision. A committed one is first copied into the folder.
+Fetch = Callable[[Revision, Path, Path], Path]
 
 
 @dataclass(frozen=True)
-class Timed:
-    """How much faster than its dense network each revision's is, by name; why others were not measured; where."""
+class RevisionLatency:
+    """How much faster than its dense network each revision's network is, by revision.
+
+    `not_measured` holds the reasons for revisions without a measurement; `machine` describes where
+    the others were measured.
+    """
 
     faster: Mapping[str, Row]
-    without: Mapping[str, str]
-    where: str
+    not_measured: Mapping[str, str]
+    machine: str
 
 
 def time_revisions(
     root: Path, revisions: Sequence[Revision], runtime: Runtime, batch_size: int
-) -> Timed:
-    """Measure the focus of each revision, first seed, against the dense network it was pruned from.
+) -> RevisionLatency:
+    """Measure the focus of each revision, first seed, against its dense network.
 
-    All that share a dense network take turns with it, so that what slows the machine slows all of them.
+    Networks that were pruned from one dense network are measured in turn with it. Whatever slows
+    the machine then slows all of them.
     """
     execution = configure(runtime)
-    seen = machine_load()
-    busy = f", beside {', '.join(seen['busy'])}" if seen["busy"] else ""
-    where = (
-        f"{fingerprint(execution)['device']}, {runtime.threads} threads, {runtime.precision}{busy}"
-    )
+    machine = _describe_machine(execution, runtime)
+
     faster: dict[str, Row] = {}
     with TemporaryDirectory() as folder:
-        families, without = _families(revisions, fetch_from(root), Path(folder))
+        families, not_measured = _load_families(revisions, fetch_from(root), Path(folder))
         for family in families:
-            faster |= family.measured(execution, batch_size)
-    return Timed(faster, without, where)
+            faster.update(family.measure(execution, batch_size))
+    return RevisionLatency(faster, not_measured, machine)
+
+
+def _describe_machine(execution: Execution, runtime: Runtime) -> str:
+    device = fingerprint(execution)["device"]
+    description = f"{device}, {runtime.threads} threads, {runtime.precision}"
+    busy = machine_load()["busy"]
+    if busy:
+        description += f", beside {', '.join(busy)}"
+    return description
 
 
 @dataclass(frozen=True)
 class _Family:
-    """A dense network and what revisions made of it, by their names."""
+    """A dense network and the networks that revisions made of it, by revision."""
 
     dense: nn.Module
     shape: Shape
-    pruned: dict[str, nn.Module]
+    pruned: dict[str, nn.Module] = field(default_factory=dict)
 
-    def measured(self, execution: Execution, batch_size: int) -> dict[str, Row]:
+    def measure(self, execution: Execution, batch_size: int) -> dict[str, Row]:
+        """Return how much faster than the dense network every other one is, by revision."""
         models = {DENSE_NAME: self.dense} | self.pruned
         placed = {name: execution.place(model) for name, model in models.items()}
-        rows = Benchmark(placed, {}, self.shape, execution).latency(
-            "eager", batch_size, rounds=ROUNDS, seconds=SECONDS
-        )
-        return {
-            row["name"]: {key: row[key] for key in GAIN}
-            for row in rows
-            if row["name"] != DENSE_NAME
-        }
+        benchmark = Benchmark(placed, {}, self.shape, execution)
+        rows = benchmark.latency("eager", batch_size, rounds=ROUNDS, seconds=SECONDS)
+
+        faster = {}
+        for row in rows:
+            if row["name"] != DENSE_NAME:
+                faster[row["name"]] = {key: row[key] for key in SPEEDUP_KEYS}
+        return faster
 
 
-def _families(
+def _load_families(
     revisions: Sequence[Revision], fetch: Fetch, folder: Path
 ) -> tuple[list[_Family], dict[str, str]]:
-    families: dict[str, _Family] = {}
-    without: dict[str, str] = {}
+    """Group revisions by their dense network; return also why revisions have no network."""
+    families: dict[str, _Family] = {}  # by the hash of the dense network's file
+    not_measured: dict[str, str] = {}
+
     for revision in revisions:
+        seed = revision.params["seeds"][0]
         try:
-            dense, focus = (
-                fetch(revision, seed_file(which, revision.params["seeds"][0]), folder)
-                for which in (BASE, FOCUS)
-            )
-            digest, pruned = sha256(dense), load_network(focus).model
-            if digest not in families:
-                network = load_network(dense)
-                families[digest] = _Family(network.model, network.card.input_shape, {})
+            dense_file = fetch(revision, seed_file(BASE, seed), folder)
+            pruned_file = fetch(revision, seed_file(FOCUS, seed), folder)
+            dense_hash = sha256(dense_file)
+            pruned = load_network(pruned_file).model
+            if dense_hash not in families:
+                dense = load_network(dense_file)
+                families[dense_hash] = _Family(dense.model, dense.card.input_shape)
         except (InputError, OSError) as error:
-            without[revision.name] = " ".join(str(error).split())
-            continue
-        families[digest].pruned[revision.name] = pruned
-    return list(families.values()), without
+            not_measured[revision.name] = " ".join(str(error).split())
+        else:
+            families[dense_hash].pruned[revision.name] = pruned
+
+    return list(families.values()), not_measured
 
 
 def fetch_from(root: Path) -> Fetch:
-    """Reads the workspace, and DVC's cache or remote for what was committed."""
+    """Return a function that reads the workspace, and DVC's cache or remote for commits."""
 
     def fetch(revision: Revision, path: Path, folder: Path) -> Path:
         if revision.commit is None:
             return root / path
-        from dvc.api import DVCFileSystem
-        from dvc.exceptions import DvcException
-
-        target = folder / revision.commit / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            DVCFileSystem(str(root), rev=revision.commit).get_file(path.as_posix(), str(target))
-        except (DvcException, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(
-                f"{path} is neither in DVC's cache nor in a remote ({reason})"
-            ) from None
-        return target
+        return _fetch_committed(root, revision.commit, path, folder / revision.commit / path)
 
     return fetch
+
+
+def _fetch_committed(root: Path, commit: str, path: Path, target: Path) -> Path:
+    """Copy a file that DVC keeps for a commit to `target`."""
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        DVCFileSystem(str(root), rev=commit).get_file(path.as_posix(), str(target))
+    except (DvcException, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} is neither in DVC's cache nor in a remote ({reason})") from None
+    return target

@@ -1,174 +1,121 @@
-"""Networks in formats that other programs read, each checked against the network it was made from."""
+"""What `prunelab export` does: find the network, write the file, report its size and latency."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prunelab.artifacts.networks import ModelCard
-from prunelab.artifacts.tensors import METADATA_KEY
-from prunelab.benchmark.backends import eager
-from prunelab.benchmark.export_formats import Runner, quiet, trace, usable
-from prunelab.benchmark.latency import time_interleaved, timer
-from prunelab.config.params import Normalise
+from prunelab.artifacts.networks import ModelCard, load_network, seed_file, sizes
+from prunelab.artifacts.prepared import read_data_info
+from prunelab.benchmark.backends import inputs_of
+from prunelab.benchmark.export_formats import usable
+from prunelab.benchmark.latency import ratio, summary
+from prunelab.commands.export.exported_file import (
+    latencies,
+    metadata,
+    with_preprocessing,
+    write_checked,
+)
+from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
-from prunelab.core.files import replacing
-from prunelab.encoders.pretrained import SMALL
-from prunelab.models.catalogue import reads
-from prunelab.runtime.device import Execution, generator
+from prunelab.project.paths import FOCUS
+from prunelab.runtime.device import configure
 
-TOLERANCE = 1e-4  # of the largest score: float32 rounds differently in another order, by about 1e-6
-BATCH_SIZES = (1, 2, 7)  # on which outputs are compared
-TRACED = 2  # examples to trace with
+DATASET = Path("data/prepared/dataset.json")
+FOLDER = Path("exports")  # not beside the network: DVC hashes the folders it keeps
+BATCH_SIZES = (1, 32)  # at which latency is compared
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What the file's scores and the network's differ by at one batch size: at most, and as a share of the largest."""
+def export_network(
+    form: str, source: Path | None, out: Path | None, *, preprocessing: bool, rounds: int
+) -> Iterator[str]:
+    """Write the network in the file `source` as `onnx` or `pt2`; yield lines about the result.
 
-    batch_size: int
-    absolute: float
-    relative: float
-    same_classes: bool
-
-    @property
-    def holds(self) -> bool:
-        return self.relative <= TOLERANCE and self.same_classes  # False for NaN
-
-    def told(self) -> str:
-        return (
-            f"batch {self.batch_size}: scores differ by {self.absolute:.1e} at most, {self.relative:.1e} of the "
-            f"largest; {'the same classes' if self.same_classes else 'other classes'}"
-        )
-
-
-class Normalised(nn.Module):
-    """A network that takes pixels scaled to 0..1 and normalises them itself."""
-
-    def __init__(self, model: nn.Module, normalise: Normalise):
-        super().__init__()
-        self.model = model
-        self.mean, self.std = (
-            nn.Buffer(torch.tensor(values).view(1, -1, 1, 1))
-            for values in (normalise.mean, normalise.std)
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model((pixels - self.mean) / self.std)
-
-
-def with_preprocessing(model: nn.Module, card: ModelCard) -> nn.Module:
-    """The network that takes pixels scaled to 0..1; raises InputError for one that reads texts."""
-    if card.normalise is None:
-        raise InputError(f"{card.model} reads token ids: there is nothing to normalise")
-    return Normalised(model, card.normalise).eval()
-
-
-def metadata(
-    card: ModelCard, classes: Sequence[str] | None, *, preprocessing: bool
-) -> dict[str, str]:
-    """What a file says of itself: the network's card, the names of its classes if known, and what it takes.
-
-    `normalise` is there where it is left to the user.
-    """
-    size = ", ".join(map(str, ("batch", *card.input_shape)))
-    told = {METADATA_KEY: card.text()}
-    if classes:
-        told["classes"] = json.dumps(list(classes))
-    if card.normalise is None:
-        return told | {
-            "input": f"int64 [{size}]: token ids, filled up with {_options(card)['pad']}"
-        }
-    if preprocessing:
-        return told | {"input": f"float32 [{size}]: pixels scaled to 0..1"}
-    told["input"] = (
-        f"float32 [{size}]: pixels scaled to 0..1, less `mean`, over `std` of their channel"
-    )
-    return told | {"normalise": card.normalise.model_dump_json()}
-
-
-def _options(card: ModelCard) -> dict[str, int]:
-    return SMALL | card.options
-
-
-def random_inputs(card: ModelCard, count: int, *, preprocessing: bool = False) -> Tensor:
-    """Inputs of the kind a network takes: noise, or random tokens of which every example but one has fewer."""
-    random, shape = generator("export", count), card.input_shape
-    if reads(shape) == "images":
-        draw = torch.rand if preprocessing else torch.randn
-        return draw(count, *shape, generator=random)
-    options = _options(card)
-    ids = torch.randint(options["vocab"], (count, *shape), generator=random)
-    lengths = torch.linspace(shape[0], 1, count).long()
-    return ids.where(torch.arange(shape[0]) < lengths[:, None], options["pad"])
-
-
-def export(
-    model: nn.Module,
-    card: ModelCard,
-    form: str,
-    out: Path,
-    *,
-    about: Mapping[str, str],
-    threads: int,
-) -> list[Agreement]:
-    """Write a network as `onnx` or `pt2`, for batches of any size; returns how well the file's scores agree.
-
-    `about` are the metadata; inputs are what `random_inputs` gives, whether or not the network normalises them.
+    `source` is the first seed of the focus by default, and `out` is named after it. With
+    `preprocessing` the file takes pixels in 0..1 and normalises them itself. `rounds` is the number
+    of rounds of the latency comparison, 2 or more, or 0 for no comparison.
 
     Raises:
-        InputError: if there is no such format, its packages are missing, or what was written says something else than the
-            network; then nothing is left behind, and what was there before is still there.
+        InputError: if the network cannot be read or exported, or `rounds` or `out` is invalid.
     """
-    chosen = usable(form)
-    inputs = [
-        random_inputs(card, size, preprocessing=isinstance(model, Normalised))
-        for size in BATCH_SIZES
-    ]
-    with quiet(), replacing(out) as partial:
-        chosen.write(trace(model, inputs[BATCH_SIZES.index(TRACED)]), partial, about)
-        run = chosen.load(partial, threads)
-        agreements = [_agreement(model, run, batch) for batch in inputs]
-        if broken := [found.told() for found in agreements if not found.holds]:
-            valid = f"valid: {TOLERANCE:g} of the largest, and the same classes"
-            raise InputError(
-                f"{out}: not written, for the {form} file does not agree: {line}; {valid}"
-                for line in broken
-            )
-    return agreements
+    exporter = usable(form)
+    if rounds == 1:
+        raise InputError(
+            "--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more"
+        )
+    params = load_params()
+    source = source or seed_file(FOCUS, params.seeds[0])
+    out = out or default_out(source, form)
+    _check_out(out, source)
+
+    network = load_network(source)
+    card, model = network.card, network.model
+    runtime = params.runtime.model_copy(update={"device": "cpu", "precision": "fp32"})
+    execution = configure(runtime)  # sets the threads of everything below
+    exported_model = with_preprocessing(model, card) if preprocessing else model
+    agreements = write_checked(
+        exported_model,
+        card,
+        form,
+        out,
+        about=metadata(card, _class_names(card), preprocessing=preprocessing),
+        threads=runtime.threads,
+    )
+    for agreement in agreements:
+        yield agreement.describe()
+    yield _describe_size(out, model)
+
+    for batch_size in BATCH_SIZES if rounds else ():
+        inputs = inputs_of(card.input_shape, batch_size, execution)
+        eager, exported = latencies(exported_model, out, form, inputs, execution, rounds=rounds)
+        eager_ms = summary(eager, batch_size)["latency_ms_p50"]
+        exported_ms = summary(exported, batch_size)["latency_ms_p50"]
+        yield (
+            f"latency at batch {batch_size}: eager torch {eager_ms:.3f} ms, "
+            f"{exporter.runs_on} {exported_ms:.3f} ms; faster: {ratio(eager, exported).told()}"
+        )
 
 
-def _agreement(model: nn.Module, run: Runner, inputs: Tensor) -> Agreement:
-    with torch.inference_mode():
-        expected, got = model(inputs), run(inputs)
-    assert got.shape == expected.shape
-    absolute = float((got - expected).abs().max())
-    same = bool((got.argmax(1) == expected.argmax(1)).all())
-    return Agreement(
-        len(inputs), absolute, absolute / max(float(expected.abs().max()), 1e-30), same
+def _check_out(out: Path, source: Path) -> None:
+    if out.is_dir():
+        raise InputError(f"--out: {out} is a folder; valid: another file")
+    if out.resolve() == source.resolve():
+        raise InputError(f"--out: {out} is the network itself; valid: another file")
+
+
+def default_out(source: Path, form: str) -> Path:
+    """Return the file in exports/ named after the network and the two folders above it."""
+    names = source.with_suffix("").relative_to(source.anchor).parts[-3:]
+    return FOLDER / f"{'-'.join(names)}.{form}"
+
+
+def _class_names(card: ModelCard) -> list[str] | None:
+    """Return the class names of the prepared data if the network was made for such data."""
+    if not DATASET.exists():
+        return None
+
+    data_info = read_data_info(DATASET.parent)
+    class_names: list[str] = data_info["classes"]
+    same_count = len(class_names) == card.classes
+    same_shape = tuple(data_info["shape"]) == card.input_shape
+    if not (same_count and same_shape):
+        return None
+    return class_names
+
+
+def _describe_size(out: Path, model: nn.Module) -> str:
+    """Return the sizes of the file and of the weights in it."""
+    content = out.read_bytes()
+    compressed = zlib.compress(content, 6)
+    weights = sizes(model)
+
+    return (
+        f"{out}: {_kilobytes(len(content))}, compressed {_kilobytes(len(compressed))}; "
+        f"the weights alone {_kilobytes(weights['size_bytes'])}, "
+        f"compressed {_kilobytes(weights['size_compressed_bytes'])}"
     )
 
 
-def latencies(
-    model: nn.Module, path: Path, form: str, inputs: Tensor, execution: Execution, *, rounds: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of every call [rounds, calls], of the network in eager torch and of its exported file, in turns.
-
-    The network is placed as `execution` says, which is on the CPU, and where `inputs` already are.
-    """
-    run = usable(form).load(path, torch.get_num_threads())
-    plain, given = eager(execution.place(model), inputs, execution), inputs.contiguous()
-
-    def exported() -> object:
-        with torch.inference_mode():
-            return run(given)
-
-    arms = {"eager": plain, "exported": exported}
-    seconds = time_interleaved(
-        arms, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5
-    )
-    return seconds["eager"], seconds["exported"]
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.0f} kB"

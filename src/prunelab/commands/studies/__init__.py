@@ -1,1 +1,1 @@
-"""`prunelab study`: published studies, run as DVC experiments and compared with what was printed."""
+"""`prunelab study`: published studies, run as DVC experiments and compared."""

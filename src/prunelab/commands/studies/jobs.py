@@ -1,6 +1,9 @@
-"""What is to be done: a Job for every setting, and which of them no experiment by this code has measured yet."""
+"""The work of a study or a sweep: one Job per setting, and which jobs still have to run.
 
-from collections.abc import Callable, Mapping, Sequence
+Nothing runs here; `local` and the room `sweep/ray` run jobs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,95 +21,116 @@ from prunelab.project.experiments import (
 from prunelab.project.git import git
 from prunelab.project.paths import METRICS, RAW
 
-DENSE_TARGET = "train_base"
+DENSE_TARGET = "train_base"  # the stage that makes the dense network
 
 Parameters = Mapping[str, Any]
 Settings = Mapping[str, Parameters]
+NameParts = Callable[[str, Parameters], tuple[str, str]]
+PrintLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A setting to measure: what to call it on the screen, the experiment's name, and its parameters.
+    """One setting to measure.
 
-    `held` are hashes of what the user's own names stand for; `dense` is the same for settings of one dense network.
+    `label` names it on the screen, `name` names its experiment. `input_hashes` are hashes of the
+    user's own files behind names in `params`. Jobs with the same `dense_key` share a dense network.
     """
 
     label: str
     name: str
     params: Parameters
-    held: Mapping[str, Any]
-    dense: str
+    input_hashes: Mapping[str, Any]
+    dense_key: str
 
 
-def jobs_of(
-    root: Path, settings: Settings, called: Callable[[str, Parameters], tuple[str, str]]
-) -> list[Job]:
-    """A job for every setting; `called` says by which study and which setting its experiment is named.
+def plan_jobs(root: Path, settings: Settings, name_parts: NameParts) -> list[Job]:
+    """Return a job for every setting.
+
+    `name_parts` returns the study and the setting that name the experiment of a setting, from its
+    label and its parameters.
 
     Raises:
-        InputError: if files that the numbers rest on differ from the last commit.
+        InputError: if files that the results depend on differ from the last commit.
     """
     pipeline = (root / "dvc.yaml").read_text()
-    used, dense = chain(pipeline), chain(pipeline, DENSE_TARGET)
-    if changed := uncommitted(root, used):
+    focus_chain = chain(pipeline)
+    dense_chain = chain(pipeline, DENSE_TARGET)
+
+    changed_files = uncommitted(root, focus_chain)
+    if changed_files:
         raise InputError(
-            f"{path} differs from the last commit; studies run that commit, so that results name one: commit it, or "
-            "put it aside with git stash"
-            for path in changed
+            f"{path} differs from the last commit, and every setting runs the code of that commit. "
+            "Commit the file, or put it aside with git stash."
+            for path in changed_files
         )
-    held = contents_of(root, settings)
-    return [
-        Job(
+
+    hashes_by_label = hash_inputs(root, settings)
+    jobs = []
+    for label, params in settings.items():
+        hashes = hashes_by_label[label]
+        study, setting = name_parts(label, params)
+        name = experiment_name(study, setting, focus_chain.used(params), hashes)
+
+        job = Job(
             label=label,
-            name=experiment_name(*called(label, params), used.used(params), held[label]),
+            name=name,
             params=params,
-            held=held[label],
-            dense=digest([dense.used(params), held[label]]),
+            input_hashes=hashes,
+            dense_key=digest([dense_chain.used(params), hashes]),
         )
-        for label, params in settings.items()
-    ]
+        jobs.append(job)
+
+    return jobs
 
 
-def contents_of(root: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
-    """What lies behind the names that the user gave, by setting; read once where settings share it."""
+def hash_inputs(root: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
+    """Return the hashes of each setting's own input files, by label; shared files are read once."""
     from prunelab.commands.check import contents
 
-    known: dict[str, Mapping[str, Any]] = {}
-    found = {}
+    hashes_by_inputs: dict[str, Mapping[str, Any]] = {}
+    hashes_by_label = {}
     for label, params in settings.items():
-        key = digest([params["dataset"], params["data"], params["model"], params["weights"]])
-        if key not in known:
-            known[key] = contents(Params.model_validate(params), root / RAW)
-        found[label] = known[key]
-    return found
+        inputs = digest([params["dataset"], params["data"], params["model"], params["weights"]])
+        if inputs not in hashes_by_inputs:
+            hashes_by_inputs[inputs] = contents(Params.model_validate(params), root / RAW)
+        hashes_by_label[label] = hashes_by_inputs[inputs]
+
+    return hashes_by_label
 
 
-def unmeasured(
-    root: Path, jobs: Sequence[Job], revision: str, tell: Callable[[str], None]
+def pending_jobs(
+    root: Path, jobs: Sequence[Job], revision: str, print_line: PrintLine
 ) -> list[Job]:
-    """The jobs that no experiment of their name, made by the code of this commit, has done; the others are told."""
+    """Return the jobs without an experiment made by the code of `revision`; print the others."""
     code = code_of(root, revision)
-    made: dict[str, list[str]] = {}
+    commits_by_name: dict[str, list[str]] = {}
     for experiment in experiments(root):
-        made.setdefault(experiment.name, []).append(experiment.commit)
+        commits_by_name.setdefault(experiment.name, []).append(experiment.commit)
+
     pending = []
     for job in jobs:
-        if any(_measures(root, commit, code) for commit in made.get(job.name, [])):
-            tell(f"{job.label}: measured already ({job.name})")
+        if _is_measured(root, commits_by_name.get(job.name, []), code):
+            print_line(f"{job.label}: measured already ({job.name})")
         else:
             pending.append(job)
     return pending
 
 
-def _measures(root: Path, commit: str, code: str) -> bool:
-    """Whether a commit is of this code and has numbers; one made by hand may have none."""
-    try:
-        git(root, "cat-file", "-e", f"{commit}:{METRICS}")
-        return code_of(root, commit) == code
-    except InputError:
-        return False
+def _is_measured(root: Path, commits: Iterable[str], code: str) -> bool:
+    """Whether one of the commits has metrics that this code measured."""
+    for commit in commits:
+        try:
+            # An experiment made by hand may have no metrics.
+            git(root, "cat-file", "-e", f"{commit}:{METRICS}")
+            if code_of(root, commit) == code:
+                return True
+        except InputError:
+            continue
+
+    return False
 
 
-def one_of_each_dense(jobs: Sequence[Job]) -> dict[str, Job]:
-    """The first job of every dense network, by what that network rests on."""
-    return {job.dense: job for job in reversed(jobs)}
+def first_job_per_dense(jobs: Sequence[Job]) -> dict[str, Job]:
+    """Return the first job of every dense network, by `dense_key`."""
+    return {job.dense_key: job for job in reversed(jobs)}

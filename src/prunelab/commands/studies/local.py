@@ -1,4 +1,4 @@
-"""Run jobs on this machine, some at a time, each as one DVC experiment."""
+"""Run jobs on this machine, several at a time. Each becomes one DVC experiment."""
 
 import re
 import subprocess
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TextIO
 
 from prunelab.commands.common import last_lines
 from prunelab.commands.gpus import worker_environments
-from prunelab.commands.studies.jobs import Job, one_of_each_dense, unmeasured
+from prunelab.commands.studies.jobs import Job, PrintLine, first_job_per_dense, pending_jobs
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
@@ -22,148 +23,201 @@ from prunelab.project.clones import FOLDER, Checkout, Failed, cache_folder, chec
 from prunelab.project.git import git
 from prunelab.project.paths import METRICS, RAW, TARGET
 
-DVC = Callable[..., None]
-Work = Callable[
-    [Job, Checkout, DVC], str
-]  # what to do with a job in its checkout; returns what came out, in words
+Dvc = Callable[..., None]  # runs a DVC command in the clone of a job
+Work = Callable[[Job, Checkout, Dvc], str]  # does a job in its clone and describes the result
+Environment = dict[str, str]
 
 
 @dataclass
-class Run:
-    """Work under way: `failures` holds the last lines of the log of every job that failed, by its label."""
+class LocalRun:
+    """Jobs that run on this machine.
+
+    `slots` is the number of clones that may be in use at a time. `gpu_environments` holds the
+    environment variables that give a job its GPU; None leaves all GPUs to every job. `failures`
+    collects the end of the log of every failed job, by its label.
+    """
 
     root: Path
     revision: str
     cache: Path
     slots: int
-    tell: Callable[[str], None]
+    print_line: PrintLine
     work: Work
+    gpu_environments: SimpleQueue[Environment] | None = None
     failures: dict[str, str] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
-    started: set[subprocess.Popen] = field(default_factory=set)
-    free: SimpleQueue[dict[str, str]] | None = (
-        None  # environments that hand a GPU each to jobs, put back when done
-    )
+    processes: set[subprocess.Popen[str]] = field(default_factory=set)
 
-    def job(self, job: Job, place: str) -> None:
-        """Do one job; whatever goes wrong with it is noted, so that the others go on."""
+    def run_job(self, job: Job, position: str) -> None:
+        """Do one job and note its failure, so that the other jobs go on.
+
+        `position` is the job's place among all, such as 2/6, for the lines printed.
+        """
         if self.stopped.is_set():
             return
         log_path = self.root / FOLDER / "logs" / f"{job.name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        begun = time.monotonic()
+        title = f"[{position}] {job.label}"
+
+        start = time.monotonic()
         try:
-            with (
-                self._gpu() as variables,
-                checkout(self.root, job.name, self.slots) as clone,
-                log_path.open("w") as log,
-            ):
-                self.tell(f"[{place}] {job.label}: started")
-                clone.start(job.name, self.revision, job.params, self.cache)
-                said = partial(self._stage, place, job.label)
-                dvc = partial(
-                    clone.dvc, log=log, said=said, started=self.started, variables=variables
-                )
-                told = self.work(job, clone, dvc)
-            self.tell(f"[{place}] {job.label}: {told} after {time.monotonic() - begun:,.0f} s")
+            result = self._run_in_clone(job, title, log_path)
         except (Failed, InputError, OSError) as error:
             if not self.stopped.is_set():
-                self.failures[job.label] = _failure(log_path, error)
-                self.tell(
-                    f"[{place}] {job.label}: FAILED, the others go on ({log_path.relative_to(self.root)})"
-                )
+                self.failures[job.label] = _describe_failure(log_path, error)
+                log_name = log_path.relative_to(self.root)
+                self.print_line(f"{title}: FAILED, the others go on ({log_name})")
+        else:
+            self.print_line(f"{title}: {result} after {time.monotonic() - start:,.0f} s")
+
+    def _run_in_clone(self, job: Job, title: str, log_path: Path) -> str:
+        """Do one job in a free clone, and return the description of its result."""
+        with (
+            self._reserved_gpu() as variables,
+            checkout(self.root, job.name, self.slots) as clone,
+            log_path.open("w") as log,
+        ):
+            self.print_line(f"{title}: started")
+            clone.start(job.name, self.revision, job.params, self.cache)
+
+            dvc = self._dvc(clone, title, log, variables)
+            return self.work(job, clone, dvc)
+
+    def _dvc(self, clone: Checkout, title: str, log: TextIO, variables: Environment) -> Dvc:
+        """Return a function that runs a DVC command in the clone and prints the stages it runs."""
+        return partial(
+            clone.dvc,
+            log=log,
+            said=partial(self._print_stage, title),
+            started=self.processes,
+            variables=variables,
+        )
+
+    def _print_stage(self, title: str, line: str) -> None:
+        stage = re.match(r"Running stage '([^']+)'", line)
+        if stage:
+            self.print_line(f"{title}: {stage[1]}")
 
     @contextmanager
-    def _gpu(self) -> Iterator[dict[str, str]]:
-        variables = self.free.get() if self.free else {}
+    def _reserved_gpu(self) -> Iterator[Environment]:
+        """Yield the environment variables of a GPU that no other job has meanwhile."""
+        if self.gpu_environments is None:
+            yield {}
+            return
+
+        variables = self.gpu_environments.get()
         try:
             yield variables
         finally:
-            if self.free:
-                self.free.put(variables)
-
-    def _stage(self, place: str, label: str, line: str) -> None:
-        if found := re.match(r"Running stage '([^']+)'", line):
-            self.tell(f"[{place}] {label}: {found[1]}")
+            self.gpu_environments.put(variables)
 
     def stop(self) -> None:
+        """Start no more jobs and end the running ones."""
         self.stopped.set()
-        for process in list(self.started):
+        for process in list(self.processes):
             process.terminate()
 
 
-def handed_out(workers: int) -> SimpleQueue[dict[str, str]]:
-    free: SimpleQueue[dict[str, str]] = SimpleQueue()
+def gpu_queue(workers: int) -> SimpleQueue[Environment]:
+    """Return a queue with the environment variables of each worker."""
+    queue: SimpleQueue[Environment] = SimpleQueue()
     for variables in worker_environments(workers):
-        free.put(variables)
-    return free
+        queue.put(variables)
+    return queue
 
 
-def measure(title: str, job: Job, clone: Checkout, dvc: DVC) -> str:
-    """Bring the target up to date and make an experiment of it."""
-    renew(job, clone, dvc)
+def measure(title: str, job: Job, clone: Checkout, dvc: Dvc) -> str:
+    """Bring the target up to date, save it as an experiment, and return its accuracy as text."""
+    refresh_changed_inputs(job, clone, dvc)
     dvc("repro", TARGET)
     clone.keep_environment()
     clone.save(job.name, f"{title}: {job.label}", dvc)
     return f"accuracy {read_json(clone.folder / METRICS)['accuracy']:.2%}"
 
 
-def renew(job: Job, clone: Checkout, dvc: DVC) -> None:
-    """Do the stages again whose outputs, kept here or in DVC's cache, were made from other content of the same name."""
-    if not job.held:
+def refresh_changed_inputs(job: Job, clone: Checkout, dvc: Dvc) -> None:
+    """Repeat the stages whose outputs were made from other content of the user's own files.
+
+    DVC tracks the names of those files alone, so its cache may hold outputs of older content.
+    """
+    if not job.input_hashes:
         return
     from prunelab.commands.check import data_changed, weights_changed
     from prunelab.project.paths import BASE
 
-    parsed = Params.model_validate(job.params)
-    for key, stage, changed in (
-        ("data.source", "prepare", partial(data_changed, parsed, clone.folder / RAW)),
-        ("weights", "train_base", partial(weights_changed, parsed, clone.folder / BASE)),
-    ):
-        if key in job.held:
-            dvc("repro", stage)
-            if changed():
-                dvc("repro", "--force", "--single-item", stage)
+    params = Params.model_validate(job.params)
+    if "data.source" in job.input_hashes:
+        dvc("repro", "prepare")
+        if data_changed(params, clone.folder / RAW):
+            dvc("repro", "--force", "--single-item", "prepare")
+
+    if "weights" in job.input_hashes:
+        dvc("repro", "train_base")
+        if weights_changed(params, clone.folder / BASE):
+            dvc("repro", "--force", "--single-item", "train_base")
 
 
-def _failure(log: Path, error: Exception) -> str:
-    """The end of the log, and what went wrong where that is no command whose last words stand there."""
-    told = last_lines(log)
-    return told if told and isinstance(error, Failed) else f"{told}\n{error}".strip()
+def _describe_failure(log: Path, error: Exception) -> str:
+    """Return the end of the log, and the error unless the log shows it."""
+    log_end = last_lines(log)
+    log_shows_error = log_end and isinstance(error, Failed)
+    if log_shows_error:
+        return log_end
+    return f"{log_end}\n{error}".strip()
 
 
 def run_jobs(
-    root: Path, title: str, jobs: Sequence[Job], *, at_once: int, tell: Callable[[str], None]
+    root: Path, title: str, jobs: Sequence[Job], *, at_once: int, print_line: PrintLine
 ) -> Mapping[str, str]:
-    """Run what has not been measured by the last commit's code; return the failures, log's end by the job's label.
+    """Run the jobs that the code of the last commit has not measured yet.
 
-    With several at once, one job of every dense network goes first: the others then find it in DVC's cache.
+    Several jobs run `at_once`. One job of every dense network then runs first, so that the others
+    find that network in DVC's cache.
+
+    Returns:
+        The end of the log of every job that failed, by the job's label.
     """
     revision = git(root, "rev-parse", "HEAD").strip()
-    pending = unmeasured(root, jobs, revision, tell)
+    pending = pending_jobs(root, jobs, revision, print_line)
     if not pending:
         return {}
-    run = Run(
-        root,
-        revision,
-        cache_folder(root),
-        at_once,
-        tell,
-        partial(measure, title),
-        free=handed_out(at_once),
+
+    run = LocalRun(
+        root=root,
+        revision=revision,
+        cache=cache_folder(root),
+        slots=at_once,
+        print_line=print_line,
+        work=partial(measure, title),
+        gpu_environments=gpu_queue(at_once),
     )
-    first = {job.name for job in one_of_each_dense(pending).values()} if at_once > 1 else set()
-    place = {job.name: f"{number}/{len(pending)}" for number, job in enumerate(pending, start=1)}
+    positions = job_positions(pending)
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            for wave in (
-                [job for job in pending if job.name in first],
-                [job for job in pending if job.name not in first],
-            ):
-                for task in [pool.submit(run.job, job, place[job.name]) for job in wave]:
+            for wave in _waves(pending, at_once):
+                tasks = [pool.submit(run.run_job, job, positions[job.name]) for job in wave]
+                for task in tasks:
                     task.result()
         except BaseException:
             run.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
     return run.failures
+
+
+def job_positions(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return the place of every job among all, such as 2/6, by the name of its experiment."""
+    return {job.name: f"{number}/{len(jobs)}" for number, job in enumerate(jobs, start=1)}
+
+
+def _waves(jobs: Sequence[Job], at_once: int) -> list[list[Job]]:
+    """Split jobs into those that run first and those that wait for the dense networks."""
+    if at_once == 1:
+        return [list(jobs)]
+
+    first = {job.name for job in first_job_per_dense(jobs).values()}
+    return [
+        [job for job in jobs if job.name in first],
+        [job for job in jobs if job.name not in first],
+    ]

@@ -1,4 +1,7 @@
-"""MEASURES: what studies print, by name, and how to get the same number out of our metrics. The unit is in the name."""
+"""MEASURES: the numbers that studies publish, and how our metrics give the same number.
+
+The name of a measure ends in its unit.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +12,11 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measure:
-    """`ours` computes it from one configuration's metrics; None where it rests on a clock and a machine not ours."""
+    """A published number.
+
+    `ours` computes it from the metrics of one network. It is None for times, which cannot be
+    compared between machines.
+    """
 
     label: str
     ours: Callable[[Metrics], float] | None
@@ -17,6 +24,7 @@ class Measure:
 
 
 def _key(label: str, key: str, factor: float = 1.0, decimals: int = 2) -> Measure:
+    """Return the measure that is `factor` times one key of our metrics."""
     return Measure(label, lambda metrics: factor * metrics[key], decimals)
 
 

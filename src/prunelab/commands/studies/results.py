@@ -1,4 +1,4 @@
-"""What has been measured of a study: out of DVC's experiments, or of studies/results/ where those are not at hand."""
+"""The results of a study, from DVC's experiments or from studies/results/."""
 
 from collections.abc import Mapping, Set
 from copy import deepcopy
@@ -14,7 +14,7 @@ FOLDER = Path("studies/results")
 
 
 class Metrics(Strict):
-    """What the tables show of a network."""
+    """The metrics of a network that the tables show."""
 
     accuracy: float
     accuracy_ci95: float
@@ -38,14 +38,14 @@ class Metrics(Strict):
 
 
 class Parameters(Strict):
-    """Of params.yaml, what tells folders of this machine."""
+    """The keys of params.yaml that may hold folders of this machine."""
 
     data: dict[str, Any]
     weights: str
 
 
 class Stored(Strict):
-    """What a setting was measured with, and what came out."""
+    """The stored result of one setting."""
 
     experiment: str
     code: str
@@ -56,7 +56,7 @@ class Stored(Strict):
 
 
 class Results(Strict):
-    """studies/results/<study>.json"""
+    """The content of studies/results/<study>.json."""
 
     settings: dict[str, Stored]
 
@@ -68,63 +68,82 @@ def results_file(root: Path, name: str) -> Path:
 def collect(
     root: Path, name: str, settings: Mapping[str, Mapping[str, Any]], free: Set[str]
 ) -> dict[str, Record | None]:
-    """The record of every setting, None where it was never run with these parameters.
+    """Return the record of every setting, None for one that never ran with these parameters.
 
-    The parameters `free`, dotted, may have had any value. A record has the key `current`: whether it was made by the
-    code that is here.
+    The parameters `free`, as dotted keys, may have had any value. The key `current` of a record
+    says whether the code of the last commit made it.
     """
-    used = chain((root / "dvc.yaml").read_text())
+    pipeline_chain = chain((root / "dvc.yaml").read_text())
     code = code_of(root, "HEAD")
-    file = results_file(root, name)
-    stored = _stored(file)
+    stored = _read_stored(results_file(root, name))
 
-    def known(params: Mapping[str, Any]) -> dict[str, Any]:
-        blank = deepcopy(_portable(params))
-        override(blank, dict.fromkeys(free))
-        return used.used(blank)
+    def used_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that identify a result, comparable between machines."""
+        comparable = deepcopy(_portable(params))
+        override(comparable, dict.fromkeys(free))
+        return pipeline_chain.used(comparable)
 
-    found: dict[str, Record | None] = {}
+    records: dict[str, Record | None] = {}
     for label, params in settings.items():
-        records = [*measured(root, name, label), *([stored[label]] if label in stored else [])]
-        record = prefer_current_code(
-            [record for record in records if known(record["parameters"]) == known(params)], code
-        )
-        found[label] = record and {**record, "current": record["code"] == code}
-    return found
+        candidates = list(measured(root, name, label))
+        if label in stored:
+            candidates.append(stored[label])
+
+        expected = used_parameters(params)
+        matching = [
+            candidate
+            for candidate in candidates
+            if used_parameters(candidate["parameters"]) == expected
+        ]
+
+        record = prefer_current_code(matching, code)
+        if record is not None:
+            record = {**record, "current": record["code"] == code}
+        records[label] = record
+    return records
 
 
-def _stored(file: Path) -> dict[str, Record]:
-    return read_record(file, Results)["settings"] if file.exists() else {}
+def _read_stored(file: Path) -> dict[str, Record]:
+    if not file.exists():
+        return {}
+    settings: dict[str, Record] = read_record(file, Results)["settings"]
+    return settings
 
 
 def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters without the folders of this machine: absolute paths come down to the file's name."""
+    """Return the parameters with absolute paths, which hold folders of this machine, shortened."""
     data = dict(params["data"])
-    data["source"] = _name(data.get("source"))
-    return {**params, "data": data, "weights": _name(params["weights"])}
+    data["source"] = _without_folders(data.get("source"))
+    return {**params, "data": data, "weights": _without_folders(params["weights"])}
 
 
-def _name(path: Any) -> Any:
-    return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
+def _without_folders(path: object) -> object:
+    """Return the file name of an absolute path, and anything else as it is."""
+    if isinstance(path, str) and Path(path).is_absolute():
+        return Path(path).name
+    return path
 
 
 def write_results(
     root: Path, study: Study, name: str, records: Mapping[str, Record | None]
 ) -> Path:
-    """Store all that is known: parameters, metrics, the dense network's, environment, code and commit.
+    """Store the records of a study and return the file.
 
-    Of a setting without a record what is stored stays: it was measured with other parameters, and is all there is.
+    A setting without a record keeps what is stored. That was measured with other parameters, and
+    no other result of the setting exists.
     """
     path = results_file(root, name)
-    stored = {label: record for label, record in _stored(path).items() if label in records}
-    settings = stored | {
-        label: {
-            key: value
-            for key, value in {**record, "parameters": _portable(record["parameters"])}.items()
-            if key != "current"
-        }
-        for label, record in records.items()
-        if record
-    }
+
+    settings = {}
+    for label, stored in _read_stored(path).items():
+        if label in records:
+            settings[label] = stored
+
+    for label, record in records.items():
+        if record:
+            stored = {**record, "parameters": _portable(record["parameters"])}
+            stored.pop("current", None)
+            settings[label] = stored
+
     write_json(path, {"study": name, "title": study.title, "settings": settings})
     return path

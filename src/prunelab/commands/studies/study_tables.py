@@ -1,34 +1,80 @@
-"""A study's tables: what was measured, and every printed number beside ours. Differences are computed here alone."""
+"""What `prunelab study show` prints: our measurements, and every published number beside ours.
 
-from collections.abc import Iterator, Mapping
+Differences between published numbers and ours are computed here and nowhere else.
+"""
+
+from collections.abc import Mapping
 
 from prunelab.commands.studies.published_measures import MEASURES, Measure, Metrics
 from prunelab.commands.studies.study_file import Row, Study
+from prunelab.core.errors import one_line
 from prunelab.project.experiments import Record
-from prunelab.report.text_table import Line
+from prunelab.report.markdown import escaped_table
+from prunelab.report.text_table import Line, aligned_table
 
 NOT_RUN = "not run"
-MEASURED = [
-    "setting", "ratio", "achieved", "sparsity", "parameters", "MACs", "fewer MACs", "dense, %", "before fine-tuning, %",
-    "accuracy, %", "change from dense",
-]  # fmt: skip
-COMPARED = [
-    "setting", "printed as", "measure", "printed: dense", "pruned", "change", "ours: dense", "pruned", "change",
+MEASURED_HEADER = [
+    "setting",
+    "ratio",
+    "achieved",
+    "sparsity",
+    "parameters",
+    "MACs",
+    "fewer MACs",
+    "dense, %",
+    "before fine-tuning, %",
+    "accuracy, %",
+    "change from dense",
+]
+COMPARED_HEADER = [
+    *("setting", "printed as", "measure"),
+    *("printed: dense", "pruned", "change"),
+    *("ours: dense", "pruned", "change"),
     "our change less theirs",
-]  # fmt: skip
+]
+
+Records = Mapping[str, Record | None]
 
 
-def measured_table(records: Mapping[str, Record | None]) -> tuple[Line, list[Line]]:
-    """One line per setting: what was asked, what was achieved, at what cost, and how well it does."""
-    return MEASURED, [_measured(label, record) for label, record in records.items()]
+def study_document(study: Study, records: Records, *, quick: bool, markdown: bool) -> str:
+    """Return the title, the source, both tables and the notes of a study."""
+    draw = escaped_table if markdown else aligned_table
+    heading = "# " if markdown else ""
+
+    source = f"{study.source.what}, by {study.source.by}"
+    if study.source.link:
+        source += f", {study.source.link}"
+
+    # The sentences of a study file are Markdown by its author. The names in its tables are not.
+    lines = [
+        heading + one_line(study.title),
+        "",
+        one_line(f"{source}."),
+        one_line(f"Network: {study.network}. Data: {study.data}."),
+        "",
+        draw(*measured_table(records)),
+        "",
+    ]
+    if study.published.rows:
+        lines += [draw(*compared_table(study, records)), ""]
+
+    lines += [one_line(f"- {note}") for note in notes(study, records, quick)]
+    return "\n".join(lines)
 
 
-def _measured(label: str, record: Record | None) -> Line:
+def measured_table(records: Records) -> tuple[Line, list[Line]]:
+    """One line per setting: the ratio asked and achieved, the cost, and the accuracy."""
+    return MEASURED_HEADER, [_measured_line(label, record) for label, record in records.items()]
+
+
+def _measured_line(label: str, record: Record | None) -> Line:
     if record is None:
-        return [label, NOT_RUN, *[""] * (len(MEASURED) - 2)]
+        return [label, NOT_RUN, *[""] * (len(MEASURED_HEADER) - 2)]
+
     metrics, dense = record["metrics"], record["dense"]
+    mark = "" if record.get("current", True) else " †"
     return [
-        label if record.get("current", True) else f"{label} †",
+        f"{label}{mark}",
         f"{metrics['ratio_asked']:g}",
         f"{metrics['ratio_achieved']:.4f}",
         f"{100 * metrics['sparsity']:.1f} %",
@@ -43,91 +89,116 @@ def _measured(label: str, record: Record | None) -> Line:
 
 
 def _interval(share: float, half_width: float, sign: str = "") -> str:
+    """A share and half its 95 % interval, in percent."""
     return f"{100 * share:{sign}z.2f} ± {100 * half_width:.2f}"
 
 
-def compared_table(study: Study, records: Mapping[str, Record | None]) -> tuple[Line, list[Line]]:
-    """One line per printed number. A change is pruned less dense, on either side; only like measures are compared."""
-    return COMPARED, [
-        line for row in study.published.rows for line in _compared(study, row, records)
-    ]
+def compared_table(study: Study, records: Records) -> tuple[Line, list[Line]]:
+    """One line per published number. A change is pruned less dense, theirs and ours alike."""
+    lines = []
+    for row in study.published.rows:
+        left_out = row.setting is not None and row.setting not in records  # by a quick run
+        if not left_out:
+            lines += _compared_lines(study, row, records)
+    return COMPARED_HEADER, lines
 
 
-def _compared(study: Study, row: Row, records: Mapping[str, Record | None]) -> Iterator[Line]:
-    if row.setting is not None and row.setting not in records:
-        return  # a quick run leaves it out
-    record = records[row.setting] if row.setting else None
-    dense = study.published.dense if row.dense is None else row.dense
+def _compared_lines(study: Study, row: Row, records: Records) -> list[Line]:
+    """A line for every number of one published row."""
+    published_dense = study.published.dense if row.dense is None else row.dense
     label = f"{row.label} ({row.source})" if row.source else row.label
-    for key, printed in row.values.items():
+
+    lines = []
+    for key, pruned in row.values.items():
         measure = MEASURES[key]
-        before = dense.get(key)
-        theirs = None if before is None else printed - before
-        ours = _ours(measure, record) if row.setting else (["no such method here", "", ""], None)
-        yield [
+        dense = published_dense.get(key)
+        their_change = None if dense is None else pruned - dense
+        our_cells, our_change = _ours(measure, row, records)
+
+        difference = None
+        if our_change is not None and their_change is not None:
+            difference = our_change - their_change
+
+        line = [
             row.setting or "",
             label,
             measure.label,
-            _number(before, measure),
-            _number(printed, measure),
-            _number(theirs, measure, sign="+"),
-            *ours[0],
-            _number(ours[1] - theirs, measure, sign="+")
-            if ours[1] is not None and theirs is not None
-            else "",
+            _number(dense, measure),
+            _number(pruned, measure),
+            _number(their_change, measure, sign="+"),
+            *our_cells,
+            _number(difference, measure, sign="+"),
         ]
+        lines.append(line)
+    return lines
 
 
-def _ours(measure: Measure, record: Record | None) -> tuple[Line, float | None]:
-    """Our dense and pruned numbers and their change as text, and the change."""
+def _ours(measure: Measure, row: Row, records: Records) -> tuple[Line, float | None]:
+    """Our dense number, pruned number and change as three cells, and the change as a number."""
+    if row.setting is None:
+        return ["no such method here", "", ""], None
     if measure.ours is None:
         return ["not compared: a clock on another machine", "", ""], None
+    record = records[row.setting]
     if record is None:
         return [NOT_RUN, "", ""], None
-    dense, pruned = measure.ours(record["dense"]), measure.ours(record["metrics"])
-    told = [
-        _number(dense, measure),
-        _number(pruned, measure),
-        _number(pruned - dense, measure, sign="+"),
-    ]
+
+    metrics = record["metrics"]
+    dense = measure.ours(record["dense"])
+    pruned = measure.ours(metrics)
+    change = pruned - dense
+
     if measure is MEASURES["accuracy_percent"]:
-        told[1] = _interval(record["metrics"]["accuracy"], record["metrics"]["accuracy_ci95"])
-        told[2] = _interval(
-            -record["metrics"]["accuracy_drop"], record["metrics"]["accuracy_drop_ci95"], sign="+"
-        )
-    return told, pruned - dense
+        pruned_cell = _interval(metrics["accuracy"], metrics["accuracy_ci95"])
+        change_cell = _interval(-metrics["accuracy_drop"], metrics["accuracy_drop_ci95"], sign="+")
+    else:
+        pruned_cell = _number(pruned, measure)
+        change_cell = _number(change, measure, sign="+")
+
+    return [_number(dense, measure), pruned_cell, change_cell], change
 
 
 def _number(value: float | None, measure: Measure, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}z,.{measure.decimals}f}"
+    if value is None:
+        return ""
+    return f"{value:{sign}z,.{measure.decimals}f}"
 
 
-def notes(study: Study, records: Mapping[str, Record | None], quick: bool) -> list[str]:
-    """What a reader of the tables must know."""
-    run = [record for record in records.values() if record]
-    told = []
+def notes(study: Study, records: Records, quick: bool) -> list[str]:
+    """The sentences that a reader of the tables must know."""
+    measured = [record for record in records.values() if record]
+
+    lines = []
     if quick:
-        told.append(
-            f"A quick run, which says that the code works and nothing about the published numbers: {study.quick.note}"
+        lines.append(
+            "A quick run, which says that the code works and nothing about the published numbers: "
+            f"{study.quick.note}"
         )
-    if run:
-        told.append(_covers(run[0]["metrics"]))
-    if any(not record.get("current", True) for record in run):
-        told.append(
-            "† Measured by other code than this commit's; `prunelab study run` measures it anew."
+
+    if measured:
+        lines.append(_interval_note(measured[0]["metrics"]))
+    if any(not record.get("current", True) for record in measured):
+        lines.append(
+            "† Measured by other code than this commit's; `prunelab study run` measures it again."
         )
-    if any(record["metrics"]["imported"] for record in run):
-        told.append(
+    if any(record["metrics"]["imported"] for record in measured):
+        lines.append(
             "The dense weights were imported: they may have been trained on our validation images."
         )
-    return told + study.honest
+
+    return lines + study.honest
 
 
-def _covers(metrics: Metrics) -> str:
+def _interval_note(metrics: Metrics) -> str:
+    """What our numbers and their intervals mean."""
     seeds = metrics["seeds"]
-    several = f"covers {seeds} seeds and the finite test set"
-    covers = several if seeds > 1 else "is a bootstrap over test images, there being one seed"
+    if seeds > 1:
+        covers = f"covers {seeds} seeds and the finite test set"
+    else:
+        covers = "is a bootstrap over test images, since there is one seed"
+
     return (
         "Ours: the last epoch, on the whole test split; ± is half the 95 % interval, which "
-        f"{covers}. Changes in accuracy are in percentage points and paired by seed. MACs are theory, not speed."
+        f"{covers}. Changes in accuracy are in percentage points and paired by seed. "
+        "MACs are theory, not speed."
     )

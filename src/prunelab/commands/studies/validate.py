@@ -1,4 +1,4 @@
-"""What is looked for in the settings of a study or a sweep before any of them runs."""
+"""Checks of the settings of a study or a sweep, before any of them runs."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -8,111 +8,131 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from prunelab.commands.studies.jobs import Parameters, Settings
-from prunelab.commands.studies.study_file import Study, told_of
+from prunelab.commands.studies.study_file import Setting, Study
+from prunelab.commands.studies.study_file import told_of as grouped_problems
 from prunelab.core.errors import InputError
 from prunelab.project.experiments import digest
 from prunelab.project.git import git
 from prunelab.project.paths import RAW
 
-OWN = ("method", "ratio", "budget", "prune", "finetune")  # what settings of a study differ in
-PATHS = ("weights", "data.source")
+SETTING_KEYS = ("method", "ratio", "budget", "prune", "finetune")  # settings differ in these
+PATH_KEYS = ("weights", "data.source")
 
 
 def check_needs(study: Study, quick: bool, overrides: Mapping[str, Any]) -> None:
-    """Raise InputError for every parameter that the study leaves to the user and the user has not given."""
-    missing = {key: what for key, what in study.needed(quick).items() if key not in overrides}
-    if missing:
-        raise InputError(
-            f"{key} is needed: {what}; give it with --set {key}=…" for key, what in missing.items()
-        )
+    """Raise InputError for every parameter that the user must give and has not given."""
+    problems = []
+    for key, what in study.needed(quick).items():
+        if key not in overrides:
+            problems.append(f"{key} is missing: {what}. Give it with --set {key}=….")
+    if problems:
+        raise InputError(problems)
 
 
 def check_amounts(study: Study) -> None:
-    """Raise InputError for an amount per round of a method that has no rounds."""
-    from prunelab.pruning.methods import METHODS
-    from prunelab.pruning.schedules import iterative
-
-    wrong = [
-        setting
-        for setting in study.settings
-        if setting.prune_fraction
-        and setting.method in METHODS
-        and METHODS[setting.method].schedule is not iterative
-    ]
+    """Raise InputError if a setting has an amount per round and its method has no rounds."""
+    wrong = [setting for setting in study.settings if _lacks_rounds(setting)]
     if wrong:
         raise InputError(
-            f"settings: {setting.label}: prune_fraction is what each of several rounds removes, and {setting.method} "
-            "has no rounds; give ratio or times_fewer"
+            f"settings: {setting.label}: prune_fraction is the fraction that each of several "
+            f"rounds removes, and {setting.method} has no rounds. Use ratio or times_fewer."
             for setting in wrong
         )
 
 
-def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -> None:
-    """Look for everything that can be found wrong with any setting before any work starts.
+def _lacks_rounds(setting: Setting) -> bool:
+    from prunelab.pruning.methods import METHODS
+    from prunelab.pruning.schedules import iterative
 
-    Settings that run `elsewhere`, on other machines, find there only what is in Git; this machine's hardware is not
-    what they are held against.
+    if not setting.prune_fraction or setting.method not in METHODS:
+        return False
+    return METHODS[setting.method].schedule is not iterative
+
+
+def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -> None:
+    """Report everything that can be found wrong with any setting before any work starts.
+
+    `elsewhere` means that the settings run on other machines. Those have only what is in Git, and
+    the hardware of this machine does not matter.
 
     Raises:
-        InputError: with one line per problem, all of them at once, naming the settings that have it.
+        InputError: with one line per problem, all at once, that names the settings with it.
     """
-    from prunelab.commands.check import CHECKS, check_feasible, find_problems
+    from prunelab.commands.check import check_feasible
 
-    # Curves of layers are none of a setting's stages.
-    common = [
-        check
-        for check, needs in CHECKS.items()
-        if check is not check_feasible and "sensitivity" not in needs
-    ]
-    if elsewhere:
-        common = [check for check in common if "runtime" not in CHECKS[check]]
+    shared_checks = _shared_checks(elsewhere)
+    shared_problems: dict[str, list[str]] = {}  # by the parameters that settings share
+    labels_by_problem: dict[str, list[str]] = {}
+    for label, params in settings.items():
+        # Most settings share their data and weights, which are read once.
+        shared_params = {key: value for key, value in params.items() if key not in SETTING_KEYS}
+        shared_key = digest(shared_params)
+        if shared_key not in shared_problems:
+            shared_problems[shared_key] = _problems(root, params, shared_checks)
 
-    found: dict[str, list[str]] = {}
-    looked_into: dict[str, list[str]] = {}
+        problems = [
+            *shared_problems[shared_key],
+            *_problems(root, params, [check_feasible]),
+            *files_left_behind(root, params, elsewhere),
+        ]
+        for problem in dict.fromkeys(problems):
+            if not problem.startswith("grid."):
+                labels_by_problem.setdefault(problem, []).append(label)
+
+    if labels_by_problem:
+        raise InputError(grouped_problems(labels_by_problem, len(settings)))
+
+
+def _shared_checks(elsewhere: bool) -> list[Any]:
+    """Return the checks of `prunelab check` whose result settings can share."""
+    from prunelab.commands.check import CHECKS, check_feasible
+
+    shared = []
+    for check, sections in CHECKS.items():
+        is_own = check is check_feasible
+        is_unused = "sensitivity" in sections  # no setting runs that stage
+        is_of_this_machine = elsewhere and "runtime" in sections
+        if not (is_own or is_unused or is_of_this_machine):
+            shared.append(check)
+
+    return shared
+
+
+def _problems(root: Path, params: Parameters, checks: Sequence[Any]) -> list[str]:
+    """Return the problems that these checks find with the parameters of one setting."""
+    from prunelab.commands.check import find_problems
+
+    # The grid does not run here. It must not be the reason for a problem.
+    grid = {"methods": [params["method"]], "ratios": [params["ratio"]]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
-
-        def problems(params: Parameters, checks: Sequence[Any]) -> list[str]:
-            # The grid does not run here, so it must not be what a setting is refused for.
-            own = {**params, "grid": {"methods": [params["method"]], "ratios": [params["ratio"]]}}
-            YAML(typ="safe").dump(own, path)
-            told = find_problems(path, raw=root / RAW, base=Path(folder), checks=checks)
-            return [line.removeprefix(f"{path}: ") for line in told]
-
-        for label, params in settings.items():
-            # Data and weights, which most settings share, are read once.
-            shared = digest({key: its for key, its in params.items() if key not in OWN})
-            if shared not in looked_into:
-                looked_into[shared] = problems(params, common)
-            for problem in dict.fromkeys(
-                looked_into[shared]
-                + problems(params, [check_feasible])
-                + left_behind(root, params, elsewhere)
-            ):
-                if not problem.startswith("grid."):
-                    found.setdefault(problem, []).append(label)
-    if found:
-        raise InputError(told_of(found, len(settings)))
+        YAML(typ="safe").dump({**params, "grid": grid}, path)
+        problems = find_problems(path, raw=root / RAW, base=Path(folder), checks=checks)
+    return [problem.removeprefix(f"{path}: ") for problem in problems]
 
 
-def left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[str]:
-    """Files that a setting names and its checkout would not have."""
+def files_left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[str]:
+    """Return a problem for every file that `params` name and the setting's clone will not have."""
     problems = []
-    for key in PATHS:
+    for key in PATH_KEYS:
         section, _, inner = key.partition(".")
-        value = params[section][inner] if inner else params[section]
-        if not value or Path(value).is_absolute() or not (root / value).exists():
+        path = params[section]
+        if inner:
+            path = path[inner]
+
+        is_relative_file = path and not Path(path).is_absolute() and (root / path).exists()
+        if not is_relative_file or git(root, "ls-files", "--", str(path)):
             continue
-        if git(root, "ls-files", "--", str(value)):
-            continue
+
         if elsewhere:
             problems.append(
-                f"{key}: {value} is not in Git, from which the machines have all they have; give an absolute path at "
-                "which every one of them finds it"
+                f"{key}: {path} is not in Git, so the other machines do not have it. Give an "
+                "absolute path that leads to the file on every machine."
             )
-        elif not Path(value).is_relative_to(RAW):
+        elif not Path(path).is_relative_to(RAW):
             problems.append(
-                f"{key}: {value} is neither under {RAW} nor in Git, and this runs in a checkout of its own; "
-                "put it there, or give an absolute path"
+                f"{key}: {path} is neither under {RAW} nor in Git, so the clone in which the "
+                "setting runs does not have it. Move it there, or give an absolute path."
             )
+
     return problems

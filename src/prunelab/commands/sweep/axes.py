@@ -1,143 +1,182 @@
-"""A sweep: the product of the values that `-S KEY=V1,V2` names, each combination one setting."""
+"""The axes of a sweep, `-S KEY=V1,V2`, and the settings that are the product of their values."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prunelab.commands.studies.study_file import (
-    SECTIONS,
-    known_keys,
-    override,
-    section_keys,
-    told_of,
-)
-from prunelab.config.params import Params, checked, read_params
-from prunelab.config.safe_yaml import truncate
+from prunelab.commands.studies.study_file import SECTIONS, known_keys, override, section_keys
+from prunelab.commands.studies.study_file import told_of as grouped_problems
+from prunelab.config.params import Params, parse_params, read_params
 from prunelab.core.errors import InputError
+from prunelab.core.text import did_you_mean
 from prunelab.project.experiments import Chain
 
-NAME = "sweep"
-SETTINGS = 1_000  # at most: each is an experiment
-Axes = dict[str, list[Any]]  # values by the keys of params.yaml
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+NAME = "sweep"  # the experiments of every sweep begin with it
+MAX_SETTINGS = 1_000  # each is an experiment
+Axes = dict[str, list[Any]]  # the values of every swept key of params.yaml
 
 
 def read_axes(assignments: Sequence[str]) -> Axes:
-    """`ratio=0.2,0.5`, `seeds=[0,1],[2]`, `train.epochs=3`: the grammar of `dvc exp run -S`, which is Hydra's.
+    """Parse assignments such as `ratio=0.2,0.5`, `seeds=[0,1],[2]` and `train.epochs=3`.
+
+    The grammar is that of `dvc exp run -S`, which is Hydra's.
 
     Raises:
-        InputError: with one line per problem, all of them at once.
+        InputError: with one line per problem, all at once.
     """
     axes: Axes = {}
     problems: list[str] = []
     for text in assignments:
         try:
-            key, values = _axis(text)
-            if key in axes:
-                raise InputError(
-                    f"-S {text}: {key} was given before; write all of its values into one: {key}=V1,V2"
-                )
+            key, values = _parse_axis(text)
+        except InputError as error:
+            problems += error.problems
+            continue
+
+        if key in axes:
+            problems.append(
+                f"-S {text}: {key} appears more than once. Write all of its values together: "
+                f"{key}=V1,V2."
+            )
+        else:
             axes[key] = values
-        except InputError as refused:
-            problems += refused.problems
+
     if problems:
         raise InputError(problems)
     return axes
 
 
-def _axis(text: str) -> tuple[str, list[Any]]:
+def _parse_axis(text: str) -> tuple[str, list[Any]]:
+    """Return the key and the values of one assignment."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import OverrideType
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     try:
-        parsed = parser.parse_override(text)
-        if parsed.type != OverrideType.CHANGE:
-            raise InputError(
-                f"-S {text}: params.yaml has all keys there are, so none can be added or removed; KEY=V1,V2"
-            )
-        if parsed.is_sweep_override() and not parsed.is_discrete_sweep():
-            raise InputError(
-                f"-S {text}: an interval has no end of values; name them: {parsed.key_or_group}=V1,V2"
-            )
-        key = parsed.key_or_group
-        written = (
-            parsed.sweep_string_iterator()
-            if parsed.is_sweep_override()
-            else [text.partition("=")[2]]
-        )
-        # range(0,1e9) is one word.
-        values = [
-            parser.parse_override(f"{key}={one}").value()
-            for one in itertools.islice(written, SETTINGS + 1)
-        ]
+        override_ = parser.parse_override(text)
+        _check_form(text, override_)
+
+        key = override_.key_or_group
+        words: Iterable[str]
+        if override_.is_sweep_override():
+            words = override_.sweep_string_iterator()
+        else:
+            words = [text.partition("=")[2]]
+
+        # range(0,1e9) stands for a billion values: read no more than are needed to refuse them.
+        words = itertools.islice(words, MAX_SETTINGS + 1)
+        values = [parser.parse_override(f"{key}={word}").value() for word in words]
     except HydraException as error:
-        why = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"-S {text}: not of the form KEY=V1,V2, such as ratio=0.2,0.5 ({why})"
+            f"-S {text}: not of the form KEY=V1,V2, such as ratio=0.2,0.5 ({reason})"
         ) from None
-    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
-        raise InputError(f"-S {text}: {', '.join(map(str, twice))} stands there more than once")
+
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
+    if repeated:
+        raise InputError(f"-S {text}: {', '.join(map(str, repeated))} appears more than once")
     return key, values
 
 
+def _check_form(text: str, override_: "Override") -> None:
+    """Raise InputError for what Hydra's grammar allows and a sweep does not."""
+    from hydra.core.override_parser.types import OverrideType
+
+    if override_.type != OverrideType.CHANGE:
+        raise InputError(
+            f"-S {text}: keys of params.yaml cannot be added or removed. Write KEY=V1,V2."
+        )
+
+    if override_.is_sweep_override() and not override_.is_discrete_sweep():
+        raise InputError(
+            f"-S {text}: an interval has infinitely many values. "
+            f"Name the values: {override_.key_or_group}=V1,V2."
+        )
+
+
 def resolve_sweep(axes: Axes, base: Path, used: Chain) -> dict[str, dict[str, Any]]:
-    """The whole parameters of every combination, by what is swept in it; those of `base` where nothing is said.
+    """Return the whole parameters of every combination of values, by a label of what is swept.
+
+    Other keys have the values of the file `base`. `used` is what the pipeline's focus reads.
 
     Raises:
-        InputError: for unknown keys, keys that the pipeline's focus does not read, and values out of range.
+        InputError: for unknown keys, keys that the focus does not read, and values out of range.
     """
-    unusable = {key: problem for key in axes if (problem := _unusable(key, used))}
-    axes = {
-        key: values for key, values in axes.items() if key not in unusable
-    }  # which are looked into all the same
-    if (count := math.prod(map(len, axes.values()))) > SETTINGS:
-        raise InputError(
-            [*unusable.values(), f"-S: {count:,} combinations; valid: up to {SETTINGS:,}"]
-        )
-    shipped = read_params(base)
-    swept = [key for key, values in axes.items() if len(values) > 1]
+    unusable = _unusable_keys(axes, used)
+    usable_axes = {key: values for key, values in axes.items() if key not in unusable}
+
+    count = math.prod(map(len, usable_axes.values()))
+    if count > MAX_SETTINGS:
+        problem = f"-S: {count:,} combinations; valid: up to {MAX_SETTINGS:,}"
+        raise InputError([*unusable.values(), problem])
+
+    base_params = read_params(base)
     settings: dict[str, dict[str, Any]] = {}
-    wrong: dict[str, list[str]] = {}
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        params = deepcopy(shipped)
-        override(params, chosen)
-        label = " ".join(f"{key}={_written(chosen[key])}" for key in swept) or params_name(params)
-        try:
-            checked(params)
-        except InputError as refused:
-            for problem in refused.problems:
-                wrong.setdefault(problem, []).append(label)
+    labels_by_problem: dict[str, list[str]] = {}
+    for values in itertools.product(*usable_axes.values()):
+        combination = dict(zip(usable_axes, values, strict=True))
+        params = deepcopy(base_params)
+        override(params, combination)
+
+        label = _label(combination, usable_axes) or params_name(params)
         settings[label] = params
-    if unusable or wrong:
-        raise InputError([*unusable.values(), *told_of(wrong, len(settings))])
+        try:
+            parse_params(params)
+        except InputError as error:
+            for problem in error.problems:
+                labels_by_problem.setdefault(problem, []).append(label)
+
+    if unusable or labels_by_problem:
+        wrong_values = grouped_problems(labels_by_problem, len(settings))
+        raise InputError([*unusable.values(), *wrong_values])
     return settings
 
 
-def _written(value: Any) -> str:
-    return str(value).replace(" ", "")
+def _label(combination: Mapping[str, Any], axes: Axes) -> str:
+    """Return the values of the keys that have several, such as `ratio=0.5 seeds=[0,1]`."""
+    words = []
+    for key, value in combination.items():
+        if len(axes[key]) > 1:
+            value_text = str(value).replace(" ", "")
+            words.append(f"{key}={value_text}")
+    return " ".join(words)
 
 
-def _unusable(key: str, used: Chain) -> str | None:
+def _unusable_keys(axes: Axes, used: Chain) -> dict[str, str]:
+    """Return why keys cannot be swept, by key."""
+    problems = {}
+    for key in axes:
+        if key not in known_keys():
+            problems[key] = _unknown_key(key)
+        elif not _is_read(key, used):
+            problems[key] = (
+                f"-S {key}: the focus does not read it, so all settings would be the same"
+            )
+
+    return problems
+
+
+def _is_read(key: str, used: Chain) -> bool:
     section = key.partition(".")[0]
-    if key in known_keys():
-        read = any(one in (key, section) or one.startswith(f"{key}.") for one in used.parameters)
-        return (
-            None
-            if read
-            else f"-S {key}: the focus does not read it, so that all settings would be the same"
-        )
-    close = get_close_matches(truncate(key), sorted(known_keys()), n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    known = section_keys(section) if section in SECTIONS else Params.model_fields
-    return f"-S {key}: unknown key{guess}; known here: {', '.join(known)}"
+    return any(
+        read_key in (key, section) or read_key.startswith(f"{key}.") for read_key in used.parameters
+    )
 
 
-def params_name(params: Any) -> str:
-    """What the experiment of a setting is called before its hash: the same whatever else the sweep went over."""
+def _unknown_key(key: str) -> str:
+    """Return the problem of an unknown key, with the keys of its section or of params.yaml."""
+    hint = did_you_mean(key, sorted(known_keys()))
+    section = key.partition(".")[0]
+    valid = section_keys(section) if section in SECTIONS else Params.model_fields
+    return f"-S {key}: unknown key{hint}; valid: {', '.join(valid)}"
+
+
+def params_name(params: Mapping[str, Any]) -> str:
+    """Return the start of an experiment's name, whatever else the sweep goes over."""
     return f"{params['model']}-{params['method']}-{params['ratio']}"

@@ -1,11 +1,11 @@
-"""`prunelab sweep`."""
+"""`prunelab sweep`: arguments and help; `run_sweep` does the work."""
 
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from prunelab.commands.common import interruptible, print_line, report_failures, reporting_errors
+from prunelab.commands.common import print_line, report_failures, reporting_errors
 
 Assignments = Annotated[
     list[str],
@@ -38,51 +38,27 @@ def sweep(
         ),
     ] = None,
     git_remote: Annotated[
-        str, Option(help="With --address: from where machines get the commit.")
+        str, Option(help="With --address: the remote from which machines get the commit.")
     ] = "origin",
 ) -> None:
-    """Run the product of several parameters' values, each combination as one DVC experiment, and compare them.
+    """Run every combination of several parameters' values as a DVC experiment, and compare them.
 
-    Values are written as for `dvc exp run -S`. Everything that can be found wrong is reported before any work starts;
-    what was measured by the same code is not run again, so that the same command goes on where it was.
+    Values are written as for `dvc exp run -S`. All problems that can be found are reported before
+    any work starts. Settings that the same code has measured do not run again, so the same command
+    continues an interrupted sweep.
 
-    With --address the settings run as tasks of a Ray cluster, which share with this machine no more than the Git remote
-    and the DVC remote that .dvc/config names (docs/scaling.md).
+    With --address the settings run as tasks of a Ray cluster. Its machines share only the Git
+    remote and the DVC remote of .dvc/config with this machine (docs/scaling.md).
 
     Example: prunelab sweep -S ratio=0.2,0.5,0.8 -S model=resnet20,resnet56 --jobs 2
     """
     with reporting_errors():
-        from prunelab.commands.compare.compare import compared
-        from prunelab.commands.studies.jobs import jobs_of
-        from prunelab.commands.studies.local import run_jobs
-        from prunelab.commands.studies.validate import check_settings
-        from prunelab.commands.sweep.axes import NAME, params_name, read_axes, resolve_sweep
-        from prunelab.config.params import PARAMS_FILE, load_params
-        from prunelab.core.errors import InputError
-        from prunelab.project.experiments import chain, experiments
+        from prunelab.commands.sweep.sweep import RayOptions, run_sweep
 
-        if address and jobs > 1:
-            raise InputError(
-                "--jobs is for this machine; with --address Ray runs as many as --cpus-per-task leaves room for"
-            )
-        root = Path.cwd()
-        axes = read_axes(assignments)
-        load_params(PARAMS_FILE)
-        settings = resolve_sweep(axes, PARAMS_FILE, chain((root / "dvc.yaml").read_text()))
-        print_line(f"checking {len(settings)} settings ...")
-        check_settings(root, settings, elsewhere=address is not None)
-        work = jobs_of(root, settings, lambda _, params: (NAME, params_name(params)))
-        with interruptible():
-            if address:
-                from prunelab.commands.sweep.ray.driver import Resources, run_elsewhere
-
-                resources = Resources(cpus_per_task, gpus_per_task)
-                failures = run_elsewhere(
-                    root, NAME, work, address, git_remote, resources, print_line
-                )
-            else:
-                failures = run_jobs(root, NAME, work, at_once=jobs, tell=print_line)
-        made = {experiment.name for experiment in experiments(root)}
-        if names := [job.name for job in work if job.name in made]:
-            print("\n" + compared(root, names, "macs", "text", None))
-    report_failures(failures, len(settings))
+        ray_options = None
+        if address:
+            ray_options = RayOptions(address, git_remote, cpus_per_task, gpus_per_task)
+        result = run_sweep(Path.cwd(), assignments, jobs, ray_options, print_line)
+        if result.table:
+            print(f"\n{result.table}")
+    report_failures(result.failures, result.count)

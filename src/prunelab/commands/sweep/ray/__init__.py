@@ -1,1 +1,1 @@
-"""A sweep over many machines, by Ray."""
+"""A sweep on many machines, by Ray."""

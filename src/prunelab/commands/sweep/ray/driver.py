@@ -1,200 +1,268 @@
-"""Run jobs on a Ray cluster, one task each. The only module that imports Ray."""
+"""Run jobs on a Ray cluster, one task each. No other module imports Ray."""
 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from prunelab.commands.studies.jobs import Job, one_of_each_dense, unmeasured
+from prunelab.commands.studies.jobs import Job, PrintLine, first_job_per_dense, pending_jobs
+from prunelab.commands.studies.local import job_positions
 from prunelab.commands.sweep.ray import node
 from prunelab.commands.sweep.ray.node_job import DENSE, SETTING
 from prunelab.commands.sweep.ray.remotes import check_remotes, fetch_experiments
 from prunelab.core.errors import InputError
 from prunelab.project.git import git
 
-RETRIES = 5
-PATIENCE_S = 20.0
-Order = dict[str, Any]
+MAX_RETRIES = 5  # of a task whose node died
+CONNECT_TIMEOUT_S = 20.0
+Spec = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What Ray gives every task; None: as many CPUs as the setting has threads, one GPU where the cluster has any."""
+    """The CPUs and GPUs of every task.
+
+    None means as many CPUs as the setting has threads, and one GPU if the cluster has any.
+    """
 
     cpus: float | None
     gpus: float | None
 
 
-def run_elsewhere(
+def run_on_ray(
     root: Path,
     title: str,
     jobs: Sequence[Job],
+    *,
     address: str,
     remote: str,
     resources: Resources,
-    tell: Callable[[str], None],
+    print_line: PrintLine,
 ) -> Mapping[str, str]:
-    """Run on a cluster what no experiment here or on the Git remote has measured, and fetch what came out.
+    """Run the jobs that have no experiment here or on the Git remote, and fetch the results.
 
-    Returns the failures, the log's end by the job's label.
+    Returns:
+        The end of the log of every job that failed, by the job's label.
 
     Raises:
-        InputError: with one line per problem of the remotes, Ray or its nodes, before any work starts.
+        InputError: with one line per problem of the remotes, Ray or its nodes, before any work
+            starts.
     """
     revision = git(root, "rev-parse", "HEAD").strip()
     url = check_remotes(root, remote, revision)
     names = [job.name for job in jobs]
     fetch_experiments(root, url, names)
-    pending = unmeasured(root, jobs, revision, tell)
+
+    pending = pending_jobs(root, jobs, revision, print_line)
     if not pending:
         return {}
     try:
         with connected(address) as ray:
-            return run_on_cluster(
-                ray, order_for(root, url, revision, title), pending, resources, tell
-            )
+            spec = sweep_spec(root, url, revision, title)
+            return run_on_cluster(ray, spec, pending, resources, print_line)
     finally:
         fetch_experiments(root, url, names)
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster: `auto`, host:port, ray://host:port, or `local` for one on this machine alone.
+def connected(address: str) -> Iterator[ModuleType]:
+    """Yield Ray, connected to the cluster at `address`.
+
+    The address is `auto`, HOST:PORT, ray://HOST:PORT, or `local` for a cluster on this machine.
 
     Raises:
-        InputError: if Ray is not installed or nothing answers there.
+        InputError: if Ray is not installed or nothing answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it takes different settings for repetitions
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray takes different settings for repetitions
     try:
         import ray
     except ImportError:
         raise InputError(
             "--address needs Ray, which is not installed: pip install prunelab[ray]"
         ) from None
-    where: dict[str, Any] = (
-        {"include_dashboard": False} if address == "local" else {"address": address}
-    )
+
+    where: dict[str, Any] = {"address": address}
+    if address == "local":
+        where = {"include_dashboard": False}
     try:
-        _knock(address)
+        check_reachable(address)
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=True)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"--address {address}: {why}; valid: auto, local, HOST:PORT, ray://HOST:10001"
+            f"--address {address}: {reason}; valid: auto, local, HOST:PORT, ray://HOST:10001"
         ) from None
+
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nothing listens: Ray itself would try for minutes."""
+def check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at the address; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def order_for(root: Path, url: str, revision: str, title: str) -> Order:
-    """What every node is told: where the commit is, who commits, and the versions that numbers rest on here."""
+def sweep_spec(root: Path, url: str, revision: str, title: str) -> Spec:
+    """Return what every task must know.
+
+    That is the commit and where it is, the name of its committer, and the versions of the packages
+    on which results depend.
+    """
     from prunelab.runtime.device import FINGERPRINT_PACKAGES
 
     identity = {}
     for key in ("user.name", "user.email"):
         with suppress(InputError):
             identity[key] = git(root, "config", key).strip()
-    wanted = node.versions(list(FINGERPRINT_PACKAGES))
     return {
         "url": url,
         "revision": revision,
         "title": title,
         "identity": identity,
-        "versions": wanted,
+        "versions": node.versions(list(FINGERPRINT_PACKAGES)),
     }
 
 
 def run_on_cluster(
-    ray: Any, order: Order, jobs: Sequence[Job], resources: Resources, tell: Callable[[str], None]
+    ray: ModuleType,
+    spec: Spec,
+    jobs: Sequence[Job],
+    resources: Resources,
+    print_line: PrintLine,
 ) -> Mapping[str, str]:
-    """Train every dense network, then measure every setting on it, each a task that Ray places; return the failures.
+    """Train every dense network, then measure the settings on it. Ray places each as a task.
 
-    A task whose node died is started anew on another.
+    Ray repeats a task on another node if its node dies.
+
+    Returns:
+        The end of the log of every job that failed, by the job's label.
 
     Raises:
         InputError: if a node lacks what the work needs.
     """
     ray.cloudpickle.register_pickle_by_value(node)
-    _check_nodes(ray, order)
-    gpus = (
-        resources.gpus
-        if resources.gpus is not None
-        else float(ray.cluster_resources().get("GPU", 0) >= 1)
+    _check_nodes(ray, spec)
+
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = float(ray.cluster_resources().get("GPU", 0) >= 1)
+    run = _ClusterRun(
+        ray=ray,
+        task=ray.remote(max_retries=MAX_RETRIES)(node.run_job),
+        spec=spec,
+        jobs=jobs,
+        resources=Resources(resources.cpus, gpus),
+        print_line=print_line,
     )
-    task = ray.remote(max_retries=RETRIES)(node.perform)
-    place = {job.name: f"{number}/{len(jobs)}" for number, job in enumerate(jobs, start=1)}
-    failures: dict[str, str] = {}
-    running: dict[Any, tuple[str, Job]] = {}
+    run.start_dense_networks()
+    while run.running:
+        run.finish_one()
+    return run.failures
 
-    def start(kind: str, job: Job, at: str) -> None:
-        content = {**order, "kind": kind, "place": at, "job": asdict(job)}
-        cpus = resources.cpus if resources.cpus is not None else job.params["runtime"]["threads"]
-        wants_gpu = job.params["runtime"]["device"] != "cpu"
-        running[task.options(num_cpus=cpus, num_gpus=gpus if wants_gpu else 0).remote(content)] = (
-            kind,
-            job,
-        )
 
-    for dense, job in one_of_each_dense(jobs).items():
-        label = f"dense network ({job.params['model']})"
-        start(DENSE, Job(label, f"dense-{dense}", job.params, job.held, dense), DENSE)
-    finished = 0
-    while running:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        kind, job = running.pop(done)
-        try:
-            where, failure = ray.get(done)
-        except ray.exceptions.RayError as error:
-            where, failure = "Ray", str(error)
-        if kind == SETTING:
-            finished += 1
-            tell(
-                f"{finished} of {len(jobs)}: {job.label} {'FAILED' if failure else 'measured'} on {where}"
+@dataclass
+class _ClusterRun:
+    """The tasks of a sweep: those that run, and the failures so far."""
+
+    ray: ModuleType
+    task: Any  # node.run_job as a remote function of Ray
+    spec: Spec
+    jobs: Sequence[Job]
+    resources: Resources
+    print_line: PrintLine
+    running: dict[Any, tuple[str, Job]] = field(default_factory=dict)  # kind and job of each task
+    failures: dict[str, str] = field(default_factory=dict)
+    finished: int = 0  # settings that were measured or failed
+
+    def start_dense_networks(self) -> None:
+        """Start a task for every dense network that the settings need."""
+        for dense_key, job in first_job_per_dense(self.jobs).items():
+            label = f"dense network ({job.params['model']})"
+            dense_job = Job(
+                label=label,
+                name=f"dense-{dense_key}",
+                params=job.params,
+                input_hashes=job.input_hashes,
+                dense_key=dense_key,
             )
-            failures |= {job.label: failure} if failure else {}
-            continue
-        rest_on_it = [setting for setting in jobs if setting.dense == job.dense]
-        tell(
-            f"{job.label} {'FAILED' if failure else 'ready'} on {where}, for {len(rest_on_it)} settings"
-        )
-        for setting in rest_on_it:
+            self._start(DENSE, dense_job, DENSE)
+
+    def finish_one(self) -> None:
+        """Wait for a task to end; start the settings that waited for it."""
+        (done,), _ = self.ray.wait(list(self.running), num_returns=1)
+        kind, job = self.running.pop(done)
+        try:
+            where, failure = self.ray.get(done)
+        except self.ray.exceptions.RayError as error:
+            where, failure = "Ray", str(error)
+
+        if kind == SETTING:
+            self._note_setting(job, where, failure)
+        else:
+            self._go_on_from_dense(job, where, failure)
+
+    def _note_setting(self, job: Job, where: str, failure: str | None) -> None:
+        self.finished += 1
+        outcome = "measured"
+        if failure:
+            outcome = "FAILED"
+            self.failures[job.label] = failure
+        self.print_line(f"{self.finished} of {len(self.jobs)}: {job.label} {outcome} on {where}")
+
+    def _go_on_from_dense(self, dense_job: Job, where: str, failure: str | None) -> None:
+        """Start the settings of a dense network, or note that they failed with it."""
+        settings = [job for job in self.jobs if job.dense_key == dense_job.dense_key]
+        outcome = "FAILED" if failure else "ready"
+        self.print_line(f"{dense_job.label} {outcome} on {where}, for {len(settings)} settings")
+
+        positions = job_positions(self.jobs)
+        for job in settings:
             if failure:
-                finished += 1
-                failures[setting.label] = f"its dense network failed:\n{failure}"
+                self.finished += 1
+                self.failures[job.label] = f"its dense network failed:\n{failure}"
             else:
-                start(SETTING, setting, place[setting.name])
-    return failures
+                self._start(SETTING, job, positions[job.name])
+
+    def _start(self, kind: str, job: Job, position: str) -> None:
+        cpus = self.resources.cpus
+        if cpus is None:
+            cpus = job.params["runtime"]["threads"]
+        gpus = self.resources.gpus
+        if job.params["runtime"]["device"] == "cpu":
+            gpus = 0
+
+        job_spec = {**self.spec, "kind": kind, "position": position, "job": asdict(job)}
+        handle = self.task.options(num_cpus=cpus, num_gpus=gpus).remote(job_spec)
+        self.running[handle] = (kind, job)
 
 
-def _check_nodes(ray: Any, order: Order) -> None:
-    """Let every node that can work clone the commit and compare versions; those that join later do so themselves."""
+def _check_nodes(ray: ModuleType, spec: Spec) -> None:
+    """Let every node that has CPUs clone the commit and compare versions.
+
+    Nodes that join later do so at their first task.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(node.prepare)
-    able = [its["NodeID"] for its in ray.nodes() if its["Alive"] and its["Resources"].get("CPU")]
-    asked = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False)).remote(
-            order
-        )
-        for name in able
-    ]
+    prepare = ray.remote(num_cpus=0, max_retries=0)(node.prepare)
+    tasks = []
+    for cluster_node in ray.nodes():
+        if cluster_node["Alive"] and cluster_node["Resources"].get("CPU"):
+            on_node = NodeAffinitySchedulingStrategy(cluster_node["NodeID"], soft=False)
+            tasks.append(prepare.options(scheduling_strategy=on_node).remote(spec))
+
     problems: list[str] = []
-    for answer in asked:
+    for task in tasks:
         with suppress(ray.exceptions.RayError):  # the node died meanwhile
-            problems += ray.get(answer)
+            problems += ray.get(task)
     if problems:
         raise InputError(dict.fromkeys(problems))

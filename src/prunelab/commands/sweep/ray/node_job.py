@@ -1,6 +1,7 @@
-"""One job of a sweep on a node, in the node's clone: the job comes on standard input.
+"""One job of a sweep on a node, in the node's clone of the commit.
 
-The clone stands to the settings as the project stands to those of a study: they run in checkouts of it.
+The process reads the job from standard input. Settings run in clones of the node's clone, as the
+settings of a study run in clones of the project.
 """
 
 import json
@@ -14,95 +15,115 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.commands.studies.jobs import DENSE_TARGET, Job
-from prunelab.commands.studies.local import DVC, Run, measure, renew
+from prunelab.commands.studies.local import Dvc, LocalRun, measure, refresh_changed_inputs
 from prunelab.core.errors import InputError
 from prunelab.project.clones import FOLDER, Checkout, Failed
 from prunelab.project.git import git
 from prunelab.project.paths import TARGET
 
-SLOTS = 64  # more than a node has tasks at a time
+MAX_CLONES = 64  # more than the tasks that a node runs at a time
 ATTEMPTS = 3
-DENSE, SETTING = "dense", "setting"
+DENSE, SETTING = "dense", "setting"  # the two kinds of job
 
 
 def main() -> int:
-    """Do what the order says; returns the status to end with."""
-    order = json.loads(sys.stdin.readline())
+    """Do the job on standard input; return the exit status."""
+    job_spec = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    root, job = Path.cwd(), Job(**order["job"])
-    reference = reference_of(order["revision"], job.name)
-    if order["kind"] == SETTING and git(root, "ls-remote", order["url"], reference):
-        print(f"{job.label}: measured already")  # a task that Ray started anew had got so far
-        return 0
-    work = partial(_dense, root) if order["kind"] == DENSE else partial(_setting, root, order)
-    run = Run(
-        root, order["revision"], root.parent / "cache", SLOTS, partial(print, flush=True), work
+
+    root, job = Path.cwd(), Job(**job_spec["job"])
+    if job_spec["kind"] == DENSE:
+        work = partial(_share_dense, root)
+    else:
+        # Ray repeats a task whose node died. The first attempt may have come to the end.
+        reference = experiment_reference(job_spec["revision"], job.name)
+        if git(root, "ls-remote", job_spec["url"], reference):
+            print(f"{job.label}: measured already")
+            return 0
+        work = partial(_measure_setting, root, job_spec)
+
+    run = LocalRun(
+        root=root,
+        revision=job_spec["revision"],
+        cache=root.parent / "cache",
+        slots=MAX_CLONES,
+        print_line=partial(print, flush=True),
+        work=work,
     )
-    run.job(job, order["place"])
-    for told in run.failures.values():
-        print(told)
+    run.run_job(job, job_spec["position"])
+
+    for log_end in run.failures.values():
+        print(log_end)
     return len(run.failures)
 
 
 def _end_with_parent() -> None:
-    """The task holds the other end of standard input: a killed one must not leave this process behind."""
+    """End this process when the task, which holds the other end of standard input, is killed."""
     sys.stdin.read()
     os._exit(1)
 
 
-def reference_of(revision: str, name: str) -> str:
+def experiment_reference(revision: str, name: str) -> str:
+    """Return the Git reference under which DVC keeps an experiment derived from a commit."""
     return f"refs/exps/{revision[:2]}/{revision[2:]}/{name}"
 
 
-def _dense(root: Path, job: Job, clone: Checkout, dvc: DVC) -> str:
-    """Have the dense network in the remotes; settings leave their own stages out of the run cache, since DVC copies the
-    whole of it every time.
+def _share_dense(root: Path, job: Job, clone: Checkout, dvc: Dvc) -> str:
+    """Put the dense network on the remotes, with DVC's run cache.
+
+    Settings leave the run cache alone, because DVC copies the whole of it every time.
     """
-    known = _known(root, job)
-    if known.exists():
+    marker = _dense_marker(root, job)
+    if marker.exists():
         return "shared already"
-    _bring_dense(job, clone, dvc)
-    _stubbornly(lambda: dvc("push", "--quiet", "--run-cache", "--with-deps", DENSE_TARGET))
-    known.touch()
+    _get_dense(job, clone, dvc)
+    _retry(lambda: dvc("push", "--quiet", "--run-cache", "--with-deps", DENSE_TARGET))
+    marker.touch()
     return "shared"
 
 
-def _setting(root: Path, order: dict[str, Any], job: Job, clone: Checkout, dvc: DVC) -> str:
-    known = _known(root, job)
-    if not known.exists():
-        _bring_dense(job, clone, dvc)
-        known.touch()
-    told = measure(order["title"], job, clone, dvc)
-    _stubbornly(lambda: dvc("push", "--quiet", "--with-deps", TARGET))
-    reference = reference_of(order["revision"], job.name)
-    _stubbornly(lambda: git(root, "push", "--quiet", order["url"], f"+{reference}:{reference}"))
-    return told
+def _measure_setting(
+    root: Path, job_spec: dict[str, Any], job: Job, clone: Checkout, dvc: Dvc
+) -> str:
+    """Measure a setting, then put its networks and its experiment on the remotes."""
+    marker = _dense_marker(root, job)
+    if not marker.exists():
+        _get_dense(job, clone, dvc)
+        marker.touch()
+
+    result = measure(job_spec["title"], job, clone, dvc)
+
+    _retry(lambda: dvc("push", "--quiet", "--with-deps", TARGET))
+    reference = experiment_reference(job_spec["revision"], job.name)
+    _retry(lambda: git(root, "push", "--quiet", job_spec["url"], f"+{reference}:{reference}"))
+    return result
 
 
-def _known(root: Path, job: Job) -> Path:
-    """The mark of a dense network that this node has and the others can have."""
+def _dense_marker(root: Path, job: Job) -> Path:
+    """Return the file that marks a dense network as present on this node and on the remotes."""
     folder = root / FOLDER / "dense"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / job.dense
+    return folder / job.dense_key
 
 
-def _bring_dense(job: Job, clone: Checkout, dvc: DVC) -> None:
+def _get_dense(job: Job, clone: Checkout, dvc: Dvc) -> None:
     """Take the dense network out of the remote's run cache, or train it."""
     pull = partial(dvc, "repro", "--pull")
-    renew(job, clone, lambda _, *arguments: pull(*arguments))
+    refresh_changed_inputs(job, clone, lambda _, *arguments: pull(*arguments))
     pull(DENSE_TARGET)
 
 
-def _stubbornly(attempt: Callable[[], object]) -> None:
-    """Networks fail now and then, and hours of training should not hang on one try."""
-    for number in range(1, ATTEMPTS):
+def _retry(action: Callable[[], object]) -> None:
+    """Try an action up to ATTEMPTS times: one network failure must not cost hours of training."""
+    for attempt in range(1, ATTEMPTS):
         try:
-            attempt()
+            action()
             return
         except (Failed, InputError) as error:
             print(f"{error}; trying again", flush=True)
-            time.sleep(2.0**number)
-    attempt()
+            time.sleep(2.0**attempt)
+
+    action()  # the last attempt may raise
 
 
 if __name__ == "__main__":
