@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunelab.commands.studies.validate import left_behind
+from prunelab.commands.studies.validate import files_left_behind
 from prunelab.commands.verify.outcome import compared, elsewhere, explained
 from prunelab.commands.verify.rerun import (
     ELSEWHERE,
@@ -69,7 +69,7 @@ def _repeat(
     for clone in clones:
         bare_clone(tree.root, clone, tree.commit)
     params = load_params(clones[0] / "params.yaml")
-    if problems := left_behind(tree.root, params.model_dump(), elsewhere=False):
+    if problems := files_left_behind(tree.root, params.model_dump(), elsewhere=False):
         raise InputError(problems)
     stages, timed = repeatable(clones[0], targets)
     if timed:
