@@ -12,7 +12,7 @@ from torchvision.transforms import functional as tv
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.data.augment import (
-    ASPECTS,
+    ASPECT_RANGE,
     Augmentation,
     crop_resized,
     flip,
@@ -117,7 +117,7 @@ def test_a_slice_of_a_map_is_the_slice_and_not_the_file(digits, normalise, execu
 
 
 def test_images_without_moments_are_refused(digits, execution):
-    with pytest.raises(InputError, match="need a mean and a deviation"):
+    with pytest.raises(InputError, match="need the mean and the standard deviation"):
         BatchLoader(digits, None, execution)
 
 
@@ -142,9 +142,9 @@ def test_boxes_lie_inside_and_have_the_area_and_aspect_asked_for(height, width, 
     assert (left + wide).max() <= 1 + 1e-6
     assert (top + high).max() <= 1 + 1e-6
     aspect = wide * width / (high * height)
-    assert ASPECTS[0] - 1e-5 < aspect.min() <= aspect.max() < ASPECTS[1] + 1e-5
-    fitted = min(1, ASPECTS[1] * height / width) * min(
-        1, width / height / ASPECTS[0]
+    assert ASPECT_RANGE[0] - 1e-5 < aspect.min() <= aspect.max() < ASPECT_RANGE[1] + 1e-5
+    fitted = min(1, ASPECT_RANGE[1] * height / width) * min(
+        1, width / height / ASPECT_RANGE[0]
     )  # largest share of valid aspect
     area = wide * high
     assert area.min() >= min(scale, fitted) - 1e-5
@@ -164,7 +164,7 @@ def test_area_is_uniform_aspect_log_uniform_and_place_uniform_where_all_fits():
     )
     assert len(small) > 1000
     assert stats.kstest((area - 0.1) / 0.4, "uniform").pvalue > 1e-3
-    low, high_end = map(math.log, ASPECTS)
+    low, high_end = map(math.log, ASPECT_RANGE)
     assert stats.kstest((aspect - low) / (high_end - low), "uniform").pvalue > 1e-3
     assert all(stats.kstest(shares, "uniform").pvalue > 1e-3 for shares in place)
 

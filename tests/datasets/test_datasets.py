@@ -11,7 +11,7 @@ from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.core.errors import InputError
 from prunelab.data import splits as splits_module
 from prunelab.data.dataset import DataConfig
-from prunelab.data.splits import Split, channel_moments, split_off, three_way
+from prunelab.data.splits import Split, channel_moments, split_off, three_way_split
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import describe
 
@@ -32,8 +32,8 @@ def test_every_data_set_is_what_its_facts_say_and_splits_by_class(name, tmp_path
     if dataset.missing():
         pytest.skip(f"{name} is not in {RAW} (set PRUNELAB_DATA to where it is)")
     assert not dataset.damaged()
-    facts, published = dataset.facts(), dataset.read()
-    parts = three_way(published, test_fraction=0.25, validation_fraction=0.1, seed=0)
+    facts, published = dataset.info(), dataset.read()
+    parts = three_way_split(published, test_fraction=0.25, validation_fraction=0.1, seed=0)
     assert len(published.class_names) == facts.classes
     for part in parts.values():
         assert part.dtype == (np.uint8 if len(facts.shape) == 3 else np.int64)
@@ -52,10 +52,10 @@ def test_every_data_set_is_what_its_facts_say_and_splits_by_class(name, tmp_path
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100"])
 def test_published_images_are_resized_for_networks_but_not_in_memory(name):
     plain, resized = (DATASETS[name](DataConfig(RAW, resize=side)) for side in (None, 224))
-    assert resized.facts().shape == (plain.facts().shape[0], 224, 224)
-    assert resized.facts().classes == plain.facts().classes
+    assert resized.info().shape == (plain.info().shape[0], 224, 224)
+    assert resized.info().classes == plain.info().classes
     if not resized.missing():
-        assert resized.read().train.shape == plain.facts().shape
+        assert resized.read().train.shape == plain.info().shape
 
 
 def fingerprints(part: Split) -> set[str]:
@@ -97,7 +97,7 @@ def prepared(folder: Path, shape: tuple[int, ...], digits: Split) -> dict[str, S
     parts = {"train": digits.at(np.arange(200)), "test": digits.at(np.arange(200, 300))}
     names = [str(digit) for digit in range(10)]
     save_prepared(
-        folder, parts, lambda splits: {"dataset": "any"} | describe(names, shape, splits, twins={})
+        folder, parts, lambda splits: {"dataset": "any"} | describe(names, shape, splits, duplicates={})
     )
     return parts
 

@@ -36,7 +36,7 @@ def problems(dataset: ImageFolder) -> list[str]:
     """What `check` would say, which is also what asking for facts raises."""
     found = dataset.missing() + dataset.damaged()
     with pytest.raises(InputError) as refused:
-        dataset.facts()
+        dataset.info()
     assert refused.value.problems == found
     return found
 
@@ -181,7 +181,7 @@ def test_parts_decode_what_lies_in_their_files_in_order(tmp_path, monkeypatch):
 def test_images_of_one_size_need_no_resizing(tmp_path):
     write_image_folder(tmp_path, TWO, sizes=[(9, 7)])
     dataset = folder_of(tmp_path, resize=None)
-    assert dataset.facts().shape == (3, 7, 9)
+    assert dataset.info().shape == (3, 7, 9)
     assert next(dataset.read().train.chunks()).shape == (30, 3, 7, 9)
 
 
@@ -199,7 +199,7 @@ def test_images_of_two_sizes_are_refused_by_name_unless_resized(tmp_path):
         ({}, ["no class folders", "at least two"]),
         ({"cat": 3}, ["only the class folder cat"]),
         ({"cat": 3, "dog": 0, "emu": 0}, ["without images in train: dog, emu"]),
-        ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/emu": 2}, ["dog (train alone)", "emu (val alone)"]),
+        ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/emu": 2}, ["dog (only in train)", "emu (only in val)"]),
         ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/dog": 0}, ["without images in val: dog"]),
         ({"Train/cat": 3, "Train/dog": 3, "Test/cat": 3}, ["Test, Train", "look like official splits"]),
         ({"train": 5, "test": 5}, ["test, train", "look like official splits"]),
@@ -215,7 +215,7 @@ def test_folders_that_make_no_classes_are_refused(tmp_path, layout, named):
 
 
 @pytest.mark.parametrize(
-    ("path", "named"), [(None, "data.source: null"), ("no/such", "no/such is no folder")]
+    ("path", "named"), [(None, "data.source: null"), ("no/such", "no/such is not a folder")]
 )
 def test_a_source_that_is_not_there_is_refused(path, named):
     dataset = ImageFolder(DataConfig(Path("unused"), path=path, resize=6))
@@ -322,14 +322,14 @@ def test_what_is_prepared_needs_no_source_until_it_is_wanted_otherwise(workspace
     Path("pets").rename("elsewhere")
     assert check() == []
     (line,) = check(data__resize=8)
-    assert "pets is no folder" in line
+    assert "pets is not a folder" in line
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"data__source": None}, "data.source: null"),
-        ({"data__source": "nowhere"}, "nowhere is no folder"),
+        ({"data__source": "nowhere"}, "nowhere is not a folder"),
         ({"data__resize": None}, "data.resize is null"),
         ({"data__normalise": {"mean": [0.5], "std": [0.5]}}, "imagefolder has 3 channels"),
     ],

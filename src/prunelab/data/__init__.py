@@ -1,1 +1,1 @@
-"""Data sets: raw files to prepared arrays to batches on the device. Nothing here knows a network."""
+"""Splits in memory or on disk, and their batches on the device. Nothing here knows a network."""

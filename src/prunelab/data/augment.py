@@ -1,6 +1,6 @@
-"""Random crops, flips and resizing of whole batches, on whatever device they are.
+"""Random crops, flips and resizing of whole batches, on the device that holds them.
 
-Random numbers come from the CPU on every device, so that a GPU sees the same images as a CPU does.
+Random numbers are always drawn on the CPU, so a GPU sees the same images as a CPU.
 """
 
 import math
@@ -10,14 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ASPECTS = (3 / 4, 4 / 3)
-ATTEMPTS = 10
+ASPECT_RANGE = (3 / 4, 4 / 3)  # width to height of a random crop
+CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crops after zero padding by `crop_padding` pixels (0: none), random left-right flips, and after those
-    random resized crops of a share of the area from `crop_scale` to 1 (1.0: none).
+    """The random changes to training images, in this order: shift, flip, resized crop.
+
+    Args:
+        crop_padding: largest shift in pixels, after zero padding; 0: no shift
+        flip: whether to mirror half of the images left to right
+        crop_scale: smallest area of a resized crop, as a share of the image; 1.0: no crop
     """
 
     crop_padding: int = 0
@@ -26,75 +30,102 @@ class Augmentation:
 
 
 def random_shifts(count: int, padding: int, random: torch.Generator) -> Tensor:
-    """Where crops begin after padding, down and right: int64 [2, count]."""
+    """First row and column of each crop in its padded image: int64 [2, count], 0 to 2 * padding."""
     return torch.randint(2 * padding + 1, (2, count), generator=random)
 
 
 def shift(images: Tensor, padding: int, starts: Tensor) -> Tensor:
-    """A crop of every image [B, C, H, W] after zero padding, from `starts` [2, B] on; the size stays."""
+    """Zero-pad images and crop them back to their size.
+
+    Args:
+        images: shape [B, C, H, W]
+        padding: pixels added on each side; 0 returns the images themselves
+        starts: first row and column of each crop, as `random_shifts` draws them, shape [2, B]
+    """
     if not padding:
         return images
-    count, _, height, width = images.shape
-    down, right = starts.to(images.device)
-    # Every crop of every image as a view, [B, C, 2p + 1, 2p + 1, H, W].
-    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(count, device=images.device), :, down, right]
+
+    batch_size, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    # A view of every possible crop: [B, C, 2 * padding + 1, 2 * padding + 1, H, W].
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+
+    rows, columns = starts.to(images.device)
+    return crops[torch.arange(batch_size, device=images.device), :, rows, columns]
 
 
 def random_flips(count: int, random: torch.Generator) -> Tensor:
-    """Which images to flip, half of them: bool [count]."""
+    """Which images to flip, each with probability 0.5: bool [count]."""
     return torch.rand(count, generator=random) < 0.5
 
 
 def flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """The images [B, C, H, W] that `flipped` [B] marks left to right, the others as they are."""
-    return torch.where(flipped.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
+    """Mirror the images [B, C, H, W] that the mask `flipped` [B] selects, left to right."""
+    mask = flipped.to(images.device).view(-1, 1, 1, 1)
+    return torch.where(mask, images.flip(-1), images)
 
 
 def random_boxes(
     count: int, height: int, width: int, scale: float, random: torch.Generator
 ) -> Tensor:
-    """Boxes within an image, float [count, 4]: left, top, width, height, as shares of the image's sides.
+    """Draw crop boxes for images of `height` x `width` pixels (Szegedy et al. 2015).
 
-    The share of the area is uniform in `scale` to 1, the aspect log-uniform in 3/4 to 4/3, the place uniform
-    (Szegedy et al. 2015); shapes that do not fit are drawn again, up to ten times, and then the largest part of
-    the image of a valid aspect is taken, as torchvision does.
+    The area is uniform in `scale` to 1, the aspect log-uniform in 3/4 to 4/3, the place uniform. A
+    box that does not fit is drawn again, up to ten times. After that the box is the largest one of
+    a valid aspect, as in torchvision.
+
+    Returns:
+        float [count, 4]: left, top, width and height, as shares of the image's sides.
     """
-    area = scale + (1 - scale) * torch.rand(ATTEMPTS, count, generator=random)
-    low, high = map(math.log, ASPECTS)
-    aspect = torch.exp(low + (high - low) * torch.rand(ATTEMPTS, count, generator=random))
-    sides = torch.stack(
-        [(area * aspect * height / width).sqrt(), (area / aspect * width / height).sqrt()]
-    )
+    area = scale + (1 - scale) * torch.rand(CROP_ATTEMPTS, count, generator=random)
+    low, high = map(math.log, ASPECT_RANGE)
+    aspect = torch.exp(low + (high - low) * torch.rand(CROP_ATTEMPTS, count, generator=random))
+
+    widths = (area * aspect * height / width).sqrt()
+    heights = (area / aspect * width / height).sqrt()
+    sides = torch.stack([widths, heights])  # [2, attempts, count]
     fits = (sides <= 1).all(dim=0)
-    first = fits.int().argmax(dim=0)  # the first of those that fit
+
+    first_fitting = fits.int().argmax(dim=0)
+    drawn = sides[:, first_fitting, torch.arange(count)]
     largest = torch.tensor(
-        [min(1.0, ASPECTS[1] * height / width), min(1.0, width / (ASPECTS[0] * height))]
+        [min(1.0, ASPECT_RANGE[1] * height / width), min(1.0, width / (ASPECT_RANGE[0] * height))]
     )
-    chosen = torch.where(fits.any(dim=0), sides[:, first, torch.arange(count)], largest[:, None])
-    place = torch.rand(2, count, generator=random) * (1 - chosen)
-    return torch.cat([place, chosen]).T
+    box_sides = torch.where(fits.any(dim=0), drawn, largest[:, None])
+
+    place = torch.rand(2, count, generator=random) * (1 - box_sides)
+    return torch.cat([place, box_sides]).T
 
 
 def crop_resized(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """What lies in each image's box, float [B, C, *size], interpolated bilinearly (without antialiasing)."""
-    left, top, wide, high = boxes.T.to(images.device)
-    x, y = (
-        2 * (start[:, None] + extent[:, None] * _centres(count, images.device)) - 1
-        for start, extent, count in ((left, wide, size[1]), (top, high, size[0]))
-    )
-    shape = (len(images), *size)
+    """Crop each image to its box and resize it, bilinearly and without antialiasing.
+
+    Args:
+        images: float [B, C, H, W]
+        boxes: as `random_boxes` draws them, shape [B, 4]
+        size: height and width of the result
+
+    Returns:
+        float [B, C, *size].
+    """
+    left, top, box_width, box_height = boxes.T.to(images.device)
+    height, width = size
+    x = _sample_points(left, box_width, width)
+    y = _sample_points(top, box_height, height)
+
+    shape = (len(images), height, width)
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _centres(count: int, device: torch.device) -> Tensor:
-    """The centres of `count` pixels along a side, as shares of it."""
-    return (torch.arange(count, device=device) + 0.5) / count
+def _sample_points(start: Tensor, extent: Tensor, count: int) -> Tensor:
+    """Where `count` pixels sample a box along a side: float [B, count], -1..1 for `grid_sample`."""
+    centres = (torch.arange(count, device=start.device) + 0.5) / count
+    return 2 * (start[:, None] + extent[:, None] * centres) - 1
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Float images [B, C, H, W] as [B, C, *size], bilinear with antialiasing."""
+    """Resize float images [B, C, H, W] to [B, C, *size], bilinearly with antialiasing."""
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)

@@ -1,4 +1,7 @@
-"""What a data set is: how one is asked for, what it can be asked, and the parts it hands out."""
+"""The vocabulary of data sets: their configuration, their interface and what they hand out.
+
+Nothing here reads files. The data sets themselves are in `prunelab.datasets`.
+"""
 
 import os
 from collections.abc import Iterator
@@ -13,9 +16,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where a data set lies and how it is wanted: the parameters of these names; each data set uses what concerns it.
+    """The parameters that data sets read. Each data set uses only the fields that it needs.
 
-    `raw` is the folder that downloads go to; `path` is `data.source`; `weights` names a text encoder's tokenizer.
+    Args:
+        raw: the folder that downloads go to
+        path: `data.source`, a file or folder of the user; None if the data set is published
+        resize: side of the square images in pixels; None keeps their size
+        text_column: name of the column that holds the texts of a table
+        label_column: name of the column that holds the labels of a table
+        tokens: number of token ids of each text; longer texts are truncated
+        weights: the text encoder whose tokenizer is used
     """
 
     raw: Path
@@ -28,25 +38,30 @@ class DataConfig:
 
     @property
     def place(self) -> Path | None:
-        """Where `path` leads; a ~ is the home folder, and a letter where it names nobody."""
-        return Path(os.path.expanduser(self.path)) if self.path else None  # noqa: PTH111 (Path's raises for nobody)
+        """`path` with a leading ~ replaced by the home folder; unknown users' ~name stays."""
+        if not self.path:
+            return None
+        return Path(os.path.expanduser(self.path))  # noqa: PTH111 (Path's raises for unknown users)
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """The number of classes, and the shape of one example as networks see it: (3, 224, 224) or, for texts, (tokens,).
+    """The number of classes, and the shape of one example as networks see it.
 
-    Where images are resized as batches are made, the arrays that `Dataset.read` returns keep their own size.
+    The shape is (3, 224, 224) for images, for instance, or (tokens,) for texts. If images are
+    resized while batches are made, the arrays that `Dataset.read` returns still have their original
+    size.
     """
 
     classes: int
     shape: Shape
 
 
-class Part(Protocol):
-    """Examples with their classes, in memory (`splits.Split`) or still to be decoded from files.
+class Examples(Protocol):
+    """Examples and their classes, in memory (`splits.Split`) or in files decoded on demand.
 
-    `shape` and `dtype` are those of one stored example: uint8 (C, H, W) for images, int64 (L,) for token ids.
+    `shape` and `dtype` describe one stored example: uint8 (C, H, W) for images, int64 (L,) for
+    texts.
     """
 
     @property
@@ -61,53 +76,64 @@ class Part(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
-        """What to call an example in a message: its file, or its number."""
+        """The name of an example for messages: its file, or its number."""
 
     def at(self, indices: np.ndarray) -> Self:
-        """The examples of these indices, in this order."""
+        """The examples at `indices`, in that order."""
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The examples in order, [n, *shape] at a time, so that memory stays bounded.
+        """All examples in order, in arrays of shape [n, *shape] that bound the memory in use.
 
         Raises:
-            InputError: at the end, if some could not be decoded: how many of them, and the first few.
+            InputError: after the last chunk, if examples could not be decoded: their number and the
+                first few names.
         """
 
 
 @dataclass(frozen=True)
 class SplitData:
-    """A data set as published; `test` and `validation` are None where there is no official split of that name."""
+    """A data set as published. `test` or `validation` is None if it has no such official split."""
 
-    train: Part
-    test: Part | None
+    train: Examples
+    test: Examples | None
     class_names: list[str]
-    validation: Part | None = None
+    validation: Examples | None = None
 
 
 class Dataset(Protocol):
-    """One data set, made by `DATASETS[name](Source(...))`; making it touches no file.
+    """One data set, made by `DATASETS[name](DataConfig(...))`. Making it touches no file.
 
-    `missing`, `damaged`, `facts` and `digest` answer in seconds: `prunelab check` asks them before any work.
+    `missing`, `damaged`, `info` and `digest` take seconds: `prunelab check` calls them before a
+    run.
     """
 
-    def __init__(self, source: DataConfig): ...
+    def __init__(self, config: DataConfig) -> None: ...
 
     def missing(self) -> list[str]:
-        """One line for everything that is not there: files, or the path that must be given in `data.source`."""
+        """One line for each absent file, or for a `data.source` that must be set."""
 
     def damaged(self) -> list[str]:
-        """One line for everything that is there but cannot be used: a wrong checksum, a class without images."""
+        """One line for each thing that exists but is unusable, such as a class without images."""
 
     def reachable(self) -> bool:
-        """Whether what is missing could be downloaded now."""
+        """Whether the missing files could be downloaded now."""
 
     def download(self) -> None:
-        """Fetch what is missing; raises InputError if that fails or nothing can be fetched."""
+        """Fetch the missing files.
 
-    def facts(self) -> DataInfo:
-        """Constants of published sets, else read from the source; raises InputError as `missing` and `damaged` tell."""
+        Raises:
+            InputError: if the download fails, or if this data set cannot be downloaded.
+        """
+
+    def info(self) -> DataInfo:
+        """Constants for published data sets; otherwise read from the source.
+
+        Raises:
+            InputError: with the lines of `missing` or `damaged`.
+        """
 
     def digest(self) -> str | None:
-        """A hash by which a changed source is noticed; None for published sets, whose checksums are known."""
+        """A hash that changes with the source; None for published data, which have checksums."""
 
-    def read(self) -> SplitData: ...
+    def read(self) -> SplitData:
+        """All examples, in their official splits."""

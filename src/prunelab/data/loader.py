@@ -1,7 +1,8 @@
-"""Batches of a split on the device, images or texts, resident or streamed: shuffled, augmented and normalised there."""
+"""Batches of a split, made on the device: shuffled, augmented and normalised images, or texts."""
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,38 +20,53 @@ from prunelab.data.augment import (
     shift,
 )
 from prunelab.data.splits import Split
-from prunelab.data.storage import rows
+from prunelab.data.storage import array_store
 from prunelab.runtime.device import Execution, generator
 
-Part = Callable[[int], slice]  # which of so many examples of a batch are wanted
 PAD = 0  # the token id that fills texts up to the length of their array
+
+# Which examples of a batch, given its size, one of several processes gets.
+BatchPart = Callable[[int], slice]
 
 
 class BatchLoader:
-    """One split; iterate in order, or shuffled and augmented.
+    """Batches of one split, in order or shuffled and augmented.
 
-    Images are handed out as float [B, C, H, W], normalised, in the execution's memory format; texts as int64 [B, L],
-    cut to the longest of the batch, neither normalised (`normalise` is None) nor augmented; labels as int64 [B].
-    The batches of one pass differ in size by one example at most, so none is a sliver that upsets batch norm.
-    Streamed inputs (a memory map, read by `workers` processes) give the same batches to the bit as resident ones.
+    Image batches are float [B, C, H, W], normalised, in the memory format of the execution. Text
+    batches are int64 [B, L], cut to the longest text of the batch, and neither normalised nor
+    augmented. Labels are int64 [B].
+
+    The batches of one pass differ in size by at most one example, so no batch is too small for
+    batch norm. Memory-mapped inputs are streamed, and give the same batches to the bit as inputs in
+    memory.
+
+    Args:
+        split: the examples
+        normalise: mean and standard deviation of the images' channels; None for texts
+        execution: the device and the memory format of images
+        workers: processes that read memory-mapped inputs; 0 reads in this process
+
+    Raises:
+        InputError: if `split` holds images and `normalise` is None.
     """
 
     def __init__(
         self, split: Split, normalise: Normalise | None, execution: Execution, *, workers: int = 0
-    ):
+    ) -> None:
         self.labels = torch.from_numpy(split.labels).to(execution.device)
-        self._form: _Images | _Texts
+        self._transform: _ImageTransform | _TextTransform
         if len(split.shape) == 1:
-            self._form = _Texts(execution)
+            self._transform = _TextTransform(execution)
         elif normalise is None:
             raise InputError(
-                f"images of shape {split.shape} need a mean and a deviation to be normalised by"
+                f"images of shape {split.shape} need the mean and the standard deviation "
+                "of their channels"
             )
         else:
-            self._form = _Images(
-                normalise, split.size or (split.shape[1], split.shape[2]), execution
-            )
-        self._rows = rows(split.inputs, self._form.home, workers)
+            size = split.size or (split.shape[1], split.shape[2])
+            self._transform = _ImageTransform(normalise, size, execution)
+
+        self._inputs = array_store(split.inputs, self._transform.input_device, workers)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,11 +76,11 @@ class BatchLoader:
         return math.ceil(len(self) / batch_size)
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = self.count(batch_size)
-        for inputs, labels in zip(
-            self._rows.ordered(parts), self.labels.tensor_split(parts), strict=True
-        ):
-            yield self._form.plain(inputs), labels
+        """All examples in order, in batches of inputs and labels, not augmented."""
+        batches = self.count(batch_size)
+        labels = self.labels.tensor_split(batches)
+        for batch_inputs, batch_labels in zip(self._inputs.ordered(batches), labels, strict=True):
+            yield self._transform.plain(batch_inputs), batch_labels
 
     def shuffled(
         self,
@@ -73,94 +89,115 @@ class BatchLoader:
         *,
         seed: int,
         epoch: int,
-        part: Part | None = None,
+        part: BatchPart | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch, or a `part` of every batch; the same seed and epoch give the same batches, whatever came before.
+        """One epoch of augmented batches, which depend on `seed` and `epoch` alone.
 
-        Of a part only its own examples are read and augmented, by the random numbers that they have in the whole batch.
+        With `part`, only its share of each batch is read and augmented, by the random numbers that
+        these examples have in the whole batch.
         """
         random = generator("batches", seed, epoch)
-        batches = torch.randperm(len(self), generator=random).tensor_split(self.count(batch_size))
-        parts = [slice(None) if part is None else part(len(batch)) for batch in batches]
-        own = [batch[wanted] for batch, wanted in zip(batches, parts, strict=True)]
-        for batch, wanted, chosen, inputs in zip(
-            batches, parts, own, self._rows.chosen(own), strict=True
-        ):
-            augmented = self._form.augmented(inputs, augmentation, random, len(batch), wanted)
-            yield augmented, self.labels[chosen.to(self.labels.device)]
+        order = torch.randperm(len(self), generator=random)
+        batches = order.tensor_split(self.count(batch_size))
+
+        slices = [slice(None)] * len(batches)
+        if part is not None:
+            slices = [part(len(batch)) for batch in batches]
+        indices = [batch[kept] for batch, kept in zip(batches, slices, strict=True)]
+
+        loaded = self._inputs.take(indices)
+        for batch, kept, rows, inputs in zip(batches, slices, indices, loaded, strict=True):
+            draws = _Draws(random, batch_size=len(batch), kept=kept)
+            augmented = self._transform.augmented(inputs, augmentation, draws)
+            yield augmented, self.labels[rows.to(self.labels.device)]
 
     def sample(
         self, examples: int, batch_size: int, *, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many examples (all, where there are fewer), drawn by the seed and not augmented, in batches."""
+        """A random sample of `examples` examples, or all if there are fewer, not augmented."""
         order = torch.randperm(len(self), generator=generator("sample", seed))[:examples]
-        parts = order.tensor_split(math.ceil(len(order) / batch_size))
-        for chosen, inputs in zip(parts, self._rows.chosen(parts), strict=True):
-            yield self._form.plain(inputs), self.labels[chosen.to(self.labels.device)]
+        batches = order.tensor_split(math.ceil(len(order) / batch_size))
+
+        for rows, inputs in zip(batches, self._inputs.take(batches), strict=True):
+            yield self._transform.plain(inputs), self.labels[rows.to(self.labels.device)]
 
 
-class _Images:
-    def __init__(self, normalise: Normalise, size: tuple[int, int], execution: Execution):
-        self.home = execution.device
-        self._size, self._memory_format = size, execution.memory_format
-        # pixels / 255, less the mean, over the deviation: folded into one multiply and one add
-        mean, std = (
-            torch.tensor(values, device=execution.device).view(1, -1, 1, 1)
-            for values in (normalise.mean, normalise.std)
-        )
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers for a whole batch, of which the examples in `kept` use theirs.
+
+    Every process draws for the whole batch, so the images do not depend on the number of processes.
+    """
+
+    random: torch.Generator
+    batch_size: int
+    kept: slice
+
+    def shifts(self, padding: int) -> Tensor:
+        return random_shifts(self.batch_size, padding, self.random)[:, self.kept]
+
+    def flips(self) -> Tensor:
+        return random_flips(self.batch_size, self.random)[self.kept]
+
+    def boxes(self, height: int, width: int, scale: float) -> Tensor:
+        return random_boxes(self.batch_size, height, width, scale, self.random)[self.kept]
+
+
+class _ImageTransform:
+    """Turns stored images, uint8 [B, C, H, W], into inputs of networks."""
+
+    def __init__(self, normalise: Normalise, size: tuple[int, int], execution: Execution) -> None:
+        self.input_device = execution.device
+        self._size = size
+        self._memory_format = execution.memory_format
+
+        # (pixels / 255 - mean) / std as one multiplication and one addition.
+        mean = torch.tensor(normalise.mean, device=execution.device).view(1, -1, 1, 1)
+        std = torch.tensor(normalise.std, device=execution.device).view(1, -1, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = -mean / std
 
     def plain(self, images: Tensor) -> Tensor:
         return self._normalised(self._floats(images))
 
-    def augmented(
-        self,
-        images: Tensor,
-        augmentation: Augmentation,
-        random: torch.Generator,
-        count: int,
-        part: slice,
-    ) -> Tensor:
-        """The images, which are a `part` of a batch of `count`."""
+    def augmented(self, images: Tensor, augmentation: Augmentation, draws: _Draws) -> Tensor:
         padding = augmentation.crop_padding
-        images = shift(images, padding, random_shifts(count, padding, random)[:, part])
+        images = shift(images, padding, draws.shifts(padding))
         if augmentation.flip:
-            images = flip(images, random_flips(count, random)[part])
+            images = flip(images, draws.flips())
+
         floats = self._floats(images)
         if augmentation.crop_scale < 1:
             height, width = floats.shape[-2:]
-            boxes = random_boxes(count, height, width, augmentation.crop_scale, random)[part]
-            # Straight to the size wanted if that is larger; else down to it in a second step, which is antialiased.
-            floats = crop_resized(
-                floats, boxes, (max(height, self._size[0]), max(width, self._size[1]))
-            )
+            boxes = draws.boxes(height, width, augmentation.crop_scale)
+            # Enlarging happens in this step. Shrinking is a second step, which is antialiased.
+            size = (max(height, self._size[0]), max(width, self._size[1]))
+            floats = crop_resized(floats, boxes, size)
         return self._normalised(floats)
 
     def _floats(self, images: Tensor) -> Tensor:
         return images.to(torch.float32, memory_format=self._memory_format)
 
     def _normalised(self, floats: Tensor) -> Tensor:
-        sized = resize(floats, self._size).contiguous(memory_format=self._memory_format)
-        return sized.mul_(self._scale).add_(self._shift)
+        resized = resize(floats, self._size).contiguous(memory_format=self._memory_format)
+        return resized.mul_(self._scale).add_(self._shift)
 
 
-class _Texts:
-    def __init__(self, execution: Execution):
-        # Ids wait on the CPU: finding the longest text there makes no GPU wait, and a batch is some kilobytes.
-        self.home = torch.device("cpu")
+class _TextTransform:
+    """Turns stored token ids, int64 [B, L], into inputs of networks."""
+
+    def __init__(self, execution: Execution) -> None:
+        # Ids are stored on the CPU: finding the longest text there does not make a GPU wait, and a
+        # batch takes only some kilobytes.
+        self.input_device = torch.device("cpu")
         self._device = execution.device
 
     def plain(self, ids: Tensor) -> Tensor:
-        used = (ids != PAD).any(dim=0).nonzero()
-        longest = int(used[-1]) + 1 if len(used) else 1
+        used_columns = (ids != PAD).any(dim=0).nonzero()
+        longest = 1
+        if len(used_columns):
+            longest = int(used_columns[-1]) + 1
         return ids[:, :longest].to(self._device)
 
-    def augmented(
-        self,
-        ids: Tensor,
-        augmentation: Augmentation,
-        random: torch.Generator,
-        count: int,
-        part: slice,
-    ) -> Tensor:
+    def augmented(self, ids: Tensor, augmentation: Augmentation, draws: _Draws) -> Tensor:
         return self.plain(ids)

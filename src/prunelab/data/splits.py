@@ -1,27 +1,33 @@
-"""Stratified splits. The test split is chosen before anything else and by nothing but the split seed."""
+"""Splits in memory, and stratified splitting.
+
+The test split is chosen first, and only the split seed decides which examples it gets.
+"""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from prunelab.data.dataset import Part, Shape, SplitData
+from prunelab.core.errors import InputError
+from prunelab.data.dataset import Examples, Shape, SplitData
 
 CHUNK_BYTES = 64 * 2**20
-CHUNK_ROWS = 4096  # each image that waits to be decoded takes a kilobyte, however small it is
-NAMED = 5  # so many offenders are named; the rest is counted
+MAX_CHUNK_ROWS = 4096  # every image that waits to be decoded takes a kilobyte, however small it is
+MAX_NAMED = 5  # examples, files or classes that one message names
 
-AnyPart = TypeVar("AnyPart", bound=Part)
+AnyExamples = TypeVar("AnyExamples", bound=Examples)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images as uint8 [N, C, H, W], or token ids as int64 [N, L], and their classes as int64 [N], 0 to classes - 1.
+    """Examples in memory or in a memory map.
 
-    Inputs that are a memory map (np.memmap) stay on disk and are streamed. `size` is the (height, width) to which
-    images are brought as batches are made; None leaves them as they are.
+    Args:
+        inputs: images, uint8 [N, C, H, W], or token ids, int64 [N, L]; an np.memmap stays on disk
+        labels: classes, int64 [N], 0 to classes - 1
+        size: height and width that images are resized to when batches are made; None keeps theirs
     """
 
     inputs: np.ndarray
@@ -50,82 +56,104 @@ class Split:
 
 
 def chunk_rows(shape: Shape, dtype: np.dtype) -> int:
-    """How many examples of this shape make a chunk."""
-    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (math.prod(shape) * dtype.itemsize)))
+    """How many examples of this shape make a chunk: at least one, at most 4096 or 64 MiB."""
+    example_bytes = math.prod(shape) * dtype.itemsize
+    return max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // example_bytes))
 
 
-def three_way(
+def three_way_split(
     published: SplitData, test_fraction: float, validation_fraction: float, seed: int
-) -> dict[str, Part]:
-    """Train, validation and test; official splits stay what they are.
+) -> dict[str, Examples]:
+    """Train, validation and test. Official splits stay as they are; absent ones come from train.
 
     Raises:
         InputError: if a class would be missing from a split.
     """
-    rest, test, validation = published.train, published.test, published.validation
+    train, test, validation = published.train, published.test, published.validation
+
     if test is None:
-        rest, test = split_off(rest, test_fraction, seed)
+        train, test = split_off(train, test_fraction, seed)
     if validation is None:
-        rest, validation = split_off(rest, validation_fraction, seed)
-    return {"train": rest, "validation": validation, "test": test}
+        train, validation = split_off(train, validation_fraction, seed)
+
+    return {"train": train, "validation": validation, "test": test}
 
 
-def split_off(part: AnyPart, fraction: float, seed: int) -> tuple[AnyPart, AnyPart]:
-    """Part examples in two, class by class: (the rest, about `fraction` of every class); order is kept.
+def split_off(examples: AnyExamples, fraction: float, seed: int) -> tuple[AnyExamples, AnyExamples]:
+    """Split off about `fraction` of every class. Both results keep the order of the examples.
+
+    Returns:
+        The remaining examples, and those split off.
 
     Raises:
-        InputError: if a class would be missing from either part.
+        InputError: if a class would be missing from either of them.
     """
     from sklearn.model_selection import train_test_split
 
-    from prunelab.core.errors import InputError
-
-    indices = np.arange(len(part))
     try:
         rest, taken = train_test_split(
-            indices, test_size=fraction, random_state=seed, stratify=part.labels
+            np.arange(len(examples)),
+            test_size=fraction,
+            random_state=seed,
+            stratify=examples.labels,
         )
     except ValueError as error:
         raise InputError(
-            f"cannot split off {fraction:g} of {len(part)} examples: {error}"
+            f"cannot split off {fraction:g} of {len(examples)} examples: {error}"
         ) from None
-    for half in (rest, taken):
-        if missing := set(np.unique(part.labels).tolist()) - set(
-            np.unique(part.labels[half]).tolist()
-        ):
+
+    classes = set(np.unique(examples.labels).tolist())
+    for indices in (rest, taken):
+        missing = classes - set(np.unique(examples.labels[indices]).tolist())
+        if missing:
             raise InputError(
-                f"splitting off {fraction:g} of {len(part)} examples leaves a part without classes {missing}"
+                f"cannot split off {fraction:g} of {len(examples)} examples: "
+                f"one of the splits would lack the classes {missing}"
             )
-    return part.at(np.sort(rest)), part.at(np.sort(taken))
+
+    return examples.at(np.sort(rest)), examples.at(np.sort(taken))
 
 
-def too_few(counts: Mapping[str, int], needed: int) -> list[str]:
-    """One line that names the classes with less than one example for each of the `needed` splits; none if all have."""
+def class_size_problems(counts: Mapping[str, int], needed: int) -> list[str]:
+    """At most one line: the classes with fewer examples than `needed`, the number of splits."""
     small = [f"{name} ({count})" for name, count in counts.items() if count < needed]
     if not small:
         return []
-    more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+
     return [
-        f"data.source: {len(small)} of {len(counts)} classes have less than the {needed} examples that {needed} splits "
-        f"need: {', '.join(small[:NAMED])}{more}"
+        f"data.source: {len(small)} of {len(counts)} classes have fewer than the {needed} examples "
+        f"that {needed} splits need: {first_few(small)}"
     ]
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    listed = ", ".join(names[:MAX_NAMED])
+    if len(names) <= MAX_NAMED:
+        return listed
+    return f"{listed} and {len(names) - MAX_NAMED} more"
 
 
 def channel_moments(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel, of pixels scaled to 0..1; `images` is uint8 [N, C, H, W]."""
-    # By counting the 256 values: exact, and without a float copy of the whole data set.
+    """Mean and standard deviation of each channel, of pixels scaled to 0..1.
+
+    Args:
+        images: uint8 [N, C, H, W]
+    """
+    # Counting the 256 pixel values is exact, and needs no copy of the whole data set in floats.
     values = np.arange(256) / 255
     counts = np.zeros((images.shape[1], 256), np.int64)
     for chunk in _chunks(images):
-        counts += np.stack(
-            [np.bincount(pixels.ravel(), minlength=256) for pixels in chunk.swapaxes(0, 1)]
-        )
-    means = [float(np.average(values, weights=count)) for count in counts]
-    variances = [
-        float(np.average((values - mean) ** 2, weights=c))
-        for c, mean in zip(counts, means, strict=True)
-    ]
-    return means, [variance**0.5 for variance in variances]
+        for channel, pixels in enumerate(chunk.swapaxes(0, 1)):
+            counts[channel] += np.bincount(pixels.ravel(), minlength=256)
+
+    means, deviations = [], []
+    for channel_counts in counts:
+        mean = float(np.average(values, weights=channel_counts))
+        variance = float(np.average((values - mean) ** 2, weights=channel_counts))
+        means.append(mean)
+        deviations.append(variance**0.5)
+    return means, deviations
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Rows of a split's inputs: resident on a device, or streamed from a file by worker processes."""
+"""The inputs of a split, on a device or in a file that worker processes read."""
 
 import mmap
 import signal
@@ -12,63 +12,75 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class ArrayStore(Protocol):
+    """An array of examples [N, ...] that hands out batches on the device."""
+
     def ordered(self, batches: int) -> Iterator[Tensor]:
-        """All rows in order, in so many batches whose sizes differ by one at most."""
+        """All examples in order, in `batches` batches whose sizes differ by at most one."""
 
-    def chosen(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The rows of the indices of each batch."""
+    def take(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The examples at the indices of each batch."""
 
 
-def rows(inputs: np.ndarray, device: torch.device, workers: int) -> ArrayStore:
-    """Inputs mapped from a file stay there and are streamed; others move to the device at once."""
-    # A slice of a map is an array like any other: what is asked for in part is meant to be in memory.
+def array_store(inputs: np.ndarray, device: torch.device, workers: int) -> ArrayStore:
+    """Stream inputs that are a whole memory-mapped file; move all others to the device at once."""
+    # A slice of a map is also an np.memmap, but its base is another array: it is held in memory.
     if isinstance(inputs, np.memmap) and isinstance(inputs.base, mmap.mmap):
         return OnDisk(inputs, device, workers)
     return InMemory(inputs, device)
 
 
 class InMemory:
-    def __init__(self, inputs: np.ndarray, device: torch.device):
+    """Examples that fit into the memory of the device."""
+
+    def __init__(self, inputs: np.ndarray, device: torch.device) -> None:
         self._inputs = torch.from_numpy(np.require(inputs, requirements="W")).to(device)
 
     def ordered(self, batches: int) -> Iterator[Tensor]:
         return iter(self._inputs.tensor_split(batches))
 
-    def chosen(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def take(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         return (self._inputs[indices.to(self._inputs.device)] for indices in batches)
 
 
 class OnDisk:
-    """The rows of one .npy file; only reading is left to the workers (0: this process), so that no random number is."""
+    """Examples of one .npy file.
 
-    def __init__(self, inputs: np.memmap, device: torch.device, workers: int):
-        self._file, self._count, self._device, self._workers = (
-            _File(inputs),
-            len(inputs),
-            device,
-            workers,
-        )
+    Workers only read examples; all random numbers are drawn in the main process. `workers=0` reads
+    in the main process too.
+    """
+
+    def __init__(self, inputs: np.memmap, device: torch.device, workers: int) -> None:
+        self._file = _MappedFile(inputs)
+        self._count = len(inputs)
+        self._device = device
+        self._workers = workers
 
     def ordered(self, batches: int) -> Iterator[Tensor]:
-        return self.chosen(torch.arange(self._count).tensor_split(batches))
+        return self.take(torch.arange(self._count).tensor_split(batches))
 
-    def chosen(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def take(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         loader = DataLoader(
             self._file,
-            sampler=[indices.numpy() for indices in batches],  # all indices of a batch at once
+            sampler=[indices.numpy() for indices in batches],  # one item is a whole batch
             batch_size=None,
             num_workers=self._workers,
-            worker_init_fn=_leave_interrupts_alone if self._workers else None,
+            worker_init_fn=_ignore_interrupts,
             pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # its own: the global stream, which dropout draws from, is left as it is
+            # Its own generator: by default it would advance the global one, which dropout uses.
+            generator=torch.Generator(),
         )
+
         return (batch.to(self._device, non_blocking=True) for batch in loader)
 
 
-class _File(Dataset):
-    """Forked workers read the map they are born with, even if the file goes away; to others it travels as a name."""
+class _MappedFile(Dataset[Tensor]):
+    """A memory map as torch's DataLoader wants it.
 
-    def __init__(self, inputs: np.memmap):
+    Forked workers inherit the map, so they can read even after the file is deleted. Pickled, it
+    travels as a path, and the map is opened again.
+    """
+
+    def __init__(self, inputs: np.memmap) -> None:
         self._path = str(inputs.filename)
         self._inputs: np.ndarray | None = inputs
 
@@ -81,6 +93,7 @@ class _File(Dataset):
         return torch.from_numpy(self._inputs[indices])
 
 
-def _leave_interrupts_alone(worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal: the stage alone answers, and its workers end with it.
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal. Only the main process handles it; workers end with
+    # it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

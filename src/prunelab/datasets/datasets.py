@@ -1,10 +1,11 @@
-"""DATASETS: the data sets by name; protocol.py says what each of them can be asked."""
+"""DATASETS: the data sets by name. `data.dataset.Dataset` describes what each of them can do."""
 
 import shutil
 import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +17,15 @@ from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFolder
 from prunelab.datasets.text import TextTable
 
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
 
 class Digits:
-    """1,797 handwritten digits of 8x8 pixels (E. Alpaydin, C. Kaynak, UCI 1998), shipped inside scikit-learn."""
+    """1,797 handwritten digits of 8x8 pixels, in scikit-learn (Alpaydin and Kaynak, UCI 1998)."""
 
-    def __init__(self, source: DataConfig):
-        self._source = source
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
 
     def missing(self) -> list[str]:
         return []
@@ -35,8 +39,8 @@ class Digits:
     def download(self) -> None:
         pass
 
-    def facts(self) -> DataInfo:
-        return DataInfo(10, _resized((1, 8, 8), self._source.resize))
+    def info(self) -> DataInfo:
+        return DataInfo(10, _network_shape((1, 8, 8), self._config.resize))
 
     def digest(self) -> None:
         return None
@@ -45,64 +49,71 @@ class Digits:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        # Pixels are the integers 0 to 16; stretched to the range of a byte, which keeps all 17 levels apart.
+        # Pixels are integers from 0 to 16. Stretched to 0..255, all 17 levels stay distinct.
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-        return SplitData(
-            Split(images, digits.target.astype(np.int64)),
-            None,
-            [str(name) for name in digits.target_names],
-        )
+        train = Split(images, digits.target.astype(np.int64))
+        class_names = [str(name) for name in digits.target_names]
+
+        return SplitData(train=train, test=None, class_names=class_names)
 
 
 class Cifar:
-    """CIFAR-10 or CIFAR-100 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009).
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009, Learning Multiple Layers of Features ...).
 
-    torchvision owns the address, the file list and the checksums; files or the archive already in the folder need no
-    network.
+    torchvision knows the address, the file list and the checksums. If the files or the archive are
+    already in the folder, no network is needed.
     """
 
-    def __init__(self, source: DataConfig, classes: int):
-        self._folder, self._resize, self._classes = source.raw, source.resize, classes
+    def __init__(self, config: DataConfig, classes: int) -> None:
+        self._folder = config.raw
+        self._resize = config.resize
+        self._classes = classes
 
     @property
-    def _origin(self):
-        from torchvision import datasets  # seconds to import: only for those who use it
+    def _origin(self) -> "type[CIFAR10]":
+        from torchvision import datasets  # takes seconds, so it is imported only when it is needed
 
-        return {10: datasets.CIFAR10, 100: datasets.CIFAR100}[self._classes]
+        origin: type[CIFAR10] = datasets.CIFAR10
+        if self._classes == 100:
+            origin = datasets.CIFAR100
+        return origin
 
     @property
     def _archive(self) -> Path:
-        return self._folder / self._origin.filename
+        return self._folder.joinpath(self._origin.filename)
 
-    def _files(self) -> list[tuple[Path, Checksum]]:
+    def _files(self) -> dict[Path, Checksum]:
         origin = self._origin
-        listed = [
-            *origin.train_list,
-            *origin.test_list,
-            (origin.meta["filename"], origin.meta["md5"]),
-        ]
-        return [
-            (self._folder / origin.base_folder / name, Checksum(md5, "md5")) for name, md5 in listed
-        ]
+        checksums = dict([*origin.train_list, *origin.test_list])
+        checksums[origin.meta["filename"]] = origin.meta["md5"]
+
+        folder = self._folder / origin.base_folder
+        return {folder / name: Checksum(md5, "md5") for name, md5 in checksums.items()}
 
     def _hint(self) -> str:
-        return f"`dvc repro prepare` downloads it from {self._origin.url}, or unpack that archive into {self._folder}"
+        return (
+            f"`dvc repro prepare` downloads it from {self._origin.url}, "
+            f"or unpack that archive into {self._folder}"
+        )
 
     def missing(self) -> list[str]:
-        absent = [(path, checksum) for path, checksum in self._files() if not path.is_file()]
+        hint = self._hint()
         return [
-            f"{path} is missing (expected {checksum}; {self._hint()})" for path, checksum in absent
+            f"{path} is missing (expected {checksum}; {hint})"
+            for path, checksum in self._files().items()
+            if not path.is_file()
         ]
 
     def damaged(self) -> list[str]:
-        found = [
-            (path, checksum.problem(path)) for path, checksum in self._files() if path.is_file()
-        ]
-        return [
-            f"{path} is damaged: {problem}; delete it ({self._hint()})"
-            for path, problem in found
-            if problem
-        ]
+        lines = []
+        for path, checksum in self._files().items():
+            if not path.is_file():
+                continue
+
+            problem = checksum.problem(path)
+            if problem:
+                lines.append(f"{path} is damaged: {problem}; delete it ({self._hint()})")
+        return lines
 
     def reachable(self) -> bool:
         return self._archive.is_file() or reachable(self._origin.url)
@@ -111,47 +122,52 @@ class Cifar:
         try:
             fetch(self._origin.url, Checksum(self._origin.tgz_md5, "md5"), self._archive)
             self._unpack()
-        except InputError as refused:
-            raise InputError([*refused.problems, *self.missing()]) from None
+        except InputError as error:
+            raise InputError([*error.problems, *self.missing()]) from None
         except (OSError, EOFError, tarfile.TarError) as error:
-            raise InputError(
-                [f"{self._archive} cannot be unpacked: {error}", *self.missing()]
-            ) from None
+            problem = f"{self._archive} cannot be unpacked: {error}"
+            raise InputError([problem, *self.missing()]) from None
 
     def _unpack(self) -> None:
-        """Each file takes its name when it is whole; nothing else of the archive is written."""
-        base, wanted = self._origin.base_folder, {path.name: path for path, _ in self._files()}
+        """Write the listed files and nothing else. A file gets its name once it is complete."""
         with tarfile.open(self._archive) as archive:
-            for name, path in wanted.items():
-                member = archive.extractfile(f"{base}/{name}")
-                assert member is not None, name  # the archive's checksum is right, so it is a file
-                with replacing(path) as partial, partial.open("wb") as file:
+            for path in self._files():
+                member = archive.extractfile(f"{self._origin.base_folder}/{path.name}")
+                assert member is not None, path.name  # the archive's checksum says that it is there
+                with replacing(path) as temporary, temporary.open("wb") as file:
                     shutil.copyfileobj(member, file)
 
-    def facts(self) -> DataInfo:
-        return DataInfo(self._classes, _resized((3, 32, 32), self._resize))
+    def info(self) -> DataInfo:
+        return DataInfo(self._classes, _network_shape((3, 32, 32), self._resize))
 
     def digest(self) -> None:
         return None
 
     def read(self) -> SplitData:
-        train, test = (self._origin(str(self._folder), train=train) for train in (True, False))
+        train = self._origin(str(self._folder), train=True)
+        test = self._origin(str(self._folder), train=False)
+
         return SplitData(
-            _as_split(train.data, train.targets),
-            _as_split(test.data, test.targets),
-            list(train.classes),
+            train=_as_split(train.data, train.targets),
+            test=_as_split(test.data, test.targets),
+            class_names=list(train.classes),
         )
 
 
-def _resized(shape: Shape, side: int | None) -> Shape:
-    # The arrays keep their size: as batches are made, images are resized after cropping, 50 times smaller in memory.
-    return (shape[0], side, side) if side else shape
+def _network_shape(shape: Shape, side: int | None) -> Shape:
+    """The shape of an image [C, H, W] after it was resized to squares of `side` pixels.
+
+    The prepared arrays keep their size. Images are resized when batches are made, after cropping,
+    so at 224 pixels CIFAR takes 50 times less memory.
+    """
+    if not side:
+        return shape
+    return (shape[0], side, side)
 
 
 def _as_split(images: np.ndarray, labels: list[int]) -> Split:
-    return Split(
-        np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.array(labels, dtype=np.int64)
-    )
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return Split(channels_first, np.array(labels, dtype=np.int64))
 
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {

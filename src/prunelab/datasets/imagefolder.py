@@ -1,4 +1,4 @@
-"""A folder with one folder of images per class, or ImageNet's layout: `train` beside `val` or `test`."""
+"""A folder with one folder of images per class, or several: `train` beside `val` or `test`."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 from prunelab.core.errors import InputError, one_line
 from prunelab.data.dataset import DataConfig, DataInfo, Shape, SplitData
-from prunelab.data.splits import NAMED, chunk_rows, too_few
+from prunelab.data.splits import chunk_rows, class_size_problems, first_few
 from prunelab.datasets.images import decode, size_of
 
 SUFFIXES = {
@@ -28,15 +28,22 @@ SUFFIXES = {
     ".pgm",
     ".pbm",
 }
-VALIDATION = ("val", "validation", "valid")
-SPLITS = {"train", *VALIDATION, "test"}
+VALIDATION_FOLDERS = ("val", "validation", "valid")
+SPLIT_FOLDERS = {"train", *VALIDATION_FOLDERS, "test"}
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images still to be decoded: a `protocol.Part` that reads its files as it hands out chunks."""
+    """`data.dataset.Examples` whose images are decoded when `chunks` hands them out.
 
-    paths: np.ndarray  # of str
+    Args:
+        paths: files, str [N]
+        labels: classes, int64 [N]
+        shape: (3, height, width) of every decoded image
+        resize: side that images are resized to; None keeps their size
+    """
+
+    paths: np.ndarray
     labels: np.ndarray
     shape: Shape
     resize: int | None
@@ -52,68 +59,88 @@ class ImageFiles:
         return ImageFiles(self.paths[indices], self.labels[indices], self.shape, self.resize)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        rows, failed = chunk_rows(self.shape, self.dtype), []
-        # Threads are enough: Pillow decodes and resizes without Python's lock.
+        rows = chunk_rows(self.shape, self.dtype)
+        failures: list[str] = []
+
+        # Threads are enough, because Pillow decodes and resizes without holding Python's lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(self), rows):
                 paths = self.paths[start : start + rows]
                 chunk = np.zeros((len(paths), *self.shape), self.dtype)
-                for row, path, image in zip(
-                    chunk, paths, pool.map(self._decoded, paths), strict=True
-                ):
+
+                images = pool.map(self._decode, paths)
+                for row, path, image in zip(chunk, paths, images, strict=True):
                     if isinstance(image, str):
-                        failed.append(f"{path} ({image})")
+                        failures.append(f"{path} ({image})")
                     else:
                         row[:] = image
                 yield chunk
-        if failed:
+
+        if failures:
             raise InputError(
-                f"{len(failed)} of {len(self)} images cannot be decoded: {_first(failed)}"
+                f"{len(failures)} of {len(self)} images cannot be decoded: {first_few(failures)}"
             )
 
-    def _decoded(self, path: str) -> np.ndarray | str:
-        """The image, or what is wrong with it."""
+    def _decode(self, path: str) -> np.ndarray | str:
+        """The image, or the problem with it. The caller adds the path."""
         try:
             image = decode(path, self.resize)
-        except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
-            told = " ".join(str(error).replace(repr(path), "").split())  # the caller names the file
-            return f"{type(error).__name__}: {told}"
+        except Exception as error:  # damaged bytes make Pillow raise errors of every kind
+            message = " ".join(str(error).replace(repr(path), "").split())
+            return f"{type(error).__name__}: {message}"
+
         if image.shape != self.shape:
-            return f"its shape is {image.shape}, the others have {self.shape}"
+            return f"its shape is {image.shape}, but the others have {self.shape}"
         return image
 
 
 @dataclass(frozen=True)
-class _Tree:
-    """One official split on disk: per class, by name, the paths of its images; and how many other files lie there."""
+class _ClassFolders:
+    """The images of one split: paths by class, and the number of other files beside them."""
 
     images: dict[str, list[str]]
     ignored: int
+
+    def paths(self) -> Iterator[str]:
+        for paths in self.images.values():
+            yield from paths
+
+
+@dataclass(frozen=True)
+class _CommonSize:
+    """The (width, height) of all images, and at most one problem that prevents it."""
+
+    size: tuple[int, int]
+    problems: list[str]
 
 
 class ImageFolder:
     """Any folder of class folders (`data.source`), as RGB squares of `data.resize` pixels.
 
-    The classes are the folders' names, sorted; images lie anywhere below them; hidden files and folders count for
-    nothing. With `train` and `val` alone, `val` is the test split and the validation split is parted from `train`;
-    with `test` as well, all three are as they are published.
+    Classes are the names of the folders, sorted. Images may lie at any depth below them. Hidden
+    files and folders are ignored. If there are only `train` and `val`, then `val` is the test split
+    and the validation split is taken from `train`. If there is `test` as well, all three stay as
+    published.
     """
 
-    def __init__(self, source: DataConfig):
-        self._root = source.place
-        self._resize = source.resize
+    def __init__(self, config: DataConfig) -> None:
+        self._root = config.place
+        self._resize = config.resize
 
     def missing(self) -> list[str]:
         if self._root is None:
             return ["data.source: null; imagefolder needs the path of a folder of class folders"]
         if not self._root.is_dir():
             return [
-                f"data.source: {self._root} is no folder; imagefolder needs a folder of class folders"
+                f"data.source: {self._root} is not a folder; "
+                "imagefolder needs a folder of class folders"
             ]
         return []
 
     def damaged(self) -> list[str]:
-        return [] if self.missing() else self._structure or self._sizes[1]
+        if self.missing():
+            return []
+        return self._structure_problems or self._common_size.problems
 
     def reachable(self) -> bool:
         return False
@@ -121,44 +148,52 @@ class ImageFolder:
     def download(self) -> None:
         raise InputError(self.missing())
 
-    def facts(self) -> DataInfo:
-        if problems := self.missing() or self.damaged():
+    def info(self) -> DataInfo:
+        problems = self.missing() or self.damaged()
+        if problems:
             raise InputError(problems)
-        width, height = (self._resize, self._resize) if self._resize else self._sizes[0]
+
+        width, height = self._common_size.size
         return DataInfo(len(self._class_names), (3, height, width))
 
     def digest(self) -> str:
         """A hash of the names and sizes of all images."""
-        root, digest = self._folder, hashlib.sha256()
-        paths = [
-            path
-            for tree in self._trees.values()
-            for paths in tree.images.values()
-            for path in paths
-        ]
-        for name, path in sorted((os.path.relpath(path, root), path) for path in paths):
-            digest.update(
-                os.fsencode(name) + b"\0%d\n" % os.lstat(path).st_size
-            )  # a link may lead nowhere
+        root = self._folder
+        named_paths = []
+        for split in self._splits.values():
+            named_paths += [(os.path.relpath(path, root), path) for path in split.paths()]
+
+        digest = hashlib.sha256()
+        for name, path in sorted(named_paths):
+            size = os.lstat(path).st_size  # of a link itself, because its target may be missing
+            digest.update(os.fsencode(name) + b"\0%d\n" % size)
         return digest.hexdigest()
 
     def read(self) -> SplitData:
-        shape = self.facts().shape
-        if ignored := sum(tree.ignored for tree in self._trees.values()):
+        shape = self.info().shape
+
+        ignored = sum(split.ignored for split in self._splits.values())
+        if ignored:
             print(
                 one_line(
-                    f"{self._root}: ignored {ignored} files that are no images or lie outside the class folders"
+                    f"{self._root}: ignored {ignored} files "
+                    "that are not images or lie outside the class folders"
                 )
             )
-        parts = {name: self._files(tree, shape) for name, tree in self._trees.items()}
-        test, validation = parts.get("test"), parts.get("val")
+
+        files = {name: self._image_files(split, shape) for name, split in self._splits.items()}
+        test, validation = files.get("test"), files.get("val")
         if test is None:
             test, validation = validation, None
-        return SplitData(parts["train"], test, self._class_names, validation)
+        return SplitData(files["train"], test, self._class_names, validation)
 
-    def _files(self, tree: _Tree, shape: Shape) -> ImageFiles:
-        paths = [path for name in self._class_names for path in tree.images[name]]
-        counts = [len(tree.images[name]) for name in self._class_names]
+    def _image_files(self, split: _ClassFolders, shape: Shape) -> ImageFiles:
+        paths: list[str] = []
+        counts = []
+        for name in self._class_names:
+            paths += split.images[name]
+            counts.append(len(split.images[name]))
+
         labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         return ImageFiles(np.array(paths, dtype=object), labels, shape, self._resize)
 
@@ -169,103 +204,144 @@ class ImageFolder:
         return self._root
 
     @cached_property
-    def _trees(self) -> dict[str, _Tree]:
-        """The official splits, `train` and perhaps `val` and `test`; a plain folder of classes is all `train`."""
-        return {name: _tree(folder) for name, folder in _official(self._folder).items()}
+    def _splits(self) -> dict[str, _ClassFolders]:
+        """`train`, and perhaps `val` and `test`; a plain folder of classes is all `train`."""
+        folders = _split_folders(self._folder)
+        return {name: _list_images(folder) for name, folder in folders.items()}
 
     @property
     def _class_names(self) -> list[str]:
-        return sorted(self._trees["train"].images)
+        return sorted(self._splits["train"].images)
 
     @cached_property
-    def _structure(self) -> list[str]:
-        if unclear := _unclear(self._folder):
-            return [unclear]
-        classes, problems = set(self._class_names), []
-        if len(classes) < 2:
-            found = (
-                f"only the class folder {next(iter(classes))}" if classes else "no class folders"
-            )
+    def _structure_problems(self) -> list[str]:
+        """What is wrong with the folders: their names, the classes, or the number of images."""
+        misnamed = _misnamed_splits(self._folder)
+        if misnamed:
+            return [misnamed]
+
+        problems = self._too_few_classes()
+        for name, split in self._splits.items():
+            problems += self._class_problems(name, split)
+        if problems:
+            return problems
+
+        train = self._splits["train"].images
+        class_counts = {class_name: len(paths) for class_name, paths in train.items()}
+        return class_size_problems(class_counts, needed=4 - len(self._splits))
+
+    def _too_few_classes(self) -> list[str]:
+        class_names = self._class_names
+        if len(class_names) >= 2:
+            return []
+
+        content = "no class folders"
+        if class_names:
+            content = f"only the class folder {class_names[0]}"
+        return [
+            f"data.source: {self._root} has {content}. "
+            "It needs at least two class folders with images."
+        ]
+
+    def _class_problems(self, name: str, split: _ClassFolders) -> list[str]:
+        """Classes of one split that are empty, or that only this split or only `train` has."""
+        problems = []
+
+        empty = sorted(class_name for class_name, paths in split.images.items() if not paths)
+        if empty:
             problems.append(
-                f"data.source: {self._root} has {found}; at least two are needed, with images in them"
+                f"data.source: class folders of {self._root} without images in {name}: "
+                f"{first_few(empty)}"
             )
-        for name, tree in self._trees.items():
-            empty = sorted(label for label, images in tree.images.items() if not images)
-            if empty:
-                problems.append(
-                    f"data.source: class folders of {self._root} without images in {name}: {_first(empty)}"
-                )
-            if differing := sorted(classes ^ set(tree.images)):
-                told = [
-                    f"{label} ({'train' if label in classes else name} alone)"
-                    for label in differing
-                ]
-                problems.append(
-                    f"data.source: the classes of {self._root} differ in train and {name}: {_first(told)}"
-                )
-        counts = {label: len(images) for label, images in self._trees["train"].images.items()}
-        return problems or too_few(counts, needed=4 - len(self._trees))
+
+        train_classes = set(self._class_names)
+        differing = []
+        for class_name in sorted(train_classes ^ set(split.images)):
+            only_in = "train" if class_name in train_classes else name
+            differing.append(f"{class_name} (only in {only_in})")
+        if differing:
+            problems.append(
+                f"data.source: the classes of {self._root} differ in train and {name}: "
+                f"{first_few(differing)}"
+            )
+        return problems
 
     @cached_property
-    def _sizes(self) -> tuple[tuple[int, int], list[str]]:
-        """The (width, height) of all images, and the problem, if any; with `resize` they may be of any size."""
-        first: tuple[tuple[int, int], str] | None = None
-        unread = []
+    def _common_size(self) -> _CommonSize:
+        """Without `data.resize` all images must have one size; with it they may have any."""
         if self._resize:
-            return (self._resize, self._resize), []
-        for tree in self._trees.values():
-            for path in (path for paths in tree.images.values() for path in paths):
+            return _CommonSize((self._resize, self._resize), [])
+
+        common: tuple[int, int] | None = None
+        first_path = ""
+        unreadable = []
+        for split in self._splits.values():
+            for path in split.paths():
                 size = size_of(path)
                 if size is None:
-                    unread.append(path)
-                elif first is None:
-                    first = size, path
-                elif size != first[0]:
-                    sizes = [
-                        f"{width}x{height} ({path})"
-                        for (width, height), path in (first, (size, path))
-                    ]
-                    return size, [
-                        f"data.resize is null, but images differ in size: {' and '.join(sizes)}; set a size"
-                    ]
-        problems = (
-            [f"data.source: {len(unread)} images cannot be read: {_first(unread)}"]
-            if unread
-            else []
-        )
-        return first[0] if first else (0, 0), problems
+                    unreadable.append(path)
+                elif common is None:
+                    common, first_path = size, path
+                elif size != common:
+                    return _CommonSize(
+                        size,
+                        [
+                            "data.resize is null, but images differ in size: "
+                            f"{common[0]}x{common[1]} ({first_path}) and "
+                            f"{size[0]}x{size[1]} ({path}). Set data.resize."
+                        ],
+                    )
+
+        if unreadable:
+            names = first_few(unreadable)
+            problem = f"data.source: {len(unreadable)} images cannot be read: {names}"
+            return _CommonSize(common or (0, 0), [problem])
+        return _CommonSize(common or (0, 0), [])
 
 
-def _official(root: Path) -> dict[str, Path]:
-    """Folders of the official splits: by their names if `train` stands beside another or alone, else the root."""
-    folders = {folder.name for folder in _subfolders(root)}
-    validation = next((name for name in VALIDATION if name in folders), "val")
-    named = {"train": root / "train", "val": root / validation, "test": root / "test"}
-    # A folder of images without classes, as ImageNet's test has it, tells nothing: those files are not used.
-    found = {
-        name: folder
-        for name, folder in named.items()
-        if folder.name in folders and _subfolders(folder)
-    }
-    return found if "train" in found and (len(found) > 1 or folders <= SPLITS) else {"train": root}
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of the official splits; the root as `train` if it has none.
+
+    `train` makes official splits if another split is beside it, or if no other folders are.
+    """
+    names = {folder.name for folder in _subfolders(root)}
+    validation = next((name for name in VALIDATION_FOLDERS if name in names), "val")
+
+    splits = {}
+    for split, folder_name in (("train", "train"), ("val", validation), ("test", "test")):
+        # A split needs class folders. ImageNet's test images have no classes, so they are not used.
+        if folder_name in names and _subfolders(root / folder_name):
+            splits[split] = root / folder_name
+
+    if "train" in splits and (len(splits) > 1 or names <= SPLIT_FOLDERS):
+        return splits
+    return {"train": root}
 
 
-def _unclear(root: Path) -> str | None:
-    """What is wrong if folders look like official splits and cannot be read as such; a class may be called train."""
+def _misnamed_splits(root: Path) -> str | None:
+    """The problem if folders look like official splits but cannot be read as such.
+
+    A class may also be called train or test, so the names alone do not decide.
+    """
     folders = [folder.name for folder in _subfolders(root)]
-    alike = [name for name in folders if name.lower() in SPLITS]
-    splits = (alike == folders and len(alike) > 1) or any(
-        _subfolders(root / name) for name in alike
-    )
-    if not splits or _official(root) != {"train": root}:
+    split_like = [name for name in folders if name.lower() in SPLIT_FOLDERS]
+
+    nothing_else = split_like == folders and len(split_like) > 1
+    hold_classes = any(_subfolders(root / name) for name in split_like)
+    if not nothing_else and not hold_classes:
         return None
+    if _split_folders(root) != {"train": root}:
+        return None
+
     return (
-        f"data.source: {', '.join(alike)} in {root} look like official splits, but these are train, val and test, in "
-        "small letters, train among them, with class folders in each; give that, or a folder of class folders alone"
+        f"data.source: {', '.join(split_like)} in {root} look like official splits, but cannot be "
+        "read as such. Name them train, val and test in small letters, with class folders in each "
+        "of them; train is required. Or give a folder that holds only class folders."
     )
 
 
 def _subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
     return [
         entry
         for entry in sorted(folder.iterdir())
@@ -273,25 +349,25 @@ def _subfolders(folder: Path) -> list[Path]:
     ]
 
 
-def _tree(folder: Path) -> _Tree:
-    found: dict[str, list[str]] = {}
+def _list_images(folder: Path) -> _ClassFolders:
+    """The images in the class folders of a folder."""
+    images: dict[str, list[str]] = {}
     ignored = sum(entry.is_file() for entry in folder.iterdir())
+
     for class_folder in _subfolders(folder):
-        paths = []
-        for where, inner, names in os.walk(class_folder):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            paths += [os.path.join(where, name) for name in names]  # noqa: PTH118 (a million of them)
-        images = sorted(filter(_is_image, paths))
-        found[class_folder.name] = images
-        ignored += len(paths) - len(images)
-    return _Tree(found, ignored)
+        paths: list[str] = []
+        for parent, inner_folders, file_names in os.walk(class_folder):
+            inner_folders[:] = [name for name in inner_folders if not name.startswith(".")]
+            # os.path is faster than Path, for a million files.
+            paths += [os.path.join(parent, name) for name in file_names]  # noqa: PTH118
+
+        image_paths = sorted(filter(_is_image, paths))
+        images[class_folder.name] = image_paths
+        ignored += len(paths) - len(image_paths)
+    return _ClassFolders(images, ignored)
 
 
 def _is_image(path: str) -> bool:
     name = os.path.basename(path)  # noqa: PTH119
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
-
-
-def _first(items: list[str]) -> str:
-    more = len(items) - NAMED
-    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122
+    return not name.startswith(".") and suffix.lower() in SUFFIXES

@@ -1,100 +1,135 @@
-"""What dataset.json says of prepared data: what it was made from, its classes, sizes, moments and duplicates."""
+"""The contents of dataset.json: where prepared data comes from, and what it holds.
+
+It records parameters, classes, sizes, moments and duplicates. `artifacts.prepared` writes it.
+"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from prunelab.data.dataset import DataConfig, Part, Shape
-from prunelab.data.splits import NAMED, Split, channel_moments
+from prunelab.data.dataset import DataConfig, Examples, Shape
+from prunelab.data.splits import Split, channel_moments, first_few
 
-Twins = dict[tuple[str, str], list[tuple[int, int]]]  # of two splits, the rows that hold the same
+# Of two splits (first, second): pairs of rows, one of each, that hold the same input.
+Duplicates = dict[tuple[str, str], list[tuple[int, int]]]
 
 
 def prepare_params(
     dataset: str,
-    source: DataConfig,
+    config: DataConfig,
     test_fraction: float,
     validation_fraction: float,
     split_seed: int,
 ) -> dict[str, Any]:
-    """The parameters that prepared data depends on; data made with others is made anew."""
-    wanted = {key: value for key, value in asdict(source).items() if key != "raw"}
-    fractions = {
+    """The parameters that prepared data depends on. If one changes, data is prepared again."""
+    params = asdict(config)
+    params.pop("raw")  # the place of downloads changes nothing
+
+    params |= {
         "test_fraction": test_fraction,
         "validation_fraction": validation_fraction,
         "split_seed": split_seed,
     }
-    return {"dataset": dataset, "asked": wanted | fractions}
+    return {"dataset": dataset, "asked": params}
 
 
 def describe(
-    class_names: list[str], shape: Shape, splits: dict[str, Split], twins: Twins
+    class_names: list[str], shape: Shape, splits: dict[str, Split], duplicates: Duplicates
 ) -> dict[str, Any]:
-    """Classes, the shape of one example as networks see it, counts; of images also the training split's moments.
+    """What dataset.json says about the prepared splits.
 
-    `duplicates` are how many examples of the second of two splits are in the first one too.
+    Args:
+        class_names: the classes, in the order of their numbers
+        shape: shape of one example as networks see it
+        splits: the prepared splits by name
+        duplicates: as `find_duplicates` returns them
+
+    Returns:
+        Classes, shape and counts. `mean` and `std` are the moments of the training images, null for
+        texts. `duplicates` counts, for every two splits, the examples of the second that are in the
+        first.
     """
-    mean, std = channel_moments(splits["train"].inputs) if len(shape) == 3 else (None, None)
+    mean, std = None, None
+    if len(shape) == 3:
+        mean, std = channel_moments(splits["train"].inputs)
+
+    counts, class_counts = {}, {}
+    for name, split in splits.items():
+        counts[name] = len(split)
+        class_counts[name] = np.bincount(split.labels, minlength=len(class_names)).tolist()
+
+    duplicate_counts = {}
+    for (first, second), pairs in duplicates.items():
+        duplicate_counts[f"{first}, {second}"] = len(pairs)
+
     return {
         "classes": class_names,
         "shape": list(shape),
         "mean": mean,
         "std": std,
-        "counts": {name: len(part) for name, part in splits.items()},
-        "counts_per_class": {
-            name: np.bincount(part.labels, minlength=len(class_names)).tolist()
-            for name, part in splits.items()
-        },
-        "duplicates": {
-            f"{first}, {second}": len(pairs) for (first, second), pairs in twins.items()
-        },
+        "counts": counts,
+        "counts_per_class": class_counts,
+        "duplicates": duplicate_counts,
     }
 
 
-def find_duplicates(splits: Mapping[str, Split]) -> Twins:
-    """For every two splits (first, second), the rows of the second whose inputs are in the first, and where there."""
-    marks = {name: _marks(part) for name, part in splits.items()}
-    return {
-        (first, second): [
-            (known, row)
-            for known, row in _meetings(marks[first], marks[second])
-            if np.array_equal(splits[first].inputs[known], splits[second].inputs[row])
-        ]
-        for first, second in combinations(splits, 2)
-    }
+def find_duplicates(splits: Mapping[str, Split]) -> Duplicates:
+    """For every two splits, the rows of the second whose inputs are also in the first.
+
+    Returns:
+        For (first, second): pairs of the first matching row there, and the row in the second.
+    """
+    hashes = {name: _hashes(split) for name, split in splits.items()}
+
+    duplicates: Duplicates = {}
+    for first, second in combinations(splits, 2):
+        duplicates[first, second] = []
+        for first_row, second_row in _matches(hashes[first], hashes[second]):
+            first_input = splits[first].inputs[first_row]
+            second_input = splits[second].inputs[second_row]
+            if np.array_equal(first_input, second_input):  # hashes may collide
+                duplicates[first, second].append((first_row, second_row))
+    return duplicates
 
 
-def _meetings(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
-    """For every value of the second that is in the first, its first place there and its own."""
+def _hashes(split: Split) -> np.ndarray:
+    """A hash of every example's input, uint64 [N]: 8 bytes each, because N may be a million."""
+
+    def digests() -> Iterator[bytes]:
+        for chunk in split.chunks():
+            for row in chunk:
+                yield hashlib.blake2b(row.tobytes(), digest_size=8).digest()
+
+    return np.frombuffer(b"".join(digests()), np.uint64)
+
+
+def _matches(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
+    """For every value of `second` that is in `first`: its first index there, and its own index."""
     order = np.argsort(first, kind="stable")
-    place = order[np.searchsorted(first, second, sorter=order).clip(max=len(first) - 1)]
-    rows = np.flatnonzero(first[place] == second)
-    return list(zip(place[rows].tolist(), rows.tolist(), strict=True))
+    insertion = np.searchsorted(first, second, sorter=order).clip(max=len(first) - 1)
+    candidates = order[insertion]
+
+    matching = np.flatnonzero(first[candidates] == second)
+    return list(zip(candidates[matching].tolist(), matching.tolist(), strict=True))
 
 
-def report_duplicates(twins: Twins, parts: Mapping[str, Part]) -> list[str]:
+def report_duplicates(duplicates: Duplicates, parts: Mapping[str, Examples]) -> list[str]:
     """A line for every two splits that share examples: how many, and the first of them by name."""
-    return [
-        f"{len(pairs)} of {len(parts[second])} examples of {second} are in {first} too: "
-        + ", ".join(
-            f"{parts[second].name(row)} (as {parts[first].name(known)})"
-            for known, row in pairs[:NAMED]
+    lines = []
+    for (first, second), pairs in duplicates.items():
+        if not pairs:
+            continue
+
+        names = [
+            f"{parts[second].name(row)} (as {parts[first].name(first_row)})"
+            for first_row, row in pairs
+        ]
+        lines.append(
+            f"{len(pairs)} of {len(parts[second])} examples of {second} are in {first} too: "
+            f"{first_few(names)}"
         )
-        + (f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "")
-        for (first, second), pairs in twins.items()
-        if pairs
-    ]
-
-
-def _marks(part: Split) -> np.ndarray:
-    """A hash of every example's inputs, 8 bytes each: there may be a million of them."""
-    each = (
-        hashlib.blake2b(row.tobytes(), digest_size=8).digest()
-        for chunk in part.chunks()
-        for row in chunk
-    )
-    return np.frombuffer(b"".join(each), np.uint64)
+    return lines

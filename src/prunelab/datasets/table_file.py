@@ -1,4 +1,4 @@
-"""Two columns of a .tsv or .csv file, read strictly: what is wrong is named by line."""
+"""Two columns of a .tsv or .csv file, read strictly: every problem names its lines."""
 
 import csv
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from io import StringIO
 from pathlib import Path
 
 from prunelab.core.errors import InputError
+
+MAX_FIELD_LETTERS = 2**31 - 1  # a text may be a whole book
+MAX_NAMED_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -16,98 +19,124 @@ class Table:
     labels: list[str]
 
 
+@dataclass(frozen=True)
+class _Row:
+    line: int  # the number of its last line in the file
+    fields: list[str]
+
+
 def read_table(path: Path, *, text_column: str, label_column: str) -> Table:
-    """Read two columns of a table in UTF-8; empty lines are skipped, space around labels and texts is dropped.
+    """Read two columns of a table in UTF-8.
+
+    Empty lines are skipped. Space around texts and labels is dropped. A .tsv has no quotes: a quote
+    is a character like any other. In a .csv a quote may enclose a field.
 
     Raises:
-        InputError: naming the lines that are not UTF-8, lack a field, or have no text or label; or the columns found.
+        InputError: if a column is missing, or with the numbers of the lines that are not UTF-8,
+            lack a field, or have no text or label.
     """
     if text_column == label_column:
         raise InputError(
-            f"data.text_column and data.label_column are both {text_column!r}; they must be two columns"
+            f"data.text_column and data.label_column are both {text_column!r}. "
+            "Set them to two different columns."
         )
-    csv.field_size_limit(2**31 - 1)  # a text may be a book
-    rows = csv.reader(
-        StringIO(_decoded(path), newline=""),
-        delimiter="\t" if path.suffix == ".tsv" else ",",
-        quoting=csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
-    lines: list[tuple[int, list[str]]] = []
-    try:
-        lines += [(rows.line_num, row) for row in rows if row]
-    except csv.Error as error:
-        raise InputError(f"data.source: {path}, line {rows.line_num}: {error}") from None
-    if len(lines) < 2:
-        raise InputError(
-            f"data.source: {path} has no rows below a header; needed: {label_column} and {text_column}"
-        )
-    (_, header), *body = lines
-    text, label = (
-        _column(path, header, key, name) for key, name in _keys(text_column, label_column)
-    )
-    problems = _bad_rows(
-        path,
-        f"another number of fields than the {len(header)} of the header",
-        [f"{line} ({len(row)})" for line, row in body if len(row) != len(header)],
-    )
-    whole = [
-        (line, row[text].strip(), row[label].strip())
-        for line, row in body
-        if len(row) == len(header)
+
+    header, rows = _header_and_rows(path, needed=f"{label_column} and {text_column}")
+    text_index = _column_index(path, header, "data.text_column", text_column)
+    label_index = _column_index(path, header, "data.label_column", label_column)
+
+    texts, labels = [], []
+    uneven, without_text, without_label = [], [], []
+    for row in rows:
+        if len(row.fields) != len(header):
+            uneven.append(f"{row.line} ({len(row.fields)})")
+            continue
+
+        text, label = row.fields[text_index].strip(), row.fields[label_index].strip()
+        texts.append(text)
+        labels.append(label)
+        if not text:
+            without_text.append(str(row.line))
+        if not label:
+            without_label.append(str(row.line))
+
+    problems = [
+        *_row_problem(path, uneven, f"do not have the {len(header)} fields of the header"),
+        *_row_problem(path, without_text, f"have no text in column {text_column}"),
+        *_row_problem(path, without_label, f"have no label in column {label_column}"),
     ]
-    problems += _bad_rows(
-        path, f"no text in column {text_column}", [str(line) for line, said, _ in whole if not said]
-    )
-    problems += _bad_rows(
-        path,
-        f"no label in column {label_column}",
-        [str(line) for line, _, name in whole if not name],
-    )
     if problems:
         raise InputError(problems)
-    return Table([said for _, said, _ in whole], [name for *_, name in whole])
+    return Table(texts, labels)
 
 
-def _keys(text_column: str, label_column: str) -> list[tuple[str, str]]:
-    return [("data.text_column", text_column), ("data.label_column", label_column)]
+def _header_and_rows(path: Path, needed: str) -> tuple[list[str], list[_Row]]:
+    csv.field_size_limit(MAX_FIELD_LETTERS)
+    text = StringIO(_decoded(path), newline="")
+    if path.suffix == ".tsv":
+        reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.reader(text, delimiter=",", quoting=csv.QUOTE_MINIMAL, strict=True)
 
+    rows: list[_Row] = []
+    try:
+        for fields in reader:
+            if fields:
+                rows.append(_Row(reader.line_num, fields))
+    except csv.Error as error:
+        raise InputError(f"data.source: {path}, line {reader.line_num}: {error}") from None
 
-def _column(path: Path, header: list[str], key: str, name: str) -> int:
-    if header.count(name) != 1:
-        what = "no column" if name not in header else "more than one column"
-        hint = (
-            "; fields of a .tsv are separated by tabs"
-            if path.suffix == ".tsv" and len(header) == 1
-            else ""
-        )
+    if len(rows) < 2:
         raise InputError(
-            f"{key}: {path} has {what} {name!r}; its columns: {', '.join(map(repr, header))}{hint}"
+            f"data.source: {path} has no rows below a header. It needs the columns {needed}."
         )
-    return header.index(name)
+    return rows[0].fields, rows[1:]
 
 
-def _bad_rows(path: Path, what: str, lines: list[str]) -> list[str]:
-    more = ", ..." if len(lines) > 5 else ""
-    return (
-        [f"data.source: {path}: {len(lines)} rows have {what}: line {', '.join(lines[:5])}{more}"]
-        if lines
-        else []
-    )
+def _column_index(path: Path, header: list[str], key: str, name: str) -> int:
+    """Where the column `name` is, which the parameter `key` asks for."""
+    if header.count(name) == 1:
+        return header.index(name)
+
+    problem = "more than one column" if name in header else "no column"
+    hint = ""
+    if path.suffix == ".tsv" and len(header) == 1:
+        hint = "; fields of a .tsv are separated by tabs"
+    columns = ", ".join(map(repr, header))
+    raise InputError(f"{key}: {path} has {problem} {name!r}; its columns: {columns}{hint}")
+
+
+def _row_problem(path: Path, lines: list[str], problem: str) -> list[str]:
+    """At most one line, which says that rows have a problem and where they are."""
+    if not lines:
+        return []
+
+    listed = ", ".join(lines[:MAX_NAMED_LINES])
+    if len(lines) > MAX_NAMED_LINES:
+        listed += ", ..."
+    return [f"data.source: {path}: {len(lines)} rows {problem}: line {listed}"]
 
 
 def _decoded(path: Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark."""
     content = path.read_bytes()
-    if (nul := content.find(b"\0")) >= 0:
-        line = content.count(b"\n", 0, nul) + 1
+
+    nul = content.find(b"\0")
+    if nul >= 0:
         raise InputError(
-            f"data.source: {path}, line {line}: byte 0x00 at {nul} is no text; is the file in UTF-16?"
+            f"data.source: {path}, line {_line_of(content, nul)}: byte 0x00 at {nul} is not text. "
+            "Is the file in UTF-16?"
         )
+
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
         raise InputError(
-            f"data.source: {path}, line {line}: byte 0x{byte:02x} at {error.start} is not UTF-8"
+            f"data.source: {path}, line {_line_of(content, error.start)}: "
+            f"byte 0x{byte:02x} at {error.start} is not UTF-8"
         ) from None
+
+
+def _line_of(content: bytes, position: int) -> int:
+    return content.count(b"\n", 0, position) + 1

@@ -1,44 +1,61 @@
-"""Texts from tables with a column of texts and one of labels, as token ids of the model's own tokenizer."""
+"""Texts and labels from table files, as token ids of the model's own tokenizer."""
 
 import hashlib
 import json
 from collections import Counter
 from functools import cached_property
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataConfig, DataInfo, SplitData
-from prunelab.data.splits import Split, too_few
+from prunelab.data.splits import Split, class_size_problems
 from prunelab.datasets.table_file import Table, read_table
 
-ENDINGS = (".tsv", ".csv")
-PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
-VALID = "a .tsv or .csv file, a folder with train.tsv (and validation.tsv, test.tsv), or such a path without _train.tsv"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SUFFIXES = (".tsv", ".csv")
+# The splits, and the file names that each may have.
+FILE_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev"),
+    "test": ("test",),
+}
+VALID_SOURCES = (
+    "a .tsv or .csv file, a folder with train.tsv (and validation.tsv, test.tsv), "
+    "or such a path without _train.tsv"
+)
+MAX_LABELS_NAMED = 3  # of two tables that differ
 
 
 class TextTable:
-    """A table of texts, or up to three: `data.source` is a file, a folder, or what precedes `_train.tsv`.
+    """One table of texts, or up to three official splits.
 
-    In a .tsv a quote is a character like any other; in a .csv it may enclose a field. Classes are the labels, sorted.
+    `data.source` is a file, a folder, or a path to which `_train.tsv` is added. Classes are the
+    labels, sorted. `table_file` describes the format.
     """
 
-    def __init__(self, source: DataConfig):
-        self._source = source
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
 
     def missing(self) -> list[str]:
-        path = self._source.place
+        path = self._config.place
         if path is None:
-            return [f"data.source: null; text_tsv needs {VALID}"]
+            return [f"data.source: null; text_tsv needs {VALID_SOURCES}"]
+
         try:
-            found = _files(path)
-        except InputError as refused:
-            return refused.problems
-        if not found:
+            paths = _table_paths(path)
+        except InputError as error:
+            return error.problems
+
+        if not paths:
             return [
-                f"data.source: {self._source.path} is no table and has no training table; valid: {VALID}"
+                f"data.source: {self._config.path} is not a table and has no training table; "
+                f"valid: {VALID_SOURCES}"
             ]
         return []
 
@@ -46,11 +63,13 @@ class TextTable:
         if self.missing():
             return []
         try:
-            names = self._class_names
-        except InputError as refused:
-            return refused.problems
-        counts = Counter(self._tables["train"].labels)
-        return too_few({name: counts[name] for name in names}, needed=4 - len(self._tables))
+            class_names = self._class_names
+        except InputError as error:
+            return error.problems
+
+        label_counts = Counter(self._tables["train"].labels)
+        class_counts = {name: label_counts[name] for name in class_names}
+        return class_size_problems(class_counts, needed=4 - len(self._tables))
 
     def reachable(self) -> bool:
         return False
@@ -58,39 +77,42 @@ class TextTable:
     def download(self) -> None:
         raise InputError(self.missing())
 
-    def facts(self) -> DataInfo:
-        return DataInfo(len(self._class_names), (self._source.tokens,))
+    def info(self) -> DataInfo:
+        return DataInfo(len(self._class_names), (self._config.tokens,))
 
     def digest(self) -> str | None:
-        """Of the tables' bytes and of what turns them into numbers: the tokenizer's vocabulary and its rules."""
-        told = [
-            f"{part} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-            for part, path in self._paths.items()
-        ]
+        """A hash of the tables' bytes and of the tokenizer's vocabulary and rules."""
+        lines = []
+        for split, path in self._paths.items():
+            lines.append(f"{split} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+
         rules = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        for last_use in ("truncation", "padding"):  # left there by the last text that was encoded
-            rules.pop(last_use, None)
-        told.append(json.dumps(rules, sort_keys=True))
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        # The tokenizer keeps these settings from the last text that it encoded.
+        rules.pop("truncation", None)
+        rules.pop("padding", None)
+        lines.append(json.dumps(rules, sort_keys=True))
+
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self) -> SplitData:
-        codes = {name: code for code, name in enumerate(self._class_names)}
-        splits = {
-            part: Split(
-                self._encode(table.texts),
-                np.array([codes[label] for label in table.labels], dtype=np.int64),
-            )
-            for part, table in self._tables.items()
-        }
+        class_numbers = {name: number for number, name in enumerate(self._class_names)}
+        splits = {}
+        for split, table in self._tables.items():
+            labels = [class_numbers[label] for label in table.labels]
+            splits[split] = Split(self._encode(table.texts), np.array(labels, dtype=np.int64))
+
         return SplitData(
-            splits["train"], splits.get("test"), self._class_names, splits.get("validation")
+            train=splits["train"],
+            test=splits.get("test"),
+            class_names=self._class_names,
+            validation=splits.get("validation"),
         )
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        """Token ids, int64 [N, tokens]: [CLS], the text as far as it fits, [SEP], padding."""
+        """Token ids, int64 [N, tokens]: [CLS], the text truncated to fit, [SEP], padding."""
         encoded = self._tokenizer(
             texts,
-            max_length=self._source.tokens,
+            max_length=self._config.tokens,
             truncation=True,
             padding="max_length",
             return_attention_mask=False,
@@ -99,78 +121,100 @@ class TextTable:
         return np.array(encoded["input_ids"], dtype=np.int64)
 
     @cached_property
-    def _tokenizer(self):
-        from prunelab.encoders.pretrained import tokenizer  # transformers: seconds to import
+    def _tokenizer(self) -> "PreTrainedTokenizerFast":
+        from prunelab.encoders.pretrained import tokenizer  # transformers takes seconds to import
 
-        return tokenizer(self._source.weights)
+        loaded: PreTrainedTokenizerFast = tokenizer(self._config.weights)
+        return loaded
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
-        if missing := self.missing():
+        missing = self.missing()
+        if missing:
             raise InputError(missing)
-        return _files(self._source.place or Path())
+        return _table_paths(self._config.place or Path())
 
     @cached_property
     def _tables(self) -> dict[str, Table]:
+        """The tables by split.
+
+        Raises:
+            InputError: with the problems of all tables.
+        """
         tables, problems = {}, []
-        for part, path in self._paths.items():
+        for split, path in self._paths.items():
             try:
-                tables[part] = read_table(
+                tables[split] = read_table(
                     path,
-                    text_column=self._source.text_column,
-                    label_column=self._source.label_column,
+                    text_column=self._config.text_column,
+                    label_column=self._config.label_column,
                 )
-            except InputError as refused:
-                problems += refused.problems
+            except InputError as error:
+                problems += error.problems
+
         if problems:
             raise InputError(problems)
         return tables
 
     @cached_property
     def _class_names(self) -> list[str]:
-        """The labels in order, numbers by value; they must be the same in all parts."""
-        labels = {part: set(table.labels) for part, table in self._tables.items()}
-        problems = [
-            f"data.source: label {label!r} occurs in {self._paths[has]} but not in {self._paths[lacks]}"
-            for one, other in combinations(labels, 2)
-            for has, lacks in ((one, other), (other, one))
-            for label in sorted(labels[has] - labels[lacks])[:3]
-        ]
+        """The labels, sorted. Numbers are sorted by value.
+
+        Raises:
+            InputError: if the splits have different labels, or training has fewer than two.
+        """
+        labels = {split: set(table.labels) for split, table in self._tables.items()}
+
+        problems = self._label_differences(labels)
         if len(labels["train"]) < 2:
             problems.append(
-                f"data.source: all of {self._paths['train']} has one label, {labels['train']}; 2 are needed"
+                f"data.source: every row of {self._paths['train']} has the same label, "
+                f"{labels['train']}. At least 2 labels are needed."
             )
         if problems:
             raise InputError(problems)
+
         try:
-            return sorted(
-                labels["train"], key=lambda label: (int(label), label)
-            )  # 1 and 01 are two labels
+            # By text too, because 1 and 01 are two labels.
+            return sorted(labels["train"], key=lambda label: (int(label), label))
         except ValueError:
             return sorted(labels["train"])
 
+    def _label_differences(self, labels: dict[str, set[str]]) -> list[str]:
+        """One line for each label of one split that another split lacks."""
+        problems = []
+        for present, absent in permutations(labels, 2):
+            only_present = sorted(labels[present] - labels[absent])
+            for label in only_present[:MAX_LABELS_NAMED]:
+                problems.append(
+                    f"data.source: label {label!r} occurs in {self._paths[present]} "
+                    f"but not in {self._paths[absent]}"
+                )
+        return problems
 
-def _files(source: Path) -> dict[str, Path]:
-    """The tables by part; empty if there is none for training.
+
+def _table_paths(source: Path) -> dict[str, Path]:
+    """The tables by split; empty if there is no training table.
 
     Raises:
-        InputError: if a part could be either of two files.
+        InputError: if two files could be the same split.
     """
     if source.is_file():
-        return {"train": source} if source.suffix in ENDINGS else {}
+        return {"train": source} if source.suffix in SUFFIXES else {}
+
     stem = f"{source}/" if source.is_dir() else f"{source}_"
-    found = {}
-    for part, names in PARTS.items():
-        there = [
-            path
-            for name in names
-            for ending in ENDINGS
-            if (path := Path(f"{stem}{name}{ending}")).is_file()
-        ]
-        if len(there) > 1:
+    paths = {}
+    for split, names in FILE_NAMES.items():
+        candidates = [Path(f"{stem}{name}{suffix}") for name in names for suffix in SUFFIXES]
+        existing = [path for path in candidates if path.is_file()]
+        if len(existing) > 1:
             raise InputError(
-                f"data.source: {' or '.join(map(str, there))}? Only one file can be the {part} part"
+                f"data.source: {' and '.join(map(str, existing))} could both be the {split} split. "
+                "Keep only one of them."
             )
-        if there:
-            found[part] = there[0]
-    return found if "train" in found else {}
+        if existing:
+            paths[split] = existing[0]
+
+    if "train" not in paths:
+        return {}
+    return paths
