@@ -16,7 +16,7 @@ from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import MODELS, Shape, build, build_on_meta
 from prunelab.pruning.methods import METHODS
-from prunelab.pruning.prune import Bases
+from prunelab.pruning.schedules import DenseWeights
 from prunelab.runtime.device import Execution
 from prunelab.training.retraining import Retrainer
 from prunelab.training.trainer import CheckpointStore, Trainer
@@ -120,6 +120,6 @@ def trained(name: str, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def bases(name: str, model: nn.Module) -> Bases:
+def dense_weights(name: str, model: nn.Module) -> DenseWeights:
     state = deepcopy(model.state_dict())
-    return Bases(init=state, rewind=state, fresh=partial(trained, name, 7))
+    return DenseWeights(init=state, rewind=state, fresh=partial(trained, name, 7))

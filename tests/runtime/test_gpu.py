@@ -5,7 +5,7 @@ import torch
 from helpers.networks import (
     DIGITS_SHAPE,
     SLOW_BUT_KINDS,
-    bases,
+    dense_weights,
     make_retrainer,
     make_trainer,
     small_network,
@@ -87,7 +87,7 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_trainer, recip
         shape=DIGITS_SHAPE,
         seed=0,
         retrainer=make_retrainer(gpu_trainer, recipe),
-        bases=bases("resnet8", model),
+        dense_weights=dense_weights("resnet8", model),
     )
     gpu_trainer.execution.place(model)
     hold = CallAfterStep(masking.hold(model, pruned.masks))

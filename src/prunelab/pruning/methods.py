@@ -1,4 +1,4 @@
-"""METHODS: the pruning methods by name, one line each: criterion x granularity x scope x schedule."""
+"""METHODS: the pruning methods by name, each a criterion, a granularity, a scope and a schedule."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +11,17 @@ from prunelab.pruning.structured import groups, penalties
 from prunelab.pruning.unstructured import granularity, select
 from prunelab.pruning.unstructured.granularity import Granularity
 
+# Kinds of units that can be removed from a network.
 Kind = Literal["channel", "head", "hidden"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the table. A granularity makes masks; a kind of units (channels, heads, ...) is removed for real."""
+    """How a method scores (criterion), what it removes (granularity), what competes (scope), when.
+
+    A `Granularity` zeroes weights by masks. A `Kind` of units is removed from the network.
+    `restart` says which weights the pruned network starts from when it is trained again.
+    """
 
     criterion: Criterion
     granularity: Granularity | Kind
@@ -26,6 +31,7 @@ class Method:
 
     @property
     def masks(self) -> bool:
+        """Whether the method zeroes weights by masks; otherwise it removes units."""
         return isinstance(self.granularity, Granularity)
 
 
@@ -52,12 +58,12 @@ METHODS: dict[str, Method] = {
     "synflow_unstructured": Method(criteria.synflow, WEIGHT, GLOBAL, schedules.repeated),
     "random_unstructured_layerwise": Method(criteria.random, WEIGHT, LAYERWISE),
     "l1_unstructured_layerwise": Method(criteria.l1, WEIGHT, LAYERWISE),
-    # single weights, chosen at initialisation
+    # single weights, selected at initialisation
     "random_at_init": Method(criteria.random, WEIGHT, GLOBAL, restart=Restart.INIT),
     "snip_at_init": Method(criteria.snip, WEIGHT, GLOBAL, restart=Restart.INIT),
     "grasp_at_init": Method(criteria.grasp, WEIGHT, GLOBAL, restart=Restart.INIT),
     "synflow_at_init": Method(criteria.synflow, WEIGHT, GLOBAL, schedules.repeated, Restart.INIT),
-    # single weights, over time
+    # single weights, in several steps
     "random_unstructured_iterative": Method(criteria.random, WEIGHT, GLOBAL, schedules.iterative),
     "l1_unstructured_iterative": Method(criteria.l1, WEIGHT, GLOBAL, schedules.iterative),
     "l1_unstructured_gradual": Method(criteria.l1, WEIGHT, GLOBAL, schedules.gradual),
@@ -69,7 +75,7 @@ METHODS: dict[str, Method] = {
     ),
     "l1_unstructured_rate_rewinding": Method(criteria.l1, WEIGHT, GLOBAL, restart=Restart.RATE),
     "l1_unstructured_scratch": Method(criteria.l1, WEIGHT, GLOBAL, restart=Restart.SCRATCH),
-    # weights in units
+    # small groups of weights
     "random_n_of_m": Method(criteria.random, N_OF_M, LAYERWISE),
     "l1_n_of_m": Method(criteria.l1, N_OF_M, LAYERWISE),
     "random_pattern": Method(criteria.random, PATTERN, LAYERWISE),
@@ -83,7 +89,7 @@ METHODS: dict[str, Method] = {
     "random_filter": Method(criteria.random, FILTER, LAYERWISE),
     "l1_filter": Method(criteria.l1, FILTER, LAYERWISE),
     "l2_filter": Method(criteria.l2, FILTER, LAYERWISE),
-    # channels, removed for real
+    # channels, removed from the network
     "random_channel": Method(criteria.random, "channel", UNIFORM),
     "l1_channel": Method(criteria.l1, "channel", UNIFORM),
     "l2_channel": Method(criteria.l2, "channel", UNIFORM),
@@ -98,7 +104,7 @@ METHODS: dict[str, Method] = {
     "bn_scale_channel_global": Method(criteria.bn_scale, "channel", TOGETHER),
     "taylor_channel_global": Method(criteria.taylor_filter, "channel", TOGETHER),
     "fisher_channel_global": Method(criteria.fisher, "channel", TOGETHER),
-    # channels, over time
+    # channels, in several steps
     "random_channel_iterative": Method(criteria.random, "channel", UNIFORM, schedules.iterative),
     "l1_channel_iterative": Method(criteria.l1, "channel", UNIFORM, schedules.iterative),
     "l2_channel_iterative": Method(criteria.l2, "channel", UNIFORM, schedules.iterative),
@@ -113,7 +119,7 @@ METHODS: dict[str, Method] = {
         criteria.l1, "channel", UNIFORM, schedules.sparse(penalties.growing_l2)
     ),
     "l1_channel_scratch": Method(criteria.l1, "channel", UNIFORM, restart=Restart.SCRATCH),
-    # attention heads and feed-forward units of encoders, removed for real
+    # attention heads and feed-forward units of encoders, removed from the network
     "random_head": Method(criteria.random, "head", UNIFORM),
     "l1_head": Method(criteria.l1, "head", UNIFORM),
     "taylor_head": Method(criteria.taylor, "head", UNIFORM),

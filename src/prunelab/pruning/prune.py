@@ -1,11 +1,11 @@
-"""Apply a method to a network, or tell beforehand why it cannot be."""
+"""prune(): apply a method to a network. infeasible_specs(): check beforehand whether it can be."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
@@ -18,23 +18,15 @@ from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CalibrationData
 from prunelab.pruning.methods import METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
-from prunelab.pruning.schedules import PruningRun, Trainer
-from prunelab.pruning.structured import attention, channels, groups
-from prunelab.pruning.structured.channel_pruner import StructuredPruner
+from prunelab.pruning.schedules import DenseWeights, PruningRun
+from prunelab.pruning.structured import attention, channels
 from prunelab.pruning.structured.groups import UNITS, Group
+from prunelab.pruning.structured.structured_pruner import StructuredPruner
 from prunelab.pruning.unstructured import granularity, select
 from prunelab.pruning.unstructured.granularity import Granularity
 from prunelab.pruning.unstructured.mask_pruner import MaskPruner
 from prunelab.pruning.unstructured.ranking import Saliency
-
-
-@dataclass(frozen=True)
-class Bases:
-    """Weights of the dense network besides its final ones, by tensor name, and a maker of fresh ones (by seed)."""
-
-    init: Mapping[str, Tensor]
-    rewind: Mapping[str, Tensor]
-    fresh: Callable[[], nn.Module]
+from prunelab.training.retraining import Retrainer
 
 
 def prune(
@@ -44,165 +36,211 @@ def prune(
     *,
     shape: Shape,
     seed: int,
-    trainer: Trainer,
-    bases: Bases | None = None,
+    retrainer: Retrainer | None = None,
+    dense_weights: DenseWeights | None = None,
 ) -> PruneResult:
-    """Prune a network in place; the same seed gives the same result.
+    """Prune a network in place. The same seed gives the same result.
 
-    `bases` is for methods that start again from other weights than the network's own.
+    `architecture` is a key of MODELS and `shape` that of one input. `retrainer` trains between
+    steps and gives examples to criteria; None is for methods that need neither. `dense_weights`
+    is for methods that restart from other weights than the network's own.
 
     Raises:
-        InputError: if the method is unknown or cannot apply, or what can be achieved misses the ratio by more than
-            rounding allows.
+        InputError: if the method is unknown or cannot be applied, or if what can be removed misses
+            the ratio by more than rounding allows.
     """
     method = pick(METHODS, spec.method, "method")
-    if problems := _matching_nothing(model, spec):
+    if problems := _unmatched_patterns(model, spec):
         raise InputError(problems)
-    if method.restart is Restart.INIT and bases:
-        model.load_state_dict(bases.init)
-    cutter = _cutter(method, model, architecture, spec, shape)
-    session = PruningRun(model, spec, method.criterion, cutter, shape, seed, trainer)
-    if method.restart is Restart.WEIGHTS and bases:
-        session.rewind = partial(cutter.load_weights, bases.rewind, bases.fresh)
-    pruned = method.schedule(session)
-    if session.rewind:
-        session.rewind()
-    if method.restart is Restart.SCRATCH and bases:
-        cutter.load_weights(bases.fresh().state_dict(), bases.fresh)
+
+    if method.restart is Restart.INIT and dense_weights:
+        model.load_state_dict(dense_weights.init)
+
+    pruner = _build_pruner(method, model, architecture, spec, shape)
+    run = PruningRun(
+        model,
+        spec,
+        method.criterion,
+        pruner,
+        shape,
+        seed,
+        retrainer,
+        restart=method.restart,
+        dense_weights=dense_weights,
+    )
+    result = method.schedule(run)
+
+    if run.rewinds:
+        run.rewind_weights()
+    if method.restart is Restart.SCRATCH and dense_weights:
+        pruner.load_weights(dense_weights.fresh().state_dict(), dense_weights.fresh)
     if spec.recalibrate:
-        recalibrate(model, trainer.batches(spec.recalibrate)())
-    return pruned
+        recalibrate(model, run.sample_batches(spec.recalibrate))
+
+    return replace(result, rounds=run.rounds, train_macs=run.train_macs)
 
 
 def infeasible_specs(
     model: nn.Module, architecture: str, specs: Sequence[PruneSpec], *, shape: Shape, train: Train
 ) -> list[str]:
-    """One line for every spec that cannot be met on this network, as can be told before any training."""
-    found: dict[Kind, list[Group]] = {}
-    problems = []
+    """One line for every reason why a spec cannot be met on this network.
+
+    It finds the reasons that are known before any training, and does not change the network.
+    """
+    known_groups: dict[Kind, list[Group]] = {}
+    problems: list[str] = []
     for spec in specs:
         method = pick(METHODS, spec.method, "method")
-        if method.restart is not Restart.NONE and not train.epochs:
-            problems.append(f"{spec.method} trains by the base recipe again, but train.epochs is 0")
-        elif (
-            method.restart in (Restart.WEIGHTS, Restart.RATE) and train.rewind_epoch >= train.epochs
-        ):
-            problems.append(
-                f"{spec.method} trains from epoch train.rewind_epoch = {train.rewind_epoch} to train.epochs = "
-                f"{train.epochs}, which is nothing; rewind_epoch must be less"
-            )
-        problems += _matching_nothing(model, spec)
+        problems += _restart_problems(method, spec, train)
+        problems += _unmatched_patterns(model, spec)
         try:
-            _plan(method, model, architecture, spec, shape, found)
-        except InputError as refused:
-            problems += refused.problems
+            saliency = _noise_saliency(method, model, shape)
+            pruner = _build_pruner(method, model, architecture, spec, shape, known_groups)
+            _check_feasible(pruner, saliency, spec.method)
+        except InputError as error:
+            problems += error.problems
+
     return list(dict.fromkeys(problems))
 
 
-def _plan(
-    method: Method,
-    model: nn.Module,
-    architecture: str,
-    spec: PruneSpec,
-    shape: Shape,
-    found: dict[Kind, list[Group]],
-) -> None:
-    """Go through a cut without touching the network; raises InputError. `found` saves tracing it twice."""
-    judged = _judged(method, model, shape)
-    if isinstance(method.granularity, Granularity):
-        cutter = _cutter(method, model, architecture, spec, shape)
-        assert isinstance(cutter, MaskPruner)
-        try:
-            cutter.check_feasible(spec.ratio)
-        except InputError as refused:
-            raise InputError(
-                line if spec.method in line else f"{spec.method}: {line}"
-                for line in refused.problems
-            ) from None
-        return
-    kind = method.granularity
-    if kind not in found:
-        found[kind] = find_groups(kind, architecture, shape, spec.method, model)
-    cutter = _cutter(method, model, architecture, spec, shape, found[kind])
-    assert isinstance(cutter, StructuredPruner)
-    # Which units go depends on the criterion, but how many does so only where layers are ranked together.
-    planned, widths = cutter.plan(judged, spec.ratio)
-    cutter.check_feasible(
-        planned,
-        widths,
-        spec.ratio,
-        exactly=method.scope is groups.uniform or spec.budget == "native",
-    )
+def _check_feasible(pruner: Pruner, saliency: Saliency, method: str) -> None:
+    """Let the pruner check its ratio; every line of the error names the method."""
+    try:
+        pruner.check_feasible(saliency)
+    except InputError as error:
+        lines = []
+        for line in error.problems:
+            if method not in line:
+                line = f"{method}: {line}"
+            lines.append(line)
+
+        raise InputError(lines) from None
 
 
-def _judged(method: Method, model: nn.Module, shape: Shape) -> Saliency:
-    """What stands in for a saliency until the network is trained: noise, for the layers that the criterion judges.
+def _restart_problems(method: Method, spec: PruneSpec, train: Train) -> list[str]:
+    if method.restart is Restart.NONE:
+        return []
+
+    if not train.epochs:
+        return [
+            f"{spec.method} repeats base training, but train.epochs is 0. "
+            "Set train.epochs to 1 or more."
+        ]
+
+    rewinds = method.restart in (Restart.WEIGHTS, Restart.RATE)
+    if rewinds and train.rewind_epoch >= train.epochs:
+        return [
+            f"{spec.method} trains from train.rewind_epoch = {train.rewind_epoch} to train.epochs "
+            f"= {train.epochs}, which is no epoch at all. Use a smaller rewind_epoch."
+        ]
+    return []
+
+
+def _unmatched_patterns(model: nn.Module, spec: PruneSpec) -> list[str]:
+    """One line for every pattern in `protect` and `layer_ratios` that matches no layer."""
+    layers = [name.rpartition(".")[0] for name in prunable_weights(model)]
+
+    problems = []
+    for key, patterns in (("protect", spec.protect), ("layer_ratios", spec.layer_ratios)):
+        for pattern in patterns:
+            if not any(within(layer, pattern) for layer in layers):
+                problems.append(
+                    f"prune.{key}: {pattern!r} matches no layer that can be pruned. "
+                    f"Layers are {', '.join(layers[:4])} ..."
+                )
+
+    return problems
+
+
+def _noise_saliency(method: Method, model: nn.Module, shape: Shape) -> Saliency:
+    """Noise in place of a saliency, for the layers that the criterion can score.
+
+    How much can be removed depends on the layers, and hardly on the scores, which only a trained
+    network has.
 
     Raises:
-        InputError: by criteria that do not apply to such a network.
+        InputError: if the criterion does not support such a network.
     """
-    random = torch.Generator().manual_seed(0)
-    names = set(prunable_weights(model))
+    noise = torch.Generator().manual_seed(0)
+    weights = prunable_weights(model)
+
+    scored = set(weights)
     if method.criterion in (criteria.bn_scale, criteria.synflow):
-        one = example_input(shape), torch.zeros(1, dtype=torch.int64)
-        names = set(method.criterion(model, CalibrationData(random, lambda: [one])))
-    return {
-        n: torch.rand(w.shape, generator=random)
-        for n, w in prunable_weights(model).items()
-        if n in names
-    }
+        batch = example_input(shape), torch.zeros(1, dtype=torch.int64)
+        scored = set(method.criterion(model, CalibrationData(noise, lambda: [batch])))
+
+    saliency = {}
+    for name, weight in weights.items():
+        if name in scored:
+            saliency[name] = torch.rand(weight.shape, generator=noise)
+    return saliency
 
 
-def _matching_nothing(model: nn.Module, spec: PruneSpec) -> list[str]:
-    layers = [name.rpartition(".")[0] for name in prunable_weights(model)]
-    return [
-        f"prune.{key}: {pattern!r} matches no layer that can be pruned; there are {', '.join(layers[:4])} ..."
-        for key, patterns in (("protect", spec.protect), ("layer_ratios", spec.layer_ratios))
-        for pattern in patterns
-        if not any(within(layer, pattern) for layer in layers)
-    ]
-
-
-def _cutter(
+def _build_pruner(
     method: Method,
     model: nn.Module,
     architecture: str,
     spec: PruneSpec,
     shape: Shape,
-    known: list[Group] | None = None,
+    known_groups: dict[Kind, list[Group]] | None = None,
 ) -> Pruner:
+    """The pruner of a method for one network.
+
+    `known_groups` keeps the groups of the network from one call to the next: finding them is slow.
+    """
     inputs = example_input(shape)
     if isinstance(method.granularity, Granularity):
-        head = MODELS[architecture].head
+        assert isinstance(method.scope, select.Scope)
         whole = []
         if method.granularity is granularity.FILTER:
-            whole = [head]  # a class must not vanish
+            whole = [MODELS[architecture].head]  # removing one of its filters would remove a class
 
-        assert isinstance(method.scope, select.Scope)
         return MaskPruner(
             model, spec, method.granularity, method.scope, whole=whole, example=inputs
         )
 
-    find = partial(find_groups, method.granularity, architecture, shape, spec.method)
-    return StructuredPruner(model, spec, method.scope, find=find, example=inputs, known=known)  # type: ignore[arg-type]
+    assert not isinstance(method.scope, select.Scope)
+    kind = method.granularity
+    find = partial(
+        find_groups, architecture=architecture, kind=kind, shape=shape, method=spec.method
+    )
+
+    if known_groups is None:
+        known_groups = {}
+    if kind not in known_groups:
+        known_groups[kind] = find(model)
+
+    return StructuredPruner(
+        model,
+        spec,
+        method.scope,
+        find_groups=find,
+        example_input=inputs,
+        groups=known_groups[kind],
+    )
 
 
 def find_groups(
-    kind: Kind, architecture: str, shape: Shape, method: str, model: nn.Module
+    model: nn.Module, *, architecture: str, kind: Kind, shape: Shape, method: str
 ) -> list[Group]:
-    """The groups of one kind in a network; raises InputError if it has none, with what would work."""
-    encoder = attention.find(model)
-    if encoder or kind != "channel":
-        found = [group for group in encoder if group.kind == kind]
+    """The groups of one kind of units in a network.
+
+    Raises:
+        InputError: if the network has no such units. It names the method and those that would work.
+    """
+    encoder_groups = attention.find_groups(model)
+    if encoder_groups or kind != "channel":
+        groups = [group for group in encoder_groups if group.kind == kind]
     else:
-        found = channels.find(model, fixed_layers(architecture, model), example_input(shape))
-    if not found:
-        others = [name for name, other in METHODS.items() if other.granularity in _kinds(encoder)]
-        raise InputError(
-            f"{method}: {architecture} has no {UNITS[kind]} to remove; these would work: {', '.join(others)}"
-        )
-    return found
+        fixed = fixed_layers(architecture, model)
+        groups = channels.find_groups(model, fixed, example_input(shape))
 
+    if groups:
+        return groups
 
-def _kinds(encoder: Sequence[Group]) -> set[str]:
-    return {group.kind for group in encoder} or {"channel"}
+    kinds = {group.kind for group in encoder_groups} or {"channel"}
+    methods = [name for name, other in METHODS.items() if other.granularity in kinds]
+    raise InputError(
+        f"{method}: {architecture} has no {UNITS[kind]} to remove; "
+        f"these would work: {', '.join(methods)}"
+    )

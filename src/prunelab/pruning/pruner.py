@@ -1,4 +1,4 @@
-"""What cutting a network means, whichever way it is done, and what it leaves."""
+"""What every pruner can do, and what it returns. Selecting weights or units is left to pruners."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,19 +12,34 @@ from prunelab.pruning.structured.penalties import SelectedUnits
 from prunelab.pruning.unstructured.ranking import Saliency
 from prunelab.training.masking import Masks
 
-BUDGET_TOLERANCE = 0.01  # of the dense network's cost: how far from its budget a cut may end
+BUDGET_TOLERANCE = 0.01  # how far from its budget pruning may end, as a share of the dense cost
 
 
-def scheduled_ratio(own: float, ratio: float, final: float) -> float:
-    """A layer's own ratio at a cut by `ratio` of a schedule that ends at `final`: as far on its way as the others."""
-    return own if ratio >= final else 1 - (1 - own) ** (log1p(-ratio) / log1p(-final))
+def scheduled_ratio(layer_ratio: float, step_ratio: float, target_ratio: float) -> float:
+    """A layer's own ratio at the step of a schedule that prunes the network to `step_ratio`.
+
+    The layer loses equal shares of what is left whenever the network does:
+
+        1 - (1 - layer_ratio) ^ (log(1 - step_ratio) / log(1 - target_ratio))
+
+    It is 0 at a `step_ratio` of 0, and `layer_ratio` at the last step.
+    """
+    if step_ratio >= target_ratio:
+        return layer_ratio
+
+    progress = log1p(-step_ratio) / log1p(-target_ratio)
+    share_left: float = (1 - layer_ratio) ** progress
+    return 1 - share_left
 
 
-@dataclass
+@dataclass(frozen=True)
 class PruneResult:
-    """What pruning did: masks (for mask methods), widths (for the others), the ratio achieved, and what it took.
+    """What pruning did to a network.
 
-    `rounds` has a row for every cut of a schedule with several; `train_macs` is what training in between cost.
+    `masks` are those of mask methods, by tensor name; True keeps a weight. `widths` are those of
+    methods that remove units. `ratio_achieved` is the share removed of what the budget names,
+    among the layers without a ratio of their own. `rounds` has a row for every step of an
+    iterative schedule. `train_macs` is the cost of training within the schedule.
     """
 
     masks: Masks
@@ -35,32 +50,54 @@ class PruneResult:
 
     @property
     def empty_layers(self) -> list[str]:
-        """Layers without a single weight left: possible under a global threshold, and worth knowing."""
+        """Tensors without a single weight left, which a global threshold can cause."""
         return [name for name, mask in self.masks.items() if not mask.any()]
 
     def describe(self) -> str:
         """One line for the log."""
-        text = f"ratio {self.ratio_achieved:.4f} achieved"
+        line = f"ratio {self.ratio_achieved:.4f} achieved"
+
         if self.widths:
-            text += ": " + ", ".join(
+            changes = [
                 f"{width.layers[0]} {width.before} to {width.after}" for width in self.widths
-            )
+            ]
+            line += f": {', '.join(changes)}"
+
         if self.empty_layers:
-            text += f"; nothing is left of {', '.join(self.empty_layers)}"
-        return text
+            line += f"; nothing is left of {', '.join(self.empty_layers)}"
+
+        return line
 
 
 class Pruner(Protocol):
-    """Cuts one network. Ratios are always of the dense network, so cuts at rising ratios add up."""
+    """Prunes one network, in one or several steps.
+
+    A pruner knows its `PruneSpec` and thus the target ratio. A `step_ratio` is the share removed
+    after a step. It is always a share of the dense network, so steps at rising ratios add up.
+    """
+
+    def check_feasible(self, saliency: Saliency) -> None:
+        """Check that the target ratio can be met, without changing the network.
+
+        Raises:
+            InputError: if what can be removed misses the ratio by more than rounding explains.
+        """
 
     def prune_to(self, saliency: Saliency, step_ratio: float) -> PruneResult:
-        """Take out what matters least, for good."""
+        """Remove the least salient weights or units, for good.
+
+        Raises:
+            InputError: as `check_feasible`, at the last step of a schedule.
+        """
 
     def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
-        """Zero what a cut would take out, and leave it free to return."""
+        """Zero what `prune_to` would remove. Training may bring it back."""
 
     def selected_units(self, saliency: Saliency, step_ratio: float) -> SelectedUnits:
-        """What a cut would take out now, group by group; mask methods have none."""
+        """The units that `prune_to` would remove, group by group; mask methods have none."""
 
     def load_weights(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
-        """Go on with a dense network's weights; what is cut stays cut. `fresh` builds such a network."""
+        """Load the weights of a dense network; what was removed stays removed.
+
+        `fresh` builds a dense network of the same architecture.
+        """

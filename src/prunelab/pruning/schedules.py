@@ -1,12 +1,17 @@
-"""Schedules: when a network is cut, and how it trains in between. Each takes a session and returns what was done."""
+"""Schedules: at which ratios a network is pruned, and how it trains in between.
 
-from collections.abc import Callable, Iterable
+A schedule is a function of a `PruningRun`. It reads as its paper's algorithm: which weights or
+units go is left to the run's criterion and pruner, and how to train is left to its retrainer.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
 
 from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
+from prunelab.config.restart import Restart
 from prunelab.models.catalogue import Shape
 from prunelab.models.cost import parameters, training_macs
 from prunelab.pruning.criteria import CalibrationData, Criterion
@@ -15,196 +20,267 @@ from prunelab.pruning.structured.penalties import Penalty, SelectedUnits
 from prunelab.pruning.unstructured.ranking import Saliency
 from prunelab.runtime.device import generator
 from prunelab.training import masking
-from prunelab.training.loop import CallAfterStep, Callback, TrainResult
+from prunelab.training.callbacks import CallAfterStep, Callback
+from prunelab.training.retraining import Retrainer
+from prunelab.training.trainer import TrainResult
 
-GRADUAL_CUTS = 10  # mask updates per epoch of a gradual schedule
-SYNFLOW_ROUNDS = 100  # Tanaka et al. 2020
+GRADUAL_UPDATES = 10  # mask updates per epoch of the gradual schedule
+SYNFLOW_STEPS = 100  # Tanaka et al. 2020
 
 
-class Trainer(Protocol):
-    """What a schedule needs to train: made by the stage, which knows data, recipes and where checkpoints go."""
+@dataclass(frozen=True)
+class DenseWeights:
+    """Weights of the dense network besides its final ones, by tensor name.
 
-    def place(self, model: nn.Module) -> None:
-        """Move a network to where it trains."""
+    `init` are those before training and `rewind` those after the rewind epoch. `fresh` builds a
+    dense network with other initial weights.
+    """
 
-    def batches(self, examples: int) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
-        """Training examples, not augmented, the same at every call."""
-
-    def fit(self, model: nn.Module, name: str, guide: Callback, epochs: int) -> TrainResult:
-        """Train by the fine-tuning recipe for so many epochs; `name` tells one training of a schedule from another."""
-
-    def refit(self, model: nn.Module, name: str, guide: Callback) -> TrainResult:
-        """Train by the base recipe from the epoch that is rewound to."""
-
-    def accuracies(self, model: nn.Module) -> tuple[float, float]:
-        """Accuracy on (as many training examples as there are for validation, the validation split)."""
+    init: Mapping[str, Tensor]
+    rewind: Mapping[str, Tensor]
+    fresh: Callable[[], nn.Module]
 
 
 @dataclass
 class PruningRun:
-    """One network on its way through a schedule."""
+    """One network on its way through a schedule.
+
+    Without a `retrainer` the run can neither train nor show examples to the criterion. Only
+    methods that rewind need `dense_weights`.
+    """
 
     model: nn.Module
     spec: PruneSpec
     criterion: Criterion
-    cutter: Pruner
+    pruner: Pruner
     shape: Shape
     seed: int
-    trainer: Trainer
-    rewind: Callable[[], None] | None = (
-        None  # puts the rewound weights into what is left of the network
-    )
-    cuts: int = 0
+    retrainer: Retrainer | None = None
+    restart: Restart = Restart.NONE
+    dense_weights: DenseWeights | None = None
+
+    steps_done: int = 0
     train_macs: int = 0
     rounds: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def target_ratio(self) -> float:
+        """The share that is removed when the schedule ends."""
+        return self.spec.ratio
+
+    def prune_to(self, step_ratio: float) -> PruneResult:
+        """One step: remove the least salient weights or units, up to this share of the network."""
+        result = self.pruner.prune_to(self.saliency(), step_ratio)
+        self.steps_done += 1
+        self._place_model()
+        return result
+
     def saliency(self) -> Saliency:
-        self.trainer.place(self.model)
-        # The first cut draws as a lone one does, so that one-shot and iterative controls begin alike.
-        labels = ("prune", self.seed, self.cuts) if self.cuts else ("prune", self.seed)
-        return self.criterion(
-            self.model, CalibrationData(generator(*labels), self.trainer.batches(self.spec.samples))
+        self._place_model()
+
+        # The first step draws the same random numbers as the only step of a one-shot method, so
+        # random controls of one-shot and iterative methods start alike.
+        labels: tuple[str | int, ...] = ("prune", self.seed)
+        if self.steps_done:
+            labels = (*labels, self.steps_done)
+
+        batches = partial(self.sample_batches, self.spec.samples)
+        return self.criterion(self.model, CalibrationData(generator(*labels), batches))
+
+    def sample_batches(self, examples: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Training examples in batches, the same at every call; none without a retrainer."""
+        if self.retrainer is None:
+            return []
+        return self.retrainer.trainer.sample_batches(examples)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether the network goes back to the weights of the rewind epoch after every step."""
+        return self.restart is Restart.WEIGHTS and self.dense_weights is not None
+
+    def rewind_weights(self) -> None:
+        """Put the weights of the rewind epoch into what is left of the network."""
+        assert self.dense_weights is not None
+        self.pruner.load_weights(self.dense_weights.rewind, self.dense_weights.fresh)
+
+    def fine_tune(self, name: str, callback: Callback) -> None:
+        """Train for `spec.epochs` epochs by the fine-tuning recipe."""
+        assert self.retrainer is not None, "this schedule trains"
+        epochs = self.spec.epochs
+        self._count_macs(self.retrainer.fine_tune(self.model, epochs, callback=callback, name=name))
+
+    def retrain_from_rewind(self, name: str, callback: Callback) -> None:
+        """Train by the base recipe from the rewind epoch on."""
+        assert self.retrainer is not None, "this schedule trains"
+        self._count_macs(
+            self.retrainer.retrain_from_rewind(self.model, callback=callback, name=name)
         )
 
-    def cut(self, ratio: float) -> PruneResult:
-        pruned = self.cutter.prune_to(self.saliency(), ratio)
-        self.cuts += 1
-        self.trainer.place(self.model)
-        pruned.rounds, pruned.train_macs = self.rounds, self.train_macs
-        return pruned
+    def accuracies(self, when: str) -> dict[str, float]:
+        """Accuracies, 0 to 1, for a row of `rounds`; `when` ends the names of its columns."""
+        assert self.retrainer is not None, "this schedule trains"
+        train, validation = self.retrainer.accuracies(self.model)
+        return {f"train_accuracy_{when}": train, f"validation_accuracy_{when}": validation}
 
-    def train(self, name: str, guide: Callback, epochs: int | None) -> None:
-        """So many epochs of fine-tuning, or None: the base training from the rewind epoch on."""
-        if epochs is None:
-            fitted = self.trainer.refit(self.model, name, guide)
-        else:
-            fitted = self.trainer.fit(self.model, name, guide, epochs)
-        self.train_macs += training_macs(self.model, self.shape, fitted.images_seen)
+    def _count_macs(self, trained: TrainResult) -> None:
+        self.train_macs += training_macs(self.model, self.shape, trained.images_seen)
+
+    def _place_model(self) -> None:
+        if self.retrainer is not None:
+            self.retrainer.trainer.execution.place(self.model)
 
 
 Schedule = Callable[[PruningRun], PruneResult]
 
 
-def one_shot(session: PruningRun) -> PruneResult:
-    """One cut."""
-    return session.cut(session.spec.ratio)
+def one_shot(run: PruningRun) -> PruneResult:
+    """Prune once to the target ratio (Li et al. 2017). Fine-tuning follows in the pipeline."""
+    return run.prune_to(run.target_ratio)
 
 
-def iterative(session: PruningRun) -> PruneResult:
-    """Cuts of equal shares of what remains, with training between them (Han et al. 2015).
+def iterative(run: PruningRun) -> PruneResult:
+    """Prune in `iterations` equal shares of what is left, and train in between (Han et al. 2015).
 
-    After `iterations` cuts the ratio is met: each takes 1 - (1 - ratio)^(1/iterations) of what is left. With weights to
-    rewind to, training between goes back to them and follows the base recipe (Frankle & Carbin 2019, Frankle et al.
-    2020). The training after the last cut is the pipeline's own fine-tuning.
+    After step k of n the share removed is 1 - (1 - target_ratio)^(k/n). Methods that rewind go
+    back to earlier weights after every step and repeat base training from there (lottery tickets,
+    Frankle & Carbin 2019, Frankle et al. 2020); the others fine-tune for `epochs` epochs. The
+    training after the last step is the pipeline's own fine-tuning.
     """
-    total, spec = session.spec.iterations, session.spec
-    full = parameters(session.model)
-    for index in range(1, total + 1):
-        pruned = session.cut(
-            spec.ratio if index == total else 1 - (1 - spec.ratio) ** (index / total)
-        )
-        row = {
-            "round": index,
-            **_left(session.model, pruned, full),
-            **_accuracies(session, "pruned"),
-        }
-        session.rounds.append(row)
-        if index < total:
-            if session.rewind:
-                session.rewind()
-            hold = CallAfterStep(masking.hold(session.model, pruned.masks))
-            session.train(f"round-{index}", hold, None if session.rewind else spec.epochs)
-            row |= _accuracies(session, "tuned")
-    return pruned
+    steps = run.spec.iterations
+    dense_parameters = parameters(run.model)
+
+    for step in range(1, steps + 1):
+        result = run.prune_to(_geometric_ratio(run.target_ratio, step, steps))
+        row: dict[str, float] = {"round": step}
+        row |= _count_parameters(run.model, result, dense_parameters)
+        row |= run.accuracies("pruned")
+
+        if step < steps:
+            _train_between_steps(run, result, name=f"round-{step}")
+            row |= run.accuracies("tuned")
+        run.rounds.append(row)
+
+    return result
 
 
-def _left(model: nn.Module, pruned: PruneResult, full: int) -> dict[str, float]:
-    """Parameters of the original network, those not masked, and those really still there."""
-    masked = sum(mask.numel() - int(mask.sum()) for mask in pruned.masks.values())
-    there = parameters(model)
+def _train_between_steps(run: PruningRun, result: PruneResult, name: str) -> None:
+    if run.rewinds:
+        run.rewind_weights()
+
+    keep_zeros = CallAfterStep(masking.hold(run.model, result.masks))
+    if run.rewinds:
+        run.retrain_from_rewind(name, keep_zeros)
+    else:
+        run.fine_tune(name, keep_zeros)
+
+
+def _count_parameters(
+    model: nn.Module, result: PruneResult, dense_parameters: int
+) -> dict[str, float]:
+    """Parameters of the dense network, those that masks keep, and those that still exist."""
+    existing = parameters(model)
+    masked = sum(mask.numel() - int(mask.sum()) for mask in result.masks.values())
+
     return {
-        "fraction_left": (there - masked) / full,
-        "params_original": full,
-        "params_unmasked": there - masked,
-        "params_left": there,
+        "fraction_left": (existing - masked) / dense_parameters,
+        "params_original": dense_parameters,
+        "params_unmasked": existing - masked,
+        "params_left": existing,
     }
 
 
-def _accuracies(session: PruningRun, when: str) -> dict[str, float]:
-    train, validation = session.trainer.accuracies(session.model)
-    return {f"train_accuracy_{when}": train, f"validation_accuracy_{when}": validation}
+def repeated(run: PruningRun) -> PruneResult:
+    """Prune in 100 steps without training and score anew before each (SynFlow, Tanaka et al. 2020).
+
+    After step k of n the share removed is 1 - (1 - target_ratio)^(k/n).
+    """
+    for step in range(1, SYNFLOW_STEPS + 1):
+        result = run.prune_to(_geometric_ratio(run.target_ratio, step, SYNFLOW_STEPS))
+    return result
 
 
-def repeated(session: PruningRun) -> PruneResult:
-    """Many cuts of equal shares without training between, the criterion measured anew (Tanaka et al. 2020)."""
-    for index in range(1, SYNFLOW_ROUNDS):
-        session.cut(1 - (1 - session.spec.ratio) ** (index / SYNFLOW_ROUNDS))
-    return session.cut(session.spec.ratio)
+def _geometric_ratio(target_ratio: float, step: int, steps: int) -> float:
+    """The share removed after a step if every step removes the same share of what is left."""
+    if step == steps:
+        return target_ratio  # exactly: the power below would round
+    share_left: float = (1 - target_ratio) ** (step / steps)
+    return 1 - share_left
 
 
-def gradual(session: PruningRun) -> PruneResult:
-    """Masks that grow by a cubic while the network trains for `epochs` (Zhu & Gupta 2017)."""
-    if session.spec.epochs:
-        session.train("gradual", _Gradual(session), session.spec.epochs)
-    return session.cut(session.spec.ratio)
+def gradual(run: PruningRun) -> PruneResult:
+    """Masks that grow while the network trains for `epochs` epochs (Zhu & Gupta 2017).
+
+    At progress t of the training, 0 to 1, the share removed is target_ratio x (1 - (1 - t)^3).
+    """
+    if run.spec.epochs:
+        run.fine_tune("gradual", _GradualMasks(run))
+    return run.prune_to(run.target_ratio)
 
 
-class _Gradual(Callback):
-    def __init__(self, session: PruningRun):
-        self._session, self._updates, self._zero = session, -1, lambda: None
+class _GradualMasks(Callback):
+    def __init__(self, run: PruningRun) -> None:
+        self._run = run
+        self._updates = -1
+        self._zero_dropped: Callable[[], None] = lambda: None
 
     def before_epoch(self, epoch: int) -> None:
-        self._update(epoch / self._session.spec.epochs)
+        self._update_masks(epoch / self._run.spec.epochs)
 
     def after_step(self, progress: float) -> None:
-        if int(progress * self._session.spec.epochs * GRADUAL_CUTS) > self._updates:
-            self._update(progress)
-        self._zero()
+        if self._updates_due(progress) > self._updates:
+            self._update_masks(progress)
+        self._zero_dropped()
 
-    def _update(self, progress: float) -> None:
-        session = self._session
-        self._updates = int(progress * session.spec.epochs * GRADUAL_CUTS)
-        ratio = session.spec.ratio * (1 - (1 - progress) ** 3)
-        self._zero = masking.hold(
-            session.model, session.cutter.prune_to(session.saliency(), ratio).masks
-        )
+    def _update_masks(self, progress: float) -> None:
+        run = self._run
+        self._updates = self._updates_due(progress)
+
+        step_ratio = run.target_ratio * (1 - (1 - progress) ** 3)
+        result = run.pruner.prune_to(run.saliency(), step_ratio)
+        self._zero_dropped = masking.hold(run.model, result.masks)
+
+    def _updates_due(self, progress: float) -> int:
+        return int(progress * self._run.spec.epochs * GRADUAL_UPDATES)
 
 
-def soft(session: PruningRun) -> PruneResult:
-    """Soft filter pruning (He et al. 2018): ahead of every epoch the least salient units are zeroed, but learn on.
+def soft(run: PruningRun) -> PruneResult:
+    """Zero the least salient units before every epoch, but let them learn (He et al. 2018).
 
-    The threshold is found anew each time, so that a unit may return; after `epochs` they are removed for real.
+    Units are selected again each time, so a unit may return. After `epochs` epochs the least
+    salient ones are removed for good.
     """
-    if session.spec.epochs:
-        session.train("soft", _Soft(session), session.spec.epochs)
-    return session.cut(session.spec.ratio)
+    if run.spec.epochs:
+        run.fine_tune("soft", _SoftPruning(run))
+    return run.prune_to(run.target_ratio)
 
 
-class _Soft(Callback):
-    def __init__(self, session: PruningRun):
-        self._session = session
+class _SoftPruning(Callback):
+    def __init__(self, run: PruningRun) -> None:
+        self._run = run
 
     def before_epoch(self, epoch: int) -> None:
-        self._session.cutter.zero_units(self._session.saliency(), self._session.spec.ratio)
+        self._run.pruner.zero_units(self._run.saliency(), self._run.target_ratio)
 
 
 def sparse(penalty: Callable[[SelectedUnits, float], Penalty]) -> Schedule:
-    """Training with a regulariser that makes units small, for `epochs`, and then one cut."""
+    """Train for `epochs` epochs with a regulariser that makes units small, then prune once.
 
-    def schedule(session: PruningRun) -> PruneResult:
-        if session.spec.epochs:
-            doomed = session.cutter.selected_units(session.saliency(), session.spec.ratio)
-            session.train(
-                "sparse", _Regularised(penalty(doomed, session.spec.penalty)), session.spec.epochs
-            )
-        return session.cut(session.spec.ratio)
+    The loss of a step becomes loss + penalty(progress); `penalties.py` has the regularisers and
+    their papers.
+    """
+
+    def schedule(run: PruningRun) -> PruneResult:
+        if run.spec.epochs:
+            selected = run.pruner.selected_units(run.saliency(), run.target_ratio)
+            run.fine_tune("sparse", _Regularised(penalty(selected, run.spec.penalty)))
+        return run.prune_to(run.target_ratio)
 
     schedule.__name__ = f"sparse ({penalty.__name__})"
     return schedule
 
 
 class _Regularised(Callback):
-    def __init__(self, penalty: Penalty):
+    def __init__(self, penalty: Penalty) -> None:
         self._penalty = penalty
 
     def penalty(self, progress: float) -> Tensor | None:

@@ -1,4 +1,8 @@
-"""How much accuracy it costs to take a share of one layer away, or of all of them: without training, by magnitude."""
+"""How much accuracy a network loses if one layer, or all layers, lose a share of their units.
+
+Units are the single weights of a layer, or the channels, heads or hidden units of coupled layers.
+The smallest by L1 norm go, and nothing is trained afterwards.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -13,14 +17,16 @@ from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CalibrationData
 from prunelab.pruning.methods import Kind
 from prunelab.pruning.prune import find_groups
-from prunelab.pruning.structured import channels, groups
-from prunelab.pruning.structured.groups import Candidate, Group
+from prunelab.pruning.structured import channels
+from prunelab.pruning.structured.groups import Candidate, Group, unit_scores
 from prunelab.pruning.unstructured.ranking import keep_largest, kept_of
 from prunelab.runtime.device import generator
 from prunelab.training import masking
 
 UnitKind = Literal["weight"] | Kind
-# What is taken away, and the method that takes it in the same way; a network has channels, or heads and hidden units.
+
+# The method that removes each kind of units in the way measured here. A network has channels, or
+# heads and hidden units.
 METHODS: dict[UnitKind, str] = {
     "weight": "l1_unstructured_layerwise",
     "channel": "l1_channel",
@@ -31,83 +37,86 @@ METHODS: dict[UnitKind, str] = {
 
 @dataclass(frozen=True)
 class PrunableUnit:
-    """What one curve is about: the weights of a layer, or the units that some layers lose together.
+    """What one curve is about: the weights of a layer, or the units of coupled layers.
 
-    `name` is what `prune.layer_ratios` calls it, `layers` are those that make the units, and `weights` how many weights
-    these have; `silence(copy, kept)` zeroes, in a copy of the network, all but so many `units`, smallest L1 norm first.
+    `name` is its name in `prune.layer_ratios`, and `layers` are the layers that produce its units.
+    It has `units` units and `weights` weights. `zero_all_but(copy, kept)` zeroes the units with the
+    smallest L1 norm in a copy of the network, so that `kept` of them stay.
     """
 
     name: str
     layers: tuple[str, ...]
     units: int
     weights: int
-    silence: Callable[[nn.Module, int], None]
+    zero_all_but: Callable[[nn.Module, int], None]
 
 
-def parts(model: nn.Module, architecture: str, what: UnitKind, shape: Shape) -> list[PrunableUnit]:
-    """Every part of a network, from its first layer on.
+def prunable_units(
+    model: nn.Module, architecture: str, kind: UnitKind, shape: Shape
+) -> list[PrunableUnit]:
+    """What a network can lose of one kind of units, from its first layer on.
 
-    Units that a cut would remove are zeroed with their norms instead: the network computes the same, and need not be
-    traced again for every point of a curve.
+    Units are zeroed, norms included, instead of removed. The network computes the same, and need
+    not be traced again for every point of a curve.
 
     Raises:
         InputError: if the network has no such units.
     """
-    saliency = criteria.l1(
-        model, CalibrationData(generator("sensitivity"), list)
-    )  # which looks at no data
-    if what == "weight":
-        return [_layer(name, saliency[name]) for name in prunable_weights(model)]
-    depth = {name: place for place, (name, _) in enumerate(model.named_modules())}
-    found = find_groups(
-        what, architecture, shape, METHODS[what], model
-    )  # in the order of a trace, often backwards
-    ordered = sorted(found, key=lambda group: min(depth[member.layer] for member in group.filters))
-    return [_group(group, groups.scores(group, saliency)) for group in ordered]
+    no_data = CalibrationData(generator("sensitivity"), list)
+    saliency = criteria.l1(model, no_data)
+    if kind == "weight":
+        return [_weights_of_layer(name, saliency[name]) for name in prunable_weights(model)]
 
-
-def _layer(tensor: str, score: Tensor) -> PrunableUnit:
-    def silence(copy: nn.Module, kept: int) -> None:
-        mask = keep_largest(score.reshape(1, -1), score.numel() - kept)
-        masking.apply(copy, {tensor: mask.view(score.shape)})
-
-    layer = tensor.rpartition(".")[0]
-    return PrunableUnit(layer, (layer,), score.numel(), score.numel(), silence)
-
-
-def _group(group: Group, scores: Tensor) -> PrunableUnit:
-    candidate = Candidate(group, group.count, scores, own=None, round_to=1)
-
-    def silence(copy: nn.Module, kept: int) -> None:
-        channels.silence(copy, [group], [candidate.drop(kept)])
-
-    layers = tuple(member.layer for member in group.filters)
-    return PrunableUnit(
-        group.name,
-        layers,
-        group.count,
-        sum(member.weight.numel() for member in group.filters),
-        silence,
+    groups = find_groups(
+        model, architecture=architecture, kind=kind, shape=shape, method=METHODS[kind]
     )
 
+    # Groups come in the order of a trace, which often begins at the last layer.
+    depth = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    groups.sort(key=lambda group: min(depth[layer] for layer in group.layers))
+    return [_units_of_group(group, unit_scores(group, saliency)) for group in groups]
 
-def measurable(every: Sequence[PrunableUnit], ratios: Sequence[float]) -> bool:
-    """Whether any of these ratios takes some of the units of any part, and not all."""
-    return any(left(part.units, ratio) for part in every for ratio in ratios)
+
+def _weights_of_layer(tensor_name: str, scores: Tensor) -> PrunableUnit:
+    count = scores.numel()
+
+    def zero_all_but(copy: nn.Module, kept: int) -> None:
+        mask = keep_largest(scores.reshape(1, -1), count - kept)
+        masking.apply(copy, {tensor_name: mask.view(scores.shape)})
+
+    layer = tensor_name.rpartition(".")[0]
+    return PrunableUnit(layer, (layer,), count, count, zero_all_but)
 
 
-def left(units: int, ratio: float) -> int | None:
-    """How many of so many units stay at a ratio; None where it would take none or all of them."""
+def _units_of_group(group: Group, scores: Tensor) -> PrunableUnit:
+    candidate = Candidate(group, group.count, scores, layer_ratio=None, round_to=1)
+    weights = sum(member.weight.numel() for member in group.filters)
+
+    def zero_all_but(copy: nn.Module, kept: int) -> None:
+        channels.zero_units(copy, [group], [candidate.units_to_drop(kept)])
+
+    return PrunableUnit(group.name, group.layers, group.count, weights, zero_all_but)
+
+
+def measurable(parts: Sequence[PrunableUnit], ratios: Sequence[float]) -> bool:
+    """Whether any of the ratios removes some, but not all, of the units of any part."""
+    return any(units_kept(part.units, ratio) for part in parts for ratio in ratios)
+
+
+def units_kept(units: int, ratio: float) -> int | None:
+    """How many of so many units stay at a ratio, or None if it would remove none or all of them."""
     kept = kept_of(units, ratio)
     return kept if 0 < kept < units else None
 
 
-def without(model: nn.Module, found: Sequence[PrunableUnit], kept: Mapping[str, int]) -> nn.Module:
-    """A copy of a network that keeps so many units of the parts named, and all of the others."""
+def pruned_copy(
+    model: nn.Module, parts: Sequence[PrunableUnit], kept: Mapping[str, int]
+) -> nn.Module:
+    """A copy of a network that keeps `kept[name]` units of each part named, and all others."""
     copy = deepcopy(model)
-    for part in found:
+    for part in parts:
         if part.name in kept:
-            part.silence(copy, kept[part.name])
+            part.zero_all_but(copy, kept[part.name])
     return copy
 
 
@@ -117,32 +126,61 @@ def curves(
     accuracy: Callable[[nn.Module], float],
     done: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
-    """One row for every part and ratio, each part by itself, then for all parts together, named `ALL`.
+    """One row for every part and ratio: each part alone, then all parts together, named `ALL`.
 
-    `networks` are the dense networks of several seeds, which stay as they are, each with its parts; `accuracy` measures
-    one, 0 to 1, and `done` hears of every finished curve. A ratio that would take none or all of the units of a part
-    leaves that part alone, and has no row where it is the only one; `removed` is the share of units that really went.
+    `networks` are the dense networks of several seeds, each with its parts; they do not change.
+    `accuracy(model)` measures one of them, 0 to 1. `done()` is called after every curve.
+
+    A ratio that would remove none or all of the units of a part leaves that part whole; there is no
+    row if nothing would be removed. `removed` is the share of units really removed.
     """
-    _, every = networks[0]
-    for chosen in [*([part] for part in every), every]:
-        for ratio in ratios:
-            kept = {part.name: count for part in chosen if (count := left(part.units, ratio))}
-            if kept:
-                measured = [accuracy(without(model, found, kept)) for model, found in networks]
-                yield _about(ALL if chosen is every else chosen[0].name, chosen, kept) | {
-                    "ratio": ratio,
-                    "accuracy": sum(measured) / len(measured),
-                    "accuracies": measured,
-                }
+    _, all_parts = networks[0]
+    for part in all_parts:
+        yield from _curve(part.name, [part], networks, ratios, accuracy)
         done()
 
+    yield from _curve(ALL, all_parts, networks, ratios, accuracy)
+    done()
 
-def _about(name: str, chosen: Sequence[PrunableUnit], kept: Mapping[str, int]) -> dict[str, Any]:
-    units = sum(part.units for part in chosen)
+
+def _curve(
+    name: str,
+    parts: Sequence[PrunableUnit],
+    networks: Sequence[tuple[nn.Module, Sequence[PrunableUnit]]],
+    ratios: Sequence[float],
+    accuracy: Callable[[nn.Module], float],
+) -> Iterator[dict[str, Any]]:
+    for ratio in ratios:
+        kept: dict[str, int] = {}
+        for part in parts:
+            count = units_kept(part.units, ratio)
+            if count is not None:
+                kept[part.name] = count
+        if not kept:
+            continue
+
+        accuracies = []
+        for model, own_parts in networks:
+            accuracies.append(accuracy(pruned_copy(model, own_parts, kept)))
+
+        yield _describe(name, parts, kept) | {
+            "ratio": ratio,
+            "accuracy": sum(accuracies) / len(accuracies),
+            "accuracies": accuracies,
+        }
+
+
+def _describe(name: str, parts: Sequence[PrunableUnit], kept: Mapping[str, int]) -> dict[str, Any]:
+    units = sum(part.units for part in parts)
+    removed = sum(part.units - kept.get(part.name, part.units) for part in parts)
+    layers = name
+    if name != ALL:
+        layers = ", ".join(parts[0].layers)
+
     return {
         "layer": name,
-        "layers": name if name == ALL else ", ".join(chosen[0].layers),
+        "layers": layers,
         "units": units,
-        "weights": sum(part.weights for part in chosen),
-        "removed": sum(part.units - kept.get(part.name, part.units) for part in chosen) / units,
+        "weights": sum(part.weights for part in parts),
+        "removed": removed / units,
     }

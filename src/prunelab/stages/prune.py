@@ -1,4 +1,4 @@
-"""Prune every seed's dense network by one method at one ratio, training in between where its schedule says so."""
+"""Prune every seed's dense network by one method at one ratio, and train in between if needed."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,17 +7,27 @@ from typing import Annotated
 
 from typer import Option
 
-from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
+from prunelab.artifacts.networks import (
+    ModelCard,
+    Network,
+    load_model,
+    load_network,
+    save_network,
+    seed_file,
+)
 from prunelab.config.params import load_params
 from prunelab.core.files import write_json
 from prunelab.models.catalogue import build
 from prunelab.pruning.methods import METHODS
-from prunelab.pruning.prune import Bases, prune
+from prunelab.pruning.prune import prune
+from prunelab.pruning.schedules import DenseWeights
 from prunelab.runtime.device import configure
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_teacher, load_trainer
 from prunelab.training.checkpoints import checkpoints_for
 from prunelab.training.retraining import Retrainer
+
+FRESH_SEED_OFFSET = 2**31  # fresh weights have a seed that no dense network has
 
 
 def main(
@@ -27,30 +37,28 @@ def main(
     method: Annotated[str, Option()],
     ratio: Annotated[float, Option()],
 ) -> None:
-    """Prune the networks in the folder BASE/final, on data of the folder PREPARED, and write them to the folder OUT."""
+    """Prune the networks in the folder BASE/final into the folder OUT, on data of PREPARED."""
     params = load_params()
     execution = configure(params.runtime)
     spec = params.spec(method, ratio)
+
     dense = {seed: load_network(seed_file(base / "final", seed)) for seed in params.seeds}
-    trainer = load_trainer(prepared, params.data, dense[params.seeds[0]].card.normalise, execution)
+    normalise = dense[params.seeds[0]].card.normalise
+    trainer = load_trainer(prepared, params.data, normalise, execution)
+
+    inputs = [prepared / "dataset.json", *(seed_file(base / "final", seed) for seed in dense)]
+    parameters = [
+        spec,
+        params.train,
+        params.finetune,
+        trainer.augmentation,
+        params.runtime,
+        execution,
+    ]
+
     rows = []
-    with checkpoints_for(
-        out,
-        inputs=[
-            prepared / "dataset.json",
-            *(seed_file(base / "final", seed) for seed in params.seeds),
-        ],
-        parameters=[
-            spec,
-            params.train,
-            params.finetune,
-            trainer.augmentation,
-            params.runtime,
-            execution,
-        ],
-    ) as checkpoints:
+    with checkpoints_for(out, inputs=inputs, parameters=parameters) as checkpoints:
         for seed, network in dense.items():
-            card = network.card
             seed_trainer = replace(
                 trainer,
                 seed=seed,
@@ -58,23 +66,17 @@ def main(
                 checkpoints=checkpoints.for_seed(seed),
                 label=f"prune {method} at {ratio}, seed {seed}",
             )
-            bases = Bases(
-                init=load_network(seed_file(base / "init", seed)).model.state_dict(),
-                rewind=load_network(seed_file(base / "rewind", seed)).model.state_dict(),
-                fresh=partial(
-                    build, card.model, card.classes, card.input_shape, seed + 2**31, **card.options
-                ),
-            )
             pruned = prune(
                 network.model,
-                card.model,
+                network.card.model,
                 spec,
-                shape=card.input_shape,
+                shape=network.card.input_shape,
                 seed=seed,
                 retrainer=Retrainer(seed_trainer, params.finetune, params.train),
-                bases=bases,
+                dense_weights=_dense_weights(base, seed, network.card),
             )
-            card = card.model_copy(
+
+            card = network.card.model_copy(
                 update={
                     "pruning": spec,
                     "restart": METHODS[method].restart,
@@ -82,12 +84,23 @@ def main(
                     "train_macs": pruned.train_macs,
                 }
             )
-            save_network(
-                seed_file(out, seed), Network(model=network.model, card=card, masks=pruned.masks)
-            )
+            result = Network(model=network.model, card=card, masks=pruned.masks)
+            save_network(seed_file(out, seed), result)
             print(f"seed {seed}: {pruned.describe()}")
             rows += [{"seed": seed, **row} for row in pruned.rounds]
+
         write_json(out / "rounds.json", rows)
+
+
+def _dense_weights(base: Path, seed: int, card: ModelCard) -> DenseWeights:
+    fresh_seed = seed + FRESH_SEED_OFFSET
+    return DenseWeights(
+        init=load_model(seed_file(base / "init", seed)).state_dict(),
+        rewind=load_model(seed_file(base / "rewind", seed)).state_dict(),
+        fresh=partial(
+            build, card.model, card.classes, card.input_shape, fresh_seed, **card.options
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,14 @@ from prunelab.core.files import sha256, write_json
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.evaluation.predict import predict
-from prunelab.pruning.sensitivity import METHODS, PrunableUnit, UnitKind, curves, measurable, parts
+from prunelab.pruning.sensitivity import (
+    METHODS,
+    PrunableUnit,
+    UnitKind,
+    curves,
+    measurable,
+    prunable_units,
+)
 from prunelab.runtime.device import configure, generator
 from prunelab.stages.entry import run
 
@@ -42,7 +49,8 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
     for what in METHODS:
         try:
             found[what] = [
-                parts(network.model, card.model, what, card.input_shape) for network in dense
+                prunable_units(network.model, card.model, what, card.input_shape)
+                for network in dense
             ]
         except InputError as refused:
             skipped[what] = str(refused).partition(";")[0]

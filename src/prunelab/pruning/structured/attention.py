@@ -1,8 +1,8 @@
-"""Attention heads (Michel et al. 2019) and feed-forward units of an encoder as groups that can be removed for real."""
+"""Find groups in text encoders: attention heads (Michel et al. 2019) and feed-forward units."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,68 +11,85 @@ from prunelab.models.bert import Bert
 from prunelab.models.resize import set_widths
 from prunelab.pruning.structured.groups import Group, Member
 
+if TYPE_CHECKING:
+    from transformers.models.bert.modeling_bert import BertLayer
 
-def find(model: nn.Module) -> list[Group]:
-    """Two groups for every layer of an encoder, from the first: its heads and its feed-forward units.
 
-    The width of the residual stream, to which all layers add, stays. Networks of other kinds have none.
+def find_groups(model: nn.Module) -> list[Group]:
+    """Two groups for every encoder layer, from the first layer on: its heads, its hidden units.
+
+    The width of the residual stream, to which all layers add, stays. Networks that are no
+    encoders have no such groups.
     """
     if not isinstance(model, Bert):
         return []
+
     names = {module: name for name, module in model.named_modules()}
-    layers: Any = model.encoder.get_submodule("encoder.layer")
-    return [group for layer in layers for group in (_heads(layer, names), _hidden(layer, names))]
+    layers = cast("Iterable[BertLayer]", model.encoder.get_submodule("encoder.layer"))
+    groups = []
+    for layer in layers:
+        groups += [_head_group(layer, names), _hidden_group(layer, names)]
+    return groups
 
 
-def _heads(layer: Any, names: dict[nn.Module, str]) -> Group:
+def _head_group(layer: "BertLayer", names: dict[nn.Module, str]) -> Group:
     attention = layer.attention.self
     count = attention.query.out_features // int(attention.attention_head_size)
-    inner = [attention.query, attention.key, attention.value]
-    return _group(
-        names[attention], "head", count, inner, layer.attention.output.dense, names, owner=attention
-    )
+
+    producers = [attention.query, attention.key, attention.value]
+    members = _members(producers, layer.attention.output.dense, count, names)
+    remove = partial(_remove_units, members, count, attention)
+    return Group(names[attention], "head", count, members, remove)
 
 
-def _hidden(layer: Any, names: dict[nn.Module, str]) -> Group:
-    inner = layer.intermediate.dense
-    return _group(names[inner], "hidden", inner.out_features, [inner], layer.output.dense, names)
+def _hidden_group(layer: "BertLayer", names: dict[nn.Module, str]) -> Group:
+    producer = layer.intermediate.dense
+    count = producer.out_features
+
+    members = _members([producer], layer.output.dense, count, names)
+    remove = partial(_remove_units, members, count, None)
+    return Group(names[producer], "hidden", count, members, remove)
 
 
-def _group(
-    name: str,
-    kind: str,
-    count: int,
-    makers: Sequence[nn.Linear],
-    reader: nn.Linear,
-    names: dict[nn.Module, str],
-    owner: nn.Module | None = None,
-) -> Group:
-    """Units whose rows lie in the `makers` and whose columns in the `reader`; `owner` counts heads."""
-    indices = torch.arange(reader.in_features)
-    units = indices // (reader.in_features // count)
-    members = [Member(names[layer], layer, True, indices, units) for layer in makers]
-    members.append(Member(names[reader], reader, False, indices, units))
-    return Group(name, kind, count, members, partial(_remove, members, count, owner))
+def _members(
+    producers: Sequence[nn.Linear], consumer: nn.Linear, count: int, names: dict[nn.Module, str]
+) -> list[Member]:
+    """Units are blocks of rows in the `producers` and of columns in the `consumer`."""
+    indices = torch.arange(consumer.in_features)
+    unit_ids = indices // (consumer.in_features // count)
+
+    members = [Member(names[layer], layer, True, indices, unit_ids) for layer in producers]
+    members.append(Member(names[consumer], consumer, False, indices, unit_ids))
+    return members
 
 
-def _remove(
-    members: Sequence[Member], count: int, owner: nn.Module | None, gone: Sequence[int]
+def _remove_units(
+    members: Sequence[Member], count: int, attention: nn.Module | None, units: Sequence[int]
 ) -> None:
-    """Take units out of all members, in place; afterwards the groups must be found anew."""
-    kept = sorted(set(range(count)) - set(gone))
-    assert kept, "at least one unit stays"
+    """Take units out of all members, in place. The groups must be found again afterwards.
+
+    `attention` is the module that counts its heads, if heads are removed.
+    """
+    kept_units = sorted(set(range(count)) - set(units))
+    assert kept_units, "at least one unit must stay"
+
     for member in members:
-        linear, dim = member.module, 0 if member.outputs else 1
+        linear = member.module
         assert isinstance(linear, nn.Linear)
-        chosen = member.chosen(kept)
-        linear.weight = _selected(linear.weight, dim, chosen)
-        if member.outputs and linear.bias is not None:
-            linear.bias = _selected(linear.bias, 0, chosen)
+        kept = member.indices_of(kept_units)
+
+        if member.loses_outputs:
+            linear.weight = _select(linear.weight, 0, kept)
+            if linear.bias is not None:
+                linear.bias = _select(linear.bias, 0, kept)
+        else:
+            linear.weight = _select(linear.weight, 1, kept)
         set_widths(linear)
-    if owner is not None:
-        set_widths(owner)
+
+    if attention is not None:
+        set_widths(attention)
 
 
-def _selected(tensor: Tensor, dim: int, kept: Tensor) -> nn.Parameter:
-    chosen = tensor.detach().index_select(dim, kept.to(tensor.device))
-    return nn.Parameter(chosen, requires_grad=tensor.requires_grad)
+def _select(tensor: Tensor, dim: int, indices: Tensor) -> nn.Parameter:
+    selected = tensor.detach().index_select(dim, indices.to(tensor.device))
+    return nn.Parameter(selected, requires_grad=tensor.requires_grad)

@@ -1,5 +1,6 @@
-"""What a network costs as a function of the widths of its groups, and the widths that meet a budget."""
+"""What a network costs at given widths of its groups, and the widths that meet a budget."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,111 +10,153 @@ from prunelab.models.cost import macs as count_macs
 from prunelab.models.cost import output_positions
 from prunelab.pruning.structured.groups import Group
 
+BISECTION_STEPS = 40  # halves the ratio's interval to 1e-12
+
 
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs as a function of its groups' widths: `params` or `macs`, counted layer by layer.
+    """The parameters or MACs of a network as a function of the widths of its groups.
 
-    `positions` says at how many places (pixels, tokens) a layer is applied to one input; `other` is what the network
-    costs beyond its layers, such as the products of queries, keys and values.
+    Nothing is removed to compute a cost: layers are counted by their sizes. `positions` is the
+    number of places (pixels, tokens) at which a layer is applied to one input, by layer name.
+    `beyond_layers` is what the network costs besides its layers, such as the products of queries,
+    keys and values.
     """
 
     model: nn.Module
     positions: Mapping[str, int]
     macs: bool
-    other: int = 0
+    beyond_layers: int = 0
 
     @classmethod
-    def of(cls, model: nn.Module, example: Tensor, *, macs: bool) -> "Costs":
-        """The costs of a network that agree with its MACs as measured, or its parameters, as long as nothing is cut."""
-        layers = cls(model, output_positions(model, example), macs)
+    def of(cls, model: nn.Module, example_input: Tensor, *, macs: bool) -> "Costs":
+        """The costs of a network: its MACs if `macs`, else its parameters.
+
+        At full width they equal the MACs as measured, or the number of parameters.
+        """
+        layers = cls(model, output_positions(model, example_input), macs)
         if not macs:
             return layers
-        return replace(
-            layers, other=count_macs(model, tuple(example.shape[1:])) - layers.total([], [])
-        )
+
+        measured = count_macs(model, tuple(example_input.shape[1:]))
+        return replace(layers, beyond_layers=measured - layers.total([], []))
 
     def total(self, groups: Sequence[Group], widths: Sequence[int]) -> int:
-        """The cost of the network once every group keeps so many units (the first ones: which does not matter)."""
-        gone: dict[tuple[str, bool], int] = {}
-        for group, width in zip(groups, widths, strict=True):
-            for member in group.members:
-                key = (member.layer, member.outputs)
-                per_unit = len(member.indices) / group.count
-                gone[key] = gone.get(key, 0) + round(per_unit * (group.count - width))
-        whole = {
-            name
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.MultiheadAttention)
-        }
-        layers = sum(
-            self._layer(name, module, gone.get((name, True), 0), gone.get((name, False), 0))
-            for name, module in self.model.named_modules()
-            if name.rpartition(".")[0] not in whole  # attention is counted as one layer
-        )
-        heads = [
-            (group.count, width)
-            for group, width in zip(groups, widths, strict=True)
-            if group.kind == "head"
-        ]
-        before, after = (sum(counts) for counts in zip(*heads, strict=True)) if heads else (1, 1)
-        return layers + self.other * after // before  # every head has an equal part in the products
+        """The cost of the network if every group keeps so many units, no matter which."""
+        lost_outputs, lost_inputs = _lost_features(groups, widths)
 
-    def _layer(self, name: str, module: nn.Module, outputs_gone: int, inputs_gone: int) -> int:
-        places = self.positions.get(name, 1)
-        if isinstance(module, nn.Conv2d):
-            outputs = module.out_channels - outputs_gone
-            # A depthwise convolution loses its one input per filter with the filter.
-            inputs = module.in_channels // module.groups - (
-                inputs_gone if module.groups == 1 else 0
-            )
-            weights, biases = (
-                outputs * inputs * module.weight[0, 0].numel(),
-                outputs * (module.bias is not None),
-            )
-        elif isinstance(module, nn.Linear):
-            outputs = module.out_features - outputs_gone
-            weights = outputs * (module.in_features - inputs_gone)
-            biases = outputs * (module.bias is not None)
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            features = module.weight.numel() - max(outputs_gone, inputs_gone)
-            return features * places if self.macs else 2 * features
-        elif isinstance(module, nn.MultiheadAttention):
-            width = module.embed_dim - max(outputs_gone, inputs_gone)
-            weights, biases = 4 * width**2, 4 * width
+        layers_cost = 0
+        attention_layers = set()
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.MultiheadAttention):
+                attention_layers.add(name)
+            if name.rpartition(".")[0] in attention_layers:
+                continue  # attention is counted as one layer, with the layers in it
+
+            layers_cost += self._layer_cost(name, module, lost_outputs[name], lost_inputs[name])
+
+        # Every head has an equal part in the products of queries, keys and values.
+        heads_before, heads_after = _count_heads(groups, widths)
+        return layers_cost + self.beyond_layers * heads_after // heads_before
+
+    def _layer_cost(self, name: str, module: nn.Module, lost_outputs: int, lost_inputs: int) -> int:
+        """The cost of one layer. Modules that are no such layers have parameters but no MACs."""
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            features = module.weight.numel() - max(lost_outputs, lost_inputs)
+            weights, biases = features, features
+        elif isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+            weights, biases = _count_parameters(module, lost_outputs, lost_inputs)
+        elif self.macs:
+            return 0
         else:
-            return (
-                0
-                if self.macs
-                else sum(parameter.numel() for parameter in module.parameters(recurse=False))
-            )
-        return weights * places if self.macs else weights + biases
+            return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+        if self.macs:
+            return weights * self.positions.get(name, 1)
+        return weights + biases
+
+
+def _lost_features(
+    groups: Sequence[Group], widths: Sequence[int]
+) -> tuple[Counter[str], Counter[str]]:
+    """How many outputs and how many inputs every layer loses, by layer name."""
+    lost_outputs: Counter[str] = Counter()
+    lost_inputs: Counter[str] = Counter()
+    for group, width in zip(groups, widths, strict=True):
+        for member in group.members:
+            indices_per_unit = len(member.indices) / group.count
+            lost = round(indices_per_unit * (group.count - width))
+
+            if member.loses_outputs:
+                lost_outputs[member.layer] += lost
+            else:
+                lost_inputs[member.layer] += lost
+
+    return lost_outputs, lost_inputs
+
+
+def _count_parameters(
+    layer: nn.Conv2d | nn.Linear | nn.MultiheadAttention, lost_outputs: int, lost_inputs: int
+) -> tuple[int, int]:
+    """The weights and the biases of a layer that lost so many outputs and inputs."""
+    if isinstance(layer, nn.MultiheadAttention):
+        width = layer.embed_dim - max(lost_outputs, lost_inputs)
+        return 4 * width**2, 4 * width  # queries, keys, values and their projection
+
+    if isinstance(layer, nn.Linear):
+        outputs = layer.out_features - lost_outputs
+        weights = outputs * (layer.in_features - lost_inputs)
+        return weights, outputs * (layer.bias is not None)
+
+    outputs = layer.out_channels - lost_outputs
+    inputs = layer.in_channels // layer.groups
+    if layer.groups == 1:  # a depthwise filter keeps its one input as long as it exists
+        inputs -= lost_inputs
+    kernel_size = layer.weight[0, 0].numel()
+    return outputs * inputs * kernel_size, outputs * (layer.bias is not None)
+
+
+def _count_heads(groups: Sequence[Group], widths: Sequence[int]) -> tuple[int, int]:
+    """Attention heads before and after, over all groups of heads; (1, 1) if there are none."""
+    before, after = 0, 0
+
+    for group, width in zip(groups, widths, strict=True):
+        if group.kind == "head":
+            before += group.count
+            after += width
+
+    if before == 0:
+        return 1, 1
+    return before, after
 
 
 def solve(
-    widths_at: Callable[[float], list[int]], kept: Callable[[Sequence[int]], float], target: float
+    widths_at: Callable[[float], list[int]],
+    share_kept: Callable[[Sequence[int]], float],
+    target_share: float,
 ) -> list[int]:
-    """The widths whose cost is nearest to the share `target` that is to be kept; `kept` gives a share for widths.
+    """The widths whose cost is nearest to the share `target_share` of the dense cost.
 
-    `widths_at` gives the widths at a ratio, 0 to below 1, and falls with it. The ratio is bisected until the widths at
-    its two ends differ by single steps; then these are taken one after the other, since many groups make a step at the
-    same ratio.
+    `widths_at(solver_ratio)` gives the widths at a ratio, 0 to below 1; they must not grow with it.
+    `share_kept(widths)` gives the share of the dense cost that widths keep.
+
+    The ratio is bisected until the widths at both ends differ by single steps. Many groups may
+    make a step at the same ratio, so these steps are then taken one group after the other.
     """
-    low, high = (
-        0.0,
-        1.0 - 1e-9,
-    )  # at `low` too much is kept, at `high` too little (or the least there can be)
-    more, less = widths_at(low), widths_at(high)
-    for _ in range(40):
-        middle = (low + high) / 2
-        widths = widths_at(middle)
-        if kept(widths) >= target:
-            low, more = middle, widths
+    # Invariant: `wide` keeps too much or just enough, `narrow` too little (or the least possible).
+    low, high = 0.0, 1.0 - 1e-9
+    wide, narrow = widths_at(low), widths_at(high)
+    for _ in range(BISECTION_STEPS):
+        solver_ratio = (low + high) / 2
+        widths = widths_at(solver_ratio)
+        if share_kept(widths) >= target_share:
+            low, wide = solver_ratio, widths
         else:
-            high, less = middle, widths
-    best, widths = more, list(more)
-    for index, width in enumerate(less):
+            high, narrow = solver_ratio, widths
+
+    best, widths = wide, list(wide)
+    for index, width in enumerate(narrow):
         widths[index] = width
-        if abs(kept(widths) - target) < abs(kept(best) - target):
+        if abs(share_kept(widths) - target_share) < abs(share_kept(best) - target_share):
             best = list(widths)
     return best

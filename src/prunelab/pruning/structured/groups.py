@@ -1,5 +1,13 @@
-"""Groups of layers that lose units (channels, heads, hidden units) together: rank and choose them."""
+"""Groups of coupled layers: how salient their units are, and how many each group keeps at a ratio.
 
+Layers are coupled if they must lose the same units (channels, heads, hidden units) together. A
+residual addition couples the convolutions before it: all of them keep the same channels. Such a
+set is also called a dependency group (Fang et al. 2023, DepGraph).
+
+`channels.py` and `attention.py` find the groups of a network. Nothing here changes a network.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -11,16 +19,24 @@ from prunelab.config.params import Prune
 from prunelab.models.frozen import within
 from prunelab.pruning.unstructured.ranking import Saliency
 
+# Plural names for messages, by the kind of a group.
+UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
+
 
 @dataclass(frozen=True)
 class Member:
-    """One layer's part in a group: the `indices` of its outputs (or inputs), and the unit that each belongs to."""
+    """One layer's part in a group.
+
+    `indices` are the positions of the group's units among the layer's outputs (if `loses_outputs`)
+    or inputs. `unit_ids` gives the unit, 0 to count - 1, that each of `indices` belongs to: a head
+    has several indices in a layer, and so has a channel that is flattened before a linear layer.
+    """
 
     layer: str
     module: nn.Module
-    outputs: bool
+    loses_outputs: bool
     indices: Tensor
-    units: Tensor
+    unit_ids: Tensor
 
     @property
     def weight(self) -> Tensor:
@@ -28,192 +44,236 @@ class Member:
         assert isinstance(weight, Tensor)
         return weight
 
-    def chosen(self, units: Sequence[int]) -> Tensor:
+    def indices_of(self, units: Sequence[int]) -> Tensor:
         """The layer's indices that belong to the given units."""
-        return self.indices[torch.isin(self.units, torch.tensor(units, dtype=torch.int64))]
-
-
-UNITS = {
-    "channel": "channels",
-    "head": "heads",
-    "hidden": "hidden units",
-}  # in plural, by the kind of a group
+        return self.indices[torch.isin(self.unit_ids, torch.tensor(units, dtype=torch.int64))]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that lose their units together; `remove` takes units out for real."""
+    """Coupled layers and their `count` units; `remove(units)` takes units out of the network.
+
+    `kind` is a key of `UNITS`.
+    """
 
     name: str
-    kind: str  # of UNITS
+    kind: str
     count: int
     members: list[Member]
     remove: Callable[[Sequence[int]], None]
 
     @property
     def filters(self) -> list[Member]:
-        """The members whose weights make the units: convolutions and linear layers that lose outputs."""
+        """The members whose weights produce the units: layers with weights that lose outputs."""
         return [
-            m for m in self.members if m.outputs and isinstance(m.module, nn.Conv2d | nn.Linear)
+            member
+            for member in self.members
+            if member.loses_outputs and isinstance(member.module, nn.Conv2d | nn.Linear)
         ]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers that produce the units."""
+        return tuple(member.layer for member in self.filters)
 
 
 @dataclass(frozen=True)
 class LayerWidth:
-    """A set of layers that share their units: how many there were and how many stay."""
+    """How many units coupled layers had in the dense network and how many they have now."""
 
     layers: tuple[str, ...]
     before: int
     after: int
 
 
-def scores(group: Group, saliency: Saliency) -> Tensor:
-    """A group's units by the sum of the saliency of all weights that make them, float64 [count]."""
-    total = torch.zeros(group.count, dtype=torch.float64)
-    for member in group.filters:
-        if (weights := saliency.get(f"{member.layer}.weight")) is not None:
-            total.index_add_(0, member.units, weights.double().flatten(1).sum(1)[member.indices])
-    return total
+def unit_scores(group: Group, saliency: Saliency) -> Tensor:
+    """The saliency of every unit of a group, float64 [count].
 
-
-def judged(groups: Sequence[Group], saliency: Saliency) -> list[Group]:
-    """The groups of which the criterion says anything; the others are left alone."""
-    return [
-        group
-        for group in groups
-        if any(f"{member.layer}.weight" in saliency for member in group.filters)
-    ]
-
-
-def own_ratio(names: Sequence[str], settings: Prune) -> float | None:
-    """The ratio that parameters give to layers of these names, 0 for protected ones; None if they say nothing.
-
-    A group is protected as soon as one of its layers is.
+    A unit's saliency is the sum over all weights that produce it, in all coupled layers.
     """
-    if any(within(name, pattern) for name in names for pattern in settings.protect):
+    scores = torch.zeros(group.count, dtype=torch.float64)
+    for member in group.filters:
+        weight_scores = saliency.get(f"{member.layer}.weight")
+        if weight_scores is not None:
+            output_scores = weight_scores.double().flatten(1).sum(1)
+            scores.index_add_(0, member.unit_ids, output_scores[member.indices])
+
+    return scores
+
+
+def find_layer_ratio(layers: Sequence[str], settings: Prune) -> float | None:
+    """The ratio that parameters give to coupled layers of these names, or None if they give none.
+
+    A group is protected, which is a ratio of 0, as soon as one of its layers is. If several
+    patterns of `layer_ratios` match, the last one counts.
+    """
+
+    def matches(pattern: str) -> bool:
+        return any(within(layer, pattern) for layer in layers)
+
+    if any(matches(pattern) for pattern in settings.protect):
         return 0.0
-    own = [
-        ratio
-        for pattern, ratio in settings.layer_ratios.items()
-        if any(within(name, pattern) for name in names)
-    ]
-    return own[-1] if own else None  # the last word counts, as in a list of rules
+
+    layer_ratio = None
+    for pattern, ratio in settings.layer_ratios.items():
+        if matches(pattern):
+            layer_ratio = ratio
+    return layer_ratio
 
 
-def target_width(channels: int, ratio: float, round_to: int) -> int:
-    """How many of `channels` stay: the multiple of `round_to` nearest to the exact share, and never none."""
-    if ratio == 0:  # nothing asked, nothing done, whatever the rounding
-        return channels
-    multiple = round((1 - ratio) * channels / round_to) * round_to
-    return min(channels, max(multiple, round_to))
+def target_width(count: int, ratio: float, round_to: int) -> int:
+    """How many of `count` units stay at a ratio, 0 to below 1.
+
+    It is the multiple of `round_to` that is nearest to (1 - ratio) x count, but at least
+    `round_to` and at most `count`. A ratio of 0 keeps every unit, whatever the rounding.
+    """
+    if ratio == 0:
+        return count
+
+    nearest = round((1 - ratio) * count / round_to) * round_to
+    return min(count, max(nearest, round_to))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A group with what deciding its width needs: `full` units in the dense network, and how salient each left is."""
+    """A group that may lose units, with what decides how many it keeps and which.
+
+    `dense_count` is the number of units in the dense network; `group.count` of them are left, and
+    `scores` [group.count] is their saliency. `layer_ratio` is the group's own ratio, or None if it
+    follows the ratio of the network. Widths are multiples of `round_to`.
+    """
 
     group: Group
-    full: int
+    dense_count: int
     scores: Tensor
-    own: float | None  # its own ratio, if it has one
+    layer_ratio: float | None
     round_to: int
 
     def width(self, ratio: float) -> int:
-        return min(
-            self.group.count,
-            target_width(self.full, ratio if self.own is None else self.own, self.round_to),
-        )
+        """How many units stay if the network loses this share of its dense units."""
+        if self.layer_ratio is not None:
+            ratio = self.layer_ratio
+        return min(self.group.count, target_width(self.dense_count, ratio, self.round_to))
 
-    def drop(self, width: int) -> list[int]:
-        """The least salient units, those beyond `width`."""
-        return self.scores.argsort(stable=True)[: self.group.count - width].sort().values.tolist()
+    def units_to_drop(self, width: int) -> list[int]:
+        """The least salient units, in ascending order, so that `width` units stay."""
+        least_salient = self.scores.argsort(stable=True)[: self.group.count - width]
+        return least_salient.sort().values.tolist()
 
 
-def candidates(
+def find_candidates(
     groups: Sequence[Group],
     saliency: Saliency,
     settings: Prune,
-    full: Mapping[str, int],
-    scaled: Callable[[float], float] = lambda own: own,
+    dense_counts: Mapping[str, int],
+    scale: Callable[[float], float] = lambda layer_ratio: layer_ratio,
 ) -> list[Candidate]:
-    """Every group that may lose units; `full` gives the units that groups had in the dense network.
+    """The groups that the criterion scores; groups without any saliency are left alone.
 
-    `scaled` says how much of its own ratio a group loses at this cut.
+    `dense_counts` gives the units in the dense network by group name, if units were removed before.
+    `scale` turns a group's own final ratio into its ratio at this step of a schedule.
     """
-    found = []
-    for group in judged(groups, saliency):
-        own = own_ratio([member.layer for member in group.filters], settings)
-        found.append(
-            Candidate(
-                group,
-                full.get(group.name, group.count),
-                scores(group, saliency),
-                None if own is None else scaled(own),
-                settings.round_to if group.kind != "head" else 1,
-            )
-        )
-    return found
+    candidates = []
+    for group in groups:
+        if not any(f"{layer}.weight" in saliency for layer in group.layers):
+            continue
+
+        layer_ratio = find_layer_ratio(group.layers, settings)
+        if layer_ratio is not None:
+            layer_ratio = scale(layer_ratio)
+
+        round_to = settings.round_to
+        if group.kind == "head":
+            round_to = 1
+
+        dense_count = dense_counts.get(group.name, group.count)
+        scores = unit_scores(group, saliency)
+        candidates.append(Candidate(group, dense_count, scores, layer_ratio, round_to))
+    return candidates
 
 
+# Decides how many units every candidate keeps: scope(candidates, ratio, floor) -> widths.
 Scope = Callable[[Sequence[Candidate], float, float], list[int]]
 
 
-def uniform(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
-    """Every group keeps the same share of its units."""
-    return [candidate.width(ratio) for candidate in found]
+def uniform(candidates: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
+    """Every group keeps the share 1 - ratio of its units. `floor` has no effect."""
+    return [candidate.width(ratio) for candidate in candidates]
 
 
-def ranked_together(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
-    """All units ranked in one list by their saliency as it is; every group keeps at least the share `floor`.
+def ranked_together(candidates: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
+    """The units of all groups compete by saliency; the least salient share `ratio` goes.
 
-    For criteria whose values compare across layers: scales of norms, effects on the loss.
+    Every group keeps at least the share `floor` of its units. This is for criteria whose values
+    are comparable across layers, such as scales of norms or effects on the loss.
     """
-    return _ranked(found, ratio, floor, lambda candidate: candidate.scores)
+    return _rank_globally(candidates, ratio, floor, lambda candidate: candidate.scores)
 
 
-def ranked_relatively(found: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
-    """As `ranked_together`, but a unit's saliency counts relative to the mean of its group.
+def ranked_relatively(candidates: Sequence[Candidate], ratio: float, floor: float) -> list[int]:
+    """As `ranked_together`, but a unit's saliency is divided by the mean saliency of its group.
 
-    For sums over weights, by which wide filters would always beat narrow ones.
+    This is for sums over weights: without it, units with many weights would always outrank units
+    with few.
     """
-    return _ranked(found, ratio, floor, _relative)
+    return _rank_globally(candidates, ratio, floor, _scores_relative_to_mean)
 
 
-def _ranked(
-    found: Sequence[Candidate], ratio: float, floor: float, ranks: Callable[[Candidate], Tensor]
+def _rank_globally(
+    candidates: Sequence[Candidate],
+    ratio: float,
+    floor: float,
+    scores_of: Callable[[Candidate], Tensor],
 ) -> list[int]:
-    free = [candidate for candidate in found if candidate.own is None]
-    least = {
-        id(c): min(c.full, ceil(max(1.0, floor * c.full) / c.round_to) * c.round_to) for c in free
-    }
-    # Only what is above its group's floor takes part; the order within a group is that of `Candidate.drop`.
-    above = [
-        (c, score)
-        for c in free
-        for score in ranks(c).sort().values[: max(0, c.group.count - least[id(c)])]
-    ]
-    to_drop = round(ratio * sum(c.full for c in free)) - sum(c.full - c.group.count for c in free)
-    order = sorted(range(len(above)), key=lambda index: float(above[index][1]))[: max(0, to_drop)]
-    dropped = {id(c): 0 for c in free}
-    for index in order:
-        dropped[id(above[index][0])] += 1
-    return [
-        candidate.width(ratio)
-        if candidate.own is not None
-        else _rounded(candidate, dropped[id(candidate)])
-        for candidate in found
-    ]
+    scores: list[float] = []
+    names: list[str] = []
+    dense_units, units_left = 0, 0
+    for candidate in candidates:
+        if candidate.layer_ratio is not None:
+            continue  # does not compete
+
+        # Only units above the floor of their group compete. Within a group they go in the order
+        # of `Candidate.units_to_drop`.
+        above_floor = max(0, candidate.group.count - _least_width(candidate, floor))
+        competing = scores_of(candidate).sort().values[:above_floor].tolist()
+        scores += competing
+        names += [candidate.group.name] * len(competing)
+        dense_units += candidate.dense_count
+        units_left += candidate.group.count
+
+    # The ratio is a share of the dense units, so units that earlier steps removed count too.
+    removed_before = dense_units - units_left
+    to_drop = max(0, round(ratio * dense_units) - removed_before)
+    ascending = sorted(range(len(scores)), key=lambda index: scores[index])
+    drops = Counter(names[index] for index in ascending[:to_drop])
+
+    widths = []
+    for candidate in candidates:
+        if candidate.layer_ratio is None:
+            widths.append(_rounded_width(candidate, drops[candidate.group.name]))
+        else:
+            widths.append(candidate.width(ratio))
+    return widths
 
 
-def _relative(candidate: Candidate) -> Tensor:
+def _least_width(candidate: Candidate, floor: float) -> int:
+    """The smallest multiple of `round_to` that keeps at least the share `floor`, and one unit."""
+    least_units = max(1.0, floor * candidate.dense_count)
+    multiple = ceil(least_units / candidate.round_to) * candidate.round_to
+    return min(candidate.dense_count, multiple)
+
+
+def _scores_relative_to_mean(candidate: Candidate) -> Tensor:
     mean = candidate.scores.mean()
-    return candidate.scores / mean if mean > 0 else candidate.scores
+    if mean > 0:
+        return candidate.scores / mean
+    return candidate.scores
 
 
-def _rounded(candidate: Candidate, dropped: int) -> int:
+def _rounded_width(candidate: Candidate, dropped: int) -> int:
+    count, round_to = candidate.group.count, candidate.round_to
     if dropped == 0:
-        return candidate.group.count
-    step = candidate.round_to
-    return min(
-        candidate.group.count, max(step, round((candidate.group.count - dropped) / step) * step)
-    )
+        return count
+
+    nearest = round((count - dropped) / round_to) * round_to
+    return min(count, max(round_to, nearest))

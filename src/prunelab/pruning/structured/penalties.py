@@ -1,4 +1,4 @@
-"""Regularisers of sparse training, which make units small before they are removed."""
+"""Regularisers of sparse training: terms of the loss that make units small before their removal."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,60 +7,89 @@ from torch import Tensor, nn
 
 from prunelab.pruning.structured.groups import Group
 
-SelectedUnits = Sequence[
-    tuple[Group, Sequence[int]]
-]  # every group with the units that a cut would take now
-Penalty = Callable[
-    [float], Tensor
-]  # progress through the training, 0 to below 1, to a term of the loss
+# Groups with the units of each that pruning would remove now.
+SelectedUnits = Sequence[tuple[Group, Sequence[int]]]
+
+# Maps the progress of the training, 0 to below 1, to a term of the loss.
+Penalty = Callable[[float], Tensor]
 
 
-def scales(doomed: SelectedUnits, strength: float) -> Penalty:
-    """L1 on the scales of all norms within the groups (network slimming, Liu et al. 2017)."""
-    norms = [
-        m for group, _ in doomed for m in group.members if isinstance(m.module, nn.BatchNorm2d)
-    ]
-    return lambda progress: (
-        strength * _sum([m.weight[m.indices.to(m.weight.device)].abs().sum() for m in norms])
-    )
+def scales(selected: SelectedUnits, strength: float) -> Penalty:
+    """strength x sum of |scale| over the batch norms within the groups.
 
-
-def group_lasso(doomed: SelectedUnits, strength: float) -> Penalty:
-    """The L2 norm of all weights that make a unit, times the root of its size, summed over units (Wen et al. 2016).
-
-    The root keeps large units from being spared less than small ones (Yuan & Lin 2006).
+    This is network slimming (Liu et al. 2017). It acts on all units of the groups.
     """
-    return lambda progress: strength * _sum([_norms(group).sum() for group, _ in doomed])
+    norms = []
+    for group, _ in selected:
+        for member in group.members:
+            if isinstance(member.module, nn.BatchNorm2d):
+                norms.append(member)
+
+    def penalty(progress: float) -> Tensor:
+        terms = []
+        for norm in norms:
+            indices = norm.indices.to(norm.weight.device)
+            terms.append(norm.weight[indices].abs().sum())
+        return strength * _sum(terms)
+
+    return penalty
 
 
-def growing_l2(doomed: SelectedUnits, strength: float) -> Penalty:
-    """A weight decay on the doomed units alone that rises linearly from 0 to `strength` (GReg-1, Wang et al. 2021).
+def group_lasso(selected: SelectedUnits, strength: float) -> Penalty:
+    """strength x sum over units of sqrt(size) x L2 norm of the weights that produce the unit.
 
-    Which units are doomed is settled once, before the training.
+    This is structured sparsity learning (Wen et al. 2016). The root of the unit's size keeps large
+    units from being penalised less than small ones (Yuan & Lin 2006). It acts on all units of the
+    groups.
     """
-    chosen = [
-        (member.weight, member.chosen(units)) for group, units in doomed for member in group.filters
-    ]
-    return lambda progress: (
-        strength
-        * progress
-        / 2
-        * _sum([w[indices.to(w.device)].square().sum() for w, indices in chosen])
-    )
+
+    def penalty(progress: float) -> Tensor:
+        norms = []
+        for group, _ in selected:
+            norms.append(_scaled_norms(group).sum())
+        return strength * _sum(norms)
+
+    return penalty
+
+
+def growing_l2(selected: SelectedUnits, strength: float) -> Penalty:
+    """strength x progress / 2 x sum of squared weights of the selected units alone.
+
+    This is a weight decay that rises linearly from 0 to `strength` (GReg-1, Wang et al. 2021). The
+    units are selected once, before the training.
+    """
+    decayed = []
+    for group, units in selected:
+        decayed += [(member.weight, member.indices_of(units)) for member in group.filters]
+
+    def penalty(progress: float) -> Tensor:
+        squares = []
+        for weight, indices in decayed:
+            squares.append(weight[indices.to(weight.device)].square().sum())
+        return strength * progress / 2 * _sum(squares)
+
+    return penalty
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(terms)).sum() if terms else torch.zeros(())
+    if not terms:
+        return torch.zeros(())
+    return torch.stack(list(terms)).sum()
 
 
-def _norms(group: Group) -> Tensor:
-    """sqrt(size) x ||weights||_2 of every unit of a group."""
-    weight = group.filters[0].weight
-    squares, size = torch.zeros(group.count, device=weight.device), 0
+def _scaled_norms(group: Group) -> Tensor:
+    """sqrt(size) x L2 norm of the weights of every unit of a group, [count]."""
+    device = group.filters[0].weight.device
+    squares = torch.zeros(group.count, device=device)
+    size = 0
+
     for member in group.filters:
-        weights = member.weight
-        per_output = weights.flatten(1).square().sum(1)[member.indices.to(weight.device)]
-        squares = squares.index_add(0, member.units.to(weight.device), per_output.float())
-        size += weights[0].numel() * len(member.indices) // group.count
-    # The root of zero has no gradient: a unit that has vanished stays where it is.
-    return size**0.5 * squares.clamp_min(1e-12).sqrt()
+        weight = member.weight
+        output_squares = weight.flatten(1).square().sum(1)[member.indices.to(device)]
+        squares = squares.index_add(0, member.unit_ids.to(device), output_squares.float())
+        size += weight[0].numel() * len(member.indices) // group.count
+
+    # The root has no gradient at zero. Clamping leaves a unit that has vanished at zero.
+    norms = squares.clamp_min(1e-12).sqrt()
+    root_of_size: float = size**0.5
+    return root_of_size * norms

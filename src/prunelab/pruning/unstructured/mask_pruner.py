@@ -10,7 +10,7 @@ from prunelab.core.errors import InputError
 from prunelab.models.catalogue import prunable_weights
 from prunelab.models.cost import macs, output_positions, parameters
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
-from prunelab.pruning.structured.groups import own_ratio
+from prunelab.pruning.structured.groups import find_layer_ratio
 from prunelab.pruning.structured.penalties import SelectedUnits
 from prunelab.pruning.unstructured import select
 from prunelab.pruning.unstructured.granularity import Granularity
@@ -80,8 +80,9 @@ class MaskPruner:
             }
         return sum(dropped.values()) / self._total
 
-    def check_feasible(self, ratio: float) -> None:
-        """Raise InputError if a ratio cannot be met, as far as the sizes of tensors tell."""
+    def check_feasible(self, saliency: Saliency) -> None:
+        # The sizes of tensors decide this, whatever the saliency.
+        ratio = self._spec.ratio
         self._refuse_none_free(ratio)
         shapes = {
             name: tuple(weight.shape) for name, weight in prunable_weights(self._model).items()
@@ -168,6 +169,6 @@ def bisect(removed: Callable[[float], float], target: float) -> float:
 
 def own_ratios(model: nn.Module, spec: PruneSpec, *, whole: Sequence[str]) -> dict[str, float]:
     """The ratios of tensors that have one of their own; layers named in `whole` stay whole."""
-    found = {name: own_ratio([name.rpartition(".")[0]], spec) for name in prunable_weights(model)}
+    found = {name: find_layer_ratio([name.rpartition(".")[0]], spec) for name in prunable_weights(model)}
     own = {name: ratio for name, ratio in found.items() if ratio is not None}
     return own | {f"{layer}.weight": 0.0 for layer in whole}
