@@ -1,4 +1,4 @@
-"""What tests of DVC remotes share: three kinds of remote on this machine, and machines that share nothing else."""
+"""Three kinds of DVC remote on this machine, and machines that share nothing but a remote."""
 
 import getpass
 import os
@@ -34,7 +34,11 @@ PidFile none
 
 @dataclass(frozen=True)
 class Remote:
-    """A remote as its users know it: what all may read, and what belongs to one machine."""
+    """A remote as its users know it.
+
+    `shared` are settings that are committed, `local` those of one machine, and `environment` holds
+    secrets.
+    """
 
     kind: str
     url: str
@@ -56,18 +60,24 @@ def served(command: list[str], port: int, log: Path) -> Iterator[None]:
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            end = time.monotonic() + 30
-            while process.poll() is None and time.monotonic() < end:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    time.sleep(0.05)
-            else:
+            if not listens(port, process):
                 pytest.fail(f"{command[0]} does not listen:\n{log.read_text()}")
             yield
         finally:
             process.terminate()
+
+
+def listens(port: int, process: subprocess.Popen) -> bool:
+    """Wait until the process listens; False if it ends or takes longer than 30 seconds."""
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 @contextmanager
@@ -84,10 +94,11 @@ def ssh_remote(folder: Path) -> Iterator[Remote]:
     if not SSHD:
         pytest.skip("no sshd on this machine (Debian: apt-get install openssh-server)")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # sshd asks for it of root alone
-    for name in ("host", "key"):
-        make_key(folder / name)
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd needs it only if root starts it
+    make_key(folder / "host")
+    make_key(folder / "key")
     shutil.copy(folder / "key.pub", folder / "authorized_keys")
+
     port = free_port()
     config = folder / "sshd_config"
     config.write_text(SSHD_CONFIG.format(port=port, folder=folder, user=getpass.getuser()))
@@ -104,6 +115,7 @@ def s3_remote(folder: Path) -> Iterator[Remote]:
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     server = str(Path(sys.executable).parent / "moto_server")
+
     with served([server, "-H", "127.0.0.1", "-p", str(port)], port, folder / "moto.log"):
         request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
         urllib.request.urlopen(request, timeout=30).close()
@@ -118,45 +130,46 @@ def s3_remote(folder: Path) -> Iterator[Remote]:
 REMOTES = {"folder": folder_remote, "ssh": ssh_remote, "s3": s3_remote}
 
 
-def alone(folder: Path) -> dict[str, str]:
-    """An environment in which neither a home, nor settings or secrets of whoever runs the tests are seen."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "DVC_", "SSH_")) and name != "PYTHONPATH"
-    }
-    places = {"HOME": "home", "DVC_GLOBAL_CONFIG_DIR": "global", "DVC_SYSTEM_CONFIG_DIR": "system"}
-    places |= {
-        "DVC_SITE_CACHE_DIR": "site",
-        "XDG_CONFIG_HOME": "home/.config",
-        "XDG_CACHE_HOME": "home/.cache",
-    }
-    for name in places.values():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    return {
-        **kept,
-        **{variable: str(folder / name) for variable, name in places.items()},
+FOLDERS_OF_A_USER = {
+    "HOME": "home",
+    "DVC_GLOBAL_CONFIG_DIR": "global",
+    "DVC_SYSTEM_CONFIG_DIR": "system",
+    "DVC_SITE_CACHE_DIR": "site",
+    "XDG_CONFIG_HOME": "home/.config",
+    "XDG_CACHE_HOME": "home/.cache",
+}
+
+
+def isolated_environment(folder: Path) -> dict[str, str]:
+    """An environment without the home, the settings and the secrets of whoever runs the tests."""
+    environment = {}
+    for name, value in os.environ.items():
+        if not name.startswith(("AWS_", "DVC_", "SSH_")) and name != "PYTHONPATH":
+            environment[name] = value
+
+    for name, place in FOLDERS_OF_A_USER.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        environment[name] = str(folder / place)
+    for who in ("AUTHOR", "COMMITTER"):
+        environment[f"GIT_{who}_NAME"] = environment[f"GIT_{who}_EMAIL"] = "test"
+
+    return environment | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        **{
-            f"GIT_{who}_{what}": "test"
-            for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
-        },
         "DVC_NO_ANALYTICS": "1",
-        "AWS_EC2_METADATA_DISABLED": "true",  # without credentials, no cloud is asked for some
+        "AWS_EC2_METADATA_DISABLED": "true",  # otherwise credentials are looked for in the cloud
     }
 
 
 def give_access(clone: Clone, remote: Remote) -> None:
-    """What nobody commits: settings of this machine, and secrets by environment."""
+    """Give a clone what is never committed: settings of one machine, and secrets."""
     for key, value in remote.local.items():
         clone.run("dvc", "remote", "modify", "--local", remote.kind, key, value)
     clone.environment |= remote.environment
 
 
 def add_remote(clone: Clone, remote: Remote) -> None:
-    """Make it the default, and commit that."""
+    """Make a remote the default of a clone, and commit that."""
     clone.run("dvc", "remote", "add", "--default", remote.kind, remote.url)
     for key, value in remote.shared.items():
         clone.run("dvc", "remote", "modify", remote.kind, key, value)
@@ -165,11 +178,11 @@ def add_remote(clone: Clone, remote: Remote) -> None:
 
 
 class Machine(Clone):
-    """A Git clone with a home and a DVC cache of its own, on which nothing is set up but the remote."""
+    """A Git clone with its own home and its own DVC cache, with access to one remote."""
 
     def __init__(self, folder: Path, origin: Path, remote: Remote):
         self.folder = folder / "checkout"
-        self.environment = alone(folder)
+        self.environment = isolated_environment(folder)
         subprocess.run(
             ["git", "clone", "-q", origin, self.folder], env=self.environment, check=True
         )
