@@ -19,7 +19,7 @@ from tqdm import tqdm
 from prunelab.artifacts.records import Strict, read_record
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing, sha256, write_json
-from prunelab.data.dataset import Part, Shape
+from prunelab.data.dataset import Examples, Shape
 from prunelab.data.splits import Split
 
 
@@ -49,7 +49,9 @@ class Described(Strict):
 
 
 def save_prepared(
-    folder: Path, parts: Mapping[str, Part], describe: Callable[[dict[str, Split]], dict[str, Any]]
+    folder: Path,
+    parts: Mapping[str, Examples],
+    describe: Callable[[dict[str, Split]], dict[str, Any]],
 ) -> None:
     """Write the arrays of every part, then dataset.json with what `describe` says of them and their SHA-256.
 
@@ -187,7 +189,7 @@ def _write(
     return digest.hexdigest()
 
 
-def _shown(name: str, part: Part) -> Iterable[np.ndarray]:
+def _shown(name: str, part: Examples) -> Iterable[np.ndarray]:
     """The chunks of a part under a progress bar, where there is a terminal to show it on."""
     hidden = not sys.stderr.isatty()
     with tqdm(
@@ -198,7 +200,7 @@ def _shown(name: str, part: Part) -> Iterable[np.ndarray]:
             bar.update(len(chunk))
 
 
-def _assert_room(folder: Path, parts: Mapping[str, Part]) -> None:
+def _assert_room(folder: Path, parts: Mapping[str, Examples]) -> None:
     needed = sum(
         len(part) * int(np.prod(part.shape)) * part.dtype.itemsize for part in parts.values()
     )

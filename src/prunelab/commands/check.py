@@ -102,12 +102,12 @@ def _source(params: Params, raw: Path) -> DataConfig:
     data = params.data
     return DataConfig(
         raw,
-        data.source,
-        data.resize,
-        data.text_column,
-        data.label_column,
-        data.tokens,
-        params.weights,
+        path=data.source,
+        resize=data.resize,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        tokens=data.tokens,
+        weights=params.weights,
     )
 
 
@@ -125,7 +125,7 @@ def data_info_of(params: Params, raw: Path = RAW) -> DataInfo:
     """How many classes the data set of the parameters has, and the shape of its inputs."""
     if known := _prepared(params, raw):
         return DataInfo(len(known["classes"]), tuple(known["shape"]))
-    return DATASETS[params.dataset](_source(params, raw)).facts()
+    return DATASETS[params.dataset](_source(params, raw)).info()
 
 
 def _data(params: Params, raw: Path, base: Path) -> None:
@@ -226,7 +226,7 @@ def _sensitivity(params: Params, raw: Path, base: Path) -> None:
     for what in sensitivity.METHODS:
         with suppress(InputError):  # for a network without such units
             if sensitivity.measurable(
-                sensitivity.parts(model, params.model, what, facts.shape), ratios
+                sensitivity.prunable_units(model, params.model, what, facts.shape), ratios
             ):
                 return
     raise InputError(

@@ -1,4 +1,4 @@
-"""Read a data set and write its splits: stratified, as arrays, each once and for all."""
+"""Read a data set and write its splits: stratified, as arrays, once for all other stages."""
 
 from pathlib import Path
 from typing import Any
@@ -8,46 +8,48 @@ from prunelab.config.params import load_params
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.registry import pick
 from prunelab.data.dataset import DataConfig
-from prunelab.data.splits import Split, three_way
+from prunelab.data.splits import Split, three_way_split
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import describe, find_duplicates, prepare_params, report_duplicates
 from prunelab.stages.entry import run
 
 
 def main(raw: Path, out: Path) -> None:
-    """Prepare the data set of params.yaml from `data.source` or the folder RAW into the folder OUT."""
+    """Prepare the data set of params.yaml, from `data.source` or RAW, into the folder OUT."""
     params = load_params()
-    source = DataConfig(
+    data = params.data
+    config = DataConfig(
         raw,
-        path=params.data.source,
-        resize=params.data.resize,
-        text_column=params.data.text_column,
-        label_column=params.data.label_column,
-        tokens=params.data.tokens,
+        path=data.source,
+        resize=data.resize,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        tokens=data.tokens,
         weights=params.weights,
     )
-    dataset = pick(DATASETS, params.dataset, "dataset")(source)
-    if damaged := dataset.damaged():
+
+    dataset = pick(DATASETS, params.dataset, "dataset")(config)
+    damaged = dataset.damaged()
+    if damaged:
         raise InputError(damaged)
     if dataset.missing():
         dataset.download()
     published = dataset.read()
-    test_fraction, validation_fraction = params.data.test_fraction, params.data.validation_fraction
-    parts = three_way(published, test_fraction, validation_fraction, params.data.split_seed)
-    origin = prepare_params(
-        params.dataset, source, test_fraction, validation_fraction, params.data.split_seed
-    )
+
+    split_settings = data.test_fraction, data.validation_fraction, data.split_seed
+    splits = three_way_split(published, *split_settings)
+    origin = prepare_params(params.dataset, config, *split_settings)
     origin |= {"digest": dataset.digest()}
-    shape = dataset.facts().shape
+    shape = dataset.info().shape
 
-    def told(splits: dict[str, Split]) -> dict[str, Any]:
-        twins = find_duplicates(splits)
-        for line in report_duplicates(twins, parts):
+    def describe_written(written: dict[str, Split]) -> dict[str, Any]:
+        duplicates = find_duplicates(written)
+        for line in report_duplicates(duplicates, splits):
             print(one_line(line))
-        return origin | describe(published.class_names, shape, splits, twins)
+        return origin | describe(published.class_names, shape, written, duplicates)
 
-    save_prepared(out, parts, told)
-    print(", ".join(f"{name}: {len(part)} examples" for name, part in parts.items()))
+    save_prepared(out, splits, describe_written)
+    print(", ".join(f"{name}: {len(split)} examples" for name, split in splits.items()))
 
 
 if __name__ == "__main__":
