@@ -27,7 +27,7 @@ from prunelab.data.splits import Split
 from prunelab.models.catalogue import build
 from prunelab.runtime.device import Execution
 from prunelab.runtime.distributed import Distributed, require_gpus
-from prunelab.stages.entry import alone
+from prunelab.stages.entry import single_process
 
 SOURCES = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
 LAUNCH = "import sys; from prunelab.core.lifecycle import launch; launch([sys.executable, '-c', sys.argv[1]], 3)"
@@ -115,13 +115,13 @@ def test_a_stage_for_one_process_refuses_to_be_several(monkeypatch):
     for variable in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(variable, "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    alone(done.append)("one")
+    single_process(done.append)("one")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         InputError,
-        match="runs as one process, not as 2; only train_base and finetune share their work",
+        match="runs as one process, not as 2; only train_base and finetune can share their work",
     ):
-        alone(done.append)("two")
+        single_process(done.append)("two")
     assert done == ["one"]
 
 

@@ -1,4 +1,4 @@
-"""How every stage starts and how it fails: one line per problem and the way back, never a traceback for bad input."""
+"""How every stage starts and fails: one line per problem, never a traceback for bad input."""
 
 import os
 import subprocess
@@ -15,57 +15,73 @@ from prunelab.core.lifecycle import EXIT_GRACE_S, process_count
 Main = Callable[..., None]
 
 
-def alone(main: Main) -> Main:
-    """A stage's function as it is for one process, which is refused where torchrun has started several."""
+def single_process(main: Main) -> Main:
+    """Wrap a stage's function for one process; it is an error if torchrun started several."""
 
     @wraps(main)
     def start(*args: object, **kwargs: object) -> None:
-        if (several := process_count()) > 1:
+        count = process_count()
+        if count > 1:
             raise InputError(
-                f"this stage runs as one process, not as {several}; only train_base and finetune share their work"
+                f"this stage runs as one process, not as {count}; "
+                "only train_base and finetune can share their work. "
+                "Start it without torchrun, or with one process"
             )
         main(*args, **kwargs)
 
     return start
 
 
-def run(main: Main, by: Callable[[Main], Main] = alone) -> None:
-    """Run a stage's function as a command, in one process or, `by` `task.together`, in several.
+def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
+    """Run a stage's function as a command whose arguments Typer reads from its signature.
 
-    Its arguments are typed by Typer.
+    `wrapper` decides how many processes run it: `single_process`, or `task.distributed`.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(by(main))
+    app.command()(wrapper(main))
     try:
         app()
-    except InputError as refused:
-        _let_another_speak()
-        _explain(refused)
+    except InputError as error:
+        _let_first_process_report()
+        print_problems(error)
         sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
-        if (told := describe_failure(error)) is None:
+        message = describe_failure(error)
+        if message is None:
             raise
-        _let_another_speak()
-        print(told, file=sys.stderr)
+        _let_first_process_report()
+        print(message, file=sys.stderr)
         sys.exit(1)
 
 
-def _let_another_speak() -> None:
-    """What goes wrong in all processes of a machine is said once, by its first, upon which the others are ended."""
+def _let_first_process_report() -> None:
+    """Wait in all processes of a machine but the first, which reports and ends the others."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(EXIT_GRACE_S)
 
 
-def _explain(refused: InputError) -> None:
-    # A stage checks only what it uses; the full check adds whatever else is wrong, so that one round mends it all.
-    full = subprocess.run(
+def print_problems(error: InputError) -> None:
+    """Print the problems of a stage, and all others that `prunelab check` finds.
+
+    A stage checks only what it uses. The full check adds the rest, so that one round of edits is
+    enough.
+    """
+    check = subprocess.run(
         [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
     )
-    known = full.stderr.splitlines() if full.returncode == 1 else []
-    own = [line for line in refused.problems if not any(line in other for other in known)]
-    for line in [*own, *known]:
+    check_lines = []
+    if check.returncode == 1:
+        check_lines = check.stderr.splitlines()
+
+    for problem in error.problems:
+        if not any(problem in line for line in check_lines):
+            print(problem, file=sys.stderr)
+    for line in check_lines:
         print(line, file=sys.stderr)
+
+    # DVC has already changed params.yaml (exp run -S) and deleted this stage's outputs.
     if "DVC_STAGE" in os.environ:
-        # DVC has already changed params.yaml (exp run -S) and deleted this stage's outputs.
-        way_back = "git checkout params.yaml && dvc checkout"
-        print(f"nothing was computed; the way back: {way_back}", file=sys.stderr)
+        recovery_hint = "git checkout params.yaml && dvc checkout"
+        print(
+            f"nothing was computed; to restore the previous state: {recovery_hint}", file=sys.stderr
+        )

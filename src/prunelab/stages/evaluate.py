@@ -1,28 +1,32 @@
 """Measure one configuration on the test split: the only kind of stage that reads it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+from torch import nn
 from typer import Option
 
 from prunelab.artifacts.networks import Network, load_network, seed_file, sizes
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
-from prunelab.config.params import load_params
+from prunelab.config.params import Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.data.loader import BatchLoader
+from prunelab.data.splits import Split
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, predict
 from prunelab.models.catalogue import build
 from prunelab.models.cost import cost
-from prunelab.runtime.device import configure, fingerprint
+from prunelab.runtime.device import Execution, configure, fingerprint
 from prunelab.stages.entry import run
 from prunelab.statistics.scores import confusion_matrix
 
 
-def main(
+def main(  # noqa: PLR0913 (a parameter for each option)
     prepared: Path,
     networks: Path,
     metrics: Path,
@@ -39,96 +43,142 @@ def main(
         Path | None, Option(help="Where to write what this was measured on.")
     ] = None,
 ) -> None:
-    """Measure the networks in the folder NETWORKS; without --pruned and --dense they are the dense ones."""
+    """Measure the networks in the folder NETWORKS.
+
+    Without --pruned and --dense they are the dense ones.
+    """
     params = load_params()
     execution = configure(params.runtime)
     test = load_split(prepared, "test", params.data.memory_mb)
 
-    def said(folder: Path) -> tuple[list[Network], Predictions]:
-        """The networks of all seeds, and what they say [seeds, images]."""
-        loaded = [load_network(seed_file(folder, seed)) for seed in params.seeds]
-        batches = BatchLoader(
-            test, loaded[0].card.normalise, execution, workers=params.data.workers
-        )
-        told = [
-            predict(network.model, batches, params.evaluate.batch_size, execution)
-            for network in loaded
-        ]
-        return loaded, Predictions.stacked(told)
-
-    loaded, after = said(networks)
-    before = said(pruned)[1].classes if pruned else after.classes
-    unpruned = load_predictions(dense)["after"] if dense else after.classes
+    loaded = _load_networks(networks, params.seeds)
+    after = _predict(loaded, test, params, execution)
+    before = dense_classes = after.classes
+    if pruned:
+        before = _predict(_load_networks(pruned, params.seeds), test, params, execution).classes
+    if dense:
+        dense_classes = load_predictions(dense)["after"]
     card = loaded[0].card
-    reference = build(card.model, card.classes, card.input_shape, **card.options)
-    measured = quality(
-        test.labels,
-        after=after,
-        before=before,
-        dense=unpruned,
-        classes=card.classes,
-        resamples=params.evaluate.bootstrap_samples,
-    )
-    measured |= mean_over_seeds(
-        [
-            cost(network.model, reference, card.input_shape)
-            | sizes(network.model)
-            | {"train_macs": network.card.train_macs, "ratio_achieved": network.card.ratio_achieved}
-            for network in loaded
-        ]
-    )
-    measured |= {
-        "ratio_asked": card.pruning.ratio if card.pruning else 0,
-        "seeds": len(params.seeds),
-    }
-    measured |= {"imported": int(card.imported is not None)}
+    unpruned = build(card.model, card.classes, card.input_shape, **card.options)
+    evaluated = _Evaluated(test.labels, loaded, unpruned, after, before, dense_classes)
+
     save_predictions(
         predictions, labels=test.labels, before=before, after=after.classes, losses=after.losses
     )
     if confusion:
-        every_seed = np.tile(test.labels, len(loaded))
-        write_json(
-            confusion, _rows(confusion_matrix(every_seed, after.classes.ravel(), card.classes))
-        )
+        write_json(confusion, _confusion_rows(evaluated))
     if details:
-        rows = by_seed(
-            test.labels, after=after, before=before, dense=unpruned, classes=card.classes
-        )
-        seeds = [
-            {"seed": seed, "sha256": sha256(seed_file(networks, seed))} | row
-            for seed, row in zip(params.seeds, rows, strict=True)
-        ]
-        classes = by_class(test.labels, after=after.classes, dense=unpruned, classes=card.classes)
-        every = [by_layer(network.model, reference) for network in loaded]
-        layers = [
-            {"layer": name, **mean_over_seeds([one[name] for one in every])} for name in every[0]
-        ]
-        spread = histogram([network.model for network in loaded])
-        told = {
-            "seeds": seeds,
-            "measures": over_seeds(rows),
-            "classes": classes,
-            "layers": layers,
-            "weights": spread,
-        }
-        write_json(details, told)
-    write_json(metrics, measured)
+        hashes = [sha256(seed_file(networks, seed)) for seed in params.seeds]
+        write_json(details, _details(evaluated, params.seeds, hashes))
+    write_json(metrics, _metrics(evaluated, params.evaluate.bootstrap_samples))
+
+    # The environment is no output of the stage: it would give other hashes on another machine. DVC
+    # therefore does not restore it with the metrics, and it names the metrics it belongs to.
     if environment:
-        # No output of the stage, or another machine's name would change hashes; so DVC does not restore it with the
-        # metrics either, and it says itself which ones it belongs to.
         write_json(environment, fingerprint(execution) | {"metrics_sha256": sha256(metrics)})
 
 
-def _rows(matrix: np.ndarray) -> list[dict[str, int]]:
-    return [
-        {
-            "actual": int(actual),
-            "predicted": int(predicted),
-            "count": int(matrix[actual, predicted]),
-        }
-        for actual, predicted in np.ndindex(*matrix.shape)
-        if matrix[actual, predicted]
-    ]
+@dataclass(frozen=True)
+class _Evaluated:
+    """The networks of all seeds and what they predict.
+
+    `labels` are int64 [images]; `before` and `dense` are predicted classes, int64 [seeds, images].
+    `unpruned` is a network of the original size; its weights do not count.
+    """
+
+    labels: np.ndarray
+    networks: Sequence[Network]
+    unpruned: nn.Module
+    after: Predictions
+    before: np.ndarray
+    dense: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        return self.networks[0].card.classes
+
+
+def _load_networks(folder: Path, seeds: Sequence[int]) -> list[Network]:
+    return [load_network(seed_file(folder, seed)) for seed in seeds]
+
+
+def _predict(
+    networks: Sequence[Network], test: Split, params: Params, execution: Execution
+) -> Predictions:
+    """The predictions of the networks of all seeds [seeds, images]."""
+    normalise = networks[0].card.normalise
+    batches = BatchLoader(test, normalise, execution, workers=params.data.workers)
+
+    predictions = []
+    for network in networks:
+        predictions.append(predict(network.model, batches, params.evaluate.batch_size, execution))
+    return Predictions.stacked(predictions)
+
+
+def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
+    """The content of a file in metrics/: quality, cost, and what was asked for."""
+    metrics: dict[str, Any] = dict(
+        quality(
+            evaluated.labels,
+            after=evaluated.after,
+            before=evaluated.before,
+            dense=evaluated.dense,
+            classes=evaluated.classes,
+            resamples=resamples,
+        )
+    )
+
+    costs = []
+    for network in evaluated.networks:
+        card = network.card
+        costs.append(
+            cost(network.model, evaluated.unpruned, card.input_shape)
+            | sizes(network.model)
+            | {"train_macs": card.train_macs, "ratio_achieved": card.ratio_achieved}
+        )
+    metrics |= mean_over_seeds(costs)
+
+    card = evaluated.networks[0].card
+    metrics["ratio_asked"] = card.pruning.ratio if card.pruning else 0
+    metrics["seeds"] = len(evaluated.networks)
+    metrics["imported"] = int(card.imported is not None)
+    return metrics
+
+
+def _details(evaluated: _Evaluated, seeds: Sequence[int], hashes: Sequence[str]) -> dict[str, Any]:
+    """The content of a file in metrics/details/: rows by seed, measure, class, layer and weight."""
+    labels, after, dense = evaluated.labels, evaluated.after, evaluated.dense
+    classes = evaluated.classes
+    measures = by_seed(labels, after=after, before=evaluated.before, dense=dense, classes=classes)
+    seed_rows = []
+    for seed, digest, row in zip(seeds, hashes, measures, strict=True):
+        seed_rows.append({"seed": seed, "sha256": digest} | row)
+
+    layers_by_seed = [by_layer(network.model, evaluated.unpruned) for network in evaluated.networks]
+    layer_rows = []
+    for name in layers_by_seed[0]:
+        layer = mean_over_seeds([layers[name] for layers in layers_by_seed])
+        layer_rows.append({"layer": name, **layer})
+
+    return {
+        "seeds": seed_rows,
+        "measures": over_seeds(measures),
+        "classes": by_class(labels, after=after.classes, dense=dense, classes=classes),
+        "layers": layer_rows,
+        "weights": histogram([network.model for network in evaluated.networks]),
+    }
+
+
+def _confusion_rows(evaluated: _Evaluated) -> list[dict[str, int]]:
+    """The cells of the confusion matrix over all seeds that are not 0."""
+    labels = np.tile(evaluated.labels, len(evaluated.networks))
+    matrix = confusion_matrix(labels, evaluated.after.classes.ravel(), evaluated.classes)
+
+    rows = []
+    for actual, predicted in np.argwhere(matrix):
+        count = int(matrix[actual, predicted])
+        rows.append({"actual": int(actual), "predicted": int(predicted), "count": count})
+    return rows
 
 
 if __name__ == "__main__":

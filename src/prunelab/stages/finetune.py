@@ -11,7 +11,7 @@ from prunelab.models.frozen import frozen
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_teacher, load_trainer, together
+from prunelab.stages.task import distributed, load_teacher, load_trainer
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.checkpoints import checkpoints_for
@@ -19,66 +19,71 @@ from prunelab.training.retraining import retraining
 
 
 def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> None:
-    """Fine-tune the networks of the folder PRUNED on PREPARED into OUT, and write a row per epoch to HISTORY.
+    """Fine-tune the networks of the folder PRUNED on PREPARED into OUT.
 
-    BASE holds the dense networks, which teach where `finetune.distill` says so.
+    Writes a row per epoch to HISTORY. BASE holds the dense networks, which are the teachers if
+    `finetune.distill` is above 0.
     """
     params = load_params()
     execution = configure(params.runtime)
-    ranks = join(execution)
+    processes = join(execution)
+
     networks = {seed: load_network(seed_file(pruned, seed)) for seed in params.seeds}
-    first = networks[params.seeds[0]].card
-    assert first.pruning is not None, f"{pruned} holds dense networks"
-    recipe, first_epoch = retraining(first.restart, params.train, params.finetune)
-    tuned = (
-        recipe is params.finetune
-    )  # or trained by the base recipe again, as it says and without a teacher
-    trainer = load_trainer(prepared, params.data, first.normalise, execution, ranks)
+    first_card = networks[params.seeds[0]].card
+    assert first_card.pruning is not None, f"{pruned} holds dense networks"
+    trainer = load_trainer(prepared, params.data, first_card.normalise, execution, processes)
+
+    # Some methods train by the base recipe again: with its frozen layers, and without a teacher.
+    recipe, start_epoch = retraining(first_card.restart, params.train, params.finetune)
+    fine_tunes = recipe is params.finetune
+    frozen_layers = [] if fine_tunes else params.train.freeze
+
+    inputs = [prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)]
+    parameters = [
+        recipe,
+        start_epoch,
+        params.finetune,
+        trainer.augmentation,
+        params.runtime,
+        execution,
+        processes.size,
+    ]
+
     rows = []
     with checkpoints_for(
-        out,
-        inputs=[prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)],
-        parameters=[
-            recipe,
-            first_epoch,
-            params.finetune,
-            trainer.augmentation,
-            params.runtime,
-            execution,
-            ranks.size,
-        ],
-        forget=ranks.first,
+        out, inputs=inputs, parameters=parameters, forget=processes.first
     ) as checkpoints:
         for seed, network in networks.items():
-            execution.place(network.model)
+            model, card = execution.place(network.model), network.card
             seed_trainer = replace(
                 trainer,
                 seed=seed,
-                teacher=load_teacher(base, seed, params.finetune, execution) if tuned else None,
                 checkpoints=checkpoints.for_seed(seed),
                 label=f"finetune {out.parent.name}, seed {seed}",
             )
-            with frozen(network.model, [] if tuned else params.train.freeze):
-                fitted = seed_trainer.fit(
-                    network.model,
-                    recipe,
-                    start_epoch=first_epoch,
-                    callback=CallAfterStep(masking.hold(network.model, network.masks)),
+            if fine_tunes:
+                teacher = load_teacher(base, seed, params.finetune, execution)
+                seed_trainer = replace(seed_trainer, teacher=teacher)
+
+            hold_masks = CallAfterStep(masking.hold(model, network.masks))
+            with frozen(model, frozen_layers):
+                result = seed_trainer.fit(
+                    model, recipe, start_epoch=start_epoch, callback=hold_masks
                 )
-            if not ranks.first:
+            if not processes.first:
                 continue
-            masking.verify(network.model, network.masks)
-            card = network.card
-            spent = training_macs(network.model, card.input_shape, fitted.images_seen)
-            card = card.model_copy(update={"train_macs": card.train_macs + spent})
-            save_network(
-                seed_file(out, seed), Network(model=network.model, card=card, masks=network.masks)
-            )
-            print(f"seed {seed}: {fitted.describe()}")
-            rows += [{"seed": seed, **row} for row in fitted.history]
-        if ranks.first:
+
+            masking.verify(model, network.masks)
+            train_macs = training_macs(model, card.input_shape, result.images_seen)
+            card = card.model_copy(update={"train_macs": card.train_macs + train_macs})
+            tuned = Network(model=model, card=card, masks=network.masks)
+            save_network(seed_file(out, seed), tuned)
+            print(f"seed {seed}: {result.describe()}")
+            rows += [{"seed": seed, **row} for row in result.history]
+
+        if processes.first:
             write_json(history, rows)
 
 
 if __name__ == "__main__":
-    run(main, by=together)
+    run(main, wrapper=distributed)

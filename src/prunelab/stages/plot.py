@@ -8,7 +8,8 @@ from prunelab.config.params import Grid, load_params
 from prunelab.core.errors import one_line
 from prunelab.core.files import write, write_json
 from prunelab.figures import figures
-from prunelab.report import rows, style
+from prunelab.report import rows, series, style
+from prunelab.report.labels import DENSE
 from prunelab.report.read_results import HISTORY, read_confusion, read_metrics, read_rows
 from prunelab.report.tables import table
 from prunelab.stages.entry import run
@@ -18,76 +19,76 @@ from prunelab.statistics.similarity import indistinguishable
 def main(
     prepared: Path, histories: Path, predictions: Path, metrics: Path, confusion: Path, out: Path
 ) -> None:
-    """Read what all cells in params.yaml left in the folders; draw into OUT, write METRICS/table.md."""
+    """Draw the results of all cells in params.yaml into OUT, and write METRICS/table.md."""
     params = load_params()
     cells = list(params.grid.cells())
-    facts, dense = read_data_info(prepared), read_metrics(metrics / "base.json")
-    measured = [read_metrics(metrics / "grid" / f"{key}.json") for *_, key in cells]
-    same = _alike(predictions, params.grid, params.evaluate.bootstrap_samples)
-    points = rows.tradeoff_rows(cells, measured, same)
-    _mention_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
-    study = f"{params.model} on {params.dataset}, {_seeds(len(params.seeds))}"
+    seeds = f"{len(params.seeds)} seed" + "s" * (len(params.seeds) > 1)
+    study = f"{params.model} on {params.dataset}, {seeds}"
 
-    tradeoff = figures.tradeoff(
-        points, dense | {"kept": 1.0}, f"{study}: accuracy against what is left"
-    )
-    style.save(tradeoff, out / "tradeoff")
+    # Accuracy against what is left.
+    dense = read_metrics(metrics / "base.json")
+    cell_metrics = [read_metrics(metrics / "grid" / f"{key}.json") for *_, key in cells]
+    same = _indistinguishable_methods(predictions, params.grid, params.evaluate.bootstrap_samples)
+    points = rows.tradeoff_rows(cells, cell_metrics, same)
+    _report_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
+
+    title = f"{study}: accuracy against what is left"
+    style.save(figures.tradeoff(points, dense | {"kept": 1.0}, title), out / "tradeoff")
     write_json(out / "tradeoff.json", points)
 
-    curves = [_curve("dense", "dense training", style.DENSE_COLOUR, histories / "base.json")]
+    # Training curves.
+    curves = [_training_curve(DENSE, "dense training", histories / "base.json")]
     for method, ratio, key in cells:
         group = f"fine-tuning, ratio {ratio}"
-        curves.append(_curve(method, group, style.colour(method), histories / f"{key}.json"))
+        curves.append(_training_curve(method, group, histories / f"{key}.json"))
     style.save(figures.training(curves, f"{study}: training, mean over seeds"), out / "training")
-    write_json(
-        out / "training.json",
-        [
-            {"name": c.name, "group": c.group, "colour": c.colour, **row}
-            for c in curves
-            for row in c.rows
-        ],
-    )
+    write_json(out / "training.json", series.training_rows(curves))
 
-    write(
-        metrics / "table.md", table(dense, points, study, imported=bool(dense["imported"])).encode()
-    )
+    # The table.
+    text = table(dense, points, study, imported=bool(dense["imported"]))
+    write(metrics / "table.md", text.encode())
 
-    names = [one_line(name) for name in facts["classes"]]
-    matrix = rows.matrix_of(read_confusion(confusion, len(names)), len(names))
-    title = (
-        f"{params.model} on {params.dataset}, dense: test images over {_seeds(len(params.seeds))}"
-    )
-    style.save(figures.confusion(matrix, names, title), out / "confusion_dense")
+    # The confusion matrix of the dense network.
+    class_names = [one_line(name) for name in read_data_info(prepared)["classes"]]
+    matrix = series.confusion_of(read_confusion(confusion, len(class_names)), class_names)
+    title = f"{params.model} on {params.dataset}, dense: test images over {seeds}"
+    style.save(figures.confusion(matrix, title), out / "confusion_dense")
 
 
-def _alike(predictions: Path, grid: Grid, resamples: int) -> dict[str, list[str]]:
-    """By cell, the methods of the same ratio that it cannot be told from."""
-    methods = {key: method for method, _, key in grid.cells()}
-    found: dict[str, list[str]] = {}
-    for wanted in grid.ratios:
-        keys = [key for _, ratio, key in grid.cells() if ratio == wanted]
-        said = {key: load_predictions(predictions / f"{key}.safetensors") for key in keys}
-        same = indistinguishable(
-            {key: each["after"] == each["labels"] for key, each in said.items()}, resamples
-        )
-        found |= {key: [methods[other] for other in others] for key, others in same.items()}
-    return found
+def _indistinguishable_methods(
+    predictions: Path, grid: Grid, resamples: int
+) -> dict[str, list[str]]:
+    """For each cell, the methods of the same ratio that are not significantly different."""
+    cells = list(grid.cells())
+    methods = {key: method for method, _, key in cells}
+
+    same_methods: dict[str, list[str]] = {}
+    for grid_ratio in grid.ratios:
+        right = {}
+        for _, ratio, key in cells:
+            if ratio == grid_ratio:
+                arrays = load_predictions(predictions / f"{key}.safetensors")
+                right[key] = arrays["after"] == arrays["labels"]
+
+        for key, same_keys in indistinguishable(right, resamples).items():
+            same_methods[key] = [methods[same_key] for same_key in same_keys]
+    return same_methods
 
 
-def _mention_leftovers(folder: Path, expected: set[str]) -> None:
-    # Never drawn, for cells come from params.yaml; but they look like results, and DVC hashes the folder.
-    if leftovers := sorted({path.name for path in folder.glob("*.json")} - expected):
-        print(
-            f"no part of the grid in params.yaml, remove them: {', '.join(leftovers)} in {folder}"
-        )
+def _report_leftovers(folder: Path, expected: set[str]) -> None:
+    """Print which files of a folder belong to no cell.
+
+    They are never drawn, since the cells come from params.yaml. But they look like results, and DVC
+    hashes the folder.
+    """
+    leftovers = sorted({path.name for path in folder.glob("*.json")} - expected)
+    if leftovers:
+        names = ", ".join(leftovers)
+        print(f"not part of the grid in params.yaml, remove them: {names} in {folder}")
 
 
-def _curve(name: str, group: str, colour: str, history: Path) -> figures.Curve:
-    return figures.Curve(name, group, colour, rows.mean_history(read_rows(history, HISTORY)))
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed" + "s" * (count > 1)
+def _training_curve(name: str, group: str, history: Path) -> series.TrainingCurve:
+    return series.TrainingCurve(name, group, rows.mean_history(read_rows(history, HISTORY)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw the focus: its fine-tuning and its confusion matrix. Run by evaluate_focus."""
+"""Draw the focus: its fine-tuning and its confusion matrix. evaluate_focus runs it."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from prunelab.config.params import load_params
 from prunelab.core.errors import one_line
 from prunelab.core.files import write_json
 from prunelab.figures import figures
-from prunelab.report import rows, style
+from prunelab.report import rows, series, style
 from prunelab.report.read_results import HISTORY, read_confusion, read_rows
 from prunelab.stages.entry import run
 
@@ -15,13 +15,15 @@ from prunelab.stages.entry import run
 def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
     """Draw HISTORY and CONFUSION of the focus into the folder OUT."""
     params = load_params()
-    facts = read_data_info(prepared)
-    name = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
-    mean = rows.mean_history(read_rows(history, HISTORY))
-    names = [one_line(each) for each in facts["classes"]]
-    matrix = rows.matrix_of(read_confusion(confusion, len(names)), len(names))
-    style.save(figures.focus(mean, matrix, names, name, style.colour(params.method)), out / "focus")
-    write_json(out / "training.json", mean)
+    title = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
+
+    class_names = [one_line(name) for name in read_data_info(prepared)["classes"]]
+    matrix = series.confusion_of(read_confusion(confusion, len(class_names)), class_names)
+    epochs = rows.mean_history(read_rows(history, HISTORY))
+
+    figure = figures.focus(epochs, matrix, title, style.colour(params.method))
+    style.save(figure, out / "focus")
+    write_json(out / "training.json", epochs)
 
 
 if __name__ == "__main__":

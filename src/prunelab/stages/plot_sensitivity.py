@@ -1,4 +1,7 @@
-"""Draw the curves of the dense networks' layers: a stage of its own, so that to draw anew is not to measure anew."""
+"""Draw the sensitivity curves of the dense networks' layers.
+
+It is a stage of its own, so that a change of the picture does not measure again.
+"""
 
 from pathlib import Path
 
@@ -13,8 +16,13 @@ def main(measured: Path, out: Path) -> None:
     """Draw the rows of the file MEASURED into OUT.svg and OUT.png."""
     params = load_params()
     record = read_record(measured, Sensitivity)
-    seeds = f"{len(record['seeds'])} seed" + "s" * (len(record["seeds"]) > 1)
-    title = f"{params.model} on {params.dataset}: what its layers bear, without fine-tuning, mean over {seeds}"
+
+    count = len(record["seeds"])
+    seeds = f"{count} seed" + "s" * (count > 1)
+    title = (
+        f"{params.model} on {params.dataset}: what its layers bear, without fine-tuning, "
+        f"mean over {seeds}"
+    )
     style.save(sensitivity(record, title), out)
 
 

@@ -1,6 +1,8 @@
 """Write the report: one page with all that was run, found and measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
@@ -10,93 +12,128 @@ from prunelab.core.files import write
 from prunelab.page.page import Findings, page
 from prunelab.report.read_results import (
     CURVE,
-    CURVE_WORDS,
+    CURVE_TEXTS,
     POINT,
-    POINT_WORDS,
+    POINT_TEXTS,
     read_confusion,
     read_metrics,
     read_rows,
 )
 from prunelab.stages.entry import run
 
+Row = dict[str, Any]
+
 
 def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     """Read what the stages left in the folders METRICS and PLOTS; write the page OUT."""
     params = load_params()
     keys = [key for *_, key in params.grid.cells()]
-    points = read_rows(plots / "tradeoff.json", POINT, POINT_WORDS)
-    grid = [(method, ratio) for method, ratio, _ in params.grid.cells()]
-    if [(point["method"], point["ratio"]) for point in points] != grid:
-        raise InputError(
-            f"{plots / 'tradeoff.json'} is of another grid than params.yaml; `dvc repro plot` makes it anew"
-        )
-    facts, speed = (
-        read_data_info(prepared),
-        read_record(metrics / "speed" / "benchmark.json", Speed),
-    )
-    if missing := _untimed(speed["latency"], ["dense", *keys]):
-        raise InputError(
-            f"{metrics / 'speed'} has no latency of {', '.join(missing)}; `dvc repro benchmark` measures it"
-        )
-    details = _details(metrics / "details", keys)
-    found = Findings(
+
+    data_info = read_data_info(prepared)
+    class_names = [one_line(name) for name in data_info["classes"]]
+    speed = read_record(metrics / "speed" / "benchmark.json", Speed)
+    _check_speed(speed["latency"], ["dense", *keys], metrics / "speed")
+    details = _read_details(metrics / "details", keys)
+
+    findings = Findings(
         title=f"{params.model} on {params.dataset}",
-        facts=_facts(params, facts, details["dense"]["seeds"], speed["environment"]),
+        facts=_facts(params, data_info, details["dense"]["seeds"], speed["environment"]),
         dense=read_metrics(metrics / "base.json"),
-        points=[{**point, "key": key} for point, key in zip(points, keys, strict=True)],
+        points=_read_points(plots / "tradeoff.json", params),
         details=details,
-        training=read_rows(plots / "training.json", CURVE, CURVE_WORDS),
-        confusion=read_confusion(plots / "dense_confusion.json", len(facts["classes"])),
-        classes=[one_line(name) for name in facts["classes"]],
+        training=read_rows(plots / "training.json", CURVE, CURVE_TEXTS),
+        confusion=read_confusion(plots / "dense_confusion.json", len(class_names)),
+        classes=class_names,
         sensitivity=read_record(metrics / "sensitivity.json", Sensitivity),
         speed=speed,
     )
-    write(out, page(found).encode())
+    write(out, page(findings).encode())
 
 
-def _untimed(rows: list[dict], names: list[str]) -> list[str]:
-    """The networks that were not measured in all the ways that one was."""
+def _read_points(path: Path, params: Params) -> list[Row]:
+    """The points of the trade-off, each with the key of its cell."""
+    points = read_rows(path, POINT, POINT_TEXTS)
+    cells = list(params.grid.cells())
+
+    points_cells = [(point["method"], point["ratio"]) for point in points]
+    if points_cells != [(method, ratio) for method, ratio, _ in cells]:
+        raise InputError(f"{path} is of another grid than params.yaml. `dvc repro plot` updates it")
+
+    return [{**point, "key": key} for point, (*_, key) in zip(points, cells, strict=True)]
+
+
+def _check_speed(rows: Sequence[Row], names: Sequence[str], folder: Path) -> None:
+    """Check that every network was measured with all backends and batch sizes of any network."""
     measured = {(row["name"], row["backend"], row["batch_size"]) for row in rows}
-    ways = {(backend, size) for _, backend, size in measured}
-    return [name for name in names if any((name, *way) not in measured for way in ways)]
+    settings = {(backend, batch_size) for _, backend, batch_size in measured}
 
-
-def _details(folder: Path, keys: list[str]) -> dict[str, dict]:
-    """By configuration, the dense one first."""
-    files = {"dense": folder / "base.json"} | {key: folder / "grid" / f"{key}.json" for key in keys}
-    details = {name: read_record(file, Details) for name, file in files.items()}
-    layers = {name: [row["layer"] for row in each["layers"]] for name, each in details.items()}
-    if others := [name for name in keys if layers[name] != layers["dense"]]:
+    missing = []
+    for name in names:
+        if any((name, *setting) not in measured for setting in settings):
+            missing.append(name)
+    if missing:
         raise InputError(
-            f"{files[name]} and {files['dense']} are of other layers; `dvc repro` mends it"
-            for name in others
+            f"{folder} has no latency of {', '.join(missing)}. `dvc repro benchmark` measures it"
         )
+
+
+def _read_details(folder: Path, keys: Sequence[str]) -> dict[str, Row]:
+    """The details of every configuration, the dense one first."""
+    files = {"dense": folder / "base.json"}
+    for key in keys:
+        files[key] = folder / "grid" / f"{key}.json"
+    details = {name: read_record(file, Details) for name, file in files.items()}
+
+    layers = {}
+    for name, record in details.items():
+        layers[name] = [row["layer"] for row in record["layers"]]
+    problems = []
+    for name in keys:
+        if layers[name] != layers["dense"]:
+            problems.append(
+                f"{files[name]} and {files['dense']} have different layers. "
+                "`dvc repro` updates them"
+            )
+    if problems:
+        raise InputError(problems)
+
     return details
 
 
-def _facts(params: Params, data: dict, dense: list[dict], machine: dict) -> dict[str, str]:
+def _facts(
+    params: Params, data_info: Row, dense_seeds: Sequence[Row], machine: Row
+) -> dict[str, str]:
+    """What the page says about the data, the settings and the machine."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    counts = ", ".join(f"{count:,} {name}" for name, count in data["counts"].items())
+    counts = ", ".join(f"{count:,} {name}" for name, count in data_info["counts"].items())
+    ratios = ", ".join(f"{ratio:g}" for ratio in params.grid.ratios)
+
+    data_hashes = []
+    for name, hashes in data_info["sha256"].items():
+        data_hashes.append(f"{name} {hashes['inputs'][:16]}")
+    network_hashes = []
+    for row in dense_seeds:
+        network_hashes.append(f"seed {row['seed']} {row['sha256'][:16]}")
+
     return {
-        "data": f"{params.dataset}: {counts}; {len(data['classes'])} classes; shape {data['shape']}",
-        "data, SHA-256": ", ".join(
-            f"{name} {files['inputs'][:16]}" for name, files in data["sha256"].items()
+        "data": (
+            f"{params.dataset}: {counts}; {len(data_info['classes'])} classes; "
+            f"shape {data_info['shape']}"
         ),
+        "data, SHA-256": ", ".join(data_hashes),
         "network": f"{params.model}, weights: {params.weights}",
-        "dense networks, SHA-256": ", ".join(
-            f"seed {row['seed']} {row['sha256'][:16]}" for row in dense
-        ),
+        "dense networks, SHA-256": ", ".join(network_hashes),
         "seeds": ", ".join(map(str, params.seeds)),
         "methods": ", ".join(params.grid.methods),
-        "ratios": f"{', '.join(f'{ratio:g}' for ratio in params.grid.ratios)} of {params.budget}",
-        "base training": _recipe(params.train),
-        "fine-tuning": _recipe(params.finetune),
+        "ratios": f"{ratios} of {params.budget}",
+        "base training": _describe_recipe(params.train),
+        "fine-tuning": _describe_recipe(params.finetune),
         "measured on": f"{machine['device']}, {machine['threads']} threads, {machine['precision']}",
         "versions": f"Python {machine['python']}, {versions}",
     }
 
 
-def _recipe(recipe: Recipe) -> str:
+def _describe_recipe(recipe: Recipe) -> str:
     return (
         f"{recipe.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size}, learning rate "
         f"{recipe.learning_rate:g} ({recipe.schedule}), weight decay {recipe.weight_decay:g}"

@@ -1,14 +1,19 @@
-"""What every layer of the dense networks bears, by itself: accuracy on the validation split against ratio."""
+"""Measure the sensitivity of every layer of the dense networks, each pruned by itself.
+
+A curve is the accuracy on the validation split at every ratio.
+"""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from prunelab.artifacts.networks import load_network, seed_file
+from prunelab.artifacts.networks import Network, load_network, seed_file
 from prunelab.artifacts.prepared import load_split, read_data_info
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
@@ -27,14 +32,17 @@ from prunelab.pruning.sensitivity import (
 from prunelab.runtime.device import configure, generator
 from prunelab.stages.entry import run
 
+UnitsByKind = dict[UnitKind, list[list[PrunableUnit]]]  # for each kind, the units of every network
+
 
 def main(prepared: Path, networks: Path, out: Path) -> None:
     """Prune the layers of the networks in the folder NETWORKS in turn and write the rows to OUT."""
     params = load_params()
     execution = configure(params.runtime)
-    validation = _drawn(
-        load_split(prepared, "validation", params.data.memory_mb), params.sensitivity.samples
-    )
+    ratios = params.sensitivity.ratios
+
+    validation = load_split(prepared, "validation", params.data.memory_mb)
+    validation = _sample(validation, params.sensitivity.samples)
     files = [seed_file(networks, seed) for seed in params.seeds]
     dense = [load_network(file) for file in files]
     card = dense[0].card
@@ -44,61 +52,70 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
         predicted = predict(model, batches, params.evaluate.batch_size, execution).classes
         return float((predicted == validation.labels).mean())
 
-    found: dict[UnitKind, list[list[PrunableUnit]]] = {}
-    skipped = {}
-    for what in METHODS:
-        try:
-            found[what] = [
-                prunable_units(network.model, card.model, what, card.input_shape)
-                for network in dense
-            ]
-        except InputError as refused:
-            skipped[what] = str(refused).partition(";")[0]
-    for what in [
-        what for what, (own, *_) in found.items() if not measurable(own, params.sensitivity.ratios)
-    ]:
-        del found[what]
-        skipped[what] = (
-            f"no layer loses some of its {what}s, and not all, at {params.sensitivity.ratios}"
-        )
-    if not found:
-        raise InputError(f"sensitivity.ratios: {line}" for line in skipped.values())
-    rows = []
-    total = sum(len(every[0]) + 1 for every in found.values())
-    with tqdm(
-        total=total,
-        desc="sensitivity",
-        unit=" curves",
-        disable=not sys.stderr.isatty(),
-        leave=False,
-    ) as bar:
-        for what, own in found.items():
-            models = [network.model for network in dense]
-            for row in curves(
-                list(zip(models, own, strict=True)), params.sensitivity.ratios, accuracy, bar.update
-            ):
-                rows.append({"granularity": what, **row})
-    accuracies = [accuracy(network.model) for network in dense]
-    write_json(
-        out,
-        {
-            "model": card.model,
-            "dataset": read_data_info(prepared)["dataset"],
-            "seeds": params.seeds,
-            "networks": [sha256(file) for file in files],
-            "examples": len(validation),
-            "accuracy": float(np.mean(accuracies)),
-            "accuracies": accuracies,
-            "rows": rows,
-            "skipped": skipped,
-        },
-    )
+    units, skipped = _find_units(dense, ratios)
+    if not units:
+        raise InputError(f"sensitivity.ratios: {reason}" for reason in skipped.values())
+
+    rows: list[dict[str, Any]] = []
+    models = [network.model for network in dense]
+    with _progress_bar(units) as bar:
+        for kind, units_by_network in units.items():
+            pairs = list(zip(models, units_by_network, strict=True))
+            for row in curves(pairs, ratios, accuracy, bar.update):
+                rows.append({"granularity": kind, **row})
+
+    accuracies = [accuracy(model) for model in models]
+    record = {
+        "model": card.model,
+        "dataset": read_data_info(prepared)["dataset"],
+        "seeds": params.seeds,
+        "networks": [sha256(file) for file in files],
+        "examples": len(validation),
+        "accuracy": float(np.mean(accuracies)),
+        "accuracies": accuracies,
+        "rows": rows,
+        "skipped": skipped,
+    }
+    write_json(out, record)
 
 
-def _drawn(split: Split, samples: int) -> Split:
-    """At most so many examples, the same for every network; in their order, which a split on disk is read in."""
+def _sample(split: Split, samples: int) -> Split:
+    """At most so many examples, the same for every network.
+
+    They keep their order, in which a split on disk is read fastest.
+    """
     chosen = torch.randperm(len(split), generator=generator("sensitivity"))[:samples]
     return split.at(chosen.sort().values.numpy())
+
+
+def _find_units(
+    dense: Sequence[Network], ratios: Sequence[float]
+) -> tuple[UnitsByKind, dict[str, str]]:
+    """The units to measure, and the kinds that cannot be measured with the reason."""
+    units: UnitsByKind = {}
+    skipped: dict[str, str] = {}
+
+    for kind in METHODS:
+        try:
+            units[kind] = [
+                prunable_units(network.model, network.card.model, kind, network.card.input_shape)
+                for network in dense
+            ]
+        except InputError as error:
+            skipped[kind] = str(error).partition(";")[0]
+
+    for kind in list(units):
+        if not measurable(units[kind][0], ratios):
+            del units[kind]
+            skipped[kind] = f"no layer loses some of its {kind}s, and not all, at {ratios}"
+    return units, skipped
+
+
+def _progress_bar(units: UnitsByKind) -> "tqdm[Any]":
+    # Every unit has a curve, and every kind has one of all its units together.
+    total = sum(len(units_by_network[0]) + 1 for units_by_network in units.values())
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=total, desc="sensitivity", unit=" curves", disable=hidden, leave=False)
 
 
 if __name__ == "__main__":

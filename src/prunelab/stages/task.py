@@ -1,4 +1,4 @@
-"""What the stages that train have in common: a trainer for the prepared splits, the dense network as a teacher."""
+"""What the stages that train have in common: several processes, the trainer and the teacher."""
 
 import sys
 from functools import wraps
@@ -17,8 +17,11 @@ from prunelab.training.distillation import Teacher
 from prunelab.training.trainer import Trainer
 
 
-def together(main: Main) -> Main:
-    """A stage's function run by as many processes as `runtime.processes` or torchrun says; it calls `parallel.join`."""
+def distributed(main: Main) -> Main:
+    """Wrap a stage's function for as many processes as `runtime.processes` or torchrun asks for.
+
+    The function calls `runtime.distributed.join`.
+    """
 
     @wraps(main)
     def start(*args: object, **kwargs: object) -> None:
@@ -38,26 +41,30 @@ def load_trainer(
     data: Data,
     normalise: Normalise | None,
     execution: Execution,
-    distributed: Distributed = SINGLE_PROCESS,
+    processes: Distributed = SINGLE_PROCESS,
 ) -> Trainer:
-    """The training and validation splits of the folder `prepared`; `normalise` is None for texts."""
-    train, validation = (
-        load_split(prepared, name, data.memory_mb) for name in ("train", "validation")
-    )
+    """A trainer for the splits of the folder `prepared`; `normalise` is None for texts.
+
+    A stage gives every seed its own copy, with the seed, its label and its checkpoints.
+    """
+    train = load_split(prepared, "train", data.memory_mb)
+    validation = load_split(prepared, "validation", data.memory_mb)
     return Trainer(
-        BatchLoader(train, normalise, execution, workers=data.workers),
-        BatchLoader(validation, normalise, execution, workers=data.workers),
-        Augmentation(data.crop_padding, data.flip, data.crop_scale),
-        execution,
-        distributed,
+        train_loader=BatchLoader(train, normalise, execution, workers=data.workers),
+        validation_loader=BatchLoader(validation, normalise, execution, workers=data.workers),
+        augmentation=Augmentation(data.crop_padding, data.flip, data.crop_scale),
+        execution=execution,
+        distributed=processes,
     )
 
 
 def load_teacher(
     dense: Path, seed: int, finetune: Finetune, execution: Execution
 ) -> Teacher | None:
-    """A seed's network of the folder `dense` as a teacher, if the recipe asks for one."""
+    """A seed's network of the folder `dense` as a teacher, or None if `finetune.distill` is 0."""
     if not finetune.distill:
         return None
-    model = execution.place(load_network(seed_file(dense, seed)).model).requires_grad_(False)
+
+    model = execution.place(load_network(seed_file(dense, seed)).model)
+    model.requires_grad_(False)
     return Teacher(model, finetune.distill, finetune.temperature)

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
 from prunelab.artifacts.prepared import read_data_info
-from prunelab.config.params import Normalise, load_params
+from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import MODELS, build
 from prunelab.models.frozen import freeze
@@ -14,78 +17,113 @@ from prunelab.models.weights import load_imagenet, load_weights, weights_file
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.stages.entry import run
-from prunelab.stages.task import load_trainer, together
+from prunelab.stages.task import distributed, load_trainer
 from prunelab.training.checkpoints import checkpoints_for
 
 
 def main(prepared: Path, out: Path, history: Path) -> None:
-    """Train on the folder PREPARED; write OUT/init, OUT/rewind and OUT/final, and a row per epoch to HISTORY."""
+    """Train on the folder PREPARED.
+
+    Writes OUT/init, OUT/rewind and OUT/final, and a row per epoch to HISTORY.
+    """
     params = load_params()
     execution = configure(params.runtime)
-    ranks = join(execution)
-    facts = read_data_info(prepared)
-    normalise = params.data.normalise
-    if normalise is None and facts["mean"] is not None:  # texts have no moments
-        normalise = Normalise(mean=facts["mean"], std=facts["std"])
-    imported = weights_file(params.weights, params.model)
-    options = MODELS[params.model].options(params.weights)
-    trainer = load_trainer(prepared, params.data, normalise, execution, ranks)
+    processes = join(execution)
+
+    data_info = read_data_info(prepared)
+    normalise = _normalise(params, data_info)
+    pretrained = weights_file(params.weights, params.model)
+    trainer = load_trainer(prepared, params.data, normalise, execution, processes)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
+
+    inputs = [prepared / "dataset.json"]
+    if pretrained:
+        inputs.append(pretrained)
+    parameters = [
+        params.model,
+        params.train,
+        normalise,
+        trainer.augmentation,
+        params.runtime,
+        execution,
+        processes.size,
+    ]
+
     rows = []
     with checkpoints_for(
-        out,
-        inputs=[prepared / "dataset.json", *([imported] if imported else [])],
-        parameters=[
-            params.model,
-            params.train,
-            normalise,
-            trainer.augmentation,
-            params.runtime,
-            execution,
-            ranks.size,
-        ],
-        forget=ranks.first,
+        out, inputs=inputs, parameters=parameters, forget=processes.first
     ) as checkpoints:
         for seed in params.seeds:
-            model = build(
-                params.model, len(facts["classes"]), tuple(facts["shape"]), seed, **options
-            )
-            if imported and params.weights == IMAGENET:
-                fresh = load_imagenet(model, params.model, imported)
-                if ranks.first:
-                    print(
-                        f"seed {seed}: weights of ImageNet, but for {', '.join(fresh) or 'nothing'}"
-                    )
-            elif imported:
-                load_weights(model, imported)
+            card = _card(params, data_info, normalise, seed, pretrained)
+            model = build(card.model, card.classes, card.input_shape, seed, **card.options)
+            if pretrained:
+                _load_pretrained(model, params, pretrained, seed, announce=processes.first)
             freeze(model, params.train.freeze)
-            card = ModelCard(
-                model=params.model,
-                classes=len(facts["classes"]),
-                input_shape=facts["shape"],
-                options=options,
-                normalise=normalise,
-                seed=seed,
-                imported=(params.weights, sha256(imported)) if imported else None,
-            )
+
             seed_trainer = replace(
                 trainer,
                 seed=seed,
                 checkpoints=checkpoints.for_seed(seed),
                 label=f"train_base, seed {seed}",
             )
-            fitted = seed_trainer.fit(model, params.train, keep_epochs={0, rewind_epoch})
-            if not ranks.first:
+            result = seed_trainer.fit(model, params.train, keep_epochs={0, rewind_epoch})
+            if not processes.first:
                 continue
+
             save_network(seed_file(out / "final", seed), Network(model=model, card=card))
             for name, epoch in (("init", 0), ("rewind", rewind_epoch)):
-                model.load_state_dict(fitted.kept[epoch])
+                model.load_state_dict(result.kept[epoch])
                 save_network(seed_file(out / name, seed), Network(model=model, card=card))
-            print(f"seed {seed}: {fitted.describe()}")
-            rows += [{"seed": seed, **row} for row in fitted.history]
-        if ranks.first:
+            print(f"seed {seed}: {result.describe()}")
+            rows += [{"seed": seed, **row} for row in result.history]
+
+        if processes.first:
             write_json(history, rows)
 
 
+def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
+    """The normalisation of images: that of params.yaml, or the moments of the training split."""
+    if params.data.normalise is not None:
+        return params.data.normalise
+    if data_info["mean"] is None:  # texts have no moments
+        return None
+    return Normalise(mean=data_info["mean"], std=data_info["std"])
+
+
+def _card(
+    params: Params,
+    data_info: dict[str, Any],
+    normalise: Normalise | None,
+    seed: int,
+    pretrained: Path | None,
+) -> ModelCard:
+    imported = None
+    if pretrained:
+        imported = (params.weights, sha256(pretrained))
+
+    return ModelCard(
+        model=params.model,
+        classes=len(data_info["classes"]),
+        input_shape=data_info["shape"],
+        options=MODELS[params.model].options(params.weights),
+        normalise=normalise,
+        seed=seed,
+        imported=imported,
+    )
+
+
+def _load_pretrained(
+    model: nn.Module, params: Params, pretrained: Path, seed: int, *, announce: bool
+) -> None:
+    if params.weights != IMAGENET:
+        load_weights(model, pretrained)
+        return
+
+    fresh_layers = load_imagenet(model, params.model, pretrained)
+    if announce:
+        exceptions = ", ".join(fresh_layers) or "nothing"
+        print(f"seed {seed}: weights of ImageNet, except for {exceptions}")
+
+
 if __name__ == "__main__":
-    run(main, by=together)
+    run(main, wrapper=distributed)
