@@ -139,7 +139,7 @@ def test_the_same_evidence_gives_the_same_saliency_and_only_the_control_depends_
 
 @pytest.mark.parametrize(("criterion", "name"), sorted(REFUSED))
 def test_a_criterion_that_cannot_judge_a_network_says_so(criterion, name):
-    with pytest.raises(InputError, match=f"{criterion}: ") as refusal:
+    with pytest.raises(InputError, match=f"^{criterion} ") as refusal:
         CRITERIA[criterion](network(name), evidence_for(name))
     assert len(refusal.value.problems) == 1
 
@@ -383,7 +383,7 @@ def test_synflow_is_not_stopped_by_activations_that_saturate():
 
 def test_synflow_refuses_what_is_no_sum_of_path_products():
     normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.LayerNorm(8), nn.Linear(8, 10))
-    with pytest.raises(InputError, match="no sums of products"):
+    with pytest.raises(InputError, match="Layer norm is not supported"):
         criteria.synflow(normed, evidence_for("mlp"))
     severed = mlp()
     nn.init.zeros_(severed[1].weight)

@@ -1,10 +1,17 @@
-"""CRITERIA: how much every weight matters, by name; higher is more worth keeping.
+"""CRITERIA: how much every weight of a network is worth keeping, by name.
 
-A criterion maps (model, evidence) to {tensor name: saliency of the tensor's shape}, on the CPU. A layer that it cannot
-judge is absent, and whatever follows leaves that layer alone. The saliency of a unit of weights that masks remove is
-the mean over its weights; that of a channel is the sum over its filters, wherefore a criterion that scores whole
-filters spreads a score evenly over the filter. Every criterion leaves the model as it found it, and only `random`
-draws random numbers.
+A criterion is a function of (model, calibration data). It returns a saliency: a dictionary from the
+names of weight tensors to scores of the same shape, on the CPU. All criteria keep these rules:
+
+- A higher score is more worth keeping.
+- A layer that the criterion cannot judge is absent. Pruning then leaves that layer alone.
+- The model stays as it was: its tensors, modes, gradients and hooks.
+- Only `random` draws random numbers.
+
+How single scores become the score of a unit depends on what is pruned. A unit that masks drop (a
+kernel, a block) scores the mean over its weights. A channel that is removed scores the sum over the
+weights of its filters. A criterion that judges whole filters therefore distributes a filter's score
+evenly over its weights.
 """
 
 from prunelab.pruning.criteria.activations import bn_scale, wanda
@@ -29,4 +36,21 @@ CRITERIA: dict[str, Criterion] = {
     "synflow": synflow,
 }
 
-__all__ = ["CRITERIA", "Criterion", "CalibrationData", *CRITERIA]
+__all__ = [
+    "CRITERIA",
+    "CalibrationData",
+    "Criterion",
+    "bn_scale",
+    "fisher",
+    "fpgm",
+    "grasp",
+    "l1",
+    "l2",
+    "lamp",
+    "random",
+    "snip",
+    "synflow",
+    "taylor",
+    "taylor_filter",
+    "wanda",
+]

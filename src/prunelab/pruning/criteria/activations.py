@@ -1,13 +1,15 @@
-"""Criteria that watch what flows through the layers."""
+"""Criteria that watch what flows through the layers of a network: scales of norms, and inputs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import prunable_weights
@@ -15,139 +17,205 @@ from prunelab.pruning.criteria.calibration import CalibrationData, distribute_ev
 from prunelab.pruning.unstructured.ranking import Saliency
 
 
-def bn_scale(model: nn.Module, evidence: CalibrationData) -> Saliency:
-    """A channel's |gamma| in the norm that directly follows its layer (network slimming, Liu et al. 2017).
+def bn_scale(model: nn.Module, calibration: CalibrationData) -> Saliency:
+    """Score every filter by the scale |gamma| of its channel in the norm that follows (slimming).
 
-    Layers that no norm follows, such as the head, are absent.
+        score(F_i) = |gamma_i|, distributed evenly over the weights of filter i
+
+    A low score means that the norm nearly switches the channel off; 0 means that it does. A high
+    score means that the channel passes on at full strength. The norm must take in the layer's
+    output as it is. A layer without such a norm, such as the head, is absent.
+
+    Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming.
 
     Raises:
-        InputError: if no layer of the network is followed by a norm with scales.
+        InputError: if no layer of the network is directly followed by a norm with scales.
     """
-    weights = prunable_weights(model)
-    norms = _following_norms(model, evidence.example())
-    if not norms:
+    scales = _following_scales(model, calibration.example())
+    if not scales:
         raise InputError(
-            "bn_scale: no layer of this network is directly followed by a batch or group norm with scales"
+            "bn_scale does not support this network: no batch norm or group norm with scales "
+            "directly follows a layer. Use a network with such norms or another criterion."
         )
-    return {
-        name: distribute_evenly(norms[name].detach().abs(), weights[name])
-        for name in weights
-        if name in norms
-    }
+
+    saliency: Saliency = {}
+    for name, weight in prunable_weights(model).items():
+        if name in scales:
+            saliency[name] = distribute_evenly(scales[name].detach().abs(), weight)
+
+    return saliency
 
 
-def _following_norms(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """The scales, [out], of the norm that takes in a layer's output as it is, by the name of the layer's weights."""
-    # Held on to, so that no identity is given away twice; the version tells whether something changed it in place.
+def _following_scales(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+    """The scales, [out], of the norm directly behind each layer, by the name of the layer's weight.
+
+    A norm is directly behind a layer if it receives the very tensor that the layer returned.
+    """
+    # The outputs are kept alive, so that no two of them share an id. The version counter shows
+    # whether an operation in place (an activation) has changed an output in the meantime.
     outputs: dict[int, tuple[str, Tensor, int]] = {}
     scales: dict[str, Tensor] = {}
 
-    def remember(name: str, output: Tensor) -> None:
-        outputs[id(output)] = f"{name}.weight", output, output._version
+    def remember_output(weight_name: str, layer: nn.Module, args: object, output: Tensor) -> None:
+        outputs[id(output)] = (weight_name, output, output._version)
 
-    def recognise(norm: nn.Module, received: Tensor) -> None:
-        name, _, version = outputs.get(id(received), ("", None, -1))
-        if version == received._version and isinstance(norm.weight, Tensor):
-            scales.setdefault(name, norm.weight)
+    def recognise_input(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        received = args[0]
+        weight_name, _, version = outputs.get(id(received), ("", None, -1))
 
-    handles = []
+        unchanged = version == received._version
+        if unchanged and isinstance(norm.weight, Tensor):
+            scales.setdefault(weight_name, norm.weight)
+
+    handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(
-                module.register_forward_hook(
-                    lambda _, args, output, name=name: remember(name, output)
-                )
-            )
+            hook = partial(remember_output, f"{name}.weight")
+            handles.append(module.register_forward_hook(hook))
         elif isinstance(module, _BatchNorm | nn.GroupNorm):
-            handles.append(
-                module.register_forward_pre_hook(lambda norm, args: recognise(norm, args[0]))
-            )
+            handles.append(module.register_forward_pre_hook(recognise_input))
+
     _forward(model, [example], handles)
     return scales
 
 
-def wanda(model: nn.Module, evidence: CalibrationData) -> Saliency:
-    """|w| times the L2 norm, over all examples and positions, of the inputs that it multiplies (Sun et al. 2023).
+def wanda(model: nn.Module, calibration: CalibrationData) -> Saliency:
+    """Score every weight by its magnitude times the norm of the inputs that it multiplies (Wanda).
 
-    For a convolution those are the inputs under that element of the kernel at every place that the kernel is put, that
-    is the columns of the unfolded input; padding counts as zero. The paper ranks weights within each output row.
-    Layers that no example passes through are absent.
+        score(w_ij) = |w_ij| ||X_j||, with the L2 norm over all examples and positions
+
+    For a linear layer, X_j are the values of input feature j. For a convolution, they are the
+    inputs under that element of the kernel, at every place where the kernel is put. Padding counts
+    as zero. A high score means that the weight contributes much to the layer's output; 0 means that
+    the weight or all of its inputs are zero.
+
+    The paper ranks the weights within each row of outputs. Layers that no example passes through
+    are absent.
+
+    Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models.
+    """
+    squares = _squared_inputs(model, calibration)
+
+    saliency: Saliency = {}
+    for name, weight in prunable_weights(model).items():
+        if name in squares:
+            norms = squares[name].sqrt().to(weight.dtype)
+            saliency[name] = (weight.detach().abs() * norms).cpu()
+
+    return saliency
+
+
+AddSquares = Callable[[str, Tensor], None]  # adds sums to those of the weight of this name
+
+
+def _squared_inputs(model: nn.Module, calibration: CalibrationData) -> dict[str, Tensor]:
+    """The squares of the inputs that a weight multiplies, summed over all calibration examples.
+
+    Returns:
+        A float64 tensor for every prunable weight that is used. Its shape broadcasts to that of the
+        weight.
     """
     weights = prunable_weights(model)
-    squares: Saliency = {}  # of the inputs, summed; in a shape that broadcasts to the weights'
+    squares: dict[str, Tensor] = {}
 
-    def add(name: str, summed: Tensor) -> None:
-        if name in weights:
-            squares[name] = squares[name] + summed if name in squares else summed
+    def add(name: str, sums: Tensor) -> None:
+        if name not in weights:
+            return
+        if name in squares:
+            squares[name] = squares[name] + sums
+        else:
+            squares[name] = sums
 
-    handles = []
-    attentions = [
-        name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
-    ]
+    handles = _watch_inputs(model, add)
+    _forward(model, (inputs for inputs, _ in calibration.batches()), handles)
+    return squares
+
+
+def _watch_inputs(model: nn.Module, add: AddSquares) -> list[RemovableHandle]:
+    """Hook every layer with prunable weights, so that it adds the squares of its inputs."""
+
+    def observe_conv(name: str, conv: nn.Conv2d, args: tuple[Tensor, ...]) -> None:
+        add(name, _squares_under_kernel(conv, args[0]))
+
+    def observe_linear(name: str, linear: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        add(name, _squares(args[0]))
+
+    attention_names: list[str] = []
+    handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda conv, args, name=name: add(
-                        f"{name}.weight", _squares_under_kernel(conv, args[0])
-                    )
-                )
-            )
-        elif isinstance(module, nn.Linear) and name.removesuffix(".out_proj") not in attentions:
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda linear, args, name=name: add(f"{name}.weight", _squares(args[0]))
-                )
-            )
-        elif isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention):
+            attention_names.append(name)
             handles.append(_watch_attention(name, module, add))
-    _forward(model, (inputs for inputs, _ in evidence.batches()), handles)
-    return {
-        name: (weight.detach().abs() * squares[name].sqrt().to(weight.dtype)).cpu()
-        for name, weight in weights.items()
-        if name in squares
-    }
+        elif isinstance(module, nn.Conv2d):
+            hook = partial(observe_conv, f"{name}.weight")
+            handles.append(module.register_forward_pre_hook(hook))
+        elif isinstance(module, nn.Linear):
+            # An attention layer comes before its output projection, and watches that one itself.
+            if name.removesuffix(".out_proj") in attention_names:
+                continue
+            hook = partial(observe_linear, f"{name}.weight")
+            handles.append(module.register_forward_pre_hook(hook))
+
+    return handles
 
 
 def _squares(inputs: Tensor) -> Tensor:
-    """Sums of squares over all but the last dimension: [..., in] to [in]."""
+    """The squares of the inputs, summed over all dimensions but the last: [..., in] to [in]."""
     return inputs.square().flatten(0, -2).sum(0, dtype=torch.float64)
 
 
 def _squares_under_kernel(conv: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """Sums of squares of what every element of the kernels meets: [B, in, H, W] to [out, in / groups, k, k]."""
-    # Padding copies, so squares may be summed over the examples first: one image is unfolded, not a batch.
+    """The squares of the inputs under every element of the kernels, summed over all places.
+
+    Args:
+        conv: the convolution.
+        inputs: what it receives, [B, in, H, W].
+
+    Returns:
+        A tensor of the weight's shape, [out, in / groups, height, width].
+    """
+    # Padding copies values and adds none. The squares may therefore be summed over the examples
+    # first, and a single image is unfolded instead of a batch.
     squares = inputs.square().sum(0, keepdim=True, dtype=torch.float64)
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    squares = F.pad(squares, conv._reversed_padding_repeated_twice, mode=mode)
-    columns = F.unfold(squares, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
+
+    mode: str = conv.padding_mode
+    if mode == "zeros":
+        mode = "constant"
+    padded = F.pad(squares, conv._reversed_padding_repeated_twice, mode=mode)
+
+    columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
     by_group = columns.sum(2).view(conv.groups, *conv.weight.shape[1:])
-    return by_group.repeat_interleave(conv.out_channels // conv.groups, dim=0)
+
+    outputs_per_group = conv.out_channels // conv.groups
+    return by_group.repeat_interleave(outputs_per_group, dim=0)
 
 
-def _watch_attention(name: str, module: nn.MultiheadAttention, add: Any) -> Any:
-    """Observe the projections of an attention layer, which multiplies by their weights without calling them."""
-    # What the output projection receives is what the layer gives out where that projection changes nothing.
+def _watch_attention(name: str, module: nn.MultiheadAttention, add: AddSquares) -> RemovableHandle:
+    """Hook an attention layer, which multiplies by its projections without calling them."""
+    # A copy whose output projection is the identity returns what the real one receives.
     probe = deepcopy(module).eval()
     nn.init.eye_(probe.out_proj.weight)
     if probe.out_proj.bias is not None:
         nn.init.zeros_(probe.out_proj.bias)
 
-    def observe(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def observe(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         received = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        parts = [
-            _squares(received[part]).expand(module.embed_dim, -1)
-            for part in ("query", "key", "value")
-        ]
+
+        sums: list[Tensor] = []
+        for role in ("query", "key", "value"):
+            sums.append(_squares(received[role]).expand(module.embed_dim, -1))
+
         if module.in_proj_weight is not None:
-            add(f"{name}.in_proj_weight", torch.cat(parts))
+            add(f"{name}.in_proj_weight", torch.cat(sums))
         add(f"{name}.out_proj.weight", _squares(probe(*args, **kwargs)[0]))
 
     return module.register_forward_pre_hook(observe, with_kwargs=True)
 
 
-def _forward(model: nn.Module, batches: Iterable[Tensor], handles: list[Any]) -> None:
-    """Show the model these inputs while the hooks are in place, and take the hooks away."""
+def _forward(
+    model: nn.Module, batches: Iterable[Tensor], handles: Sequence[RemovableHandle]
+) -> None:
+    """Run the model on these inputs in evaluation mode, then remove the hooks."""
     try:
         with evaluating(model), torch.no_grad():
             for inputs in batches:

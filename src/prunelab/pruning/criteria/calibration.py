@@ -1,4 +1,4 @@
-"""What criteria share: the evidence they may look at, and ways of looking that leave the model as it was."""
+"""What all criteria share: the data they may look at, and helpers that leave a model unchanged."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,15 +15,17 @@ from prunelab.pruning.unstructured.ranking import Saliency
 class CalibrationData:
     """What a criterion may look at besides the weights.
 
-    `batches()` gives normalised training batches (inputs [B, ...], labels [B]), the same at every call, on the model's
-    device; only criteria that look at data call it.
+    `generator` is the source of random numbers; only `random` draws from it.
+
+    `batches()` yields normalised training batches on the model's device: inputs [B, ...] and labels
+    [B]. Every call yields the same batches. Only criteria that look at data call it.
     """
 
     generator: torch.Generator
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
     def example(self) -> Tensor:
-        """The first input, as a batch of one."""
+        """The first input, as a batch of one: [1, ...]."""
         inputs, _ = next(iter(self.batches()))
         return inputs[:1]
 
@@ -33,18 +35,30 @@ Criterion = Callable[[nn.Module, CalibrationData], Saliency]
 
 @contextmanager
 def evaluating(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[None]:
-    """The model in evaluation mode, but for batch norms if they are to use the statistics of the batch."""
-    before = {module: module.training for module in model.modules()}
+    """Put the model into evaluation mode, and restore every module's mode afterwards.
+
+    With `batch_statistics`, batch norms stay in training mode: they normalise by the statistics of
+    the batch instead of their running ones.
+    """
+    modes = {module: module.training for module in model.modules()}
+
     try:
-        for module in before:
+        for module in modes:
             module.training = batch_statistics and isinstance(module, _BatchNorm)
         yield
     finally:
-        for module, training in before.items():
+        for module, training in modes.items():
             module.training = training
 
 
 def distribute_evenly(scores: Tensor, weight: Tensor) -> Tensor:
-    """One score for each filter, [out], dealt out evenly over its weights, so that they sum to it."""
-    shares = scores.double().cpu() / weight[0].numel()
-    return shares.view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
+    """Divide one score per filter, [out], evenly among the weights of that filter.
+
+    Returns:
+        A float64 tensor of the weight's shape, on the CPU. The values of a filter sum to its score.
+    """
+    weights_per_filter = weight[0].numel()
+    shares = scores.double().cpu() / weights_per_filter
+
+    column = shares.view(-1, *[1] * (weight.dim() - 1))
+    return column.expand(weight.shape)
