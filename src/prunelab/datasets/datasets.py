@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Digits:
-    """1,797 handwritten digits of 8x8 pixels, in scikit-learn (Alpaydin and Kaynak, UCI 1998)."""
+    """1,797 handwritten digits of 8x8 pixels (E. Alpaydin, C. Kaynak, UCI 1998), shipped inside scikit-learn."""  # noqa: E501 (`prunelab list` prints the first line)
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
@@ -58,11 +58,11 @@ class Digits:
 
 
 class Cifar:
-    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009, Learning Multiple Layers of Features ...).
+    """CIFAR-10 or CIFAR-100 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009).
 
     torchvision knows the address, the file list and the checksums. If the files or the archive are
     already in the folder, no network is needed.
-    """
+    """  # noqa: E501 (`prunelab list` prints the first line)
 
     def __init__(self, config: DataConfig, classes: int) -> None:
         self._folder = config.raw

@@ -33,11 +33,11 @@ MAX_LABELS_NAMED = 3  # of two tables that differ
 
 
 class TextTable:
-    """One table of texts, or up to three official splits.
+    """A table of texts, or up to three: `data.source` is a file, a folder, or what precedes `_train.tsv`.
 
-    `data.source` is a file, a folder, or a path to which `_train.tsv` is added. Classes are the
-    labels, sorted. `table_file` describes the format.
-    """
+    Up to three tables are the official splits. Classes are the labels, sorted. `table_file`
+    describes the format.
+    """  # noqa: E501 (`prunelab list` prints the first line)
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
