@@ -1,5 +1,6 @@
-"""Groups of channels: what they cost, how widths are chosen, and that budgets are met, against the real networks."""
+"""Groups of coupled layers: their costs, widths and budgets, on real networks."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,11 @@ from prunelab.pruning.pruner import scheduled_ratio
 from prunelab.pruning.structured import channels, groups, penalties
 from prunelab.pruning.structured.budget import Costs
 
+EXAMPLE = example_input(DIGITS_SHAPE)
 
-def found_in(name: str, model: nn.Module) -> list[groups.Group]:
-    return channels.find(model, fixed_layers(name, model), example_input(DIGITS_SHAPE))
+
+def groups_of(name: str, model: nn.Module) -> list[groups.Group]:
+    return channels.find_groups(model, fixed_layers(name, model), EXAMPLE)
 
 
 def noise(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -29,33 +32,37 @@ def noise(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def candidates(name: str, **settings: object) -> list[groups.Candidate]:
+def candidates_of(name: str, **settings: object) -> list[groups.Candidate]:
     model = build(name, 10, DIGITS_SHAPE)
-    return groups.candidates(
-        found_in(name, model), noise(model), prune_spec("l1_channel", 0.5, **settings), {}
-    )
+    spec = prune_spec("l1_channel", 0.5, **settings)
+    return groups.find_candidates(groups_of(name, model), noise(model), spec, {})
 
 
-@pytest.mark.parametrize("what", ["params", "macs"])
+def digits_macs(model: nn.Module) -> int:
+    return macs(model, DIGITS_SHAPE)
+
+
+MEASURES: dict[str, Callable[[nn.Module], int]] = {"params": parameters, "macs": digits_macs}
+
+
+@pytest.mark.parametrize("budget", MEASURES)
 @pytest.mark.parametrize(
     "name", ["resnet8", "resnet18", "vgg11_bn", "mobilenet_v2", "efficientnet_b0"]
 )
-def test_costs_foretold_are_those_of_the_thinner_network(name, what):
+def test_predicted_costs_are_those_of_the_smaller_network(name, budget):
     model = build(name, 10, DIGITS_SHAPE)
-    found = found_in(name, model)
-    costs = Costs(model, output_positions(model, example_input(DIGITS_SHAPE)), macs=what == "macs")
-    before = costs.total(found, [group.count for group in found])
+    found = groups_of(name, model)
+    costs = Costs(model, output_positions(model, EXAMPLE), macs=budget == "macs")
     widths = [max(1, group.count // 3) for group in found]
+    measure = MEASURES[budget]
+
+    before = costs.total(found, [group.count for group in found])
     after = costs.total(found, widths)
-    measure = parameters if what == "params" else lambda net: macs(net, DIGITS_SHAPE)
     dense = measure(model)
-    channels.remove(
-        model,
-        found,
-        [list(range(g.count - w)) for g, w in zip(found, widths, strict=True)],
-        example_input(DIGITS_SHAPE),
-    )
-    if what == "params":
+    dropped = [list(range(group.count - width)) for group, width in zip(found, widths, strict=True)]
+    channels.remove_units(model, found, dropped, EXAMPLE)
+
+    if budget == "params":
         assert (before, after) == (dense, measure(model))
     else:  # torchprofile counts pooling as well
         assert before == pytest.approx(dense, rel=0.02)
@@ -69,198 +76,217 @@ def test_costs_foretold_are_those_of_the_thinner_network(name, what):
 @pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
 def test_a_budget_is_met_within_one_percent(name, method, budget, ratio, retrainer):
     model, dense = (build(name, 10, DIGITS_SHAPE) for _ in range(2))
-    pruned = prune(
-        model,
-        name,
-        prune_spec(method, ratio, budget=budget),
-        shape=DIGITS_SHAPE,
-        seed=0,
-        retrainer=retrainer,
-    )
-    measure = parameters if budget == "params" else lambda net: macs(net, DIGITS_SHAPE)
+    spec = prune_spec(method, ratio, budget=budget)
+
+    pruned = prune(model, name, spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
+
+    measure = MEASURES[budget]
     assert 1 - measure(model) / measure(dense) == pytest.approx(ratio, abs=0.0101)
     assert pruned.ratio_achieved == pytest.approx(ratio, abs=0.01)
 
 
-def test_a_budget_of_a_transformer_counts_the_products_of_attention(retrainer):
-    model, dense = (build("vit_tiny", 10, (1, 32, 32)) for _ in range(2))
+def test_a_macs_budget_of_a_transformer_counts_attention_products(retrainer):
+    shape = (1, 32, 32)
+    model, dense = (build("vit_tiny", 10, shape) for _ in range(2))
     spec = prune_spec("l1_channel", 0.3, budget="macs")
-    pruned = prune(model, "vit_tiny", spec, shape=(1, 32, 32), seed=0, retrainer=retrainer)
-    removed = 1 - macs(model, (1, 32, 32)) / macs(dense, (1, 32, 32))
+
+    pruned = prune(model, "vit_tiny", spec, shape=shape, seed=0, retrainer=retrainer)
+
+    removed = 1 - macs(model, shape) / macs(dense, shape)
     assert removed == pytest.approx(0.3, abs=0.01)
     assert pruned.ratio_achieved == pytest.approx(removed, abs=1e-6)
 
 
 @pytest.mark.parametrize(("budget", "ratio"), [("params", 0.8), ("macs", 0.5)])
-def test_a_budget_of_a_mask_method_counts_what_is_not_zero(budget, ratio, retrainer):
+def test_a_budget_of_a_mask_method_counts_nonzero_weights(budget, ratio, retrainer):
     model, dense = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
-    prune(
-        model, "resnet8", prune_spec("l1_unstructured", ratio, budget=budget),
-        shape=DIGITS_SHAPE, seed=0, retrainer=retrainer,
-    )  # fmt: skip
+    spec = prune_spec("l1_unstructured", ratio, budget=budget)
+
+    prune(model, "resnet8", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
+
+    zeros = {name: int((weight == 0).sum()) for name, weight in prunable_weights(model).items()}
     if budget == "params":
-        total = sum(p.numel() for p in dense.parameters())
-        removed = sum(int((w == 0).sum()) for w in prunable_weights(model).values())
+        total = sum(parameter.numel() for parameter in dense.parameters())
+        removed = sum(zeros.values())
     else:
-        total = macs(dense, DIGITS_SHAPE)
-        places = output_positions(dense, example_input(DIGITS_SHAPE))
+        total = digits_macs(dense)
+        positions = output_positions(dense, EXAMPLE)
         removed = sum(
-            int((w == 0).sum()) * places[name.removesuffix(".weight")]
-            for name, w in prunable_weights(model).items()
+            count * positions[name.removesuffix(".weight")] for name, count in zeros.items()
         )
     assert removed / total == pytest.approx(ratio, abs=0.01)
 
 
-def test_a_budget_beyond_the_least_widths_is_refused_with_what_can_be_had(retrainer):
+def test_a_budget_that_cannot_be_met_names_the_nearest_ratio(retrainer):
     model = build("resnet8", 10, DIGITS_SHAPE)
+    spec = prune_spec("l1_channel", 0.99, budget="macs")
+
     with pytest.raises(InputError, match=r"nearest that can be removed is 0\.\d+"):
-        prune(
-            model, "resnet8", prune_spec("l1_channel", 0.99, budget="macs"),
-            shape=DIGITS_SHAPE, seed=0, retrainer=retrainer,
-        )  # fmt: skip
+        prune(model, "resnet8", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
 
 
-def test_positions_are_the_pixels_of_every_layer():
+def test_positions_are_the_output_pixels_of_every_layer():
     model = build("resnet20", 10, DIGITS_SHAPE)
-    places = output_positions(model, example_input(DIGITS_SHAPE))
-    assert places["conv1"] == places["layer1.0.bn2"] == 64
-    assert places["layer2.0.conv1"] == 16
-    assert places["layer3.2.conv2"] == 4
-    assert places["linear"] == 1
+
+    positions = output_positions(model, EXAMPLE)
+
+    assert positions["conv1"] == positions["layer1.0.bn2"] == 64
+    assert positions["layer2.0.conv1"] == 16
+    assert positions["layer3.2.conv2"] == 4
+    assert positions["linear"] == 1
 
 
-RANKINGS = {
+# What competes under each scope, as a function of a group's scores.
+COMPETING_SCORES = {
     groups.ranked_together: lambda scores: scores,
     groups.ranked_relatively: lambda scores: scores / scores.mean(),
 }
 
 
-@pytest.mark.parametrize("ranking", RANKINGS)
-def test_ranking_together_keeps_every_floor_and_the_share(ranking):
-    found = candidates("resnet20")
+@pytest.mark.parametrize("scope", COMPETING_SCORES)
+def test_ranking_globally_keeps_every_floor_and_meets_the_ratio(scope):
+    candidates = candidates_of("resnet20")
+    counts = [candidate.dense_count for candidate in candidates]
+
     for ratio in (0.2, 0.5, 0.8):
-        widths = ranking(found, ratio, floor=0.15)
-        full = [candidate.full for candidate in found]
-        assert all(width >= 0.15 * count for width, count in zip(widths, full, strict=True))
-        assert 1 - sum(widths) / sum(full) == pytest.approx(ratio, abs=0.5 / sum(full))
-    assert len({width / count for width, count in zip(widths, full, strict=True)}) > 1
+        widths = scope(candidates, ratio, floor=0.15)
+        assert all(width >= 0.15 * count for width, count in zip(widths, counts, strict=True))
+        assert 1 - sum(widths) / sum(counts) == pytest.approx(ratio, abs=0.5 / sum(counts))
+    assert len({width / count for width, count in zip(widths, counts, strict=True)}) > 1
 
 
-@pytest.mark.parametrize("ranking", RANKINGS)
-def test_ranking_together_drops_the_least_salient_of_all(ranking):
-    found = [
-        replace(c, scores=c.scores + 0.9 * c.scores.mean()) for c in candidates("resnet20")
-    ]  # no layer vanishes
-    widths = ranking(found, 0.2, floor=0.0)
+@pytest.mark.parametrize("scope", COMPETING_SCORES)
+def test_ranking_globally_drops_the_least_salient_units(scope):
+    candidates = []
+    for candidate in candidates_of("resnet20"):  # similar scores everywhere: no layer vanishes
+        scores = candidate.scores + 0.9 * candidate.scores.mean()
+        candidates.append(replace(candidate, scores=scores))
+
+    widths = scope(candidates, 0.2, floor=0.0)
+
     kept, dropped = [], []
-    for candidate, width in zip(found, widths, strict=True):
-        ranks = RANKINGS[ranking](candidate.scores)
-        gone = candidate.drop(width)
-        dropped += ranks[gone].tolist()
-        if width > 1:  # the last one stays, whatever its rank
-            kept += [value for index, value in enumerate(ranks.tolist()) if index not in gone]
+    for candidate, width in zip(candidates, widths, strict=True):
+        scores = COMPETING_SCORES[scope](candidate.scores)
+        units = candidate.units_to_drop(width)
+        dropped += scores[units].tolist()
+        if width > 1:  # the last unit stays, whatever its rank
+            kept += [score for unit, score in enumerate(scores.tolist()) if unit not in units]
     assert max(dropped) <= min(kept)
 
 
 def test_rounding_never_undercuts_the_floor():
-    found = candidates("resnet20", round_to=4)
-    for ranking in RANKINGS:
-        widths = ranking(found, 0.9, 0.3)
-        assert all(
-            width >= 0.3 * c.full and width % 4 == 0 for c, width in zip(found, widths, strict=True)
-        )
+    candidates = candidates_of("resnet20", round_to=4)
+
+    for scope in COMPETING_SCORES:
+        widths = scope(candidates, 0.9, 0.3)
+        for candidate, width in zip(candidates, widths, strict=True):
+            assert width >= 0.3 * candidate.dense_count
+            assert width % 4 == 0
 
 
-def test_layers_narrower_than_the_rounding_keep_their_width_and_the_others_are_pruned(retrainer):
+def test_layers_narrower_than_round_to_keep_their_width(retrainer):
     model, dense = (build("resnet26_dse", 10, DIGITS_SHAPE) for _ in range(2))
     spec = prune_spec("l1_channel", 0.5, round_to=8)
+
     prune(model, "resnet26_dse", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
-    widths, full = (
-        {name: weight.shape[0] for name, weight in prunable_weights(net).items()}
-        for net in (model, dense)
+
+    widths, dense_widths = (
+        {name: weight.shape[0] for name, weight in prunable_weights(network).items()}
+        for network in (model, dense)
     )
-    assert min(full.values()) < 8
-    assert all(widths[name] == count for name, count in full.items() if count < 8)
-    assert sum(widths.values()) < 0.6 * sum(full.values())
+    assert min(dense_widths.values()) < 8
+    assert all(widths[name] == count for name, count in dense_widths.items() if count < 8)
+    assert sum(widths.values()) < 0.6 * sum(dense_widths.values())
+
+
+def test_a_round_to_beyond_the_widest_layer_is_an_error(retrainer):
+    model = build("resnet26_dse", 10, DIGITS_SHAPE)
+    spec = prune_spec("l1_channel", 0.5, round_to=4096)
+
     with pytest.raises(InputError, match="widest layer"):
-        prune(
-            dense, "resnet26_dse", prune_spec("l1_channel", 0.5, round_to=4096),
-            shape=DIGITS_SHAPE, seed=0, retrainer=retrainer,
-        )  # fmt: skip
+        prune(model, "resnet26_dse", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
 
 
-def test_a_pattern_names_a_layer_and_all_within_it_and_must_name_something(retrainer):
+def test_protecting_a_block_protects_all_layers_in_it(retrainer):
     model = build("resnet20", 10, DIGITS_SHAPE)
     spec = prune_spec("l1_unstructured", 0.5, protect=["layer1"])
+
     prune(model, "resnet20", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
-    assert all(
-        weight.all()
-        for name, weight in prunable_weights(model).items()
-        if name.startswith("layer1.")
-    )
-    for changes in ({"protect": ["layer9"]}, {"layer_ratios": {"layer9": 0.5}}):
-        with pytest.raises(InputError, match=r"'layer9' matches no layer"):
-            prune(
-                model,
-                "resnet20",
-                prune_spec("l1_channel", 0.5, **changes),
-                shape=DIGITS_SHAPE,
-                seed=0,
-                retrainer=retrainer,
-            )
+
+    for name, weight in prunable_weights(model).items():
+        if name.startswith("layer1."):
+            assert weight.all()
 
 
-def test_an_own_ratio_goes_as_fast_as_the_others_and_arrives():
-    assert scheduled_ratio(0.7, 0.5, final=0.5) == 0.7
-    assert scheduled_ratio(0.0, 0.3, final=0.5) == 0
-    assert scheduled_ratio(0.5, 0.3, final=0.5) == pytest.approx(
-        0.3
-    )  # a ratio like the others' stays like theirs
-    steps = [scheduled_ratio(0.7, ratio, final=0.5) for ratio in (0.0, 0.1, 0.3, 0.4)]
+@pytest.mark.parametrize("changes", [{"protect": ["layer9"]}, {"layer_ratios": {"layer9": 0.5}}])
+def test_a_pattern_that_matches_no_layer_is_an_error(changes, retrainer):
+    model = build("resnet20", 10, DIGITS_SHAPE)
+    spec = prune_spec("l1_channel", 0.5, **changes)
+
+    with pytest.raises(InputError, match=r"'layer9' matches no layer"):
+        prune(model, "resnet20", spec, shape=DIGITS_SHAPE, seed=0, retrainer=retrainer)
+
+
+def test_a_layer_ratio_rises_with_the_network_and_arrives():
+    assert scheduled_ratio(0.7, 0.5, target_ratio=0.5) == 0.7
+    assert scheduled_ratio(0.0, 0.3, target_ratio=0.5) == 0
+
+    # A layer with the ratio of the network keeps pace with it.
+    assert scheduled_ratio(0.5, 0.3, target_ratio=0.5) == pytest.approx(0.3)
+
+    steps = [scheduled_ratio(0.7, ratio, target_ratio=0.5) for ratio in (0.0, 0.1, 0.3, 0.4)]
     assert steps == sorted(steps)
     assert steps[0] == 0
 
 
-def test_layers_with_a_ratio_of_their_own_get_it_and_protected_ones_stay_whole():
-    found = candidates(
-        "resnet20", layer_ratios={"layer3.*": 0.75, "layer3.2.*": 0.25}, protect=["layer1.*"]
-    )
-    widths = dict(zip([c.group.name for c in found], groups.uniform(found, 0.5, 0.0), strict=True))
+def test_the_last_matching_layer_ratio_counts_and_protected_layers_stay_whole():
+    layer_ratios = {"layer3.*": 0.75, "layer3.2.*": 0.25}
+    candidates = candidates_of("resnet20", layer_ratios=layer_ratios, protect=["layer1.*"])
+
+    names = [candidate.group.name for candidate in candidates]
+    widths = dict(zip(names, groups.uniform(candidates, 0.5, 0.0), strict=True))
+
     assert widths["layer1.0.conv1"] == 16
     assert widths["layer2.0.conv1"] == 16
     assert widths["layer3.0.conv1"] == 16
-    assert widths["layer3.2.conv1"] == 48  # the last rule that fits
+    assert widths["layer3.2.conv1"] == 48
 
 
-def test_silencing_a_copy_zeroes_exactly_the_units():
+def test_zeroing_units_zeroes_their_weights_and_norms_only():
     model = build("resnet20", 10, DIGITS_SHAPE)
-    found = found_in("resnet20", model)
-    channels.silence(model, found, [[1, 3] for _ in found])
-    assert model.layer1[0].conv1.weight.flatten(1).abs().sum(1).eq(
-        0
-    ).nonzero().flatten().tolist() == [1, 3]
-    assert model.layer1[0].bn1.weight.eq(0).nonzero().flatten().tolist() == [1, 3]
-    assert not model.layer1[0].conv2.weight.eq(0).any()
+    found = groups_of("resnet20", model)
+
+    channels.zero_units(model, found, [[1, 3] for _ in found])
+
+    block = model.layer1[0]
+    filter_sums = block.conv1.weight.flatten(1).abs().sum(1)
+    assert filter_sums.eq(0).nonzero().flatten().tolist() == [1, 3]
+    assert block.bn1.weight.eq(0).nonzero().flatten().tolist() == [1, 3]
+    assert not block.conv2.weight.eq(0).any()
 
 
-def test_penalties_are_what_their_papers_say():
+def test_penalties_follow_the_formulas_of_their_papers():
     model = build("resnet20", 10, DIGITS_SHAPE)
-    found = found_in("resnet20", model)
-    doomed = [(group, [0, 2]) for group in found]
-    inner = [model.get_submodule(group.name) for group in found]
+    found = groups_of("resnet20", model)
+    selected = [(group, [0, 2]) for group in found]
+    convolutions = [model.get_submodule(group.name) for group in found]
     norms = [model.get_submodule(group.name.replace("conv", "bn")) for group in found]
     with torch.no_grad():
         for norm in norms:
             norm.weight.normal_()
-    by_hand = 0.3 * sum(float(norm.weight.detach().abs().sum()) for norm in norms)
-    assert penalties.scales(doomed, 0.3)(0.5).item() == pytest.approx(by_hand, rel=1e-5)
-    by_hand = sum(
-        (conv.weight[0].numel() ** 0.5) * float(filter.norm())
-        for conv in inner
-        for filter in conv.weight.detach()
+
+    scales = sum(float(norm.weight.detach().abs().sum()) for norm in norms)
+    assert penalties.scales(selected, 0.3)(0.5).item() == pytest.approx(0.3 * scales, rel=1e-5)
+
+    lasso = sum(
+        (convolution.weight[0].numel() ** 0.5) * float(filter.norm())
+        for convolution in convolutions
+        for filter in convolution.weight.detach()
     )
-    assert penalties.group_lasso(doomed, 0.1)(0.0).item() == pytest.approx(0.1 * by_hand, rel=1e-4)
-    by_hand = sum(float(conv.weight.detach()[[0, 2]].square().sum()) for conv in inner)
-    growing = penalties.growing_l2(doomed, 2.0)
-    assert growing(0.25).item() == pytest.approx(0.25 * by_hand, rel=1e-5)
-    assert growing(0.0).item() == 0
+    group_lasso = penalties.group_lasso(selected, 0.1)
+    assert group_lasso(0.0).item() == pytest.approx(0.1 * lasso, rel=1e-4)
+
+    squares = sum(float(conv.weight.detach()[[0, 2]].square().sum()) for conv in convolutions)
+    growing_l2 = penalties.growing_l2(selected, 2.0)
+    assert growing_l2(0.25).item() == pytest.approx(0.25 * squares, rel=1e-5)
+    assert growing_l2(0.0).item() == 0
