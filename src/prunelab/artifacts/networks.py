@@ -2,7 +2,7 @@
 
 import warnings
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -189,6 +189,16 @@ def _sparse(tensors: dict[str, Tensor], prunable: Collection[str]) -> dict[str, 
     return stored
 
 
+def load_networks(folder: Path, seeds: Iterable[int]) -> dict[int, Network]:
+    """The networks that a stage wrote, by seed; raises InputError as `load_network` does."""
+    return {seed: load_network(seed_file(folder, seed)) for seed in seeds}
+
+
 def seed_file(folder: Path, seed: int) -> Path:
     """Where a stage keeps one seed's network."""
     return folder / f"{seed}.safetensors"
+
+
+def seed_files(folder: Path, seeds: Iterable[int]) -> list[Path]:
+    """Where a stage keeps the networks of several seeds."""
+    return [seed_file(folder, seed) for seed in seeds]

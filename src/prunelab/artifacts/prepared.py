@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 from tqdm import tqdm
 
 from prunelab.artifacts.records import Strict, read_record
-from prunelab.core.errors import InputError
+from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import replacing, sha256, write_json
 from prunelab.data.dataset import Examples, Shape
 from prunelab.data.splits import Split
@@ -128,7 +128,17 @@ def read_data_info(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, damaged, or lacks what every description has.
     """
-    return read_record(folder / "dataset.json", Described)
+    data_info: dict[str, Any] = read_record(folder / "dataset.json", Described)
+    return data_info
+
+
+def read_class_names(folder: Path) -> list[str]:
+    """The class names of the splits in a folder, each in one line that is safe to show.
+
+    Raises:
+        InputError: as `read_data_info` does.
+    """
+    return [one_line(name) for name in read_data_info(folder)["classes"]]
 
 
 def _mapped(path: Path) -> np.ndarray:

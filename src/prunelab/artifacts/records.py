@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
 
@@ -146,11 +147,9 @@ def read_record(path: Path, shape: type[BaseModel]) -> Any:
     """
     content = read_json(path)
     try:
-        shape.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = f"{place}: " if (place := ".".join(map(str, first["loc"]))) else ""
-        raise InputError(f"{path} is damaged: {where}{first['msg']}; {restored(path)}") from None
+        validate(shape, content)
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error.problems[0]}; {restored(path)}") from None
     return content
 
 

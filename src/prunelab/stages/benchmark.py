@@ -57,13 +57,15 @@ def main(dense: Path, grid: Path, out: Path) -> None:
 
 
 def _load_benchmark(files: dict[str, Path], execution: Execution) -> Benchmark:
-    networks = {name: load_network(file) for name, file in files.items()}
-    return Benchmark(
-        models={name: execution.place(network.model) for name, network in networks.items()},
-        load={name: partial(load_model, file) for name, file in files.items()},
-        shape=networks["dense"].card.input_shape,
-        execution=execution,
-    )
+    models = {}
+    loaders = {}
+    for name, file in files.items():
+        network = load_network(file)
+        models[name] = execution.place(network.model)
+        loaders[name] = partial(load_model, file)
+        shape = network.card.input_shape  # the same for all
+
+    return Benchmark(models=models, load=loaders, shape=shape, execution=execution)
 
 
 def _latency_rows(benchmark: Benchmark, params: Params) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 from typer import Option
 
-from prunelab.artifacts.networks import Network, load_network, seed_file, sizes
+from prunelab.artifacts.networks import Network, load_networks, seed_file, sizes
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Params, load_params
@@ -51,11 +51,12 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     execution = configure(params.runtime)
     test = load_split(prepared, "test", params.data.memory_mb)
 
-    loaded = _load_networks(networks, params.seeds)
+    loaded = list(load_networks(networks, params.seeds).values())
     after = _predict(loaded, test, params, execution)
     before = dense_classes = after.classes
     if pruned:
-        before = _predict(_load_networks(pruned, params.seeds), test, params, execution).classes
+        loaded_before = list(load_networks(pruned, params.seeds).values())
+        before = _predict(loaded_before, test, params, execution).classes
     if dense:
         dense_classes = load_predictions(dense)["after"]
     card = loaded[0].card
@@ -68,8 +69,7 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     if confusion:
         write_json(confusion, _confusion_rows(evaluated))
     if details:
-        hashes = [sha256(seed_file(networks, seed)) for seed in params.seeds]
-        write_json(details, _details(evaluated, params.seeds, hashes))
+        write_json(details, _details(evaluated, params.seeds, networks))
     write_json(metrics, _metrics(evaluated, params.evaluate.bootstrap_samples))
 
     # The environment is no output of the stage: it would give other hashes on another machine. DVC
@@ -96,10 +96,6 @@ class _Evaluated:
     @property
     def classes(self) -> int:
         return self.networks[0].card.classes
-
-
-def _load_networks(folder: Path, seeds: Sequence[int]) -> list[Network]:
-    return [load_network(seed_file(folder, seed)) for seed in seeds]
 
 
 def _predict(
@@ -145,14 +141,14 @@ def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
     return metrics
 
 
-def _details(evaluated: _Evaluated, seeds: Sequence[int], hashes: Sequence[str]) -> dict[str, Any]:
+def _details(evaluated: _Evaluated, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     """The content of a file in metrics/details/: rows by seed, measure, class, layer and weight."""
     labels, after, dense = evaluated.labels, evaluated.after, evaluated.dense
     classes = evaluated.classes
     measures = by_seed(labels, after=after, before=evaluated.before, dense=dense, classes=classes)
     seed_rows = []
-    for seed, digest, row in zip(seeds, hashes, measures, strict=True):
-        seed_rows.append({"seed": seed, "sha256": digest} | row)
+    for seed, row in zip(seeds, measures, strict=True):
+        seed_rows.append({"seed": seed, "sha256": sha256(seed_file(folder, seed))} | row)
 
     layers_by_seed = [by_layer(network.model, evaluated.unpruned) for network in evaluated.networks]
     layer_rows = []

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from prunelab.artifacts.networks import Network, load_network, save_network, seed_file
+from prunelab.artifacts.networks import Network, load_networks, save_network, seed_file, seed_files
 from prunelab.config.params import load_params
 from prunelab.core.files import write_json
 from prunelab.models.cost import training_macs
@@ -28,7 +28,7 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     execution = configure(params.runtime)
     processes = join(execution)
 
-    networks = {seed: load_network(seed_file(pruned, seed)) for seed in params.seeds}
+    networks = load_networks(pruned, params.seeds)
     first_card = networks[params.seeds[0]].card
     assert first_card.pruning is not None, f"{pruned} holds dense networks"
     trainer = load_trainer(prepared, params.data, first_card.normalise, execution, processes)
@@ -38,23 +38,18 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     fine_tunes = recipe is params.finetune
     frozen_layers = [] if fine_tunes else params.train.freeze
 
-    inputs = [prepared / "dataset.json", *(seed_file(pruned, seed) for seed in params.seeds)]
-    parameters = [
-        recipe,
-        start_epoch,
-        params.finetune,
-        trainer.augmentation,
-        params.runtime,
-        execution,
-        processes.size,
-    ]
-
     rows = []
     with checkpoints_for(
-        out, inputs=inputs, parameters=parameters, forget=processes.first
+        out,
+        inputs=[prepared / "dataset.json", *seed_files(pruned, params.seeds)],
+        parameters=[
+            *(recipe, start_epoch, params.finetune, trainer.augmentation),
+            *(params.runtime, execution, processes.size),
+        ],
+        forget=processes.first,
     ) as checkpoints:
         for seed, network in networks.items():
-            model, card = execution.place(network.model), network.card
+            model = execution.place(network.model)
             seed_trainer = replace(
                 trainer,
                 seed=seed,
@@ -74,15 +69,21 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
                 continue
 
             masking.verify(model, network.masks)
-            train_macs = training_macs(model, card.input_shape, result.images_seen)
-            card = card.model_copy(update={"train_macs": card.train_macs + train_macs})
-            tuned = Network(model=model, card=card, masks=network.masks)
+            tuned = _with_training_cost(network, result.images_seen)
             save_network(seed_file(out, seed), tuned)
             print(f"seed {seed}: {result.describe()}")
-            rows += [{"seed": seed, **row} for row in result.history]
+            for row in result.history:
+                rows.append({"seed": seed, **row})
 
         if processes.first:
             write_json(history, rows)
+
+
+def _with_training_cost(network: Network, images_seen: int) -> Network:
+    card = network.card
+    train_macs = training_macs(network.model, card.input_shape, images_seen)
+    card = card.model_copy(update={"train_macs": card.train_macs + train_macs})
+    return network.model_copy(update={"card": card})
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from prunelab.artifacts.predictions import load_predictions
-from prunelab.artifacts.prepared import read_data_info
+from prunelab.artifacts.prepared import read_class_names
 from prunelab.config.params import Grid, load_params
-from prunelab.core.errors import one_line
 from prunelab.core.files import write, write_json
 from prunelab.figures import figures
 from prunelab.report import rows, series, style
@@ -49,7 +48,7 @@ def main(
     write(metrics / "table.md", text.encode())
 
     # The confusion matrix of the dense network.
-    class_names = [one_line(name) for name in read_data_info(prepared)["classes"]]
+    class_names = read_class_names(prepared)
     matrix = series.confusion_of(read_confusion(confusion, len(class_names)), class_names)
     title = f"{params.model} on {params.dataset}, dense: test images over {seeds}"
     style.save(figures.confusion(matrix, title), out / "confusion_dense")

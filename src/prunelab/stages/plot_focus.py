@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from prunelab.artifacts.prepared import read_data_info
+from prunelab.artifacts.prepared import read_class_names
 from prunelab.config.params import load_params
-from prunelab.core.errors import one_line
 from prunelab.core.files import write_json
 from prunelab.figures import figures
 from prunelab.report import rows, series, style
@@ -17,7 +16,7 @@ def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
     params = load_params()
     title = f"{params.model} on {params.dataset}, {params.method} at {params.ratio}"
 
-    class_names = [one_line(name) for name in read_data_info(prepared)["classes"]]
+    class_names = read_class_names(prepared)
     matrix = series.confusion_of(read_confusion(confusion, len(class_names)), class_names)
     epochs = rows.mean_history(read_rows(history, HISTORY))
 

@@ -11,15 +11,17 @@ from prunelab.artifacts.networks import (
     ModelCard,
     Network,
     load_model,
-    load_network,
+    load_networks,
     save_network,
     seed_file,
+    seed_files,
 )
-from prunelab.config.params import load_params
+from prunelab.config.params import PruneSpec, load_params
 from prunelab.core.files import write_json
 from prunelab.models.catalogue import build
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
+from prunelab.pruning.pruner import PruneResult
 from prunelab.pruning.schedules import DenseWeights
 from prunelab.runtime.device import configure
 from prunelab.stages.entry import run
@@ -42,22 +44,19 @@ def main(
     execution = configure(params.runtime)
     spec = params.spec(method, ratio)
 
-    dense = {seed: load_network(seed_file(base / "final", seed)) for seed in params.seeds}
+    dense = load_networks(base / "final", params.seeds)
     normalise = dense[params.seeds[0]].card.normalise
     trainer = load_trainer(prepared, params.data, normalise, execution)
 
-    inputs = [prepared / "dataset.json", *(seed_file(base / "final", seed) for seed in dense)]
-    parameters = [
-        spec,
-        params.train,
-        params.finetune,
-        trainer.augmentation,
-        params.runtime,
-        execution,
-    ]
-
     rows = []
-    with checkpoints_for(out, inputs=inputs, parameters=parameters) as checkpoints:
+    with checkpoints_for(
+        out,
+        inputs=[prepared / "dataset.json", *seed_files(base / "final", params.seeds)],
+        parameters=[
+            *(spec, params.train, params.finetune, trainer.augmentation),
+            *(params.runtime, execution),
+        ],
+    ) as checkpoints:
         for seed, network in dense.items():
             seed_trainer = replace(
                 trainer,
@@ -76,18 +75,10 @@ def main(
                 dense_weights=_dense_weights(base, seed, network.card),
             )
 
-            card = network.card.model_copy(
-                update={
-                    "pruning": spec,
-                    "restart": METHODS[method].restart,
-                    "ratio_achieved": pruned.ratio_achieved,
-                    "train_macs": pruned.train_macs,
-                }
-            )
-            result = Network(model=network.model, card=card, masks=pruned.masks)
-            save_network(seed_file(out, seed), result)
+            save_network(seed_file(out, seed), _pruned_network(network, pruned, spec))
             print(f"seed {seed}: {pruned.describe()}")
-            rows += [{"seed": seed, **row} for row in pruned.rounds]
+            for row in pruned.rounds:
+                rows.append({"seed": seed, **row})
 
         write_json(out / "rounds.json", rows)
 
@@ -101,6 +92,19 @@ def _dense_weights(base: Path, seed: int, card: ModelCard) -> DenseWeights:
             build, card.model, card.classes, card.input_shape, fresh_seed, **card.options
         ),
     )
+
+
+def _pruned_network(dense: Network, pruned: PruneResult, spec: PruneSpec) -> Network:
+    """The network with a card that says how it was pruned; its model was pruned in place."""
+    card = dense.card.model_copy(
+        update={
+            "pruning": spec,
+            "restart": METHODS[spec.method].restart,
+            "ratio_achieved": pruned.ratio_achieved,
+            "train_macs": pruned.train_macs,
+        }
+    )
+    return Network(model=dense.model, card=card, masks=pruned.masks)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunelab.artifacts.prepared import read_data_info
+from prunelab.artifacts.prepared import read_class_names, read_data_info
 from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
 from prunelab.config.params import Params, Recipe, load_params
-from prunelab.core.errors import InputError, one_line
+from prunelab.core.errors import InputError
 from prunelab.core.files import write
-from prunelab.page.page import Findings, page
+from prunelab.page.page import ReportData, page
 from prunelab.report.read_results import (
     CURVE,
     CURVE_TEXTS,
@@ -30,12 +30,12 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     keys = [key for *_, key in params.grid.cells()]
 
     data_info = read_data_info(prepared)
-    class_names = [one_line(name) for name in data_info["classes"]]
+    class_names = read_class_names(prepared)
     speed = read_record(metrics / "speed" / "benchmark.json", Speed)
     _check_speed(speed["latency"], ["dense", *keys], metrics / "speed")
     details = _read_details(metrics / "details", keys)
 
-    findings = Findings(
+    findings = ReportData(
         title=f"{params.model} on {params.dataset}",
         facts=_facts(params, data_info, details["dense"]["seeds"], speed["environment"]),
         dense=read_metrics(metrics / "base.json"),
@@ -64,8 +64,11 @@ def _read_points(path: Path, params: Params) -> list[Row]:
 
 def _check_speed(rows: Sequence[Row], names: Sequence[str], folder: Path) -> None:
     """Check that every network was measured with all backends and batch sizes of any network."""
-    measured = {(row["name"], row["backend"], row["batch_size"]) for row in rows}
-    settings = {(backend, batch_size) for _, backend, batch_size in measured}
+    measured, settings = set(), set()
+    for row in rows:
+        setting = row["backend"], row["batch_size"]
+        settings.add(setting)
+        measured.add((row["name"], *setting))
 
     missing = []
     for name in names:
@@ -82,11 +85,12 @@ def _read_details(folder: Path, keys: Sequence[str]) -> dict[str, Row]:
     files = {"dense": folder / "base.json"}
     for key in keys:
         files[key] = folder / "grid" / f"{key}.json"
-    details = {name: read_record(file, Details) for name, file in files.items()}
 
-    layers = {}
-    for name, record in details.items():
-        layers[name] = [row["layer"] for row in record["layers"]]
+    details, layers = {}, {}
+    for name, file in files.items():
+        details[name] = read_record(file, Details)
+        layers[name] = [row["layer"] for row in details[name]["layers"]]
+
     problems = []
     for name in keys:
         if layers[name] != layers["dense"]:

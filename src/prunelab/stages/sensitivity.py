@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prunelab.artifacts.networks import Network, load_network, seed_file
+from prunelab.artifacts.networks import Network, load_networks, seed_files
 from prunelab.artifacts.prepared import load_split, read_data_info
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
@@ -43,8 +43,7 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
 
     validation = load_split(prepared, "validation", params.data.memory_mb)
     validation = _sample(validation, params.sensitivity.samples)
-    files = [seed_file(networks, seed) for seed in params.seeds]
-    dense = [load_network(file) for file in files]
+    dense = list(load_networks(networks, params.seeds).values())
     card = dense[0].card
     batches = BatchLoader(validation, card.normalise, execution, workers=params.data.workers)
 
@@ -69,7 +68,7 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
         "model": card.model,
         "dataset": read_data_info(prepared)["dataset"],
         "seeds": params.seeds,
-        "networks": [sha256(file) for file in files],
+        "networks": [sha256(file) for file in seed_files(networks, params.seeds)],
         "examples": len(validation),
         "accuracy": float(np.mean(accuracies)),
         "accuracies": accuracies,

@@ -36,22 +36,15 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
     rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
 
-    inputs = [prepared / "dataset.json"]
-    if pretrained:
-        inputs.append(pretrained)
-    parameters = [
-        params.model,
-        params.train,
-        normalise,
-        trainer.augmentation,
-        params.runtime,
-        execution,
-        processes.size,
-    ]
-
     rows = []
     with checkpoints_for(
-        out, inputs=inputs, parameters=parameters, forget=processes.first
+        out,
+        inputs=[prepared / "dataset.json", *filter(None, [pretrained])],
+        parameters=[
+            *(params.model, params.train, normalise, trainer.augmentation),
+            *(params.runtime, execution, processes.size),
+        ],
+        forget=processes.first,
     ) as checkpoints:
         for seed in params.seeds:
             card = _card(params, data_info, normalise, seed, pretrained)
@@ -70,12 +63,14 @@ def main(prepared: Path, out: Path, history: Path) -> None:
             if not processes.first:
                 continue
 
-            save_network(seed_file(out / "final", seed), Network(model=model, card=card))
+            network = Network(model=model, card=card)
+            save_network(seed_file(out / "final", seed), network)
             for name, epoch in (("init", 0), ("rewind", rewind_epoch)):
                 model.load_state_dict(result.kept[epoch])
-                save_network(seed_file(out / name, seed), Network(model=model, card=card))
+                save_network(seed_file(out / name, seed), network)
             print(f"seed {seed}: {result.describe()}")
-            rows += [{"seed": seed, **row} for row in result.history]
+            for row in result.history:
+                rows.append({"seed": seed, **row})
 
         if processes.first:
             write_json(history, rows)
