@@ -25,8 +25,10 @@ from ruamel.yaml import YAML
 from prunelab.commands.check import find_problems
 from prunelab.commands.studies.study_file import read_overrides, study_of
 from prunelab.commands.sweep.axes import read_axes
-from prunelab.config.params import Params, Section, checked, load_params, read_params
-from prunelab.config.safe_yaml import parse_json, parse_yaml, short, truncate
+from prunelab.config.params import Params, Section, load_params, parse_params, read_params
+from prunelab.config.safe_yaml import parse_yaml
+from prunelab.core.files import parse_json
+from prunelab.core.text import abbreviate, truncate
 from prunelab.datasets.datasets import DATASETS
 from prunelab.project.dvc_lock import HEAD, blocks, ordered
 from prunelab.project.experiments import environment_of
@@ -79,7 +81,7 @@ def within(value: Any) -> Iterator[Any]:
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_a_line_about_a_wrong_value_has_its_key_the_value_and_what_is_valid(place, value):
     key = ".".join(map(str, place))
-    for line in refused(checked, with_at(place, value)):
+    for line in refused(parse_params, with_at(place, value)):
         # What several keys make wrong together is said of their section.
         whole = (
             f"{'.'.join(map(str, place[:-1]))}: " if "more than once" in line else f"{key}:"
@@ -88,7 +90,7 @@ def test_a_line_about_a_wrong_value_has_its_key_the_value_and_what_is_valid(plac
         told = [
             each
             for each in within(value)
-            if short(each) in line or (isinstance(each, str) and each and truncate(each) in line)
+            if abbreviate(each) in line or (isinstance(each, str) and each and truncate(each) in line)
         ]
         # A key that is missing or should not be there has no value that is wrong; an empty list is called so.
         assert (
@@ -97,7 +99,7 @@ def test_a_line_about_a_wrong_value_has_its_key_the_value_and_what_is_valid(plac
             or "stands there more than once" in line
         )
         if told:
-            valid = r"must |should |can |valid[: ]|known here: |is not a list; write|milestones|only \d+ epochs|cyclic"
+            valid = r"must |should |can |valid[: ]|is not a list; write|milestones|only \d+ epochs|cyclic"
             assert re.search(valid, line), line
 
 
@@ -114,14 +116,14 @@ def test_every_one_of_several_wrong_values_is_told(changes):
     alone = 0
     for place, value in changes:
         content[place[0]] = with_at(place, value)[place[0]]
-        alone += bool(refused(checked, with_at(place, value)))
-    lines = refused(checked, content)
+        alone += bool(refused(parse_params, with_at(place, value)))
+    lines = refused(parse_params, content)
     assert len({line.partition(":")[0].partition(".")[0] for line in lines}) == alone
 
 
 @given(VALUES)
 def test_whatever_a_file_holds_is_told_in_lines(content):
-    assert refused(checked, content)
+    assert refused(parse_params, content)
 
 
 @given(
@@ -133,7 +135,7 @@ def test_an_unknown_key_is_told_with_those_that_are_known(key, section):
     inner = content[section] if section else content
     assume(key not in inner and "\\ud" not in ascii(key))  # half of a letter is no word
     inner[key] = 1
-    (line,) = refused(checked, content)
+    (line,) = refused(parse_params, content)
     assert ": unknown key" in line
     assert all(known in line for known in (SHIPPED[section] if section else SHIPPED))
 
@@ -187,12 +189,12 @@ SOUND = drawn(Params)
 @given(SOUND)
 def test_what_is_accepted_stays_what_it_is(content):
     # Some keys hang together, and are told so: epochs and rewind_epoch, schedule and milestones.
-    if problems := refused(checked, content):
+    if problems := refused(parse_params, content):
         assert all(re.match(r"(train|finetune|prune\.recalibrate): ", line) for line in problems)
         return
-    params = checked(content)
+    params = parse_params(content)
     assert params.model_dump() == content
-    assert checked(params.model_dump()) == params
+    assert parse_params(params.model_dump()) == params
 
 
 NAMED = {
@@ -220,7 +222,7 @@ FIELDS = {
 def test_whatever_is_within_the_schema_can_start_or_the_check_says_why_not(
     named, whole, methods, tmp_path_factory
 ):
-    folder = tmp_path_factory.getbasetemp() / "checked"
+    folder = tmp_path_factory.getbasetemp() / "parse_params"
     folder.mkdir(exist_ok=True)
     content = deepcopy(SHIPPED) | named | whole
     content["grid"]["methods"] = methods

@@ -1,7 +1,7 @@
 """params.yaml as typed models: every key, every range. No defaults: a value is written in params.yaml or nowhere."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,20 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from prunelab.config.safe_yaml import parse_yaml, short, truncate, unknown_key
+from prunelab.config.problems import validate
+from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.text import truncate
 
 PARAMS_FILE = Path("params.yaml")
-LINES = 50  # of problems that a reader bears
-OF_A_BRANCH = (
-    "int_type",
-    "float_type",
-    "finite_number",
-)  # what a value may lack to be an integer, or a float
-NO_KEY = (
-    "extra_forbidden",
-    "invalid_key",
-)  # as pydantic calls keys that the schema does not have, and no words
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -272,9 +264,8 @@ class Params(Section):
 
     def spec(self, method: str, ratio: float) -> PruneSpec:
         """The whole specification of one cell; raises InputError for a ratio out of range."""
-        return validated(
-            PruneSpec, method=method, ratio=ratio, budget=self.budget, **self.prune.model_dump()
-        )
+        cell = {"method": method, "ratio": ratio, "budget": self.budget}
+        return validate(PruneSpec, cell | self.prune.model_dump())
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -285,17 +276,20 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """
     content = read_params(path)
     try:
-        return checked(content)
-    except InputError as refused:
-        raise InputError(f"{path}: {line}" for line in refused.problems) from None
+        return parse_params(content)
+    except InputError as error:
+        raise InputError(f"{path}: {line}" for line in error.problems) from None
 
 
-def checked(content: Any) -> Params:
-    """The parameters that the content of a file means; raises InputError."""
-    try:
-        return Params.model_validate(content)
-    except ValidationError as error:
-        raise InputError(_lines(error)) from None
+def parse_params(content: Any, *, option: str = "-S") -> Params:
+    """The parameters that the content of a file means.
+
+    `option` is the command-line option of the caller that sets a value; advice mentions it.
+
+    Raises:
+        InputError: with one line per problem, all of them at once.
+    """
+    return validate(Params, content, option=option)
 
 
 def read_params(path: Path = PARAMS_FILE) -> Any:
@@ -333,67 +327,3 @@ def _config_of(annotation: Any) -> ConfigDict | None:
     # A model brings its own; what is no model is held to the same strictness as within one.
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return None if is_model else ConfigDict(strict=True, allow_inf_nan=False)
-
-
-def validated(make: type[Section], **values: Any) -> Any:
-    """Build one section from plain values; like its constructor, but raises InputError."""
-    try:
-        return make(**values)
-    except ValidationError as error:
-        raise InputError(_lines(error)) from None
-
-
-def _lines(error: ValidationError) -> list[str]:
-    # A number fails as an integer and as a float: one complaint is enough.
-    problems = [problem for problem in error.errors(include_url=False) if _branch(problem) != "int"]
-    more = [f"and {len(problems) - LINES:,} more problems"] if len(problems) > LINES else []
-    return [_line(problem) for problem in problems[:LINES]] + more
-
-
-def _branch(problem: Any) -> str | None:
-    """Which branch of int | float a problem is about: pydantic adds it to the place, but it is no key of the file."""
-    last = problem["loc"][-1] if problem["loc"] else None
-    return last if problem["type"] in OF_A_BRANCH and last in ("int", "float") else None
-
-
-def _line(problem: Any) -> str:
-    place = list(problem["loc"][:-1] if _branch(problem) else problem["loc"])
-    where, value, kind = dotted_path(place), problem["input"], problem["type"]
-    if kind in NO_KEY:
-        return f"{where}: {unknown_key(str(place[-1]), _section(place[:-1]).model_fields)}"
-    if kind == "missing":
-        return f"{where}: missing"
-    if kind == "list_type" and not isinstance(value, dict):
-        text = (
-            value if isinstance(value, str) and value and value == truncate(value) else short(value)
-        )
-        return f"{where}: {text} is not a list; write a YAML list, or on the command line -S '{where}=[{text}]'"
-    if kind == "too_short":
-        return f"{where}: empty; at least one entry is needed"
-    if kind in ("model_type", "model_attributes_type"):
-        known = ", ".join(_section(place).model_fields)
-        return (
-            f"{where or 'the file'}: {short(value)} is not a section of keys; known here: {known}"
-        )
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if place[-1:] == ["[key]"]:
-        return f"{dotted_path(place[:-2])}: its keys {message}, not {short(value)}"
-    where = where or "the file"
-    return (
-        f"{where}: {message}, not {short(value)}"
-        if kind != "value_error"
-        else f"{where}: {message}"
-    )
-
-
-def dotted_path(keys: Sequence[Any]) -> str:
-    """Keys from the outside in as a dotted one."""
-    return ".".join(truncate(str(key)) for key in keys)
-
-
-def _section(place: list[Any]) -> type[BaseModel]:
-    section: type[BaseModel] = Params
-    for part in place:
-        annotation = section.model_fields[part].annotation
-        section = Normalise if part == "normalise" else annotation  # type: ignore[assignment]
-    return section

@@ -1,11 +1,7 @@
 """YAML and JSON that others wrote: whatever is in it, it becomes plain values or is refused, and fills no memory."""
 
-import json
 import warnings
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
-from reprlib import Repr
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -13,9 +9,10 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
 from prunelab.core.errors import InputError
+from prunelab.core.text import truncate
 
 KEYS, ENTRIES = 10_000, 1_000_000
-LETTERS = 60
+MAX_ERROR_LENGTH = 600  # characters of what the YAML library says
 # What the libraries raise for a tagged value that is none of its kind (!!bool x, 2001-13-45, !!int ''), or one with
 # more digits than Python turns into a number.
 NO_VALUE = (ValueError, LookupError, TypeError, OverflowError)
@@ -54,7 +51,7 @@ def parse_yaml(source: Path | str | bytes, *, fast: bool = False) -> Any:
         raise InputError("cannot be read as YAML: nested too deeply") from None
     except (YAMLError, *NO_VALUE) as error:
         raise InputError(
-            f"cannot be read as YAML: {truncate(' '.join(str(error).split()), 10 * LETTERS)}"
+            f"cannot be read as YAML: {truncate(' '.join(str(error).split()), MAX_ERROR_LENGTH)}"
         ) from None
 
 
@@ -70,47 +67,3 @@ def _count(value: Any, known: dict[int, int]) -> int:
             _count(one, known) for one in (value.values() if isinstance(value, dict) else value)
         )
     return known[id(value)]
-
-
-def parse_json(text: str | bytes) -> Any:
-    """The content of a JSON text; raises InputError if it is none, or nested too deeply."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise InputError("cannot be read as JSON: nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"cannot be read as JSON: {error}") from None
-
-
-class _Short(Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 2, LETTERS, LETTERS
-
-    def repr_int(self, x: int, level: int) -> str:
-        return (
-            super().repr_int(x, level)
-            if x.bit_length() < 1000
-            else f"an integer of {x.bit_length():,} bits"
-        )
-
-
-_SHORT = _Short()
-
-
-def short(value: Any) -> str:
-    """Any value as Python writes it, cut where it is long."""
-    return truncate(_SHORT.repr(value), 2 * LETTERS)
-
-
-def truncate(text: str, letters: int = LETTERS) -> str:
-    """The first letters of a text."""
-    return text if len(text) <= letters else f"{text[:letters]}…"
-
-
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """What to say of a key that is none, whatever its length."""
-    known = list(known)
-    close = get_close_matches(truncate(key), known, n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown key{guess}; known here: {', '.join(known)}"

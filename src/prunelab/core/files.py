@@ -1,4 +1,4 @@
-"""Writing so that a kill loses nothing, and JSON that is the same to the byte for the same content."""
+"""Files that survive a kill, and JSON that is the same to the byte for the same content."""
 
 import hashlib
 import json
@@ -9,54 +9,92 @@ from typing import Any
 
 from prunelab.core.errors import InputError
 
+JSON_DECIMALS = 6
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary name beside the file `path`, and rename it to `path` if all went well.
+    """Write to a temporary file beside `path`; it takes the name `path` only if all went well.
 
     Raises:
-        OSError: naming `path` if it cannot be written.
+        OSError: with `path` as its file name, if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+
     try:
         yield partial
         partial.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
+        with suppress(OSError):  # a disk that cannot be written cannot remove either
             partial.unlink()
-        # A full disk names no file, and others name one that nobody has heard of.
+
+        # A full disk names no file, and other errors name the temporary one.
         if isinstance(error, OSError) and str(error.filename) in ("None", str(partial)):
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; of formats with writers of their own too, whose errors name neither."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: with `path` as its file name, if it cannot be written.
+    """
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that is the same to the byte for the same content: sorted keys, floats to 6 decimals, no NaN."""
+    """Write JSON with sorted keys and floats rounded to 6 decimals.
+
+    Raises:
+        InputError: if a number is not finite.
+        OSError: if the file cannot be written.
+    """
     try:
         text = json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False)
     except ValueError:
-        raise InputError(
-            f"{path}: a number is not finite, so nothing was written: {content}"
-        ) from None
+        message = f"{path}: a number is not finite, so nothing was written: {content}"
+        raise InputError(message) from None
+
     write(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file that a stage wrote.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} is missing; `dvc repro` makes it") from None
-    except (ValueError, RecursionError) as error:
+    except InputError as error:
         raise InputError(
-            f"{path} is damaged: {error}; `dvc checkout {path}` or `dvc repro` restores it"
+            f"{path} is damaged: it {error}; `dvc checkout {path}` or `dvc repro` restores it"
         ) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of a JSON text, which may come from anybody.
+
+    Raises:
+        InputError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError("cannot be read as JSON: nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"cannot be read as JSON: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _rounded(content: Any) -> Any:
@@ -64,11 +102,6 @@ def _rounded(content: Any) -> Any:
         return {key: _rounded(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_rounded(value) for value in content]
-    return (
-        round(content, 6) + 0.0 if isinstance(content, float) else content
-    )  # + 0.0 turns -0.0 into 0.0
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(content, float):
+        return round(content, JSON_DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return content

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prunelab.config.safe_yaml import parse_json, parse_yaml
+from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.files import parse_json
 from prunelab.project.git import git, git_bytes
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
 

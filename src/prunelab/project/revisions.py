@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.config.params import PARAMS_FILE
-from prunelab.config.safe_yaml import parse_json, parse_yaml, short
+from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.files import parse_json
+from prunelab.core.text import abbreviate
 from prunelab.project.experiments import experiments
 from prunelab.project.git import git
 from prunelab.project.paths import DENSE_METRICS, METRICS
@@ -166,4 +168,4 @@ def _shown(value: Any) -> Any:
     is_one = isinstance(value, bool | float | str | Mapping | None) or (
         isinstance(value, int) and abs(value) < 2**63
     )
-    return value if is_one else short(value)
+    return value if is_one else abbreviate(value)

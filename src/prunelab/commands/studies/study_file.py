@@ -4,15 +4,17 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prunelab.commands.studies.published_measures import MEASURES
-from prunelab.config.params import NO_KEY, Params, Ratio, Section, checked, dotted_path, read_params
-from prunelab.config.safe_yaml import parse_yaml, short, truncate, unknown_key
+from prunelab.config.params import Params, Ratio, Section, parse_params, read_params
+from prunelab.config.problems import validate
+from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
+from prunelab.core.text import truncate
 
 FOLDER = Path("studies")
 SECTIONS = {
@@ -164,46 +166,10 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
 
 def study_of(content: Any) -> Study:
     """The study that the content of a file means; raises InputError with all of its problems."""
-    try:
-        study = Study.model_validate(content)
-    except ValidationError as error:
-        raise InputError(map(_line, error.errors(include_url=False))) from None
+    study = validate(Study, content)
     if problems := list(_inconsistent(study)):
         raise InputError(problems)
     return study
-
-
-def _line(problem: Any) -> str:
-    place = problem["loc"]
-    where, message = dotted_path(place), problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in NO_KEY:
-        return f"{where}: {unknown_key(str(place[-1]), _part(place[:-1]).model_fields)}"
-    if problem["type"] == "missing":
-        return f"{where}: missing"
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        return f"{where or 'the file'}: {short(problem['input'])} is not a section of keys"
-    told = "" if problem["type"] == "value_error" else f", not {short(problem['input'])}"
-    return f"{where or 'the file'}: {message.replace('Input should be', 'must be')}{told}"
-
-
-def _part(place: tuple[Any, ...]) -> type[BaseModel]:
-    part: type[BaseModel] = Study
-    for key in place:
-        if isinstance(key, str):
-            annotation = part.model_fields[key].annotation
-            inner = [
-                kind
-                for kind in _flattened(annotation)
-                if isinstance(kind, type) and issubclass(kind, Part)
-            ]
-            part = inner[0]
-    return part
-
-
-def _flattened(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for inner in get_args(annotation):
-        yield from _flattened(inner)
 
 
 def _inconsistent(study: Study) -> Iterator[str]:
@@ -292,7 +258,7 @@ def resolve(
     """
     shipped = read_params(base)
     if not isinstance(shipped, dict):
-        checked(shipped)  # which says so
+        parse_params(shipped, option="--set")  # raises
     resolved: dict[str, dict[str, Any]] = {}
     problems: dict[str, list[str]] = {}
     for setting in study.chosen(quick):
@@ -302,10 +268,10 @@ def resolve(
         params["method"] = setting.method
         params["ratio"] = setting.removed(_iterations(params))
         try:
-            checked(params)
+            parse_params(params, option="--set")
         except InputError as refused:
             for problem in refused.problems:
-                problems.setdefault(problem.replace("-S '", "--set '"), []).append(setting.label)
+                problems.setdefault(problem, []).append(setting.label)
         resolved[setting.label] = params
     if problems:
         raise InputError(told_of(problems, len(resolved)))
