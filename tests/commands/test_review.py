@@ -22,7 +22,7 @@ from prunelab.core.escape import as_code
 from prunelab.project.environments import Environments, environments
 from prunelab.project.lock_state import Lock, lock_state
 from prunelab.project.trees import Tree
-from prunelab.report.markdown import ROWS
+from prunelab.report.markdown import MAX_ROWS
 
 NASTY = "a|b `c` <img src=x> </details> @somebody **d**\n# e \\| f"
 
@@ -234,8 +234,8 @@ def test_a_large_grid_still_fits_into_a_comment():
     }
     text = told(files, params)
     assert len(text) < 65_536
-    assert f"… and {300 - ROWS} more rows" in text
-    assert f"… and {300 * 27 - ROWS:,} more rows" in text
+    assert f"… and {300 - MAX_ROWS} more rows" in text
+    assert f"… and {300 * 27 - MAX_ROWS:,} more rows" in text
 
 
 def test_no_change_is_short():

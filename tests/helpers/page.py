@@ -1,6 +1,6 @@
 """Results for a page, made up."""
 
-from prunelab.page.page import Findings
+from prunelab.page.page import ReportData
 
 METHODS, RATIOS = (
     ("random_unstructured", "l1_unstructured", "random_channel", "l1_channel"),
@@ -55,7 +55,7 @@ def details() -> dict:
     }
 
 
-def findings() -> Findings:
+def findings() -> ReportData:
     points = [point(method, ratio) for method in METHODS for ratio in RATIOS]
     keys = ["dense", *(each["key"] for each in points)]
     latency = [
@@ -90,7 +90,7 @@ def findings() -> Findings:
         for name in ("dense", "l1_channel")
         for epoch in (1, 2)
     ]
-    return Findings(
+    return ReportData(
         title="</script> & a network on <data>",  # whatever is named must not break the page
         facts={"data": "digits", "measured on": "a machine"},
         dense=metrics(0.99, 1.0, thin=False),

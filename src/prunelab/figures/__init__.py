@@ -1,1 +1,1 @@
-"""Pictures by matplotlib."""
+"""Pictures by matplotlib. What they draw is prepared in `report/`."""

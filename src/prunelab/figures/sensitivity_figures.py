@@ -1,6 +1,6 @@
-"""The picture of what every layer bears: a curve per layer, and a heat map of layer by ratio."""
+"""The sensitivity of every layer as a picture: a curve per layer, and a heat map."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,94 +11,103 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from prunelab.artifacts.records import ALL
+from prunelab.report.series import LayerCurve, SensitivityPanel, sensitivity_panels
 from prunelab.report.style import DENSE_COLOUR
 
 Row = Mapping[str, Any]
+
 DEPTH = colormaps["viridis"].resampled(256)
-NAMED = 60  # so many layers at most have their names beside the heat map
-WRITTEN = 30  # and so many their values in it
+MIN_HEIGHT_LAYERS = 10
+MAX_NAMED_LAYERS = 60  # beside the heat map
+MAX_WRITTEN_LAYERS = 30  # whose values are written into the heat map
 
 
 def sensitivity(record: Row, title: str) -> Figure:
-    """One line of panels per granularity: accuracy against ratio, a curve per layer, and the same as a heat map.
+    """A line of panels per granularity: accuracy by ratio as a curve per layer and as a heat map.
 
-    `record` is what the stage of this name wrote.
+    `record` is the content of metrics/sensitivity.json.
     """
-    kinds = list(dict.fromkeys(row["granularity"] for row in record["rows"]))
-    rows = {kind: [row for row in record["rows"] if row["granularity"] == kind] for kind in kinds}
-    heights = [1.6 + 0.24 * min(NAMED, max(10, len(_layers(rows[kind])))) for kind in kinds]
+    panels = sensitivity_panels(record)
+    heights = [_height_inch(panel) for panel in panels]
+
     figure = Figure(figsize=(12, sum(heights) + 0.6), layout="constrained")
-    axes = figure.subplots(len(kinds), 2, squeeze=False, height_ratios=heights)
-    for (lines, heat), kind in zip(axes, kinds, strict=True):
-        _curves(lines, rows[kind], record["accuracy"], kind)
-        _heat_map(heat, rows[kind], kind)
+    axes = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights)
+    for (curves, heat_map), panel in zip(axes, panels, strict=True):
+        _curves(curves, panel)
+        _heat_map(heat_map, panel)
+
     figure.suptitle(title)
     return figure
 
 
-def _layers(rows: Sequence[Row]) -> list[str]:
-    """From the first layer on; what is measured of all together comes last."""
-    return list(dict.fromkeys(row["layer"] for row in rows))
+def _height_inch(panel: SensitivityPanel) -> float:
+    lines = min(MAX_NAMED_LAYERS, max(MIN_HEIGHT_LAYERS, len(panel.layers)))
+    return 1.6 + 0.24 * lines
 
 
-def _curves(axis: Axes, rows: Sequence[Row], dense: float, kind: str) -> None:
-    alone = [layer for layer in _layers(rows) if layer != ALL]
-    depth = Normalize(1, max(2, len(alone)))
-    for place, layer in enumerate([*alone, ALL], start=1):
-        points = [
-            (0.0, dense),
-            *((row["ratio"], row["accuracy"]) for row in rows if row["layer"] == layer),
-        ]
+def _curves(axis: Axes, panel: SensitivityPanel) -> None:
+    single_layers = sum(not curve.is_all for curve in panel.curves)
+    depth = Normalize(1, max(2, single_layers))
+
+    for place, curve in enumerate(panel.curves, start=1):
+        ratios, accuracies = _curve_points(curve, panel.dense_accuracy)
         look: dict[str, Any] = {"color": DEPTH(depth(place)), "linewidth": 1.2, "markersize": 3}
-        if layer == ALL:
+        if curve.is_all:
             look = {
                 "color": DENSE_COLOUR,
                 "linewidth": 2,
                 "markersize": 4,
                 "label": "all layers together",
             }
-        axis.plot(*zip(*sorted(points), strict=True), marker="o", **look)
-    axis.axhline(dense, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense")
-    axis.set_xlabel(f"ratio ({kind}s taken of a layer)")
+        axis.plot(ratios, accuracies, marker="o", **look)
+
+    axis.axhline(
+        panel.dense_accuracy, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense"
+    )
+    axis.set_xlabel(f"ratio ({panel.granularity}s taken of a layer)")
     axis.set_ylabel("validation accuracy")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, loc="lower left")
+
     bar = axis.figure.colorbar(
         ScalarMappable(depth, DEPTH), ax=axis, shrink=0.8, ticks=MaxNLocator(integer=True)
     )
     bar.set_label("layer by depth, 1 is the first")
 
 
-def _heat_map(axis: Axes, rows: Sequence[Row], kind: str) -> None:
-    layers, ratios = _layers(rows), sorted({row["ratio"] for row in rows})
-    shares = np.full(
-        (len(layers), len(ratios)), np.nan
-    )  # a layer with few units has no value at every ratio
-    for row in rows:
-        shares[layers.index(row["layer"]), ratios.index(row["ratio"])] = row["accuracy"]
-    axis.set_facecolor("lightgrey")
-    image = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+def _curve_points(curve: LayerCurve, dense_accuracy: float) -> tuple[list[float], list[float]]:
+    """Ratios and accuracies in the order of the ratios, from the dense network on."""
+    points = [(0.0, dense_accuracy)]
+    points += [(row["ratio"], row["accuracy"]) for row in curve.rows]
+    points.sort()
+    return [ratio for ratio, _ in points], [accuracy for _, accuracy in points]
+
+
+def _heat_map(axis: Axes, panel: SensitivityPanel) -> None:
+    layers, ratios = panel.layers, sorted(panel.ratios)
+    accuracies = panel.heat_map(ratios)
+
+    axis.set_facecolor("lightgrey")  # shows through where nothing was measured
+    image = axis.imshow(accuracies, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+
     axis.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
     axis.set_xlabel("ratio")
-    if len(layers) <= NAMED:
+    if len(layers) <= MAX_NAMED_LAYERS:
         axis.set_yticks(range(len(layers)), layers, size=8)
     else:
         axis.set_ylabel("layer by depth; the last: all")
-    if len(layers) <= WRITTEN:
-        for place in np.argwhere(~np.isnan(shares)):
-            share = shares[tuple(place)]
-            colour = "black" if share > 0.6 else "white"
-            axis.text(
-                place[1],
-                place[0],
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                size=7,
-                color=colour,
-            )
+    if len(layers) <= MAX_WRITTEN_LAYERS:
+        _write_percentages(axis, accuracies)
+
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.8)
-    bar.set_label(f"validation accuracy, {kind}s")
+    bar.set_label(f"validation accuracy, {panel.granularity}s")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _write_percentages(axis: Axes, accuracies: np.ndarray) -> None:
+    for layer, ratio in np.argwhere(~np.isnan(accuracies)):
+        accuracy = accuracies[layer, ratio]
+        colour = "black" if accuracy > 0.6 else "white"
+        text = f"{100 * accuracy:.0f}"
+        axis.text(ratio, layer, text, ha="center", va="center", size=7, color=colour)

@@ -1,270 +1,376 @@
-"""The report's charts as plain Plotly figures: what is drawn, not how it looks in light or dark."""
+"""The charts of the page as plain Plotly figures.
 
-from collections.abc import Mapping, Sequence
+They say what is drawn. How it looks in light or dark is up to page.html. What the trade-off, the
+training, the confusion and the sensitivity draw is prepared in `report/series.py`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from itertools import groupby
+from math import isnan
 from typing import Any
 
-from prunelab.artifacts.records import ALL
-from prunelab.report.costs import COSTS
-from prunelab.report.rows import matrix_of
-from prunelab.report.style import DENSE_COLOUR as DENSE
-from prunelab.report.style import colour, is_control
-from prunelab.report.tables import few
+from prunelab.report.labels import COSTS, DENSE, LATENCY
+from prunelab.report.series import (
+    Confusion,
+    LayerCurve,
+    SensitivityPanel,
+    TrainingCurve,
+    by_group,
+    method_curves,
+    sensitivity_panels,
+    training_curves,
+)
+from prunelab.report.style import DENSE_COLOUR
+from prunelab.report.tables import same_as
 
 Row = Mapping[str, Any]
+Trace = dict[str, Any]  # one curve, as Plotly takes it
 Chart = dict[str, Any]  # data and layout, as Plotly takes them
 
-SHOWN = COSTS | {"latency_ms": "latency, ms, at batch size {batch}"}
-LEGIBLE = 24  # curves that a legend can still name
+TRADEOFF_COSTS = COSTS | {"latency_ms": LATENCY}
+MAX_LEGEND = 24  # curves that a legend can still name
+SHOWN_DISTRIBUTIONS = 3  # the others show on a click
+BOX_PERCENTILES = (5, 25, 50, 75, 95)
+QUANTILE_STEP = 5  # per cent between two stored quantiles of a latency
+
+# The colours of a heat map's ends, which suit a light page and a dark one.
 SHADES = [
     [0, "rgba(0, 114, 178, 0.03)"],
     [1, "rgba(0, 114, 178, 1)"],
-]  # on a light page and on a dark one
+]
+CATEGORIES = {"type": "category"}
+CATEGORIES_DOWN = {"type": "category", "autorange": "reversed"}  # the first one on top
 
 
 def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
-    """Test accuracy against a cost on a log axis that falls to the right, a line per method, the dense net's dashed."""
-    traces = [
-        {
+    """Test accuracy against a cost, on a log axis that falls to the right.
+
+    There is a line per method, and a dashed one for the dense network.
+    """
+    traces: list[Trace] = []
+
+    for curve in method_curves(points):
+        dash = "dot" if curve.is_control else "solid"
+        trace = {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": method,
-            "x": [row[cost] for row in own],
-            "y": [100 * row["accuracy"] for row in own],
+            "name": curve.method,
+            "x": curve.values(cost),
+            "y": _percent(curve.values("accuracy")),
             "error_y": {
                 "type": "data",
-                "array": [100 * row["accuracy_ci95"] for row in own],
+                "array": _percent(curve.values("accuracy_ci95")),
                 "thickness": 1,
             },
-            "text": [_hover(row) for row in own],
+            "text": list(map(_point_text, curve.points)),
             "hovertemplate": "%{text}<extra></extra>",
-            "line": {"color": colour(method), "dash": "dot" if is_control(method) else "solid"},
+            "line": {"color": curve.colour, "dash": dash},
         }
-        for method, own in _by_method(points)
-    ]
+        traces.append(trace)
+
     costs = [row[cost] for row in (dense, *points)]
-    level, limits = 100 * dense["accuracy"], [max(costs) * 1.2, min(costs) / 1.2]
-    traces.append(
-        {
-            "type": "scatter", "mode": "lines", "name": "dense", "x": limits, "y": [level, level],
-            "line": {"color": DENSE, "dash": "dash", "width": 1},
-            "hovertemplate": f"dense {level:.2f} %<extra></extra>",
-        }
-    )  # fmt: skip
-    return _chart(
-        traces,
-        label,
-        "test accuracy, %",
-        xaxis={"type": "log", "autorange": "reversed", "dtick": "D2"},
-    )
+    traces.append(_dense_trace(100 * dense["accuracy"], costs))
+
+    xaxis = {"type": "log", "autorange": "reversed", "dtick": "D2"}
+    return _chart(traces, label, "test accuracy, %", xaxis=xaxis)
 
 
-def _by_method(points: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    methods = dict.fromkeys(row["method"] for row in points)
-    return [
-        (m, sorted((r for r in points if r["method"] == m), key=lambda row: row["ratio"]))
-        for m in methods
-    ]
+def _dense_trace(accuracy: float, costs: Sequence[float]) -> Trace:
+    """The dense network as a level line across all costs; `accuracy` in per cent."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": DENSE,
+        "x": [max(costs) * 1.2, min(costs) / 1.2],
+        "y": [accuracy, accuracy],
+        "line": {"color": DENSE_COLOUR, "dash": "dash", "width": 1},
+        "hovertemplate": f"dense {accuracy:.2f} %<extra></extra>",
+    }
 
 
-def _hover(row: Row) -> str:
+def _point_text(row: Row) -> str:
+    """What a point of the trade-off says when it is pointed at."""
+    sparsity = f"sparsity {100 * row['sparsity']:.1f} %"
     lines = [
         f"<b>{row['method']} at {row['ratio']:g}</b>",
         f"accuracy {100 * row['accuracy']:.2f} ± {100 * row['accuracy_ci95']:.2f} %",
         f"drop {100 * row['accuracy_drop']:.2f} ± {100 * row['accuracy_drop_ci95']:.2f}",
         f"before fine-tuning {100 * row['accuracy_pruned']:.2f} %",
-        f"sparsity {100 * row['sparsity']:.1f} %, {row['params_nonzero']:,} of {row['params']:,} parameters",
+        f"{sparsity}, {row['params_nonzero']:,} of {row['params']:,} parameters",
         f"{row['macs']:,} MACs, {row['macs_ratio']:.2f}x fewer",
     ]
-    return "<br>".join([*lines, f"same as {few(row['same_as'])}"] if row["same_as"] else lines)
+    if row["same_as"]:
+        lines.append(f"same as {same_as(row['same_as'])}")
+    return "<br>".join(lines)
 
 
 def training(rows: Sequence[Row]) -> list[tuple[str, Chart]]:
-    """Accuracy by epoch, in training and on the validation split, one chart per group of curves."""
-    ordered = sorted(rows, key=lambda row: row["group"])
-    return [
-        (group, _training(list(own)))
-        for group, own in groupby(ordered, key=lambda row: row["group"])
-    ]
+    """Accuracy by epoch, in training and on the validation split: a chart per group of curves.
+
+    `rows` are those of plots/training.json. The charts are in the order of the groups' names.
+    """
+    groups = by_group(training_curves(rows))
+    return [(group, _training_chart(groups[group])) for group in sorted(groups)]
 
 
-def _training(rows: Sequence[Row]) -> Chart:
+def _training_chart(curves: Sequence[TrainingCurve]) -> Chart:
     traces = []
-    for name in dict.fromkeys(row["name"] for row in rows):
-        own = [row for row in rows if row["name"] == name]
-        for key, dash in (("validation_accuracy", "solid"), ("accuracy", "dot")):
-            traces.append(
-                {
-                    "type": "scatter", "mode": "lines",
-                    "name": name if key == "validation_accuracy" else f"{name}, training",
-                    "x": [row["epoch"] for row in own], "y": [100 * row[key] for row in own],
-                    "line": {"color": DENSE if name == "dense" else colour(name), "dash": dash, "width": 1.5},
-                    "legendgroup": name, "showlegend": key == "validation_accuracy",
-                }
-            )  # fmt: skip
+    for curve in curves:
+        traces.append(_training_trace(curve, "validation_accuracy", curve.name, "solid"))
+        trace = _training_trace(curve, "accuracy", f"{curve.name}, training", "dot")
+        traces.append(trace | {"showlegend": False})
     return _chart(traces, "epoch", "accuracy, % (solid: validation)")
 
 
-def confusion(rows: Sequence[Row], names: Sequence[str]) -> Chart:
-    """Shares of every actual class by predicted class; counts on hover."""
-    counts = matrix_of(rows, len(names)).tolist()
-    shares = [[count / max(1, sum(line)) for count in line] for line in counts]
-    shown = [escape(name, quote=False) for name in names]  # Plotly takes tags in a text for its own
+def _training_trace(curve: TrainingCurve, measure: str, name: str, dash: str) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [row["epoch"] for row in curve.rows],
+        "y": _percent(row[measure] for row in curve.rows),
+        "line": {"color": curve.colour, "dash": dash, "width": 1.5},
+        "legendgroup": curve.name,
+        "showlegend": True,
+    }
+
+
+def confusion(confusion: Confusion) -> Chart:
+    """Shares of every actual class by predicted class; counts when pointed at."""
+    # Plotly takes tags in a text for its own.
+    classes = [escape(name, quote=False) for name in confusion.classes]
+
     trace = {
-        "type": "heatmap", "x": shown, "y": shown, "z": shares, "text": counts, "zmin": 0, "zmax": 1,
-        "colorscale": SHADES, "colorbar": {"title": {"text": "share"}, "tickformat": ".0%"},
+        "type": "heatmap",
+        "x": classes,
+        "y": classes,
+        "z": confusion.shares.tolist(),
+        "text": confusion.counts.tolist(),
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": SHADES,
+        "colorbar": {"title": {"text": "share"}, "tickformat": ".0%"},
         "hovertemplate": "%{y} taken for %{x}: %{text}<extra></extra>",
-    }  # fmt: skip
+    }
     return _chart(
-        [trace],
-        "predicted class",
-        "actual class",
-        xaxis={"type": "category"},
-        yaxis={"type": "category", "autorange": "reversed"},
+        [trace], "predicted class", "actual class", xaxis=CATEGORIES, yaxis=CATEGORIES_DOWN
     )
 
 
 def sensitivity(record: Row) -> list[tuple[str, Chart]]:
-    """Accuracy against the share removed: a curve per layer alone and one of all together, then the same as a map."""
-    drawn = []
-    for kind in dict.fromkeys(row["granularity"] for row in record["rows"]):
-        rows = [row for row in record["rows"] if row["granularity"] == kind]
-        drawn += [
-            (f"{kind}s, curves", _bearing(rows, record["accuracy"])),
-            (f"{kind}s, layer by layer", _map(rows)),
-        ]
-    return drawn
+    """Per granularity, accuracy against the share removed as a curve per layer and as a heat map.
+
+    `record` is the content of metrics/sensitivity.json.
+    """
+    charts = []
+    for panel in sensitivity_panels(record):
+        charts.append((f"{panel.granularity}s, curves", _sensitivity_curves(panel)))
+        charts.append((f"{panel.granularity}s, layer by layer", _sensitivity_map(panel)))
+    return charts
 
 
-def _bearing(rows: Sequence[Row], dense: float) -> Chart:
-    traces = []
-    for layer in dict.fromkeys(row["layer"] for row in rows):
-        own = [row for row in rows if row["layer"] == layer]
-        line = {"color": DENSE, "dash": "dash", "width": 2} if layer == ALL else {"width": 1.3}
-        traces.append(
-            {
-                "type": "scatter", "mode": "lines+markers", "name": layer, "line": line, "marker": {"size": 4},
-                "x": [0, *(100 * row["removed"] for row in own)],
-                "y": [100 * dense, *(100 * row["accuracy"] for row in own)],
-                "hovertemplate": f"<b>{layer}</b><br>%{{x:.1f}} % removed: %{{y:.2f}} %<extra></extra>",
-            }
-        )  # fmt: skip
+def _sensitivity_curves(panel: SensitivityPanel) -> Chart:
+    traces = [_layer_trace(curve, panel.dense_accuracy) for curve in panel.curves]
     chart = _chart(traces, "removed of the layer, %", "validation accuracy, %, not fine-tuned")
-    chart["layout"]["showlegend"] = len(traces) <= LEGIBLE
+    chart["layout"]["showlegend"] = len(traces) <= MAX_LEGEND
     return chart
 
 
-def _map(rows: Sequence[Row]) -> Chart:
-    names, ratios = (list(dict.fromkeys(row[key] for row in rows)) for key in ("layer", "ratio"))
-    found = {(row["layer"], row["ratio"]): row["accuracy"] for row in rows}
+def _layer_trace(curve: LayerCurve, dense_accuracy: float) -> Trace:
+    line: dict[str, Any] = {"width": 1.3}
+    if curve.is_all:
+        line = {"color": DENSE_COLOUR, "dash": "dash", "width": 2}
+
+    hover = f"<b>{curve.layer}</b><br>%{{x:.1f}} % removed: %{{y:.2f}} %<extra></extra>"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": curve.layer,
+        "line": line,
+        "marker": {"size": 4},
+        "x": [0, *_percent(row["removed"] for row in curve.rows)],
+        "y": [100 * dense_accuracy, *_percent(row["accuracy"] for row in curve.rows)],
+        "hovertemplate": hover,
+    }
+
+
+def _sensitivity_map(panel: SensitivityPanel) -> Chart:
+    accuracies = []
+    for line in panel.heat_map(panel.ratios).tolist():
+        # JSON has no NaN; null leaves the cell of the map empty.
+        accuracies.append([None if isnan(accuracy) else accuracy for accuracy in line])
+
     trace = {
-        "type": "heatmap", "x": [f"{ratio:g}" for ratio in ratios], "y": names, "zmin": 0, "zmax": 1,
-        "z": [[found.get((name, ratio)) for ratio in ratios] for name in names], "colorscale": SHADES,
+        "type": "heatmap",
+        "x": [f"{ratio:g}" for ratio in panel.ratios],
+        "y": panel.layers,
+        "zmin": 0,
+        "zmax": 1,
+        "z": accuracies,
+        "colorscale": SHADES,
         "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"},
         "hovertemplate": "<b>%{y}</b> at %{x}: %{z:.2%}<extra></extra>",
-    }  # fmt: skip
-    return _tall(trace, len(names), "ratio")
-
-
-def layers(details: Mapping[str, Sequence[Row]], key: str, label: str) -> Chart:
-    """One value of every layer (row) in every configuration (column), as a heat map."""
-    names = [row["layer"] for row in next(iter(details.values()))]
-    shares = {
-        "sparsity": lambda row: row["sparsity"],
-        "width": lambda row: row["width"] / row["width_dense"],
     }
+    return _layer_map(trace, "ratio")
+
+
+def layers_left(details: Mapping[str, Sequence[Row]], measure: str, label: str) -> Chart:
+    """What remains of every layer (row) in every configuration (column), as a heat map.
+
+    Args:
+        details: By configuration, a row per layer; the layers are the same everywhere.
+        measure: "sparsity", or "width" for the share of the dense network's width.
+        label: The name of the colours.
+    """
+    shares, texts = [], []
+    for rows in zip(*details.values(), strict=True):  # one layer in every configuration
+        shares.append([_layer_share(row, measure) for row in rows])
+        texts.append(list(map(_layer_text, rows)))
+
     trace = {
-        "type": "heatmap", "x": list(details), "y": names, "zmin": 0, "zmax": 1, "colorscale": SHADES,
-        "z": [[shares[key](rows[index]) for rows in details.values()] for index in range(len(names))],
-        "text": [[_layer(rows[index]) for rows in details.values()] for index in range(len(names))],
+        "type": "heatmap",
+        "x": list(details),
+        "y": [row["layer"] for row in next(iter(details.values()))],
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": SHADES,
+        "z": shares,
+        "text": texts,
         "hovertemplate": "<b>%{y}</b>, %{x}<br>%{text}<extra></extra>",
         "colorbar": {"title": {"text": label}, "tickformat": ".0%"},
-    }  # fmt: skip
-    return _tall(trace, len(names), "")
+    }
+    return _layer_map(trace, "")
 
 
-def _tall(trace: Chart, rows: int, x: str) -> Chart:
-    """A heat map of so many named rows, the first on top."""
-    chart = _chart(
-        [trace],
-        x,
-        "",
-        xaxis={"type": "category"},
-        yaxis={"type": "category", "autorange": "reversed"},
+def _layer_share(row: Row, measure: str) -> float:
+    if measure == "width":
+        return float(row["width"] / row["width_dense"])
+    return float(row[measure])
+
+
+def _layer_text(row: Row) -> str:
+    weights = f"{row['weights_nonzero']:,} non-zero of {row['weights_dense']:,} weights"
+    return (
+        f"width {row['width']:,} of {row['width_dense']:,}<br>"
+        f"{weights}, sparsity {row['sparsity']:.1%}"
     )
-    chart["layout"]["height"] = max(360, 16 * rows + 160)
+
+
+def _layer_map(trace: Trace, x: str) -> Chart:
+    """A heat map with a named row per layer, the first on top, as high as the names need."""
+    chart = _chart([trace], x, "", xaxis=CATEGORIES, yaxis=CATEGORIES_DOWN)
+    chart["layout"]["height"] = max(360, 16 * len(trace["y"]) + 160)
     return chart
 
 
-def _layer(row: Row) -> str:
-    return (
-        f"width {row['width']:,} of {row['width_dense']:,}<br>"
-        f"{row['weights_nonzero']:,} non-zero of {row['weights_dense']:,} weights, sparsity {row['sparsity']:.1%}"
-    )
+def weights(histograms: Mapping[str, Row]) -> Chart:
+    """The distribution of the non-zero prunable weights, as densities.
 
+    The first few configurations are shown, the others on a click on their names.
+    """
+    traces: list[Trace] = []
+    for name, histogram in histograms.items():
+        is_shown = name == DENSE or len(traces) < SHOWN_DISTRIBUTIONS
+        traces.append(_density_trace(name, histogram, is_shown))
 
-def weights(spreads: Mapping[str, Row]) -> Chart:
-    """How the non-zero prunable weights are spread, as densities; all but the dense net's are shown on a click."""
-    traces: list[dict[str, Any]] = []
-    for name, spread in spreads.items():
-        width = 2 * spread["limit"] / len(spread["counts"])
-        total = max(1, sum(spread["counts"]))
-        traces.append(
-            {
-                "type": "scatter", "mode": "lines", "name": name, "line": {"shape": "hvh", "width": 1.5},
-                "x": [-spread["limit"] + (index + 0.5) * width for index in range(len(spread["counts"]))],
-                "y": [count / total / width for count in spread["counts"]],
-                "visible": True if name == "dense" or len(traces) < 3 else "legendonly",
-            }
-        )  # fmt: skip
     chart = _chart(traces, "weight (zeros left out)", "density")
-    if len(traces) > LEGIBLE:  # what shows and hides the curves must stay: beside them it scrolls
+    if len(traces) > MAX_LEGEND:
+        # The legend shows and hides the curves, so it must stay. Beside them it can scroll.
         chart["layout"] |= {"showlegend": True, "legend": {"orientation": "v"}}
     return chart
 
 
-def latency(rows: Sequence[Row], backend: str, batch_size: int) -> Chart:
-    """The distribution of all calls: quartiles in the box, the 5th and 95th percentile at the whiskers' ends."""
-    own = [row for row in rows if row["backend"] == backend and row["batch_size"] == batch_size]
-    at = {
-        share: [row["latency_ms_quantiles"][share // 5] for row in own]
-        for share in (5, 25, 50, 75, 95)
+def _density_trace(name: str, histogram: Row, is_shown: bool) -> Trace:
+    limit, counts = histogram["limit"], histogram["counts"]
+    width = 2 * limit / len(counts)
+    total = max(1, sum(counts))
+
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "line": {"shape": "hvh", "width": 1.5},
+        "x": [-limit + (index + 0.5) * width for index in range(len(counts))],
+        "y": [count / total / width for count in counts],
+        "visible": True if is_shown else "legendonly",
     }
+
+
+def latency(rows: Sequence[Row], backend: str, batch_size: int) -> Chart:
+    """The distribution of all calls, a box per network.
+
+    Boxes have the quartiles, whiskers end at the 5th and the 95th percentile.
+    """
+    measured = []
+    for row in rows:
+        if row["backend"] == backend and row["batch_size"] == batch_size:
+            measured.append(row)
+
+    percentiles = {}
+    for percentile in BOX_PERCENTILES:
+        place = percentile // QUANTILE_STEP
+        percentiles[percentile] = [row["latency_ms_quantiles"][place] for row in measured]
+
     trace = {
-        "type": "box", "orientation": "h", "y": [row["name"] for row in own], "q1": at[25], "median": at[50],
-        "q3": at[75], "lowerfence": at[5], "upperfence": at[95], "name": f"batch {batch_size}", "showlegend": False,
-    }  # fmt: skip
-    chart = _chart([trace], "ms per batch", "", yaxis={"type": "category", "autorange": "reversed"})
-    chart["layout"]["height"] = 26 * len(own) + 140
+        "type": "box",
+        "orientation": "h",
+        "y": _names(measured),
+        "q1": percentiles[25],
+        "median": percentiles[50],
+        "q3": percentiles[75],
+        "lowerfence": percentiles[5],
+        "upperfence": percentiles[95],
+        "name": f"batch {batch_size}",
+        "showlegend": False,
+    }
+    chart = _chart([trace], "ms per batch", "", yaxis=CATEGORIES_DOWN)
+    chart["layout"]["height"] = 26 * len(measured) + 140
     return chart
 
 
 def operators(rows: Sequence[Row]) -> Chart:
-    """Where the time of one call goes, a bar per network."""
-    key = "cuda_ms" if any(row["cuda_ms"] for row in rows) else "cpu_ms"
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    traces = [
-        {
-            "type": "bar", "orientation": "h", "name": operator, "y": names,
-            "x": [sum(r[key] for r in rows if r["name"] == n and r["operator"] == operator) for n in names],
-        }
-        for operator in dict.fromkeys(row["operator"] for row in rows)
-    ]  # fmt: skip
-    label = f"{'GPU' if key == 'cuda_ms' else 'CPU'} time, ms per call of {rows[0]['batch_size']}"
-    chart = _chart(traces, label, "", yaxis={"type": "category", "autorange": "reversed"})
+    """The time of every operator in one call, a bar per network.
+
+    It is the time on the GPU if there is any, else on the CPU.
+    """
+    key, processor = "cpu_ms", "CPU"
+    if any(row["cuda_ms"] for row in rows):
+        key, processor = "cuda_ms", "GPU"
+
+    names = list(dict.fromkeys(_names(rows)))
+    times: dict[str, dict[str, float]] = {}
+    for row in rows:
+        by_name = times.setdefault(row["operator"], dict.fromkeys(names, 0))
+        by_name[row["name"]] += row[key]
+
+    traces = []
+    for operator, by_name in times.items():
+        x = list(by_name.values())
+        traces.append({"type": "bar", "orientation": "h", "name": operator, "y": names, "x": x})
+
+    label = f"{processor} time, ms per call of {rows[0]['batch_size']}"
+    chart = _chart(traces, label, "", yaxis=CATEGORIES_DOWN)
     chart["layout"] |= {"barmode": "stack", "height": 26 * len(names) + 220}
     return chart
 
 
+def _names(rows: Sequence[Row]) -> list[str]:
+    return [row["name"] for row in rows]
+
+
+def _percent(shares: Iterable[float]) -> list[float]:
+    return [100 * share for share in shares]
+
+
 def _chart(
-    data: list[dict[str, Any]],
+    traces: list[Trace],
     x: str,
     y: str,
     *,
     xaxis: Row | None = None,
     yaxis: Row | None = None,
 ) -> Chart:
+    """A chart with these titles of its axes; `xaxis` and `yaxis` are further settings of Plotly."""
     layout = {
         "xaxis": {"title": {"text": x}, "automargin": True, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, "automargin": True, **(yaxis or {})},
@@ -272,8 +378,8 @@ def _chart(
         "margin": {"l": 10, "r": 10, "t": 20, "b": 10},
         "height": 380,
     }
-    if sum(trace.get("showlegend", True) for trace in data) > LEGIBLE:
-        layout["showlegend"] = (
-            False  # it would leave no room for the curves, which say their names when pointed at
-        )
-    return {"data": data, "layout": layout}
+
+    if sum(trace.get("showlegend", True) for trace in traces) > MAX_LEGEND:
+        # It would leave no room for the curves, which show their names when pointed at.
+        layout["showlegend"] = False
+    return {"data": traces, "layout": layout}

@@ -1,96 +1,138 @@
-"""What makes a pruning study believable, and which of it holds here; after Blalock et al. 2020, What is the State of
-Neural Network Pruning?, and the review of it by those who tried to repeat published results.
+"""The rules that make a pruning study credible, and which of them hold here.
+
+After Blalock et al. 2020, What is the State of Neural Network Pruning?, and reviews of it by people
+who tried to reproduce published results.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prunelab.report.style import is_control
 
 Row = Mapping[str, Any]
-SEEDS, POINTS, PAIRS = 3, 5, 3
-MANY_CLASSES = 10
 
+MIN_SEEDS, MIN_RATIOS, MIN_PAIRS = 3, 5, 3
+UNITS = ("channel", "head", "hidden")
 
-@dataclass(frozen=True)
-class Point:
-    """One rule: whether it `holds`, and what was found."""
-
-    rule: str
-    holds: bool
-    found: str
-
-
-def checklist(dense: Row, points: Sequence[Row], device: str) -> list[Point]:
-    """Go through the rules that a report can check; what the pipeline enforces is not asked again.
-
-    `points` are the grid's cells, `device` is what latency was measured on.
-    """
-    return list(_rules(dense, points, device))
-
-
-def _rules(dense: Row, points: Sequence[Row], device: str) -> Iterator[Point]:
-    methods = list(dict.fromkeys(point["method"] for point in points))
-    ratios = sorted(
-        {point["ratio"] for point in points if point["ratio"]}
-    )  # at 0 nothing is pruned
-    seeds = dense["seeds"]
-    yield Point(f"at least {SEEDS} seeds", seeds >= SEEDS, f"{seeds}")
-    yield Point(
-        f"at least {PAIRS} pairs of data set and network before one method is called better than another",
-        False,
-        "1 pair; a study file runs others",
-    )
-    controlled = {family(method) for method in methods if is_control(method)}
-    without = ", ".join(sorted({family(method) for method in methods} - controlled))
-    yield Point(
-        "a random control for every family",
-        not without,
-        f"none for {without}" if without else "yes",
-    )
-    yield Point(
-        "magnitude as a baseline",
-        any(method.startswith(("l1", "l2")) for method in methods),
-        ", ".join(method for method in methods if method.startswith(("l1", "l2")))
-        or "no L1 or L2 method",
-    )
-    yield Point(
-        "the smaller network trained from scratch as a control",
-        any("scratch" in method for method in methods),
-        ", ".join(method for method in methods if "scratch" in method)
-        or "no method that ends in _scratch",
-    )
-    yield Point(
-        f"at least {POINTS} ratios, so that a curve has a shape",
-        len(ratios) >= POINTS,
-        ", ".join(f"{ratio:g}" for ratio in ratios) or "none",
-    )
-    fallen = [point for point in points if point["accuracy_drop"] > point["accuracy_drop_ci95"]]
-    yield Point(
-        "ratios go on to where accuracy falls",
-        {point["method"] for point in fallen} == set(methods),
-        f"a drop was shown for {len({point['method'] for point in fallen})} of {len(methods)} methods",
-    )
-    yield Point(
-        "the dense network has not seen the validation split",
-        not dense["imported"],
-        "its weights were imported" if dense["imported"] else "it was trained here",
-    )
-    yield Point("latency measured, not told from MACs", True, device)
-
-
-def family(method: str) -> str:
-    """What a method takes away, which its name tells: units of some kind, or weights."""
-    return next(
-        (f"{unit}s" for unit in ("channel", "head", "hidden") if unit in method.split("_")), "masks"
-    )
-
-
+# What the pipeline ensures in every study.
 ENFORCED = (
-    "The dense network passes through the same evaluation as every pruned one; drops are computed, paired by seed.",
+    "The dense network passes through the same evaluation as every pruned one; drops are computed,"
+    " paired by seed.",
     "All methods start from the same dense weights, seed by seed.",
     "Nothing is chosen on the test split: the last epoch counts, and only evaluation reads it.",
     "What was achieved stands beside what was asked: sparsity, parameters, MACs.",
     "Parameters and MACs are both reported, zeros counted and not; MACs are called theory.",
 )
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule, whether it `holds`, and the `evidence`."""
+
+    rule: str
+    holds: bool
+    evidence: str
+
+
+def checklist(dense: Row, points: Sequence[Row], device: str) -> list[Check]:
+    """Check the rules that the results of a study can show; `ENFORCED` has the others.
+
+    Args:
+        dense: The metrics of the dense networks.
+        points: The metrics of the grid's cells, each with its method and ratio.
+        device: What the latency was measured on.
+    """
+    methods = list(dict.fromkeys(point["method"] for point in points))
+
+    return [
+        _seeds(dense["seeds"]),
+        _pairs(),
+        _controls(methods),
+        _baseline(methods),
+        _from_scratch(methods),
+        _ratios(points),
+        _accuracy_falls(methods, points),
+        _unseen_validation(dense["imported"]),
+        Check("latency measured, not told from MACs", True, device),
+    ]
+
+
+def _seeds(seeds: int) -> Check:
+    return Check(f"at least {MIN_SEEDS} seeds", seeds >= MIN_SEEDS, str(seeds))
+
+
+def _pairs() -> Check:
+    rule = (
+        f"at least {MIN_PAIRS} pairs of data set and network before one method is called better"
+        " than another"
+    )
+    return Check(rule, False, "1 pair; a study file runs others")
+
+
+def _controls(methods: Sequence[str]) -> Check:
+    families = {family(method) for method in methods}
+    controlled = {family(method) for method in methods if is_control(method)}
+    without = ", ".join(sorted(families - controlled))
+
+    evidence = f"none for {without}" if without else "yes"
+    return Check("a random control for every family", not without, evidence)
+
+
+def _baseline(methods: Sequence[str]) -> Check:
+    return _any_method(
+        "magnitude as a baseline",
+        methods,
+        lambda method: method.startswith(("l1", "l2")),
+        otherwise="no L1 or L2 method",
+    )
+
+
+def _from_scratch(methods: Sequence[str]) -> Check:
+    return _any_method(
+        "the smaller network trained from scratch as a control",
+        methods,
+        lambda method: "scratch" in method,
+        otherwise="no method that ends in _scratch",
+    )
+
+
+def _any_method(
+    rule: str, methods: Sequence[str], matches: Callable[[str], bool], *, otherwise: str
+) -> Check:
+    """A rule that holds if some method matches; the evidence is which, or `otherwise`."""
+    matching = ", ".join(filter(matches, methods))
+    return Check(rule, bool(matching), matching or otherwise)
+
+
+def _ratios(points: Sequence[Row]) -> Check:
+    ratios = {point["ratio"] for point in points}
+    ratios.discard(0)  # at 0 nothing is pruned
+
+    rule = f"at least {MIN_RATIOS} ratios, so that a curve has a shape"
+    evidence = ", ".join(f"{ratio:g}" for ratio in sorted(ratios))
+    return Check(rule, len(ratios) >= MIN_RATIOS, evidence or "none")
+
+
+def _accuracy_falls(methods: Sequence[str], points: Sequence[Row]) -> Check:
+    fallen = set()
+    for point in points:
+        if point["accuracy_drop"] > point["accuracy_drop_ci95"]:
+            fallen.add(point["method"])
+
+    evidence = f"a drop was shown for {len(fallen)} of {len(methods)} methods"
+    return Check("ratios go on to where accuracy falls", fallen == set(methods), evidence)
+
+
+def _unseen_validation(imported: int) -> Check:
+    evidence = "its weights were imported" if imported else "it was trained here"
+    return Check("the dense network has not seen the validation split", not imported, evidence)
+
+
+def family(method: str) -> str:
+    """What a method removes, as its name says: units of some kind, or single weights (masks)."""
+    parts = method.split("_")
+    for unit in UNITS:
+        if unit in parts:
+            return f"{unit}s"
+    return "masks"

@@ -1,1 +1,4 @@
-"""Pictures and tables out of metrics and rows. Nothing here computes a metric or imports torch."""
+"""What pictures and tables show, prepared from metrics and rows. Nothing here computes a metric.
+
+Nothing here may import torch.
+"""

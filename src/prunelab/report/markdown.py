@@ -1,4 +1,4 @@
-"""The Markdown of comments and tables: parts that fold, pictures, links, and no more rows than a page bears."""
+"""Markdown for comments and tables: folded sections, pictures, links, tables of limited length."""
 
 from collections.abc import Sequence
 from html import escape
@@ -8,37 +8,35 @@ from urllib.parse import quote
 from prunelab.core.escape import escape_markdown
 from prunelab.report import text_table
 
-ROWS = 150  # of a table: a comment on GitHub bears 65,536 characters
-NAMED = 5  # of what one line counts
+MAX_ROWS = 150  # of a table: a comment on GitHub may have 65,536 characters
 
 
 def escaped_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of cells that may hold what others wrote."""
-    return text_table.markdown_table(
-        list(header), [[escape_markdown(cell) for cell in line] for line in lines]
-    )
+    """A table whose cells may contain names that other people chose."""
+    escaped = [list(map(escape_markdown, line)) for line in lines]
+    return text_table.markdown_table(list(header), escaped)
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """The first rows of a table, and how many more there are."""
-    drawn = text_table.markdown_table(list(header), [list(line) for line in lines[:ROWS]])
-    return drawn if len(lines) <= ROWS else f"{drawn}\n\n… and {len(lines) - ROWS:,} more rows."
+    """The first `MAX_ROWS` rows of a table, and how many more there are."""
+    shown = list(map(list, lines[:MAX_ROWS]))
+    drawn = text_table.markdown_table(list(header), shown)
 
-
-def abbreviate(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    if len(lines) <= MAX_ROWS:
+        return drawn
+    return f"{drawn}\n\n… and {len(lines) - MAX_ROWS:,} more rows."
 
 
 def details_block(summary: str, *parts: str) -> str:
-    """A section that opens when it is clicked on; its summary is plain text."""
+    """A section that opens on a click. `summary` is plain text; `parts` are Markdown."""
     return "\n\n".join([f"<details>\n<summary>{escape(summary)}</summary>", *parts, "</details>"])
 
 
 def link(text: str, path: PurePosixPath) -> str:
+    """A link to a file of the repository; `text` is Markdown."""
     return f"[{text}]({quote(str(path))})"
 
 
 def image(text: str, path: PurePosixPath) -> str:
+    """A picture of the repository; `text` is shown if it cannot be loaded."""
     return f"!{link(text, path)}"

@@ -1,30 +1,64 @@
-"""Revisions side by side: what changed, what it cost, and which are worth their cost. Rows in, rows out."""
+"""Revisions side by side: what changed, what it cost, and which are on the Pareto front.
+
+Rows in, rows out. This module may not import matplotlib: `prunelab compare` mostly prints.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from prunelab.report.costs import COSTS
-from prunelab.report.tables import drop, none_shown, with_interval
+from prunelab.report.labels import COSTS
+from prunelab.report.tables import (
+    compressed_size,
+    drop,
+    fewer_macs,
+    no_drop_shown,
+    with_interval,
+)
 
-NEEDED = (
-    "accuracy", "accuracy_ci95", "accuracy_drop", "accuracy_drop_ci95", "sparsity", "params", "macs_ratio", *COSTS,
-)  # fmt: skip
-SLACK = 1.01  # a ratio of parameters or MACs is met within 1 %, so one half asked for is one half
-# What makes the data or the dense networks others, so that accuracies and drops cannot be set side by side.
+Row = dict[str, Any]
+
+# The metrics without which a revision cannot be a row.
+NEEDED = [
+    "accuracy",
+    "accuracy_ci95",
+    "accuracy_drop",
+    "accuracy_drop_ci95",
+    "sparsity",
+    "params",
+    "macs_ratio",
+    *COSTS,
+]
+NEEDED_OF_DENSE = ["accuracy", "accuracy_ci95", *COSTS]
+
+# Parameters that change the data or the dense networks. Revisions that differ in one of them cannot
+# be compared.
 BASIS = ("dataset", "model", "weights", "seeds", "data.", "train.")
 BASIS_BUT = ("data.memory_mb", "data.workers")
+
 HEADER = [
-    "revision", "changed", "method", "ratio", "accuracy, %", "drop", "sparsity", "parameters", "fewer MACs",
-    "size, compressed", "worth it",
-]  # fmt: skip
+    "revision",
+    "changed",
+    "method",
+    "ratio",
+    "accuracy, %",
+    "drop",
+    "sparsity",
+    "parameters",
+    "fewer MACs",
+    "size, compressed",
+    "worth it",
+]
 FASTER = "faster than dense"
-LARGEST = 1e300  # a file can hold integers that no float is
-WIDTH = 48  # letters of what changed; json has all of it
-Row = dict[str, Any]
+
+BUDGET_SLACK = 1.01  # a budget of parameters or MACs counts as met within 1 %
+LARGEST = 1e300  # JSON can contain integers that are too large for a float
+MAX_CHANGES_WIDTH = 48  # letters; the rows have all changes
 
 
 class Revision(Protocol):
+    """A state of the project with its parameters and its metrics."""
+
     @property
     def name(self) -> str: ...
     @property
@@ -38,136 +72,211 @@ class Revision(Protocol):
 
 
 def lacking(revision: Revision) -> list[str]:
-    """The numbers a revision would need to be a row and does not have."""
-    wanted = ((NEEDED, revision.metrics), (("accuracy", "accuracy_ci95", *COSTS), revision.dense))
-    lacking = [key for keys, found in wanted for key in keys if not _number(found.get(key))]
-    # A cost of nothing has no place on a log axis, and nothing is a share of it.
-    return lacking or [
-        f"a {key} above 0" for key in COSTS for _, found in wanted if not found[key] > 0
-    ]
+    """The numbers that a revision must have to be a row and does not have."""
+    missing: list[str] = []
+
+    for keys, values in ((NEEDED, revision.metrics), (NEEDED_OF_DENSE, revision.dense)):
+        missing += [key for key in keys if not _is_number(values.get(key))]
+
+    if missing:
+        return missing
+
+    # A cost of 0 has no place on a log axis, and no share of it can be computed.
+    for key in COSTS:
+        for values in (revision.metrics, revision.dense):
+            if not values[key] > 0:
+                missing.append(f"a {key} above 0")
+    return missing
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
-    """One row per revision: its parameters where they differ from the first one's, its metrics, and what they tell.
+    """One row per revision: its metrics, and its parameters where they differ from the first one's.
 
-    `no_drop`: the interval of the drop includes zero. `share`: of the dense network's cost. `front`: no other row is
-    as accurate at less cost, or more accurate at no more. `best_at`: the budgets, as shares of the dense cost, within
-    which no other row is more accurate. `not_comparable`: keys that made the data or the dense networks others than
-    the first row's, in which case a row has no part in the last two; `stale`: keys changed since it was measured.
+    Every row also has:
+        no_drop: Whether the interval of the drop includes 0.
+        cost, share: The cost, and the same as a share of the dense network's.
+        front: Whether the row is on the Pareto front: no other row is at least as good in accuracy
+            and cost and better in one of them.
+        best_at: The budgets, as shares of the dense network's cost, within which no other row is
+            more accurate.
+        not_comparable: The parameters that changed the data or the dense networks.
+        stale: The parameters that changed since the revision was measured.
+
+    A row that is not comparable with the first one, or stale, is never on the front or best.
     """
     rows = [_row(revision, revisions[0], cost) for revision in revisions]
-    like = [row for row in rows if not row["not_comparable"] and not row["stale"]]
+    comparable = [row for row in rows if not row["not_comparable"] and not row["stale"]]
+
     for row in rows:
-        row["front"] = any(row is other for other in like) and not any(
-            _beats(other, row) for other in like
-        )
+        row["front"] = False
         row["best_at"] = []
-    for budget, row in best_within(like).items():
+    for row in comparable:
+        row["front"] = not any(_dominates(other, row) for other in comparable)
+    for budget, row in best_within(comparable).items():
         row["best_at"].append(str(budget))
+
     return rows
 
 
 def _row(revision: Revision, first: Revision, cost: str) -> Row:
-    ours, theirs = revision.params, first.params
-    keys = [
-        key
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key) and not key.startswith("grid.")
-    ]
-    metrics = revision.metrics
+    changed = _changed_params(revision.params, first.params)
+    not_comparable = [key for key in changed if is_basis(key)]
+
+    metrics, dense = revision.metrics, revision.dense
+    shown_metrics = {key: metrics[key] for key in NEEDED}
+
     return {
         "name": revision.name,
-        "changed": {key: ours.get(key) for key in keys},
-        "method": ours.get("method"),
-        "ratio": ours.get("ratio"),
-        **{key: metrics[key] for key in NEEDED},
-        "no_drop": none_shown(metrics),
+        "changed": changed,
+        "method": revision.params.get("method"),
+        "ratio": revision.params.get("ratio"),
+        **shown_metrics,
+        "no_drop": no_drop_shown(metrics),
         "cost": metrics[cost],
-        "share": metrics[cost] / revision.dense[cost],
-        "dense_accuracy": revision.dense["accuracy"],
-        "dense_accuracy_ci95": revision.dense["accuracy_ci95"],
-        "not_comparable": [key for key in keys if key.startswith(BASIS) and key not in BASIS_BUT],
+        "share": metrics[cost] / dense[cost],
+        "dense_accuracy": dense["accuracy"],
+        "dense_accuracy_ci95": dense["accuracy_ci95"],
+        "not_comparable": not_comparable,
         "stale": revision.stale,
     }
 
 
-def _beats(one: Row, other: Row) -> bool:
-    """Whether a row is as good in both and better in one."""
-    no_worse = one["cost"] <= other["cost"] and one["accuracy"] >= other["accuracy"]
-    return no_worse and (one["cost"], one["accuracy"]) != (other["cost"], other["accuracy"])
+def _changed_params(params: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that differ from the first revision's. The grid is no part of a revision."""
+    changed = {}
+    for key in sorted({*params, *first}):
+        if params.get(key) != first.get(key) and not key.startswith("grid."):
+            changed[key] = params.get(key)
+    return changed
+
+
+def is_basis(key: str) -> bool:
+    """Whether a parameter changes the data or the dense networks."""
+    return key.startswith(BASIS) and key not in BASIS_BUT
+
+
+def _dominates(row: Row, other: Row) -> bool:
+    """Whether `row` is at least as good as `other` in accuracy and cost, and better in one."""
+    no_worse = row["cost"] <= other["cost"] and row["accuracy"] >= other["accuracy"]
+    equal = (row["cost"], row["accuracy"]) == (other["cost"], other["accuracy"])
+    return no_worse and not equal
 
 
 def best_within(rows: Sequence[Row]) -> dict[Fraction, Row]:
-    """The most accurate row, the cheapest of equals, within 1/2, 1/4, 1/8 ... of the dense cost, while there is one."""
+    """The most accurate row within 1/2, 1/4, 1/8 ... of the dense network's cost.
+
+    Of rows that are equally accurate it is the cheapest. The budgets end where no row is within.
+    """
     best = {}
     budget = Fraction(1, 2)
-    while within := [row for row in rows if 0 < row["share"] <= SLACK * budget]:
+
+    while within := [row for row in rows if 0 < row["share"] <= BUDGET_SLACK * budget]:
         best[budget] = min(within, key=lambda row: (-row["accuracy"], row["cost"]))
         budget /= 2
+
     return best
 
 
 def comparison_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The header and a line per row, in words; how much faster each is only where that was measured."""
+    """The header and one line per row. Speed has a column if it was measured for some row."""
+    lines = [_cells(row) for row in rows]
     if not any("told" in row for row in rows):
-        return HEADER, [_line(row) for row in rows]
-    return [*HEADER, FASTER], [[*_line(row), row.get("told", "")] for row in rows]
+        return HEADER, lines
+
+    for row, cells in zip(rows, lines, strict=True):
+        cells.append(row.get("told", ""))
+    return [*HEADER, FASTER], lines
 
 
-def _line(row: Row) -> list[str]:
-    best = [f"best at {', '.join(row['best_at'])}"] if row["best_at"] else []
+def _cells(row: Row) -> list[str]:
+    name = row["name"]
+    if row["not_comparable"]:
+        name += " †"
+    if row["stale"]:
+        name += " ‡"
+
+    ratio = str(row["ratio"])
+    if _is_number(row["ratio"]):
+        ratio = f"{row['ratio']:g}"
+
+    worth_it = []
+    if row["front"]:
+        worth_it.append("front")
+    if row["best_at"]:
+        worth_it.append(f"best at {', '.join(row['best_at'])}")
+
     return [
-        f"{row['name']}{' †' if row['not_comparable'] else ''}{' ‡' if row['stale'] else ''}",
-        _changes(
-            {key: value for key, value in row["changed"].items() if key not in ("method", "ratio")}
-        ),
+        name,
+        _changes(row["changed"]),
         str(row["method"]),
-        f"{row['ratio']:g}" if _number(row["ratio"]) else str(row["ratio"]),
+        ratio,
         with_interval(row["accuracy"], row["accuracy_ci95"]),
         drop(row),
         f"{100 * row['sparsity']:.1f} %",
         f"{row['params']:,}",
-        f"{row['macs_ratio']:.2f}x",
-        f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
-        "; ".join([*(["front"] if row["front"] else []), *best]),
+        fewer_macs(row),
+        compressed_size(row),
+        "; ".join(worth_it),
     ]
 
 
 def _changes(changed: Mapping[str, Any]) -> str:
-    """As many as a column bears, and how many more there are."""
-    told: list[str] = []
+    """As many changes as fit a column, and how many more there are."""
+    texts: list[str] = []
     for key, value in changed.items():
-        told.append(f"{key}={'null' if value is None else value}")
-        if len(", ".join(told)) > WIDTH and len(told) > 1:
-            told.pop()
-            return f"{', '.join(told)} and {len(changed) - len(told)} more"
-    return ", ".join(told)
+        if key not in ("method", "ratio"):  # they have columns of their own
+            texts.append(f"{key}={'null' if value is None else value}")
+
+    shown: list[str] = []
+    for text in texts:
+        if shown and len(", ".join([*shown, text])) > MAX_CHANGES_WIDTH:
+            return f"{', '.join(shown)} and {len(texts) - len(shown)} more"
+        shown.append(text)
+    return ", ".join(shown)
 
 
 def notes(
-    rows: Sequence[Row], without: Mapping[str, str], cost: str, word: Callable[[str], str] = str
+    rows: Sequence[Row],
+    without: Mapping[str, str],
+    cost: str,
+    escape: Callable[[str], str] = str,
 ) -> list[str]:
-    """What a reader of the table must know; `word` writes what others named."""
-    told = [
+    """What a reader of the table must know, one sentence or more per entry.
+
+    Args:
+        rows: The rows of `compare`.
+        without: By name, why a revision is not in the table.
+        cost: The cost of the comparison, a key of `COSTS`.
+        escape: Makes names that other people chose fit for the format of the notes.
+    """
+    lines = [
         "± is half the 95 % interval; = means that the interval of the drop includes zero. "
-        f"front: nothing here is as accurate at less cost, or more accurate at no more, in {COSTS[cost]}; best at: "
+        "front: nothing here is as accurate at less cost, or more accurate at no more, in "
+        f"{COSTS[cost]}; best at: "
         "the most accurate within that share of the dense network's cost."
     ]
-    told += [
-        f"† {word(row['name'])} is not comparable with {word(rows[0]['name'])}: "
-        f"{', '.join(map(word, row['not_comparable']))} "
-        "made other data or another dense network"
-        for row in rows
-        if row["not_comparable"]
-    ]
-    told += [
-        f"‡ {word(row['name'])} was measured with other values of {', '.join(map(word, row['stale']))}; "
-        "`dvc repro` measures it anew"
-        for row in rows
-        if row["stale"]
-    ]
-    return told + [f"{word(name)} is left out: {word(reason)}" for name, reason in without.items()]
+
+    first = escape(rows[0]["name"])
+    for row in rows:
+        if row["not_comparable"]:
+            keys = ", ".join(map(escape, row["not_comparable"]))
+            lines.append(
+                f"† {escape(row['name'])} is not comparable with {first}: {keys} "
+                "made other data or another dense network"
+            )
+
+    for row in rows:
+        if row["stale"]:
+            keys = ", ".join(map(escape, row["stale"]))
+            lines.append(
+                f"‡ {escape(row['name'])} was measured with other values of {keys}; "
+                "`dvc repro` measures it anew"
+            )
+
+    for name, reason in without.items():
+        lines.append(f"{escape(name)} is left out: {escape(reason)}")
+    return lines

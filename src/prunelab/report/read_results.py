@@ -1,4 +1,4 @@
-"""Metrics and rows out of files that may have been damaged by hand: whole and finite, or refused by name."""
+"""Read metrics and rows from files that may be damaged: their numbers are checked, or refused."""
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
@@ -8,71 +8,103 @@ from typing import Any
 from prunelab.artifacts.records import restored
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
-from prunelab.report.costs import COSTS
+from prunelab.report.labels import COSTS
 
 Row = dict[str, Any]
-INTERVALS = [
-    key + end for key in ("accuracy", "accuracy_pruned", "accuracy_drop") for end in ("", "_ci95")
+
+# The numbers of a metrics file that are shown.
+METRICS = [
+    "accuracy",
+    "accuracy_ci95",
+    "accuracy_pruned",
+    "accuracy_pruned_ci95",
+    "accuracy_drop",
+    "accuracy_drop_ci95",
+    "accuracy_top5",
+    "worst_class_drop",
+    "calibration_error",
+    "sparsity",
+    "params",
+    "macs_ratio",
+    *COSTS,
+    "seeds",
+    "imported",
 ]
-OF_QUALITY = (*INTERVALS, "accuracy_top5", "worst_class_drop", "calibration_error")
-METRICS = (*OF_QUALITY, "sparsity", "params", "macs_ratio", *COSTS, "seeds", "imported")
-POINT = ("ratio", *METRICS)  # of the trade-off, which also has these words
-POINT_WORDS = ("method", "same_as")
-CURVE_WORDS = ("name", "group")
-CURVE = ("epoch", "accuracy", "validation_accuracy")
-CELL = ("actual", "predicted", "count")
-MOST = 2**53  # beyond it a count is no number of anything
-HISTORY = (*CURVE, "loss", "validation_loss")
+# The numbers and texts of a row of the trade-off.
+POINT = ["ratio", *METRICS]
+POINT_TEXTS = ["method", "same_as"]
+# The numbers and texts of an epoch of a training curve.
+CURVE = ["epoch", "accuracy", "validation_accuracy"]
+CURVE_TEXTS = ["name", "group"]
+# The numbers of an epoch in the history of one configuration.
+HISTORY = [*CURVE, "loss", "validation_loss"]
+# The integers of a cell of a confusion matrix.
+CELL = ["actual", "predicted", "count"]
+
+MAX_COUNT = 2**53  # a float holds every integer up to here
+MAX_NUMBER = 2**63
 
 
 def read_metrics(path: Path) -> Row:
-    """The metrics of one configuration; raises InputError where one that is shown is missing or no finite number."""
-    content = read_json(path)
-    _assert_numbers(path, content, METRICS)
+    """Read the metrics of one configuration.
+
+    Raises:
+        InputError: if one of `METRICS` is missing or no finite number.
+    """
+    content: Row = read_json(path)
+    _check_numbers(path, content, METRICS)
     return content
 
 
-def read_rows(path: Path, keys: Iterable[str], words: Iterable[str] = ()) -> list[Row]:
-    """Rows that all have finite numbers under these keys, and `words`; raises InputError for any other content."""
+def read_rows(path: Path, keys: Iterable[str], texts: Iterable[str] = ()) -> list[Row]:
+    """Read rows that must have finite numbers under `keys` and texts under `texts`.
+
+    Raises:
+        InputError: if there is no row, or a row lacks one of these values.
+    """
     content = read_json(path)
     if not isinstance(content, list) or not content:
-        raise InputError(f"{path} is damaged: it holds no rows; {restored(path)}")
+        raise _damaged(path, "it contains no rows")
+
     for row in content:
-        _assert_numbers(path, row, keys)
-        if wrong := [key for key in words if not isinstance(row.get(key), str)]:
-            raise InputError(
-                f"{path} is damaged: {', '.join(wrong)} missing or no text; {restored(path)}"
-            )
+        _check_numbers(path, row, keys)
+        missing = [key for key in texts if not isinstance(row.get(key), str)]
+        if missing:
+            raise _damaged(path, f"no text under {', '.join(missing)}")
+
     return content
 
 
 def read_confusion(path: Path, classes: int) -> list[Row]:
-    """Rows of actual, predicted and count; raises InputError for classes that there are not, and what is no count."""
-    rows, most = (
-        read_rows(path, CELL),
-        {"actual": classes - 1, "predicted": classes - 1, "count": MOST},
-    )
+    """Read the rows of a confusion matrix: actual class, predicted class and count.
+
+    Raises:
+        InputError: if a class does not exist, or a count is no integer from 0 to `MAX_COUNT`.
+    """
+    rows = read_rows(path, CELL)
+    limits = {"actual": classes - 1, "predicted": classes - 1, "count": MAX_COUNT}
+
     for row in rows:
-        if wrong := [
-            key for key in CELL if not isinstance(row[key], int) or not 0 <= row[key] <= most[key]
-        ]:
-            told = f"{wrong[0]} {row[wrong[0]]} is no integer from 0 to {most[wrong[0]]}"
-            raise InputError(f"{path} is damaged: {told}; {restored(path)}")
+        for key, limit in limits.items():
+            value = row[key]
+            if not isinstance(value, int) or not 0 <= value <= limit:
+                raise _damaged(path, f"{key} {value} is no integer from 0 to {limit}")
+
     return rows
 
 
-def _assert_numbers(path: Path, content: Any, keys: Iterable[str]) -> None:
-    known = content if isinstance(content, Mapping) else {}
-    if wrong := [key for key in keys if not _number(known.get(key))]:
-        raise InputError(
-            f"{path} is damaged: {', '.join(wrong)} missing or no finite number; {restored(path)}"
-        )
+def _check_numbers(path: Path, content: object, keys: Iterable[str]) -> None:
+    values: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+    missing = [key for key in keys if not _is_finite_number(values.get(key))]
+    if missing:
+        raise _damaged(path, f"no finite number under {', '.join(missing)}")
 
 
-def _number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) < 2**63
-        and isfinite(value)
-    )
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < MAX_NUMBER and isfinite(value)
+
+
+def _damaged(path: Path, problem: str) -> InputError:
+    return InputError(f"{path} is damaged: {problem}; {restored(path)}")

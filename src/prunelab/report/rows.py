@@ -1,4 +1,4 @@
-"""The rows behind the pictures: plain lists of dicts, also what DVC's own plots read."""
+"""The rows behind the pictures: plain lists of dicts, which DVC's own plots read too."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,51 +10,58 @@ from prunelab.report.style import colour
 
 Row = dict[str, Any]
 
+MIN_KEPT = 1e-6  # metrics have six decimals, and a log axis has no place for 0
+
 
 def tradeoff_rows(
     cells: Sequence[tuple[str, float, str]],
     metrics: Sequence[Mapping[str, Any]],
     same: Mapping[str, Sequence[str]],
 ) -> list[Row]:
-    """One row per grid cell: method, ratio, colour, the fraction of weights kept, its metrics, and what it is like.
+    """One row per cell of the grid: method, ratio, colour, and all its metrics.
 
-    `cells` are method, ratio and key; `same` holds, by key, the methods of the same ratio that it cannot be told from.
+    Args:
+        cells: The method, ratio and key of every cell.
+        metrics: The metrics of every cell, in the same order.
+        same: By key, the methods that cannot be distinguished from the cell at the same ratio. The
+            row has their names as `same_as`, separated by commas.
+
+    A row also has `kept`, the share of the dense network's weights that remains.
     """
-    return [
-        {
+    rows = []
+
+    for (method, ratio, key), measured in zip(cells, metrics, strict=True):
+        row: Row = {
             "method": method,
             "ratio": ratio,
             "colour": colour(method),
             "same_as": ", ".join(same[key]),
+            "kept": max(round(1 - measured["sparsity"], 6), MIN_KEPT),
         }
-        | {"kept": _kept(measured["sparsity"]), **measured}
-        for (method, ratio, key), measured in zip(cells, metrics, strict=True)
-    ]
+        rows.append(row | dict(measured))
 
-
-def _kept(sparsity: float) -> float:
-    # Metrics have six decimals, and a log axis has no room for the zero that a larger sparsity is rounded to.
-    return max(round(1 - sparsity, 6), 1e-6)
+    return rows
 
 
 def mean_history(rows: Sequence[Mapping[str, float]]) -> list[Row]:
-    """Rows per seed and epoch to rows per epoch, averaged over seeds."""
-    epochs = defaultdict(list)
+    """Average rows per seed and epoch over seeds. The result has one row per epoch, in order."""
+    by_epoch = defaultdict(list)
     for row in rows:
-        epochs[row["epoch"]].append(row)
-    return [
-        {
-            key: float(np.mean([row[key] for row in same]))
-            for key in same[0]
-            if key not in ("seed", "epoch")
-        }
-        | {"epoch": epoch}
-        for epoch, same in sorted(epochs.items())
-    ]
+        by_epoch[row["epoch"]].append(row)
+
+    means = []
+    for epoch, seeds in sorted(by_epoch.items()):
+        mean: Row = {}
+        for key in seeds[0]:
+            if key not in ("seed", "epoch"):
+                mean[key] = float(np.mean([row[key] for row in seeds]))
+        means.append(mean | {"epoch": epoch})
+
+    return means
 
 
 def matrix_of(rows: Sequence[Mapping[str, int]], classes: int) -> np.ndarray:
-    """Rows of actual, predicted and count as a matrix [classes, classes]."""
+    """Rows of actual class, predicted class and count as a matrix, int64 [classes, classes]."""
     matrix = np.zeros((classes, classes), dtype=np.int64)
     for row in rows:
         matrix[row["actual"], row["predicted"]] = row["count"]

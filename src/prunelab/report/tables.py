@@ -1,102 +1,131 @@
-"""metrics/table.md: one line per configuration, what was asked beside what was achieved."""
+"""metrics/table.md: one line per configuration, with what was asked beside what was achieved."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEADER = (
-    ("method", "left"),
-    ("ratio", "right"),
-    ("sparsity", "right"),
-    ("parameters ≠ 0", "right"),
-    ("parameters", "right"),
-    ("MACs", "right"),
-    ("fewer MACs", "right"),
-    ("size, compressed", "right"),
-    ("accuracy", "right"),
-    ("drop from dense", "right"),
-    ("same as", "left"),
-    ("before fine-tuning", "right"),
-)
-NAMED = 5
+from prunelab.report.labels import DENSE, abbreviate
+
+Row = Mapping[str, Any]
+
+# The columns, and the side to which each is aligned in Markdown.
+LEFT, RIGHT = ":--", "--:"
+COLUMNS = {
+    "method": LEFT,
+    "ratio": RIGHT,
+    "sparsity": RIGHT,
+    "parameters ≠ 0": RIGHT,
+    "parameters": RIGHT,
+    "MACs": RIGHT,
+    "fewer MACs": RIGHT,
+    "size, compressed": RIGHT,
+    "accuracy": RIGHT,
+    "drop from dense": RIGHT,
+    "same as": LEFT,
+    "before fine-tuning": RIGHT,
+}
 
 
-def table(
-    dense: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str, imported: bool
-) -> str:
+def table(dense: Row, rows: Sequence[Row], title: str, imported: bool) -> str:
     """The whole file. Accuracies are means over seeds ± half the 95 % interval, in per cent.
 
-    A row's `same_as` names the methods of the same ratio that it cannot be told from.
+    Args:
+        dense: The metrics of the dense networks.
+        rows: The rows of the trade-off. `same_as` names the methods of the same ratio from which a
+            row cannot be distinguished.
+        title: The heading.
+        imported: Whether the dense weights were imported, which a note then warns of.
     """
-    lines = [f"# {title}", ""]
-    lines.append("| " + " | ".join(name for name, _ in HEADER) + " |")
-    lines.append("|" + "|".join(":--" if side == "left" else "--:" for _, side in HEADER) + "|")
-    lines += [_line(row) for row in ({"method": "dense", "ratio": None, **dense}, *rows)]
-    lines += ["", *_notes(dense, imported)]
+    lines = [
+        f"# {title}",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "|".join(COLUMNS.values()) + "|",
+    ]
+    for row in ({"method": DENSE, "ratio": None, **dense}, *rows):
+        lines.append("| " + " | ".join(_cells(row)) + " |")
+
+    lines += ["", *_notes(dense["seeds"], imported)]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    dense = row["ratio"] is None
-    cells = [
+def _cells(row: Row) -> list[str]:
+    is_dense = row["ratio"] is None
+
+    if is_dense:
+        ratio = drop_from_dense = before = ""
+    else:
+        ratio = f"{row['ratio']:g}"
+        drop_from_dense = drop(row)
+        before = with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"])
+
+    return [
         row["method"],
-        "" if dense else f"{row['ratio']:g}",
+        ratio,
         f"{100 * row['sparsity']:.1f} %",
         f"{row['params_nonzero']:,}",
         f"{row['params']:,}",
         f"{row['macs']:,}",
-        f"{row['macs_ratio']:.2f}x",
-        f"{row['size_compressed_bytes'] / 1000:,.0f} kB",
+        fewer_macs(row),
+        compressed_size(row),
         with_interval(row["accuracy"], row["accuracy_ci95"]),
-        "" if dense else drop(row),
-        few(row.get("same_as", "")),
-        "" if dense else with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"]),
+        drop_from_dense,
+        same_as(row.get("same_as", "")),
+        before,
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
-def few(names: str) -> str:
-    """The first of many names, and how many more there are; the rows have all of them."""
-    every = names.split(", ")
-    return (
-        names
-        if len(every) <= NAMED
-        else f"{', '.join(every[:NAMED])} and {len(every) - NAMED} more"
-    )
+def same_as(names: str) -> str:
+    """The names in a row's `same_as`, cut to fit a cell. The rows keep all of them."""
+    return abbreviate(names.split(", "))
 
 
-def none_shown(row: Mapping[str, Any]) -> bool:
-    """Whether the interval of a drop holds 0."""
-    return abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"]
+def fewer_macs(row: Row) -> str:
+    """How many times fewer MACs than the dense network."""
+    return f"{row['macs_ratio']:.2f}x"
 
 
-def drop(row: Mapping[str, Any]) -> str:
-    """The drop from dense with its interval, marked where none was shown."""
-    return with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"]) + (
-        " =" if none_shown(row) else ""
-    )
+def compressed_size(row: Row) -> str:
+    """The size of the compressed weights in kB."""
+    return f"{row['size_compressed_bytes'] / 1000:,.0f} kB"
+
+
+def no_drop_shown(row: Row) -> bool:
+    """Whether the interval of the drop includes 0."""
+    return bool(abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"])
+
+
+def drop(row: Row) -> str:
+    """The drop from dense with its interval; "=" marks an interval that includes 0."""
+    text = with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"])
+    return f"{text} =" if no_drop_shown(row) else text
 
 
 def with_interval(share: float, half_width: float) -> str:
-    """In per cent, ± half the interval."""
+    """A share in per cent, ± half the width of its interval."""
     return f"{100 * share:.2f} ± {100 * half_width:.2f}"
 
 
-def _notes(dense: Mapping[str, Any], imported: bool) -> list[str]:
-    seeds = dense["seeds"]
-    several = f"covers {seeds} seeds and the finite test set"
-    covers = several if seeds > 1 else "is a bootstrap over test images, there being one seed"
-    notes = [
-        f"Accuracy in per cent on the test split, after the last epoch; ± is half the 95 % interval, which {covers}. "
-        'Drops are paired by seed and image; "=" marks one whose interval holds 0, which is no drop that was shown. '
-        '"same as" names the methods of the same ratio from which the paired difference cannot be told from 0 '
-        "(each pair by itself: of twenty pairs that are alike, one will seem to differ). `ratio` is the share removed "
-        "of what `budget` names (native: of the weights, channels, heads or hidden units, whichever the method "
-        "removes); sparsity is what that comes to in weights. A masked weight still costs its MACs, and its place in "
-        "an uncompressed file.",
-    ]
-    if imported:
-        notes += [
-            "",
-            "**The dense weights were imported: they may have been trained on our validation images.**",
-        ]
-    return notes
+def _notes(seeds: int, imported: bool) -> list[str]:
+    if seeds > 1:
+        covers = f"covers {seeds} seeds and the finite test set"
+    else:
+        covers = "is a bootstrap over test images, there being one seed"
+
+    note = (
+        "Accuracy in per cent on the test split, after the last epoch; ± is half the 95 % "
+        f"interval, which {covers}. Drops are paired by seed and image; "
+        '"=" marks one whose interval holds 0, which is no drop that was shown. '
+        '"same as" names the methods of the same ratio from which the paired difference cannot be '
+        "told from 0 (each pair by itself: of twenty pairs that are alike, one will seem to "
+        "differ). `ratio` is the share removed of what `budget` names (native: of the weights, "
+        "channels, heads or hidden units, whichever the method removes); sparsity is what that "
+        "comes to in weights. A masked weight still costs its MACs, and its place in an "
+        "uncompressed file."
+    )
+    if not imported:
+        return [note]
+
+    warning = (
+        "The dense weights were imported: they may have been trained on our validation images."
+    )
+    return [note, "", f"**{warning}**"]

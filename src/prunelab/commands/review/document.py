@@ -12,8 +12,9 @@ from prunelab.config.params import PARAMS_FILE
 from prunelab.core.escape import as_code
 from prunelab.project.environments import Environments
 from prunelab.project.lock_state import Differences, Lock
-from prunelab.report.markdown import abbreviate, details_block, image, link, table
-from prunelab.report.pareto import BASIS, BASIS_BUT
+from prunelab.report.labels import abbreviate
+from prunelab.report.markdown import details_block, image, link, table
+from prunelab.report.pareto import is_basis
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _warnings(found: Findings) -> list[str]:
     basis = [
         key
         for key in sorted(found.params.get(str(PARAMS_FILE), {}))
-        if key.startswith(BASIS) and key not in BASIS_BUT
+        if is_basis(key)
     ]
     if basis and any(one.change(ACCURACY).difference for one in found.configurations):
         told.append(

@@ -5,7 +5,8 @@ from typing import Any
 
 from prunelab.commands.review.significance import CI, Change, Configuration, Reading, number
 from prunelab.core.escape import as_code
-from prunelab.report.markdown import abbreviate, details_block, table
+from prunelab.report.labels import abbreviate
+from prunelab.report.markdown import details_block, table
 from prunelab.report.tables import with_interval
 
 ACCURACY = "accuracy"

@@ -1,0 +1,30 @@
+"""The names of measures that every picture and table shows to people, and how long lists are cut.
+
+This module may not import matplotlib: the tables of commands need none.
+"""
+
+from collections.abc import Sequence
+
+DENSE = "dense"  # the name of the network that was not pruned
+
+# What accuracy is weighed against.
+COSTS = {
+    "macs": "MACs per input (zeros count too)",
+    "params_nonzero": "non-zero parameters",
+    "size_compressed_bytes": "bytes of the weights, compressed",
+}
+KEPT = "weights kept, % of the dense network"
+LATENCY = "latency, ms, at batch size {batch}"
+
+# The states of a network by the key of their accuracy.
+STATES = {"accuracy": "after fine-tuning", "accuracy_pruned": "before fine-tuning"}
+
+MAX_NAMES = 5  # in one cell or sentence
+
+
+def abbreviate(names: Sequence[str]) -> str:
+    """The first `MAX_NAMES` names, and how many more there are."""
+    shown = ", ".join(names[:MAX_NAMES])
+    if len(names) <= MAX_NAMES:
+        return shown
+    return f"{shown} and {len(names) - MAX_NAMES:,} more"
