@@ -41,8 +41,10 @@ def _round_ticks(low: float, high: float) -> list[float]:
     for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = []
         for decade in range(first, last + 1):
-            ticks += [digit * 10.0**decade for digit in digits]
-        ticks = [tick for tick in ticks if low <= tick <= high]
+            for digit in digits:
+                tick = digit * 10.0**decade
+                if low <= tick <= high:
+                    ticks.append(tick)
 
         if len(ticks) <= MAX_TICKS:
             break

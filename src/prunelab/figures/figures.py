@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 from prunelab.figures.axes import dense_line, log_axis, short_number
 from prunelab.report.labels import COSTS, DENSE, KEPT, STATES
+from prunelab.report.rows import column
 from prunelab.report.series import (
     Confusion,
     MethodCurve,
@@ -53,8 +54,7 @@ def tradeoff(rows: Sequence[Row], dense: Row, title: str) -> Figure:
                 _method_curve(axis, curve, cost, accuracy)
             dense_line(axis, dense["accuracy"], dense["accuracy_ci95"])
 
-            costs = {row[cost] for row in (*rows, dense)}
-            log_axis(axis, sorted(costs), tick_text)
+            log_axis(axis, sorted(set(column([*rows, dense], cost))), tick_text)
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axis.grid(alpha=0.25)
 
@@ -151,8 +151,10 @@ def training(curves: Sequence[TrainingCurve], title: str) -> Figure:
 
 def _training_legend(curves: Sequence[TrainingCurve]) -> list[Line2D]:
     """One line per name, and one that explains the dashes."""
-    colours = {curve.name: curve.colour for curve in curves}
-    lines = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    by_name = {}
+    for curve in curves:
+        by_name[curve.name] = Line2D([], [], color=curve.colour, label=curve.name)
+    lines = list(by_name.values())
 
     explained = "training (solid: validation)"
     lines.append(Line2D([], [], color="grey", linestyle="--", linewidth=1, label=explained))
@@ -160,12 +162,11 @@ def _training_legend(curves: Sequence[TrainingCurve]) -> list[Line2D]:
 
 
 def _training_lines(axis: Axes, rows: Sequence[Row], measure: str, colour: str) -> None:
-    epochs = [row["epoch"] for row in rows]
-    training_values = [row[measure] for row in rows]
-    validation_values = [row[f"validation_{measure}"] for row in rows]
+    epochs = column(rows, "epoch")
+    in_training, in_validation = column(rows, measure), column(rows, f"validation_{measure}")
 
-    axis.plot(epochs, training_values, color=colour, linestyle="--", linewidth=1, alpha=0.7)
-    axis.plot(epochs, validation_values, color=colour, linewidth=1.6)
+    axis.plot(epochs, in_training, color=colour, linestyle="--", linewidth=1, alpha=0.7)
+    axis.plot(epochs, in_validation, color=colour, linewidth=1.6)
 
 
 def _training_axes(loss: Axes, accuracy: Axes) -> None:
@@ -230,10 +231,11 @@ def _confusion(axis: Axes, confusion: Confusion) -> None:
 
 
 def _name_classes(axis: Axes, classes: Sequence[str]) -> None:
-    ticks = range(len(classes))
-    rotation = 45 if max(map(len, classes)) > 2 else 0
-    axis.set_xticks(ticks, classes, rotation=rotation)
-    axis.set_yticks(ticks, classes)
+    longest = max(map(len, classes))
+    rotation = 45 if longest > 2 else 0
+
+    axis.set_xticks(range(len(classes)), classes, rotation=rotation)
+    axis.set_yticks(range(len(classes)), classes)
 
 
 def _write_counts(axis: Axes, confusion: Confusion) -> None:

@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from prunelab.figures.axes import dense_line, log_axis, short_number
 from prunelab.report.labels import COSTS, DENSE
 from prunelab.report.pareto import Row
+from prunelab.report.rows import column
 from prunelab.report.style import DENSE_COLOUR, colour, marker
 
 FRONT_COLOUR = "#009E73"
@@ -31,7 +32,7 @@ def comparison(rows: Sequence[Row], cost: str, title: str) -> Figure:
     for row in rows:
         _point(axis, row)
 
-    log_axis(axis, sorted({row["cost"] for row in rows}), short_number)
+    log_axis(axis, sorted(set(column(rows, "cost"))), short_number)
     _name_points(axis, rows)  # their sides depend on the limits of the axes
 
     axis.set_xlabel(COSTS[cost])
@@ -49,8 +50,7 @@ def _front(axis: Axes, rows: Sequence[Row]) -> None:
     front = [row for row in rows if row["front"]]
     front.sort(key=lambda row: row["cost"])
 
-    costs = [row["cost"] for row in front]
-    accuracies = [row["accuracy"] for row in front]
+    costs, accuracies = column(front, "cost"), column(front, "accuracy")
     axis.plot(costs, accuracies, color=FRONT_COLOUR, linewidth=1.2)
 
 
@@ -59,7 +59,7 @@ def _legend(rows: Sequence[Row]) -> list[Line2D]:
         Line2D([], [], color=FRONT_COLOUR, linewidth=1.2, label="front"),
         Line2D([], [], color=DENSE_COLOUR, linestyle="--", linewidth=1, label=DENSE),
     ]
-    if any(_is_hollow(row) for row in rows):
+    if any(map(_is_hollow, rows)):
         look: dict[str, Any] = {"marker": "o", "linestyle": "", "markerfacecolor": "white"}
         lines.append(Line2D([], [], label="not comparable", color="grey", **look))
     return lines
@@ -73,6 +73,10 @@ def _point(axis: Axes, row: Row) -> None:
     method, accuracy, half_width = str(row["method"]), row["accuracy"], row["accuracy_ci95"]
     method_colour = colour(method)
 
+    face_colour = method_colour
+    if _is_hollow(row):
+        face_colour = "white"
+
     # An accuracy, unlike a normal variate, cannot leave the range from 0 to 1.
     below, above = min(half_width, accuracy), min(half_width, 1 - accuracy)
 
@@ -82,7 +86,7 @@ def _point(axis: Axes, row: Row) -> None:
         [[below], [above]],
         fmt=marker(method),
         color=method_colour,
-        markerfacecolor="white" if _is_hollow(row) else method_colour,
+        markerfacecolor=face_colour,
         elinewidth=0.8,
         capsize=2,
     )

@@ -28,7 +28,7 @@ def sensitivity(record: Row, title: str) -> Figure:
     `record` is the content of metrics/sensitivity.json.
     """
     panels = sensitivity_panels(record)
-    heights = [_height_inch(panel) for panel in panels]
+    heights = list(map(_height_inch, panels))
 
     figure = Figure(figsize=(12, sum(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights)
@@ -79,9 +79,11 @@ def _curves(axis: Axes, panel: SensitivityPanel) -> None:
 def _curve_points(curve: LayerCurve, dense_accuracy: float) -> tuple[list[float], list[float]]:
     """Ratios and accuracies in the order of the ratios, from the dense network on."""
     points = [(0.0, dense_accuracy)]
-    points += [(row["ratio"], row["accuracy"]) for row in curve.rows]
-    points.sort()
-    return [ratio for ratio, _ in points], [accuracy for _, accuracy in points]
+    for row in curve.rows:
+        points.append((row["ratio"], row["accuracy"]))
+
+    ratios, accuracies = zip(*sorted(points), strict=True)
+    return list(ratios), list(accuracies)
 
 
 def _heat_map(axis: Axes, panel: SensitivityPanel) -> None:

@@ -4,12 +4,13 @@ They say what is drawn. How it looks in light or dark is up to page.html. What t
 training, the confusion and the sensitivity draw is prepared in `report/series.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import isnan
 from typing import Any
 
 from prunelab.report.labels import COSTS, DENSE, LATENCY
+from prunelab.report.rows import column
 from prunelab.report.series import (
     Confusion,
     LayerCurve,
@@ -30,7 +31,6 @@ Chart = dict[str, Any]  # data and layout, as Plotly takes them
 TRADEOFF_COSTS = COSTS | {"latency_ms": LATENCY}
 MAX_LEGEND = 24  # curves that a legend can still name
 SHOWN_DISTRIBUTIONS = 3  # the others show on a click
-BOX_PERCENTILES = (5, 25, 50, 75, 95)
 QUANTILE_STEP = 5  # per cent between two stored quantiles of a latency
 
 # The colours of a heat map's ends, which suit a light page and a dark one.
@@ -68,7 +68,7 @@ def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
         }
         traces.append(trace)
 
-    costs = [row[cost] for row in (dense, *points)]
+    costs = column([dense, *points], cost)
     traces.append(_dense_trace(100 * dense["accuracy"], costs))
 
     xaxis = {"type": "log", "autorange": "reversed", "dtick": "D2"}
@@ -77,11 +77,13 @@ def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
 
 def _dense_trace(accuracy: float, costs: Sequence[float]) -> Trace:
     """The dense network as a level line across all costs; `accuracy` in per cent."""
+    ends = [max(costs) * 1.2, min(costs) / 1.2]
+
     return {
         "type": "scatter",
         "mode": "lines",
         "name": DENSE,
-        "x": [max(costs) * 1.2, min(costs) / 1.2],
+        "x": ends,
         "y": [accuracy, accuracy],
         "line": {"color": DENSE_COLOUR, "dash": "dash", "width": 1},
         "hovertemplate": f"dense {accuracy:.2f} %<extra></extra>",
@@ -91,6 +93,7 @@ def _dense_trace(accuracy: float, costs: Sequence[float]) -> Trace:
 def _point_text(row: Row) -> str:
     """What a point of the trade-off says when it is pointed at."""
     sparsity = f"sparsity {100 * row['sparsity']:.1f} %"
+
     lines = [
         f"<b>{row['method']} at {row['ratio']:g}</b>",
         f"accuracy {100 * row['accuracy']:.2f} ± {100 * row['accuracy_ci95']:.2f} %",
@@ -101,6 +104,7 @@ def _point_text(row: Row) -> str:
     ]
     if row["same_as"]:
         lines.append(f"same as {same_as(row['same_as'])}")
+
     return "<br>".join(lines)
 
 
@@ -109,8 +113,10 @@ def training(rows: Sequence[Row]) -> list[tuple[str, Chart]]:
 
     `rows` are those of plots/training.json. The charts are in the order of the groups' names.
     """
-    groups = by_group(training_curves(rows))
-    return [(group, _training_chart(groups[group])) for group in sorted(groups)]
+    charts = []
+    for group, curves in sorted(by_group(training_curves(rows)).items()):
+        charts.append((group, _training_chart(curves)))
+    return charts
 
 
 def _training_chart(curves: Sequence[TrainingCurve]) -> Chart:
@@ -119,16 +125,19 @@ def _training_chart(curves: Sequence[TrainingCurve]) -> Chart:
         traces.append(_training_trace(curve, "validation_accuracy", curve.name, "solid"))
         trace = _training_trace(curve, "accuracy", f"{curve.name}, training", "dot")
         traces.append(trace | {"showlegend": False})
+
     return _chart(traces, "epoch", "accuracy, % (solid: validation)")
 
 
 def _training_trace(curve: TrainingCurve, measure: str, name: str, dash: str) -> Trace:
+    percent = _percent(column(curve.rows, measure))
+
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
-        "x": [row["epoch"] for row in curve.rows],
-        "y": _percent(row[measure] for row in curve.rows),
+        "x": column(curve.rows, "epoch"),
+        "y": percent,
         "line": {"color": curve.colour, "dash": dash, "width": 1.5},
         "legendgroup": curve.name,
         "showlegend": True,
@@ -152,6 +161,7 @@ def confusion(confusion: Confusion) -> Chart:
         "colorbar": {"title": {"text": "share"}, "tickformat": ".0%"},
         "hovertemplate": "%{y} taken for %{x}: %{text}<extra></extra>",
     }
+
     return _chart(
         [trace], "predicted class", "actual class", xaxis=CATEGORIES, yaxis=CATEGORIES_DOWN
     )
@@ -166,6 +176,7 @@ def sensitivity(record: Row) -> list[tuple[str, Chart]]:
     for panel in sensitivity_panels(record):
         charts.append((f"{panel.granularity}s, curves", _sensitivity_curves(panel)))
         charts.append((f"{panel.granularity}s, layer by layer", _sensitivity_map(panel)))
+
     return charts
 
 
@@ -188,8 +199,8 @@ def _layer_trace(curve: LayerCurve, dense_accuracy: float) -> Trace:
         "name": curve.layer,
         "line": line,
         "marker": {"size": 4},
-        "x": [0, *_percent(row["removed"] for row in curve.rows)],
-        "y": [100 * dense_accuracy, *_percent(row["accuracy"] for row in curve.rows)],
+        "x": [0, *_percent(column(curve.rows, "removed"))],
+        "y": [100 * dense_accuracy, *_percent(column(curve.rows, "accuracy"))],
         "hovertemplate": hover,
     }
 
@@ -198,7 +209,7 @@ def _sensitivity_map(panel: SensitivityPanel) -> Chart:
     accuracies = []
     for line in panel.heat_map(panel.ratios).tolist():
         # JSON has no NaN; null leaves the cell of the map empty.
-        accuracies.append([None if isnan(accuracy) else accuracy for accuracy in line])
+        accuracies.append(list(map(_none_if_nan, line)))
 
     trace = {
         "type": "heatmap",
@@ -211,7 +222,12 @@ def _sensitivity_map(panel: SensitivityPanel) -> Chart:
         "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"},
         "hovertemplate": "<b>%{y}</b> at %{x}: %{z:.2%}<extra></extra>",
     }
+
     return _layer_map(trace, "ratio")
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if isnan(value) else value
 
 
 def layers_left(details: Mapping[str, Sequence[Row]], measure: str, label: str) -> Chart:
@@ -230,7 +246,7 @@ def layers_left(details: Mapping[str, Sequence[Row]], measure: str, label: str) 
     trace = {
         "type": "heatmap",
         "x": list(details),
-        "y": [row["layer"] for row in next(iter(details.values()))],
+        "y": column(next(iter(details.values())), "layer"),
         "zmin": 0,
         "zmax": 1,
         "colorscale": SHADES,
@@ -239,6 +255,7 @@ def layers_left(details: Mapping[str, Sequence[Row]], measure: str, label: str) 
         "hovertemplate": "<b>%{y}</b>, %{x}<br>%{text}<extra></extra>",
         "colorbar": {"title": {"text": label}, "tickformat": ".0%"},
     }
+
     return _layer_map(trace, "")
 
 
@@ -285,14 +302,19 @@ def _density_trace(name: str, histogram: Row, is_shown: bool) -> Trace:
     width = 2 * limit / len(counts)
     total = max(1, sum(counts))
 
+    centers, densities = [], []
+    for index, count in enumerate(counts):
+        centers.append(-limit + (index + 0.5) * width)
+        densities.append(count / total / width)
+
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
         "line": {"shape": "hvh", "width": 1.5},
-        "x": [-limit + (index + 0.5) * width for index in range(len(counts))],
-        "y": [count / total / width for count in counts],
-        "visible": True if is_shown else "legendonly",
+        "x": centers,
+        "y": densities,
+        "visible": is_shown or "legendonly",
     }
 
 
@@ -306,23 +328,21 @@ def latency(rows: Sequence[Row], backend: str, batch_size: int) -> Chart:
         if row["backend"] == backend and row["batch_size"] == batch_size:
             measured.append(row)
 
-    percentiles = {}
-    for percentile in BOX_PERCENTILES:
-        place = percentile // QUANTILE_STEP
-        percentiles[percentile] = [row["latency_ms_quantiles"][place] for row in measured]
+    quantiles = list(zip(*column(measured, "latency_ms_quantiles"), strict=True))
 
     trace = {
         "type": "box",
         "orientation": "h",
-        "y": _names(measured),
-        "q1": percentiles[25],
-        "median": percentiles[50],
-        "q3": percentiles[75],
-        "lowerfence": percentiles[5],
-        "upperfence": percentiles[95],
+        "y": column(measured, "name"),
+        "q1": quantiles[25 // QUANTILE_STEP],
+        "median": quantiles[50 // QUANTILE_STEP],
+        "q3": quantiles[75 // QUANTILE_STEP],
+        "lowerfence": quantiles[5 // QUANTILE_STEP],
+        "upperfence": quantiles[95 // QUANTILE_STEP],
         "name": f"batch {batch_size}",
         "showlegend": False,
     }
+
     chart = _chart([trace], "ms per batch", "", yaxis=CATEGORIES_DOWN)
     chart["layout"]["height"] = 26 * len(measured) + 140
     return chart
@@ -334,10 +354,10 @@ def operators(rows: Sequence[Row]) -> Chart:
     It is the time on the GPU if there is any, else on the CPU.
     """
     key, processor = "cpu_ms", "CPU"
-    if any(row["cuda_ms"] for row in rows):
+    if any(column(rows, "cuda_ms")):
         key, processor = "cuda_ms", "GPU"
 
-    names = list(dict.fromkeys(_names(rows)))
+    names = list(dict.fromkeys(column(rows, "name")))
     times: dict[str, dict[str, float]] = {}
     for row in rows:
         by_name = times.setdefault(row["operator"], dict.fromkeys(names, 0))
@@ -354,11 +374,7 @@ def operators(rows: Sequence[Row]) -> Chart:
     return chart
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
-    return [row["name"] for row in rows]
-
-
-def _percent(shares: Iterable[float]) -> list[float]:
+def _percent(shares: Sequence[float]) -> list[float]:
     return [100 * share for share in shares]
 
 
@@ -382,4 +398,5 @@ def _chart(
     if sum(trace.get("showlegend", True) for trace in traces) > MAX_LEGEND:
         # It would leave no room for the curves, which show their names when pointed at.
         layout["showlegend"] = False
+
     return {"data": traces, "layout": layout}

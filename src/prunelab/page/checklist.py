@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prunelab.report.rows import column
 from prunelab.report.style import is_control
 
 Row = Mapping[str, Any]
@@ -43,7 +44,7 @@ def checklist(dense: Row, points: Sequence[Row], device: str) -> list[Check]:
         points: The metrics of the grid's cells, each with its method and ratio.
         device: What the latency was measured on.
     """
-    methods = list(dict.fromkeys(point["method"] for point in points))
+    methods = list(dict.fromkeys(column(points, "method")))
 
     return [
         _seeds(dense["seeds"]),
@@ -71,8 +72,8 @@ def _pairs() -> Check:
 
 
 def _controls(methods: Sequence[str]) -> Check:
-    families = {family(method) for method in methods}
-    controlled = {family(method) for method in methods if is_control(method)}
+    families = set(map(family, methods))
+    controlled = set(map(family, filter(is_control, methods)))
     without = ", ".join(sorted(families - controlled))
 
     evidence = f"none for {without}" if without else "yes"
@@ -106,7 +107,7 @@ def _any_method(
 
 
 def _ratios(points: Sequence[Row]) -> Check:
-    ratios = {point["ratio"] for point in points}
+    ratios = set(column(points, "ratio"))
     ratios.discard(0)  # at 0 nothing is pruned
 
     rule = f"at least {MIN_RATIOS} ratios, so that a curve has a shape"

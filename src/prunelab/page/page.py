@@ -8,6 +8,7 @@ from typing import Any
 from prunelab.page import charts
 from prunelab.page.checklist import ENFORCED, checklist
 from prunelab.report.labels import DENSE
+from prunelab.report.rows import column
 from prunelab.report.series import confusion_of
 from prunelab.report.style import DENSE_COLOUR, colour
 from prunelab.report.tables import compressed_size, drop, fewer_macs, same_as, with_interval
@@ -86,6 +87,9 @@ def page(data: ReportData) -> str:
 
 
 def _sections(data: ReportData) -> list[Section]:
+    """All sections in the order of the page; the first three are written in page.html."""
+    operators = charts.operators(data.speed["operators"])
+
     return [
         Section("run", "What was run"),
         Section("checklist", "Can it be believed"),
@@ -106,7 +110,7 @@ def _sections(data: ReportData) -> list[Section]:
             "operators",
             "Operators",
             "By torch.profiler, which slows things down: the shares are what to look at.",
-            [("time of one call", charts.operators(data.speed["operators"]))],
+            [("time of one call", operators)],
         ),
     ]
 
@@ -114,13 +118,15 @@ def _sections(data: ReportData) -> list[Section]:
 def _tradeoff_section(data: ReportData) -> Section:
     """Every cost against accuracy; latency is that of the first backend's smallest batch size."""
     rows = data.speed["latency"]
-    backend = rows[0]["backend"]
-    batch_size = min(row["batch_size"] for row in rows if row["backend"] == backend)
 
-    latencies = {}
+    by_batch_size: dict[int, dict[str, float]] = {}
     for row in rows:
-        if row["backend"] == backend and row["batch_size"] == batch_size:
+        if row["backend"] == rows[0]["backend"]:
+            latencies = by_batch_size.setdefault(row["batch_size"], {})
             latencies[row["name"]] = row["latency_ms_p50"]
+
+    batch_size = min(by_batch_size)
+    latencies = by_batch_size[batch_size]
 
     dense = {**data.dense, "latency_ms": latencies[DENSE]}
     points = [{**point, "latency_ms": latencies[point["key"]]} for point in data.points]
@@ -158,9 +164,14 @@ def _sensitivity_section(record: Row) -> Section:
 
 
 def _layers_section(details: Mapping[str, Row]) -> Section:
-    layers = {name: detail["layers"] for name, detail in details.items() if name != DENSE}
+    layers = {}
+    for name, detail in details.items():
+        if name != DENSE:
+            layers[name] = detail["layers"]
+
     sparsity = charts.layers_left(layers, "sparsity", "sparsity")
     width = charts.layers_left(layers, "width", "width")
+
     return Section(
         "layers",
         "Layers",
@@ -197,7 +208,7 @@ def _table(data: ReportData) -> tuple[list[str], list[list[str]]]:
     speedups: dict[tuple[str, int], str] = {}
     for row in data.speed["latency"]:  # the first backend counts
         speedups.setdefault((row["name"], row["batch_size"]), row.get("told", ""))
-    batch_sizes = sorted({batch_size for _, batch_size in speedups})
+    batch_sizes = sorted(set(column(data.speed["latency"], "batch_size")))
 
     columns = [
         "configuration",
@@ -214,6 +225,7 @@ def _table(data: ReportData) -> tuple[list[str], list[list[str]]]:
         *(f"faster, batch {batch_size}" for batch_size in batch_sizes),
         "same as",
     ]
+
     lines = []
     for row in ({**data.dense, "key": DENSE, "same_as": ""}, *data.points):
         faster = [speedups[row["key"], batch_size] for batch_size in batch_sizes]
@@ -223,12 +235,14 @@ def _table(data: ReportData) -> tuple[list[str], list[list[str]]]:
         columns.insert(2, "top-5, %")
         for row, line in zip((data.dense, *data.points), lines, strict=True):
             line.insert(2, f"{100 * row['accuracy_top5']:.2f}")
+
     return columns, lines
 
 
 def _cells(row: Row) -> list[str]:
     """The cells of a configuration up to its size."""
     drop_from_dense = worst_class = before = ""
+
     if row["key"] != DENSE:
         drop_from_dense = drop(row)
         worst_class = f"{100 * row['worst_class_drop']:.1f}"
@@ -251,9 +265,9 @@ def _cells(row: Row) -> list[str]:
 
 def _measures(details: Mapping[str, Row]) -> dict[str, list[str]]:
     """Every measure of every configuration over its seeds: the names, then a line for each."""
-    names = [row["measure"].replace("_", " ") for row in details[DENSE]["measures"]]
+    measures = column(details[DENSE]["measures"], "measure")
+    lines = {"configuration": [measure.replace("_", " ") for measure in measures]}
 
-    lines = {"configuration": names}
     for configuration, detail in details.items():
         lines[configuration] = list(map(_measure_text, detail["measures"]))
     return lines
@@ -267,7 +281,10 @@ def _measure_text(row: Row) -> str:
 
 
 def _note(seeds: int) -> str:
-    covers = f"{seeds} seeds and the finite test set" if seeds > 1 else "the finite test set only"
+    covers = "the finite test set only"
+    if seeds > 1:
+        covers = f"{seeds} seeds and the finite test set"
+
     return (
         "Accuracy on the test split after the last epoch; ± is half the 95 % interval, which "
         f"covers {covers}. Drops are paired by seed and image; "

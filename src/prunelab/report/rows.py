@@ -54,10 +54,15 @@ def mean_history(rows: Sequence[Mapping[str, float]]) -> list[Row]:
         mean: Row = {}
         for key in seeds[0]:
             if key not in ("seed", "epoch"):
-                mean[key] = float(np.mean([row[key] for row in seeds]))
+                mean[key] = float(np.mean(column(seeds, key)))
         means.append(mean | {"epoch": epoch})
 
     return means
+
+
+def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """The values of one key in all rows."""
+    return [row[key] for row in rows]
 
 
 def matrix_of(rows: Sequence[Mapping[str, int]], classes: int) -> np.ndarray:

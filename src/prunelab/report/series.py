@@ -13,7 +13,7 @@ import numpy as np
 
 from prunelab.artifacts.records import ALL
 from prunelab.report.labels import DENSE
-from prunelab.report.rows import matrix_of
+from prunelab.report.rows import column, matrix_of
 from prunelab.report.style import DENSE_COLOUR, colour, is_control
 
 Row = Mapping[str, Any]
@@ -30,7 +30,7 @@ class MethodCurve:
 
     def values(self, key: str) -> list[Any]:
         """One metric of all points."""
-        return [point[key] for point in self.points]
+        return column(self.points, key)
 
 
 def method_curves(points: Sequence[Row]) -> list[MethodCurve]:
