@@ -5,14 +5,14 @@ import zlib
 from collections.abc import Collection, Iterable
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from prunelab.artifacts.tensors import canonical, load_tensors, save_tensors
+from prunelab.artifacts.tensors import canonical_json, load_tensors, save_tensors
 from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
@@ -20,31 +20,34 @@ from prunelab.models.catalogue import build_on_meta, example_input, prunable_wei
 from prunelab.models.resize import resize
 
 MASK_PREFIX = "mask/"
-LARGEST_INPUT = 2**28  # values of one example: more than any image that Pillow opens
+MAX_INPUT_VALUES = 2**28  # of one example: more than any image that Pillow opens
+MAX_PROBLEMS = 5  # that one message names
 
 
-def _one_example(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) not in (1, 3) or prod(shape) > LARGEST_INPUT:
+def _check_input_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) not in (1, 3) or prod(shape) > MAX_INPUT_VALUES:
         raise ValueError(
-            f"{shape} is no shape of an image or a text; valid: up to {LARGEST_INPUT} values in all"
+            f"{shape} is not the shape of an image or a text; "
+            f"valid: up to {MAX_INPUT_VALUES} values in all"
         )
     return shape
 
 
 class ModelCard(BaseModel):
-    """What a model file says of itself: all that is needed to rebuild and to use the network, and no environment.
+    """The description in a model file: all that is needed to rebuild and use the network.
 
-    `options` are what a network's builder needs to know besides classes and input shape (the sizes of an encoder, say);
-    `normalise` is of pixels scaled to 0..1, None for texts. `imported` is the path, as given, and the SHA-256 of the
-    file of foreign weights that training started from, if any; those may have seen our validation images.
-    `ratio_achieved` and `train_macs` (what reaching this network cost after the dense one) are 0 for a dense one.
+    `options` are what a network's builder needs besides classes and input shape, such as the sizes
+    of an encoder. `normalise` is for pixels scaled to 0..1, and None for texts. `imported` is the
+    path, as given, and the SHA-256 of the file of pretrained weights that training started from;
+    that training may have seen our validation images. `ratio_achieved` and `train_macs` (the cost
+    of reaching this network from the dense one) are 0 for a dense one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
     classes: Annotated[Count, Field(le=2**31)]
-    input_shape: Annotated[tuple[Count, ...], AfterValidator(_one_example)]
+    input_shape: Annotated[tuple[Count, ...], AfterValidator(_check_input_shape)]
     options: dict[str, Annotated[int, Field(ge=0, le=2**31)]] = {}
     normalise: Normalise | None
     seed: int
@@ -56,7 +59,7 @@ class ModelCard(BaseModel):
 
     def text(self) -> str:
         """The card as files hold it: JSON that is the same to the byte for the same card."""
-        return canonical(self.model_dump(mode="json"))
+        return canonical_json(self.model_dump(mode="json"))
 
 
 class Network(BaseModel):
@@ -76,75 +79,94 @@ def save_network(path: Path, network: Network) -> None:
         InputError: if a weight is not finite.
     """
     tensors = state_tensors(network.model)
-    tensors |= {
-        f"{MASK_PREFIX}{name}": mask.cpu().contiguous() for name, mask in network.masks.items()
-    }
+    for name, mask in network.masks.items():
+        tensors[f"{MASK_PREFIX}{name}"] = mask.cpu().contiguous()
     save_tensors(path, tensors, network.card.model_dump(mode="json"))
 
 
 def load_network(path: Path) -> Network:
-    """Rebuild a network from its file, thinner layers included, in evaluation mode on the CPU; runs no code from it.
+    """Rebuild a network, thinner layers included, in evaluation mode on the CPU.
+
+    No code from the file runs.
 
     Raises:
         InputError: if the file is missing, damaged, or does not fit the network it names.
     """
-    tensors, told = load_tensors(path, way_back=f"`dvc checkout {path}` or `dvc repro` restores it")
+    hint = f"`dvc checkout {path}` or `dvc repro` restores it"
+    tensors, metadata = load_tensors(path, recovery_hint=hint)
+    card = _read_card(path, metadata)
+
+    masks = {}
+    for name in list(tensors):
+        if name.startswith(MASK_PREFIX):
+            masks[name.removeprefix(MASK_PREFIX)] = tensors.pop(name).clone()
+
     try:
-        card = ModelCard.model_validate_json(canonical(told))
+        model = _rebuild(card, tensors)
+    except (InputError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} does not hold a {card.model}: {reason}") from None
+
+    misfits = [name for name, mask in masks.items() if not _fits(mask, tensors.get(name))]
+    if misfits:
+        names = ", ".join(misfits[:MAX_PROBLEMS])
+        raise InputError(f"{path} has masks that fit no weights: {names}")
+    return Network(model=model, card=card, masks=masks)
+
+
+def load_model(path: Path) -> nn.Module:
+    """A network without its card and masks; raises InputError as `load_network` does."""
+    return load_network(path).model
+
+
+def load_networks(folder: Path, seeds: Iterable[int]) -> dict[int, Network]:
+    """The networks that a stage wrote, by seed; raises InputError as `load_network` does."""
+    return {seed: load_network(seed_file(folder, seed)) for seed in seeds}
+
+
+def _read_card(path: Path, metadata: dict[str, Any]) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json(canonical_json(metadata))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputError(
             f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}"
         ) from None
-    masks = {
-        name.removeprefix(MASK_PREFIX): tensors.pop(name).clone()
-        for name in list(tensors)
-        if name.startswith(MASK_PREFIX)
-    }
-    try:
-        model = _rebuilt(card, tensors)
-    except (InputError, RuntimeError) as error:
-        raise InputError(
-            f"{path} does not hold a {card.model}: {' '.join(str(error).split())}"
-        ) from None
-    if misfits := [name for name, mask in masks.items() if not _fits(mask, tensors.get(name))]:
-        raise InputError(f"{path} has masks that fit no weights: {', '.join(misfits[:5])}")
-    return Network(model=model, card=card, masks=masks)
-
-
-def load_model(path: Path) -> nn.Module:
-    """A network alone; raises InputError as `load_network` does."""
-    return load_network(path).model
 
 
 def _fits(mask: Tensor, weight: Tensor | None) -> bool:
     return weight is not None and mask.dtype == torch.bool and mask.shape == weight.shape
 
 
-def _rebuilt(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
-    """The network of a card, given the tensors of its file."""
-    # Without values at first: to initialise what is then overwritten takes most of the time of loading a large network,
-    # and a card may speak of more weights than fit into memory.
+def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of a card with the tensors of its file."""
+    # The network has no values at first. Initialising weights that are then overwritten takes most
+    # of the time of loading a large network, and a card may declare more weights than fit into
+    # memory.
     model = build_on_meta(card.model, card.classes, card.input_shape, **card.options).eval()
     resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    _assert_whole(model, card, tensors)
-    # Copied, for what was read is the file itself, mapped into memory, which must not matter once this is done.
-    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    _check_tensors(model, card, tensors)
+
+    # The tensors are mapped from the file. Copies do not change when the file does.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    model.load_state_dict(copies, assign=True)
     return model
 
 
-def _assert_whole(model: nn.Module, card: ModelCard, tensors: dict[str, Tensor]) -> None:
-    """Refuse tensors of another type than a network without values has, and widths that fit no other layer's."""
-    types = {name: (tensors[name].dtype, value.dtype) for name, value in model.state_dict().items()}
-    if odd := [
-        f"{name} is {got}, not {wanted}" for name, (got, wanted) in types.items() if got != wanted
-    ]:
-        raise InputError(", ".join(odd[:5]))
+def _check_tensors(model: nn.Module, card: ModelCard, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors whose type is not the network's, and widths that do not fit each other."""
+    problems = []
+    for name, value in model.state_dict().items():
+        if tensors[name].dtype != value.dtype:
+            problems.append(f"{name} is {tensors[name].dtype}, not {value.dtype}")
+    if problems:
+        raise InputError(", ".join(problems[:MAX_PROBLEMS]))
+
     with torch.inference_mode():
-        scores = model(example_input(card.input_shape).to("meta"))
-    if scores.shape != (1, card.classes):
+        logits = model(example_input(card.input_shape).to("meta"))
+    if logits.shape != (1, card.classes):
         raise InputError(
-            f"it tells {scores.shape[1]} classes apart, its card speaks of {card.classes}"
+            f"it has {logits.shape[1]} outputs, but its card has {card.classes} classes"
         )
 
 
@@ -154,44 +176,42 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
-    """Bytes of the weights as a safetensors file, without masks: as it is, compressed, and in a sparse format.
+    """Bytes of the weights, without masks, as a safetensors file.
 
-    Compressed by zlib, level 6. Sparse: every prunable weight as compressed rows (values, and 32-bit columns and row
-    ends) where that is smaller.
+    `size_bytes` is the file as it is, `size_compressed_bytes` by zlib, level 6. In
+    `size_sparse_bytes` every prunable weight is in compressed rows (values, and 32-bit columns and
+    row ends) if that is smaller.
     """
     tensors = state_tensors(model)
     content = safetensors.torch.save(tensors)
-    sparse = safetensors.torch.save(_sparse(tensors, prunable_weights(model)))
+    sparse_content = safetensors.torch.save(_in_sparse_format(tensors, prunable_weights(model)))
     return {
         "size_bytes": len(content),
         "size_compressed_bytes": len(zlib.compress(content, 6)),
-        "size_sparse_bytes": min(len(sparse), len(content)),
+        "size_sparse_bytes": min(len(sparse_content), len(content)),
     }
 
 
-def _sparse(tensors: dict[str, Tensor], prunable: Collection[str]) -> dict[str, Tensor]:
+def _in_sparse_format(tensors: dict[str, Tensor], prunable: Collection[str]) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        nonzero = int(tensor.count_nonzero())
-        if (
-            name in prunable and 2 * nonzero + len(tensor) + 1 < tensor.numel()
-        ):  # in units of 4 bytes
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch calls the format a beta
-                rows = tensor.flatten(1).to_sparse_csr()
-            stored |= {
-                f"{name}.values": rows.values(),
-                f"{name}.columns": rows.col_indices().int(),
-                f"{name}.rows": rows.crow_indices().int(),
-            }
-        else:
+        if name not in prunable or _sparse_size(tensor) >= tensor.numel():
             stored[name] = tensor
+            continue
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls the format a beta
+            rows = tensor.flatten(1).to_sparse_csr()
+        stored[f"{name}.values"] = rows.values()
+        stored[f"{name}.columns"] = rows.col_indices().int()
+        stored[f"{name}.rows"] = rows.crow_indices().int()
+
     return stored
 
 
-def load_networks(folder: Path, seeds: Iterable[int]) -> dict[int, Network]:
-    """The networks that a stage wrote, by seed; raises InputError as `load_network` does."""
-    return {seed: load_network(seed_file(folder, seed)) for seed in seeds}
+def _sparse_size(tensor: Tensor) -> int:
+    """Units of 4 bytes: a value and a column for every weight that is not 0, and the row ends."""
+    return 2 * int(tensor.count_nonzero()) + len(tensor) + 1
 
 
 def seed_file(folder: Path, seed: int) -> Path:

@@ -1,4 +1,4 @@
-"""What networks said about the test split, kept for paired comparisons."""
+"""The predictions of networks on the test split, kept for paired comparisons."""
 
 from pathlib import Path
 
@@ -12,31 +12,33 @@ DIMENSIONS = {"labels": 1, "before": 2, "after": 2, "losses": 2}
 
 
 def save_predictions(path: Path, **arrays: np.ndarray) -> None:
-    """Write the labels [images] and what the networks of all seeds said, arrays [seeds, images].
+    """Write the labels [images] and the predictions of all seeds, arrays [seeds, images].
 
-    As safetensors, since equal arrays must give equal bytes: the zip files of NumPy differ between releases of Python.
+    They are safetensors, because equal arrays must give equal bytes: NumPy's zip files differ
+    between releases of Python.
     """
-    # Copied, since the dense network's `before` is its `after`, and a file has no shared memory.
-    save_tensors(
-        path,
-        {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()},
-        {},
-    )
+    tensors = {}
+    for name, array in arrays.items():
+        # A copy, because a dense network's `before` is its `after` and a file has no shared memory.
+        tensors[name] = torch.from_numpy(np.array(array, order="C"))
+    save_tensors(path, tensors, metadata={})
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
-    """What `save_predictions` wrote.
+    """The arrays that `save_predictions` wrote.
 
     Raises:
         InputError: if the file is missing, damaged, or holds other arrays.
     """
-    tensors, _ = load_tensors(path, way_back="`dvc checkout` or `dvc repro` restores it")
+    hint = "`dvc checkout` or `dvc repro` restores it"
+    tensors, _ = load_tensors(path, recovery_hint=hint)
     arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
-    if {name: array.ndim for name, array in arrays.items()} != DIMENSIONS or len(
-        {array.shape[-1] for array in arrays.values()}
-    ) != 1:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise InputError(
-            f"{path} holds no predictions: {shapes}; needed: labels [images], others [seeds, images]"
-        )
-    return arrays
+
+    dimensions = {name: array.ndim for name, array in arrays.items()}
+    if dimensions == DIMENSIONS and len({array.shape[-1] for array in arrays.values()}) == 1:
+        return arrays
+
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+    raise InputError(
+        f"{path} holds no predictions: {shapes}; expected labels [images], others [seeds, images]"
+    )

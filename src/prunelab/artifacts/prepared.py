@@ -1,6 +1,6 @@
-"""Prepared data: two arrays per split, <split>/inputs.npy and labels.npy, and dataset.json that describes them.
+"""Prepared data: <split>/inputs.npy and labels.npy for every split, and dataset.json about them.
 
-Plain .npy files, since those can be mapped into memory and are written piece by piece.
+The arrays are plain .npy files, because those can be mapped into memory and written in pieces.
 """
 
 import hashlib
@@ -23,113 +23,109 @@ from prunelab.data.dataset import Examples, Shape
 from prunelab.data.splits import Split
 
 
-def _of_examples(shape: list[int]) -> list[int]:
+def _check_example_shape(shape: list[int]) -> list[int]:
     if len(shape) not in (1, 3):
-        raise ValueError("needed are one number (token ids) or three (channels, height, width)")
+        raise ValueError("expected one number (token ids) or three (channels, height, width)")
     return shape
 
 
-class Hashes(Strict):
+class SplitHashes(Strict):
     """SHA-256 of the two files of a split."""
 
     inputs: str
     labels: str
 
 
-class Described(Strict):
-    """What dataset.json must say; there is more in it."""
+class DatasetRecord(Strict):
+    """The keys that dataset.json must have; it has others too."""
 
     dataset: str
     classes: Annotated[list[str], Field(min_length=1)]
-    shape: Annotated[list[PositiveInt], AfterValidator(_of_examples)]
+    shape: Annotated[list[PositiveInt], AfterValidator(_check_example_shape)]
     counts: dict[str, PositiveInt]
     mean: list[float] | None
     std: list[float] | None
-    sha256: dict[str, Hashes]
+    sha256: dict[str, SplitHashes]
 
 
 def save_prepared(
     folder: Path,
-    parts: Mapping[str, Examples],
+    splits: Mapping[str, Examples],
     describe: Callable[[dict[str, Split]], dict[str, Any]],
 ) -> None:
-    """Write the arrays of every part, then dataset.json with what `describe` says of them and their SHA-256.
+    """Write the arrays of every split, then dataset.json: what `describe` returns, and the hashes.
 
     `describe` gets the written splits as memory maps. Files take their names once all are complete.
 
     Raises:
-        InputError: if the disk is too small, or with the problems of all parts that cannot be decoded.
+        InputError: if the disk is too small, or with the problems of all splits that cannot be
+            decoded.
     """
-    _assert_room(folder, parts)
+    _check_disk_space(folder, splits)
+
     hashes: dict[str, dict[str, str]] = {}
     written: dict[str, Split] = {}
     problems: list[str] = []
     with ExitStack() as stack:
-        for name, part in parts.items():
-            of_inputs, of_labels = _files(folder / name)
-            inputs = stack.enter_context(replacing(of_inputs))
+        for name, examples in splits.items():
+            inputs_file, labels_file = _files(folder / name)
+            inputs = stack.enter_context(replacing(inputs_file))
+            shape = (len(examples), *examples.shape)
             try:
-                digest = _write(inputs, _shown(name, part), (len(part), *part.shape), part.dtype)
-            except InputError as refused:
-                problems += [f"{name}: {problem}" for problem in refused.problems]
+                inputs_hash = _write(inputs, _with_bar(name, examples), shape, examples.dtype)
+            except InputError as error:
+                problems += [f"{name}: {problem}" for problem in error.problems]
                 continue
-            labels = stack.enter_context(
-                replacing(of_labels)
-            )  # after the inputs, whose errors would bear its name
-            hashes[name] = {
-                "inputs": digest,
-                "labels": _write(labels, [part.labels], part.labels.shape, part.labels.dtype),
-            }
-            written[name] = Split(np.load(inputs, mmap_mode="r"), part.labels)
+
+            # Opened after the inputs, because errors about the inputs would name this file.
+            labels = stack.enter_context(replacing(labels_file))
+            labels_hash = _write(
+                labels, [examples.labels], examples.labels.shape, examples.labels.dtype
+            )
+            hashes[name] = {"inputs": inputs_hash, "labels": labels_hash}
+            written[name] = Split(np.load(inputs, mmap_mode="r"), examples.labels)
+
         if problems:
             raise InputError(problems)
-        facts = describe(written)
-    write_json(folder / "dataset.json", facts | {"sha256": hashes})
+        data_info = describe(written)
+
+    write_json(folder / "dataset.json", data_info | {"sha256": hashes})
 
 
 def load_split(folder: Path, name: str, memory_mb: int | None = None) -> Split:
     """Read one prepared split; inputs of more than `memory_mb` MiB stay on disk, as a memory map.
 
     Raises:
-        InputError: if it is missing, damaged, or is not what dataset.json describes.
+        InputError: if it is missing, damaged, or contradicts dataset.json.
     """
-    facts = read_data_info(folder)
-    if name not in facts["sha256"]:
+    data_info = read_data_info(folder)
+    _check_hashes(folder, name, data_info)
+
+    inputs_file, labels_file = _files(folder / name)
+    inputs, labels = _open_array(inputs_file), _open_array(labels_file)
+    shape = tuple(data_info["shape"])
+    problem = _find_mismatch(inputs, labels, shape, len(data_info["classes"]))
+    if problem:
         raise InputError(
-            f"{folder / 'dataset.json'} does not describe {name}; `dvc repro prepare` makes both"
+            f"{folder / name} is not what dataset.json describes: {problem}; "
+            "`dvc repro prepare` makes both"
         )
-    expected = facts["sha256"][name]
-    for path in _files(folder / name):
-        if not path.is_file():
-            raise InputError(f"{path} is missing; `dvc repro prepare` makes it")
-        if (got := sha256(path)) != expected[path.stem]:
-            raise InputError(
-                f"{path} is damaged: SHA-256 {got}, expected {expected[path.stem]}; "
-                f"`dvc checkout {folder / name}` restores it"
-            )
-    inputs, labels = (_mapped(path) for path in _files(folder / name))
-    shape = tuple(facts["shape"])
-    if problem := _misfit(inputs, labels, shape, len(facts["classes"])):
-        raise InputError(
-            f"{folder / name} is not what dataset.json describes: {problem}; `dvc repro prepare` makes both"
-        )
-    on_disk = memory_mb is not None and inputs.nbytes > memory_mb * 2**20
-    resized = len(shape) == 3 and shape[1:] != inputs.shape[2:]
-    return Split(
-        inputs if on_disk else np.array(inputs),
-        np.array(labels),
-        size=(shape[1], shape[2]) if resized else None,
-    )
+
+    size = None
+    if len(shape) == 3 and shape[1:] != inputs.shape[2:]:
+        size = (shape[1], shape[2])
+    if memory_mb is None or inputs.nbytes <= memory_mb * 2**20:
+        inputs = np.array(inputs)
+    return Split(inputs, np.array(labels), size=size)
 
 
 def read_data_info(folder: Path) -> dict[str, Any]:
-    """What dataset.json says of the splits in a folder.
+    """The content of dataset.json, which describes the splits in a folder.
 
     Raises:
-        InputError: if it is missing, damaged, or lacks what every description has.
+        InputError: if it is missing, damaged, or lacks a key of `DatasetRecord`.
     """
-    data_info: dict[str, Any] = read_record(folder / "dataset.json", Described)
-    return data_info
+    return read_record(folder / "dataset.json", DatasetRecord)
 
 
 def read_class_names(folder: Path) -> list[str]:
@@ -141,31 +137,61 @@ def read_class_names(folder: Path) -> list[str]:
     return [one_line(name) for name in read_data_info(folder)["classes"]]
 
 
-def _mapped(path: Path) -> np.ndarray:
-    # A map, whatever is done with it then: a header that speaks of more than the file has is refused at once.
+def _files(folder: Path) -> tuple[Path, Path]:
+    return folder / "inputs.npy", folder / "labels.npy"
+
+
+def _check_hashes(folder: Path, name: str, data_info: dict[str, Any]) -> None:
+    if name not in data_info["sha256"]:
+        raise InputError(
+            f"{folder / 'dataset.json'} does not describe {name}; `dvc repro prepare` makes both"
+        )
+
+    expected = data_info["sha256"][name]
+    for path in _files(folder / name):
+        if not path.is_file():
+            raise InputError(f"{path} is missing; `dvc repro prepare` makes it")
+        actual = sha256(path)
+        if actual != expected[path.stem]:
+            raise InputError(
+                f"{path} is damaged: SHA-256 {actual}, expected {expected[path.stem]}; "
+                f"`dvc checkout {folder / name}` restores it"
+            )
+
+
+def _open_array(path: Path) -> np.ndarray:
+    # As a map in any case: a header that declares more than the file has is refused at once.
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # NumPy's reader of headers raises whatever odd bytes lead it to
-        raise InputError(
-            f"{path} is no array that can be read: {' '.join(str(error).split())}"
-        ) from None
-    if (told := array.offset + array.nbytes) != (size := path.stat().st_size):
-        raise InputError(f"{path} has {size:,} bytes, but its header speaks of {told:,}")
+    except Exception as error:  # odd bytes lead NumPy's reader of headers to any exception
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is no array that can be read: {reason}") from None
+
+    declared_size, size = array.offset + array.nbytes, path.stat().st_size
+    if declared_size != size:
+        raise InputError(f"{path} has {size:,} bytes, but its header declares {declared_size:,}")
     return array
 
 
-def _misfit(inputs: np.ndarray, labels: np.ndarray, shape: Shape, classes: int) -> str | None:
-    """What contradicts the description of a split in its arrays."""
+def _find_mismatch(
+    inputs: np.ndarray, labels: np.ndarray, shape: Shape, classes: int
+) -> str | None:
+    """How the arrays of a split contradict dataset.json, or None."""
     dtype = np.dtype(np.uint8 if len(shape) == 3 else np.int64)
-    if (
-        inputs.dtype != dtype
-        or inputs.ndim != 1 + len(shape)
-        or inputs.shape[1] != shape[0]
-        or not inputs.size
-    ):
-        return f"inputs are {inputs.dtype} {inputs.shape}, needed: {dtype} of examples {shape}"
+    inputs_fit = (
+        inputs.dtype == dtype
+        and inputs.ndim == 1 + len(shape)
+        and inputs.shape[1] == shape[0]
+        and inputs.size > 0
+    )
+    if not inputs_fit:
+        return f"inputs are {inputs.dtype} {inputs.shape}, expected {dtype} of examples {shape}"
+
     if labels.dtype != np.int64 or labels.shape != inputs.shape[:1]:
-        return f"labels are {labels.dtype} {labels.shape}, needed: int64 ({len(inputs)},), one for each of the inputs"
+        return (
+            f"labels are {labels.dtype} {labels.shape}, expected int64 ({len(inputs)},), "
+            "one for each of the inputs"
+        )
     if labels.min() < 0 or labels.max() >= classes:
         return f"labels go from {labels.min()} to {labels.max()}, but there are {classes} classes"
     if inputs.dtype == np.int64 and inputs.min() < 0:
@@ -173,50 +199,55 @@ def _misfit(inputs: np.ndarray, labels: np.ndarray, shape: Shape, classes: int) 
     return None
 
 
-def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / "inputs.npy", folder / "labels.npy"
-
-
 def _write(
     path: Path, chunks: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype
 ) -> str:
-    """Write one .npy file from consecutive pieces; its SHA-256."""
-    # Not through a memory map: a full disk would then be a crash (SIGBUS) in place of an error.
-    header, digest = BytesIO(), hashlib.sha256()
-    described = {
+    """Write one .npy file from consecutive pieces, and return its SHA-256."""
+    # Not through a memory map: a full disk would then be a crash (SIGBUS) instead of an error.
+    buffer = BytesIO()
+    header = {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,
         "shape": shape,
     }
-    np.lib.format.write_array_header_1_0(header, described)
-    digest.update(header.getbuffer())
+    np.lib.format.write_array_header_1_0(buffer, header)
+
+    digest = hashlib.sha256(buffer.getbuffer())
     with path.open("wb") as file:
-        file.write(header.getbuffer())
+        file.write(buffer.getbuffer())
         for chunk in chunks:
             content = np.ascontiguousarray(chunk, dtype).tobytes()
             digest.update(content)
             file.write(content)
+
     return digest.hexdigest()
 
 
-def _shown(name: str, part: Examples) -> Iterable[np.ndarray]:
-    """The chunks of a part under a progress bar, where there is a terminal to show it on."""
-    hidden = not sys.stderr.isatty()
-    with tqdm(
-        total=len(part), desc=f"prepare {name}", unit=" examples", disable=hidden, leave=False
-    ) as bar:
-        for chunk in part.chunks():
+def _with_bar(name: str, examples: Examples) -> Iterable[np.ndarray]:
+    """The chunks of a split, with a progress bar on a terminal."""
+    bar = tqdm(
+        total=len(examples),
+        desc=f"prepare {name}",
+        unit=" examples",
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    )
+    with bar:
+        for chunk in examples.chunks():
             yield chunk
             bar.update(len(chunk))
 
 
-def _assert_room(folder: Path, parts: Mapping[str, Examples]) -> None:
-    needed = sum(
-        len(part) * int(np.prod(part.shape)) * part.dtype.itemsize for part in parts.values()
-    )
+def _check_disk_space(folder: Path, splits: Mapping[str, Examples]) -> None:
+    needed = 0
+    for examples in splits.values():
+        values = len(examples) * int(np.prod(examples.shape))
+        needed += values * examples.dtype.itemsize
+
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
-            f"{folder} needs {needed / 1e9:,.1f} GB for the prepared arrays; {free / 1e9:,.1f} GB are free"
+            f"{folder} needs {needed / 1e9:,.1f} GB for the prepared arrays; "
+            f"{free / 1e9:,.1f} GB are free"
         )

@@ -1,4 +1,7 @@
-"""What stages found, as JSON that other stages read: what must be in it, or the file is refused by the place."""
+"""The shapes of the JSON files that stages write and other stages read.
+
+Attributes are JSON keys. A file of another shape is an error that names the place.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,21 +13,21 @@ from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
 
 QUANTILES = 21  # of a latency: 0, 5, 10 ... 100 %
-Several = Field(min_length=1)
+NonEmpty = Field(min_length=1)
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-ALL = "all"  # the curve of all layers together, among those of single ones
+ALL = "all"  # the name of the curve of all layers together
 
 
 class Strict(BaseModel):
-    """A mapping with at least these keys, of these types; numbers are finite."""
+    """A mapping with at least these keys, of exactly these types; numbers are finite."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class SensitivityPoint(Strict):
-    """One point of what a part of the network bears."""
+    """One point of a sensitivity curve: the accuracy after one layer lost a share of its units."""
 
     granularity: str
     layer: str
@@ -40,15 +43,15 @@ class Sensitivity(Strict):
 
     model: str
     dataset: str
-    seeds: Annotated[list[int], Several]
+    seeds: Annotated[list[int], NonEmpty]
     networks: list[str]
     accuracy: Share
-    rows: Annotated[list[SensitivityPoint], Several]
+    rows: Annotated[list[SensitivityPoint], NonEmpty]
     skipped: dict[str, str]
 
 
 class Seed(Strict):
-    """Which network a seed has."""
+    """The network of a seed, by its hash."""
 
     seed: int
     sha256: str
@@ -73,7 +76,7 @@ class Repeated(Strict):
 
 
 class Layer(Strict):
-    """What is left of a layer, a mean over the seeds."""
+    """What is left of a layer, as means over the seeds."""
 
     layer: str
     sparsity: Share
@@ -87,20 +90,20 @@ class Spread(Strict):
     """A histogram of weights from -limit to limit."""
 
     limit: Positive
-    counts: Annotated[list[NonNegativeInt], Several]
+    counts: Annotated[list[NonNegativeInt], NonEmpty]
 
 
 class Details(Strict):
-    """metrics/details/base.json and those of the grid"""
+    """metrics/details/base.json and the same of every cell of the grid"""
 
-    seeds: Annotated[list[Seed], Several]
-    measures: Annotated[list[Measured | Repeated], Several]
-    layers: Annotated[list[Layer], Several]
+    seeds: Annotated[list[Seed], NonEmpty]
+    measures: Annotated[list[Measured | Repeated], NonEmpty]
+    layers: Annotated[list[Layer], NonEmpty]
     weights: Spread
 
 
 class Machine(Strict):
-    """What was measured on."""
+    """The machine of a measurement."""
 
     device: str
     threads: PositiveInt
@@ -122,7 +125,7 @@ class Timing(Strict):
 
 
 class Operator(Strict):
-    """The time that an operator takes of one call of a network."""
+    """The time that an operator takes in one call of a network."""
 
     name: str
     operator: str
@@ -135,24 +138,26 @@ class Speed(Strict):
     """metrics/speed/benchmark.json"""
 
     environment: Machine
-    latency: Annotated[list[Timing], Several]
-    operators: Annotated[list[Operator], Several]
+    latency: Annotated[list[Timing], NonEmpty]
+    operators: Annotated[list[Operator], NonEmpty]
 
 
-def read_record(path: Path, shape: type[BaseModel]) -> Any:
-    """The content of a file, all of it, once it has the shape.
+def read_record(path: Path, shape: type[BaseModel]) -> dict[str, Any]:
+    """The whole content of a file that has the given shape.
 
     Raises:
-        InputError: if it is missing, no JSON, or of another shape, which the first place that differs shows.
+        InputError: if it is missing, no JSON, or of another shape; it names the first place that
+            differs.
     """
-    content = read_json(path)
+    content: dict[str, Any] = read_json(path)
     try:
         validate(shape, content)
     except InputError as error:
-        raise InputError(f"{path} is damaged: {error.problems[0]}; {restored(path)}") from None
+        hint = recovery_hint(path)
+        raise InputError(f"{path} is damaged: {error.problems[0]}; {hint}") from None
     return content
 
 
-def restored(path: Path) -> str:
-    """How to have a damaged file back."""
+def recovery_hint(path: Path) -> str:
+    """The commands that restore a damaged file."""
     return f"`git checkout {path}`, `dvc checkout {path}` or `dvc repro` restores it"

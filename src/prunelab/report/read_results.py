@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from prunelab.artifacts.records import restored
+from prunelab.artifacts.records import recovery_hint
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
 from prunelab.report.labels import COSTS
@@ -107,4 +107,4 @@ def _is_finite_number(value: object) -> bool:
 
 
 def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(f"{path} is damaged: {problem}; {restored(path)}")
+    return InputError(f"{path} is damaged: {problem}; {recovery_hint(path)}")
