@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from prunelab.commands.check import find_problems
-from prunelab.commands.studies.study_file import read_overrides, study_of
+from prunelab.commands.studies.study_file import read_overrides, parse_study
 from prunelab.commands.sweep.axes import read_axes
 from prunelab.config.params import Params, Section, load_params, parse_params, read_params
 from prunelab.config.safe_yaml import parse_yaml
@@ -96,7 +96,7 @@ def test_a_line_about_a_wrong_value_has_its_key_the_value_and_what_is_valid(plac
         assert (
             told
             or re.search(r": (missing|unknown key|empty; at least)", line)
-            or "stands there more than once" in line
+            or "appears more than once" in line
         )
         if told:
             valid = r"must |should |can |valid[: ]|is not a list; write|milestones|only \d+ epochs|cyclic"
@@ -355,7 +355,7 @@ def test_a_study_file_is_taken_or_refused(place, value):
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
-    refused(study_of, content)
+    refused(parse_study, content)
 
 
 ENTRIES = st.dictionaries(

@@ -127,9 +127,9 @@ def raised(error: Exception) -> None:
         (lambda: np.zeros(2**60, np.uint8), "Unable to allocate 1.00 EiB"),
         (
             lambda: raised(torch.OutOfMemoryError(GPU)),
-            "memory ran out (CUDA out of memory); a smaller batch size",
+            "memory ran out (CUDA out of memory). A smaller batch size",
         ),
-        (lambda: raised(MemoryError()), "memory ran out; a smaller"),
+        (lambda: raised(MemoryError()), "memory ran out. A smaller"),
     ],
 )
 def test_out_of_memory_is_one_line_with_advice(act, said, monkeypatch, capsys):

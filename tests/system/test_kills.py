@@ -275,7 +275,7 @@ def test_ctrl_c_ends_all_of_dvc_within_two_seconds_and_says_how_to_go_on(referen
         dvc.wait()
         took = time.monotonic() - sent
     print(f"\n{took:.2f} s")
-    assert "interrupted; the same command goes on from the last finished epoch" in said
+    assert "interrupted; run the same command again to continue from the last finished epoch" in said
     assert "Traceback" not in said
     assert alive_in(reference.clone.folder) == []
     assert took < 2
@@ -287,7 +287,7 @@ GUARDED = "from prunelab.core.lifecycle import setup_process; setup_process(); p
 
 @pytest.mark.parametrize("listened_to", [True, False])
 @pytest.mark.parametrize(
-    ("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end by SIGTERM")]
+    ("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
 )
 def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(
     number, told, listened_to
@@ -308,7 +308,7 @@ def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(
     assert stage.returncode == 128 + number
     assert (
         not listened_to
-        or said.strip() == f"{told}; the same command goes on from the last finished epoch"
+        or said.strip() == f"{told}; run the same command again to continue from the last finished epoch"
     )
 
 

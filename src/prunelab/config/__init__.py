@@ -1,1 +1,1 @@
-"""params.yaml as typed models. No stage depends on this code: DVC tracks the values themselves."""
+"""The parameters of a study: reading them, checking them, and saying what is wrong with them."""

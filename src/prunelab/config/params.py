@@ -1,4 +1,7 @@
-"""params.yaml as typed models: every key, every range. No defaults: a value is written in params.yaml or nowhere."""
+"""params.yaml as typed models: every key and every range.
+
+There are no defaults: a value is written in params.yaml or nowhere.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,72 +24,81 @@ from prunelab.core.errors import InputError
 from prunelab.core.text import truncate
 
 PARAMS_FILE = Path("params.yaml")
+MAX_COUNT = 2**31 - 1  # larger counts overflow in one library or another
+MAX_EPOCHS = 1_000_000
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
-    if twice:
+    counts = Counter(values)
+    repeated = sorted(str(value) for value, count in counts.items() if count > 1)
+    if repeated:
         raise ValueError(
-            f"{truncate(', '.join(twice))} stands there more than once; every entry must be different"
+            f"{truncate(', '.join(repeated))} appears more than once; every entry must be different"
         )
     return values
 
 
-def _none_or_several(count: int) -> int:
+def _zero_or_several(count: int) -> int:
     if count == 1:
         raise ValueError("1 is too few; valid: 0 (not at all), or 2 and more")
     return count
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-# An integer 0 stays an integer: DVC names the cell after what is written, and so must `Grid.cells`.
+InnerFraction = Annotated[float, Field(gt=0, lt=1)]
+# An integer 0 stays an integer: DVC names a cell after what is written, and so does `Grid.cells`.
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
-MOST = 2**31 - 1  # no count of anything here is larger, and larger ones overflow somewhere
-Count = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Epochs = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
+Name = Annotated[str, Field(min_length=1)]
 Budget = Literal["native", "params", "macs"]
 Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime"]
 
 
 class Section(BaseModel):
-    """A part of params.yaml: unknown keys, wrong types, NaN and infinity are refused."""
+    """A part of params.yaml. Unknown keys, wrong types, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Prune(Section):
-    """How to prune, whatever the method; each method uses what concerns it.
+    """How to prune. A method uses the settings that concern it and ignores the others.
 
-    `protect` and `layer_ratios` take names of layers with the wildcards of a shell (`layer1.*`); a layer named in
-    `layer_ratios` loses that share of what it has, whatever the others do.
+    `protect` and `layer_ratios` name layers, with the wildcards of a shell (`layer1.*`). A layer
+    in `layer_ratios` loses exactly that share of itself, whatever the other layers lose.
     """
 
-    round_to: Count  # channel widths left are multiples of this, or the full width
-    floor: Fraction  # the least share of its channels that a layer keeps where layers are ranked together
+    # Channel widths that are left are multiples of this, or the full width.
+    round_to: Count
+    # The smallest share of its channels that a layer keeps when layers are ranked together.
+    floor: Fraction
     protect: Annotated[list[str], AfterValidator(_distinct)]
     layer_ratios: dict[str, Ratio]
-    group: Annotated[int, Field(ge=2, le=MOST)]  # N:M sparsity: the M
-    block_rows: Count  # block sparsity: output channels ...
-    block_columns: Count  # ... by input weights
-    patterns: Count  # pattern sparsity: so many patterns in the set that kernels choose from
-    # A norm has nothing to measure in a batch of one example.
-    samples: Annotated[
-        int, Field(ge=2, le=MOST)
-    ]  # training examples shown to the criteria that look at data
-    # Training examples by which norms are measured anew; 0: not at all.
-    recalibrate: Annotated[int, Field(ge=0, le=MOST), AfterValidator(_none_or_several)]
-    iterations: Count  # rounds of iterative methods
-    epochs: Annotated[
-        int, Field(ge=0, le=1_000_000)
-    ]  # of training within a method's schedule; iterative: per round
-    penalty: Annotated[float, Field(ge=0)]  # strength of the regulariser of sparse training
+    # N:M sparsity: the M.
+    group: Annotated[int, Field(ge=2, le=MAX_COUNT)]
+    # Block sparsity: output channels by input weights.
+    block_rows: Count
+    block_columns: Count
+    # Pattern sparsity: how many patterns the kernels choose from.
+    patterns: Count
+    # Training examples for criteria that look at data. Batch norm cannot use a batch of one.
+    samples: Annotated[int, Field(ge=2, le=MAX_COUNT)]
+    # Training examples on which batch norms measure their statistics again; 0: they do not.
+    recalibrate: Annotated[int, Field(ge=0, le=MAX_COUNT), AfterValidator(_zero_or_several)]
+    # Rounds of iterative methods.
+    iterations: Count
+    # Epochs of training within a method's schedule; for iterative methods, per round.
+    epochs: Epochs
+    # Strength of the regulariser of sparse training.
+    penalty: Annotated[float, Field(ge=0)]
 
 
 class PruneSpec(Prune):
-    """What to prune, how much and of what.
+    """What to prune, how much, and how the amount is counted.
 
-    `ratio` is the fraction removed, 0 (nothing) to below 1, of what `budget` names: `native` means weights for mask
-    methods and channels for channel methods; `params` and `macs` are those of the whole network, where mask methods
-    count what is not zero.
+    `ratio` is the fraction removed, from 0 (nothing) to below 1. `budget` says of what: `native`
+    counts weights for mask methods and channels for channel methods. `params` and `macs` count
+    those of the whole network; for mask methods, those that are not zero.
     """
 
     method: str
@@ -101,7 +113,7 @@ class Grid(Section):
     ratios: Annotated[list[Ratio], Field(min_length=1), AfterValidator(_distinct)]
 
     def cells(self) -> Iterator[tuple[str, float, str]]:
-        """Every (method, ratio, key); `key` is the cell's name in stages and paths, as DVC spells it."""
+        """Every (method, ratio, key); stages and paths contain `key`, as DVC spells it."""
         for method in self.methods:
             for ratio in self.ratios:
                 yield method, ratio, f"{method}-{ratio}"
@@ -115,73 +127,79 @@ class Normalise(Section):
 
 
 class Data(Section):
-    """Where data lies, its splits, normalisation (null: measured on the training split) and augmentation."""
+    """Where data lies, its splits, its normalisation and its augmentation."""
 
-    source: (
-        Annotated[str, Field(min_length=1)] | None
-    )  # imagefolder: a folder of class folders; text_tsv: a table
+    # imagefolder: a folder of class folders; text_tsv: a table.
+    source: Name | None
     split_seed: Annotated[int, Field(ge=0, lt=2**32)]
-    test_fraction: Annotated[
-        float, Field(gt=0, lt=1)
-    ]  # only for sets without an official test split
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)]  # of what is not test
-    resize: Annotated[int, Field(ge=1, le=4096)] | None  # images become squares of so many pixels
+    # Only for data sets without an official test split.
+    test_fraction: InnerFraction
+    # Of what is not in the test split.
+    validation_fraction: InnerFraction
+    # Images become squares of so many pixels a side; null: they keep their size.
+    resize: Annotated[int, Field(ge=1, le=4096)] | None
+    # null: measured on the training split.
     normalise: Normalise | None
-    crop_padding: Annotated[
-        int, Field(ge=0, le=256)
-    ]  # random crops after padding by so many pixels; 0: none
-    crop_scale: Annotated[
-        float, Field(gt=0, le=1)
-    ]  # random resized crops of at least this share; 1: none
-    flip: bool  # random left-right flips
-    memory_mb: Count  # splits larger than this stay on disk and are streamed
-    workers: Annotated[int, Field(ge=0, le=256)]  # processes that stream; 0: the stage itself
+    # Random crops after padding by so many pixels; 0: none.
+    crop_padding: Annotated[int, Field(ge=0, le=256)]
+    # Random resized crops of at least this share of the image; 1: none.
+    crop_scale: Annotated[float, Field(gt=0, le=1)]
+    # Random left-right flips.
+    flip: bool
+    # Splits larger than this stay on disk and are streamed.
+    memory_mb: Count
+    # Processes that read streamed splits; 0: the stage itself reads.
+    workers: Annotated[int, Field(ge=0, le=256)]
     text_column: str
     label_column: str
-    tokens: Annotated[int, Field(ge=2, le=8192)]  # longer texts are cut
+    # Longer texts are truncated to so many tokens.
+    tokens: Annotated[int, Field(ge=2, le=8192)]
 
 
 class Recipe(Section):
-    """How to train. The learning rate is `learning_rate` times the schedule's factor, set at every step."""
+    """How to train. The learning rate of a step is `learning_rate` times the schedule's factor.
 
-    epochs: Annotated[int, Field(ge=0, le=1_000_000)]
-    batch_size: Annotated[
-        int, Field(ge=3, le=MOST)
-    ]  # of 3 or more, no batch has one example, which norms cannot bear
+    `milestones` and `gamma` belong to the schedule `step`: at each milestone, a fraction of the
+    training, the rate is multiplied by `gamma`.
+    """
+
+    epochs: Epochs
+    # With 3 or more, no process and no last batch gets a single example, which norms cannot use.
+    batch_size: Annotated[int, Field(ge=3, le=MAX_COUNT)]
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0)]
-    momentum: Fraction  # SGD's momentum, Adam's beta1
+    # SGD's momentum, Adam's beta1.
+    momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
-    warmup: Fraction  # fraction of the steps during which the rate rises linearly from 0
-    milestones: Annotated[
-        list[Annotated[float, Field(gt=0, lt=1)]], AfterValidator(_distinct)
-    ]  # step only
-    gamma: Annotated[float, Field(gt=0, le=1)]  # step only: the factor at every milestone
+    # The fraction of the steps during which the rate rises linearly from 0.
+    warmup: Fraction
+    milestones: Annotated[list[InnerFraction], AfterValidator(_distinct)]
+    gamma: Annotated[float, Field(gt=0, le=1)]
     label_smoothing: Fraction
 
     @model_validator(mode="after")
-    def _steps_somewhere(self) -> "Recipe":
+    def _check_milestones(self) -> "Recipe":
         if self.schedule == "step" and not self.milestones:
             raise ValueError(
-                "schedule step needs milestones, shares of the training such as 0.5 and 0.75"
+                "schedule step needs milestones, fractions of the training such as 0.5 and 0.75"
             )
         return self
 
 
 class Train(Recipe):
-    """Base training; the weights at the end of `rewind_epoch` (0: the initial ones) are kept as well.
+    """Base training. The weights at the end of `rewind_epoch` are kept as well.
 
-    Without epochs there is nothing to rewind to but the initial weights, whatever `rewind_epoch` says.
+    `rewind_epoch` 0 keeps the initial weights. With 0 epochs these are the only ones to keep,
+    whatever `rewind_epoch` says.
     """
 
-    rewind_epoch: Annotated[int, Field(ge=0, le=1_000_000)]
-    freeze: Annotated[
-        list[str], AfterValidator(_distinct)
-    ]  # layers, with wildcards, that keep their weights
+    rewind_epoch: Epochs
+    # Layers, with wildcards, that keep their weights.
+    freeze: Annotated[list[str], AfterValidator(_distinct)]
 
     @model_validator(mode="after")
-    def _rewind_within(self) -> "Train":
+    def _check_rewind_epoch(self) -> "Train":
         if self.rewind_epoch > self.epochs > 0:
             raise ValueError(
                 f"rewind_epoch is {self.rewind_epoch}, but there are only {self.epochs} epochs"
@@ -190,62 +208,70 @@ class Train(Recipe):
 
 
 class Finetune(Recipe):
-    """`distill` is the weight, 0 to 1, of the dense network's softened outputs in the loss (Hinton et al. 2015)."""
+    """Training after pruning, with distillation from the dense network (Hinton et al. 2015).
+
+    `distill` is the weight in the loss of the dense network's softened outputs, from 0 (labels
+    only) to 1 (outputs only). Logits are divided by `temperature` before they are compared.
+    """
 
     distill: Annotated[float, Field(ge=0, le=1)]
-    temperature: Annotated[
-        float, Field(ge=0.01)
-    ]  # by which logits are divided before they are compared
+    temperature: Annotated[float, Field(ge=0.01)]
 
 
 class Sensitivity(Section):
-    """Curves of the dense network's layers: at these ratios, on at most so many `samples` of the validation split."""
+    """Accuracy as single layers of the dense network are pruned at each of `ratios`.
 
-    ratios: Annotated[
-        list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    It is measured on at most `samples` examples of the validation split.
+    """
+
+    ratios: Annotated[list[InnerFraction], Field(min_length=1), AfterValidator(_distinct)]
     samples: Count
 
 
 class Evaluate(Section):
-    """`bootstrap_samples` resamples of the test images give the interval where there is only one seed."""
+    """How to evaluate. With a single seed, `bootstrap_samples` resamples give the interval."""
 
     batch_size: Count
     bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000)]
 
 
 class Benchmark(Section):
-    """How to measure speed: every network in turn, `rounds` times, for `seconds` in all per batch size and backend."""
+    """How to measure speed: all networks take turns, `rounds` times.
+
+    A batch size on a backend takes `seconds` in all. A round gives one ratio, and an interval
+    needs at least two.
+    """
 
     batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
     backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
-    rounds: Annotated[
-        int, Field(ge=2, le=10_000)
-    ]  # each gives one ratio; an interval takes two at least
+    rounds: Annotated[int, Field(ge=2, le=10_000)]
     seconds: Annotated[float, Field(gt=0)]
 
 
 class Runtime(Section):
-    """Where and how to compute. `auto` takes a GPU where there is one, and bf16 where the hardware has it.
+    """Where and how to compute. `auto` takes a GPU, and bf16, if the hardware has them.
 
-    With several `processes`, base training and fine-tuning share every batch among them, a GPU each where there are
-    any; batch norms then see a share alone. Inside torchrun its own number counts.
+    With several `processes`, base training and fine-tuning split every batch among them, on one
+    GPU each if there are GPUs. Batch norm then sees one process's share. If torchrun starts the
+    stage, torchrun's number of processes counts instead.
     """
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     processes: Annotated[int, Field(ge=1, le=1024)]
-    threads: Annotated[int, Field(ge=1, le=1024)]  # of each process
+    # Of each process.
+    threads: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
     channels_last: bool
 
 
 class Params(Section):
+    """The whole of params.yaml. `method`, `ratio` and `budget` are the focus of a study."""
+
     dataset: str
     model: str
-    weights: Annotated[
-        str, Field(min_length=1)
-    ]  # none, imagenet, or a file (bert: a folder, a hub name)
+    # none, imagenet, or a file; for bert also a folder or a name on the hub.
+    weights: Name
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
     ]
@@ -263,7 +289,11 @@ class Params(Section):
     runtime: Runtime
 
     def spec(self, method: str, ratio: float) -> PruneSpec:
-        """The whole specification of one cell; raises InputError for a ratio out of range."""
+        """The full specification of one cell of the grid.
+
+        Raises:
+            InputError: if the ratio is out of range.
+        """
         cell = {"method": method, "ratio": ratio, "budget": self.budget}
         return validate(PruneSpec, cell | self.prune.model_dump())
 
@@ -282,9 +312,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def parse_params(content: Any, *, option: str = "-S") -> Params:
-    """The parameters that the content of a file means.
+    """Check the content of a parameter file.
 
-    `option` is the command-line option of the caller that sets a value; advice mentions it.
+    `option` is the command-line option that sets a value; advice in messages mentions it.
 
     Raises:
         InputError: with one line per problem, all of them at once.
@@ -293,10 +323,10 @@ def parse_params(content: Any, *, option: str = "-S") -> Params:
 
 
 def read_params(path: Path = PARAMS_FILE) -> Any:
-    """Read a parameter file as it stands; an empty one is a mapping without keys, so that all of them are missed.
+    """Read a parameter file without checking its keys; an empty file is an empty mapping.
 
     Raises:
-        InputError: if it is not there or not YAML.
+        InputError: if it is missing or is not YAML.
     """
     try:
         content = parse_yaml(path)
@@ -304,26 +334,29 @@ def read_params(path: Path = PARAMS_FILE) -> Any:
         raise InputError(f"{path} is missing; run this in the top folder of the project") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except InputError as refused:
-        raise InputError(f"{path} {refused}") from None
-    return {} if content is None else content
+    except InputError as error:
+        raise InputError(f"{path} {error}") from None
+
+    if content is None:
+        return {}
+    return content
 
 
 def valid_parts(content: Any) -> dict[str, Any]:
-    """The top-level entries of a parameter file that are in order by themselves."""
+    """The top-level entries of a parameter file that are valid by themselves, validated."""
     parts = {}
     for key, field in Params.model_fields.items():
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            field.rebuild_annotation(), config=_config_for(field.annotation)
+        )
         try:
-            adapter: TypeAdapter = TypeAdapter(
-                field.rebuild_annotation(), config=_config_of(field.annotation)
-            )
             parts[key] = adapter.validate_python(content[key], strict=True)
         except (ValidationError, KeyError, TypeError):
             continue
     return parts
 
 
-def _config_of(annotation: Any) -> ConfigDict | None:
-    # A model brings its own; what is no model is held to the same strictness as within one.
-    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return None if is_model else ConfigDict(strict=True, allow_inf_nan=False)
+def _config_for(annotation: Any) -> ConfigDict | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return None  # a model has its own
+    return ConfigDict(strict=True, allow_inf_nan=False)

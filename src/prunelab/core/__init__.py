@@ -1,1 +1,1 @@
-"""The ground that everything stands on. Imports nothing of ours, and no torch."""
+"""What every other room builds on. It imports nothing of ours, and no torch."""

@@ -1,4 +1,8 @@
-"""Downloads: retried, resumed, and put in place whole and verified, or not at all."""
+"""Downloads that retry, resume, and put a verified file in place or none.
+
+Pooch verifies and retries too, but it starts every file from zero and takes no lock: it neither
+resumes what a broken connection or a kill left, nor keeps two processes off the same file.
+"""
 
 import fcntl
 import hashlib
@@ -20,38 +24,44 @@ from tqdm import tqdm
 
 from prunelab.core.errors import InputError
 
-STALLED_S = 30.0
+STALLED_S = 30.0  # without a byte for so long, a connection is given up
 WAITS_S = (1.0, 2.0, 4.0, 8.0)  # before the second try, the third, ...
-BUSY = {408, 425, 429, 500, 502, 503, 504}  # what a server says that may do better in a moment
-PIECE_BYTES = 2**20
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+RANGE_NOT_SATISFIABLE = 416
+CHUNK_BYTES = 2**20
+MIN_DIGEST_LENGTH = 16  # characters of a wrong hash that a message shows
+ALGORITHM_NAMES = {"md5": "MD5", "sha256": "SHA-256"}
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """The hash of a file as its authors publish it, or the beginning of it."""
+    """The hash of a file as its authors publish it, or the beginning of that hash."""
 
     digest: str
     algorithm: str = "sha256"
 
     def __str__(self) -> str:
-        return f"{ {'md5': 'MD5', 'sha256': 'SHA-256'}[self.algorithm] } {self.digest}"
+        return f"{ALGORITHM_NAMES[self.algorithm]} {self.digest}"
 
     def problem(self, path: Path) -> str | None:
-        """What is wrong with a file, if its hash is another one."""
+        """What is wrong with the file at `path`; None if its hash is this one."""
         with path.open("rb") as file:
-            return self.problem_of(file)
+            return self.problem_in(file)
 
-    def problem_of(self, file: BufferedIOBase) -> str | None:
+    def problem_in(self, file: BufferedIOBase) -> str | None:
+        """The same for an open file, which is read from its start."""
         file.seek(0)
-        got = hashlib.file_digest(
-            file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)
-        ).hexdigest()
-        found = Checksum(got[: max(16, len(self.digest))], self.algorithm)
-        return None if got.startswith(self.digest) else f"its {found}, expected {self.digest}"
+        new_hash = hashlib.new(self.algorithm, usedforsecurity=False)
+        actual = hashlib.file_digest(file, lambda: new_hash).hexdigest()
+        if actual.startswith(self.digest):
+            return None
+
+        shown = actual[: max(MIN_DIGEST_LENGTH, len(self.digest))]
+        return f"its {Checksum(shown, self.algorithm)}, expected {self.digest}"
 
 
-class _Again(Exception):
-    """What another try may mend."""
+class _RetryableError(Exception):
+    """A failure that another try may not have."""
 
 
 def fetch(
@@ -62,59 +72,150 @@ def fetch(
     stalled_s: float = STALLED_S,
     waits_s: Sequence[float] = WAITS_S,
 ) -> None:
-    """Have at `path` what is published at `url`; a file that lies there needs no network, and is verified all the same.
+    """Download `url` to `path`, unless the file is there already; verify it in both cases.
 
-    It takes that name whole and verified. What arrived before a failure or a kill waits beside it, and the next call
-    (one process at a time) goes on from there.
+    The file takes its name when it is complete and verified. Until then its bytes are kept beside
+    it, so that the next call resumes after a failure or a kill. One process downloads at a time.
+
+    Args:
+        url: where the file is published.
+        checksum: the hash that its authors publish.
+        path: where to put it.
+        stalled_s: seconds without a byte after which a connection is given up.
+        waits_s: seconds to wait before each further try.
 
     Raises:
-        InputError: if it cannot be had, or what lies there is another file.
+        InputError: if the file cannot be downloaded, or the one at `path` is damaged.
     """
+    download = _Download(url, checksum, path.name, stalled_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with _alone(path.with_name(f".{path.name}.partial")) as file:
+            with _locked(path.with_name(f".{path.name}.partial")) as file:
                 if not path.exists():  # another process may have been faster
-                    _fill(file, url, checksum, path.name, stalled_s, waits_s)
+                    download.complete(file, waits_s)
                     Path(file.name).replace(path)
-    except (_Again, OSError, HTTPException) as error:
-        told = str(error) if isinstance(error, _Again) else _told(error)
+    except (_RetryableError, OSError, HTTPException) as error:
         raise InputError(
-            f"{url} cannot be downloaded to {path.parent}: {told}; the file can be put there by hand, "
-            f"as {path.name} ({checksum})"
+            f"{url} cannot be downloaded to {path.parent}: {_cause(error)}; "
+            f"the file can be put there by hand, as {path.name} ({checksum})"
         ) from None
-    if problem := checksum.problem(path):
-        raise InputError(f"{path} is damaged: {problem}; delete it to download anew")
+
+    problem = checksum.problem(path)
+    if problem:
+        raise InputError(f"{path} is damaged: {problem}; delete it to download it again")
 
 
 def reachable(url: str) -> bool:
-    """Whether a server answers for it now."""
+    """Whether a server answers for `url` now."""
+    # Addresses are those that libraries publish.
+    request = Request(url, method="HEAD")  # noqa: S310
     try:
-        with _answer(Request(url, method="HEAD"), timeout_s=10):  # noqa: S310 (addresses that libraries publish)
+        with _response(request, timeout_s=10):
             return True
     except (OSError, HTTPException):
         return False
 
 
+@dataclass(frozen=True)
+class _Download:
+    url: str
+    checksum: Checksum
+    name: str  # for the progress bar
+    stalled_s: float
+
+    def complete(self, file: BufferedRandom, waits_s: Sequence[float]) -> None:
+        """Append what the file lacks, in as many tries as there are waits, and one more."""
+        for wait_s in waits_s:
+            with suppress(_RetryableError):
+                self._resume(file)
+                return
+            time.sleep(wait_s)
+        self._resume(file)
+
+    def _resume(self, file: BufferedRandom) -> None:
+        """Append what the file lacks, in one try."""
+        start = file.seek(0, os.SEEK_END)
+        if start and not self.checksum.problem_in(file):
+            return  # an earlier call was killed after the last byte, before it renamed the file
+
+        try:
+            start, expected_size = self._receive(file, start)
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError) and error.code == RANGE_NOT_SATISFIABLE:
+                file.truncate(0)  # it is longer than what is published, so it is another file
+            elif not _is_transient(error):
+                raise
+            raise _RetryableError(_cause(error)) from None
+
+        size = file.seek(0, os.SEEK_END)
+        if size < expected_size:
+            raise _RetryableError(f"the connection ended after {size:,} of {expected_size:,} bytes")
+
+        problem = self.checksum.problem_in(file)
+        if problem:
+            file.truncate(0)
+            if start:  # the beginning may have been of another file
+                raise _RetryableError(problem)
+            raise OSError(problem)
+
+    def _receive(self, file: BufferedRandom, start: int) -> tuple[int, int]:
+        """Append the answer to one request for the bytes from `start` on.
+
+        Returns:
+            The size at which appending began (0 if the server sent the whole file all the same),
+            and the size that the file must have now, as far as the server announced it.
+        """
+        request = Request(self.url)  # noqa: S310 (as above)
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+
+        with _response(request, self.stalled_s) as response:
+            if response.status != 206:
+                start = 0
+            file.truncate(start)
+
+            # None of a server that announces no length, and absent of file:// addresses.
+            length = getattr(response, "length", None)
+            expected_size = start + (length or 0)
+            self._append(file, response, expected_size)
+        return start, expected_size
+
+    def _append(self, file: BufferedRandom, response: Any, expected_size: int) -> None:
+        """Write what arrives, under a progress bar if there is a terminal to show it on."""
+        with tqdm(
+            desc=self.name,
+            total=expected_size or None,
+            initial=file.seek(0, os.SEEK_END),
+            unit="B",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        ) as bar:
+            while chunk := response.read1(CHUNK_BYTES):
+                bar.update(file.write(chunk))
+
+
 @contextmanager
-def _answer(request: Request, timeout_s: float) -> Iterator[Any]:
+def _response(request: Request, timeout_s: float) -> Iterator[Any]:
     request.add_header("User-Agent", "prunelab")
     try:
-        with urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 (as above)
-            yield answer
+        with urlopen(request, timeout=timeout_s) as response:  # noqa: S310 (as above)
+            yield response
     except HTTPError as error:
         error.close()  # it holds the connection
         raise
 
 
 @contextmanager
-def _alone(partial: Path) -> Iterator[BufferedRandom]:
-    """The file, to append to, in one process at a time; removed if it stays empty."""
+def _locked(partial: Path) -> Iterator[BufferedRandom]:
+    """The file, to append to, for one process at a time; removed if it stays empty."""
     while True:
         with partial.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(partial, file):  # who had it before gave it its name, or removed it
-                continue
+            if not _has_path(file, partial):
+                continue  # the process that had the lock before renamed or removed it
+
             try:
                 yield file
             finally:
@@ -124,78 +225,26 @@ def _alone(partial: Path) -> Iterator[BufferedRandom]:
             return
 
 
-def _is_at(path: Path, file: BufferedRandom) -> bool:
+def _has_path(file: BufferedRandom, path: Path) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
 
 
-def _fill(
-    file: BufferedRandom,
-    url: str,
-    checksum: Checksum,
-    name: str,
-    stalled_s: float,
-    waits_s: Sequence[float],
-) -> None:
-    for wait_s in waits_s:
-        with suppress(_Again):
-            return _go_on(file, url, checksum, name, stalled_s)
-        time.sleep(wait_s)
-    return _go_on(file, url, checksum, name, stalled_s)
-
-
-def _go_on(file: BufferedRandom, url: str, checksum: Checksum, name: str, stalled_s: float) -> None:
-    """Fetch what is not in the file yet, once."""
-    start = file.seek(0, os.SEEK_END)
-    if start and not checksum.problem_of(file):  # killed between the last byte and the new name
-        return
-    rest = {"Range": f"bytes={start}-"} if start else {}
-    try:
-        with _answer(Request(url, headers=rest), stalled_s) as answer:  # noqa: S310 (as above)
-            start = start if answer.status == 206 else 0  # a server may send the whole all the same
-            file.truncate(start)
-            length = getattr(
-                answer, "length", None
-            )  # None of a server that does not tell, and of file:// addresses
-            wanted = start + (length or 0)
-            _append(file, answer, name, wanted)
-    except (OSError, HTTPException) as error:
-        if (
-            isinstance(error, HTTPError) and error.code == 416
-        ):  # more is here than there: of another file
-            file.truncate(0)
-        elif not _may_pass(error):
-            raise
-        raise _Again(_told(error)) from None
-    if (size := file.seek(0, os.SEEK_END)) < wanted:
-        raise _Again(f"the connection ended after {size:,} of {wanted:,} bytes")
-    if problem := checksum.problem_of(file):
-        file.truncate(0)
-        if start:  # the beginning may have been of another file
-            raise _Again(problem)
-        raise OSError(problem)
-
-
-def _append(file: BufferedRandom, answer: Any, name: str, wanted: int) -> None:
-    """Write what comes, under a progress bar where there is a terminal to show it on."""
-    hidden, done = not sys.stderr.isatty(), file.seek(0, os.SEEK_END)
-    total = wanted or None
-    with tqdm(
-        desc=name, total=total, initial=done, unit="B", unit_scale=True, disable=hidden, leave=False
-    ) as bar:
-        while piece := answer.read1(PIECE_BYTES):
-            bar.update(file.write(piece))
-
-
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
+    """Whether the same request may succeed in a moment."""
     if isinstance(error, HTTPError):
-        return error.code in BUSY
-    reason = error.reason if isinstance(error, URLError) else error
+        return error.code in RETRY_STATUSES
+
+    reason: object = error
+    if isinstance(error, URLError):
+        reason = error.reason
     if isinstance(reason, socket.gaierror):
         return reason.errno == socket.EAI_AGAIN
     return isinstance(reason, HTTPException | ConnectionError | TimeoutError)
 
 
-def _told(error: Exception) -> str:
+def _cause(error: Exception) -> str:
+    if isinstance(error, _RetryableError):
+        return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,57 +1,90 @@
-"""The one exception for input that cannot be used, and text that is fit to be shown."""
+"""The one exception for bad input, and one-line messages for what the machine lacks.
+
+    InputError                        input that we refuse: its message says why, line by line
+    OSError, MemoryError,
+    RuntimeError (memory of torch)    the machine lacks something: see `describe_failure`
+
+Everything else that is raised is a bug of ours and keeps its traceback.
+"""
 
 import re
 from collections.abc import Iterable
 
-# What torch raises is a RuntimeError, a GPU's by a class of its own, and errors are told without importing torch.
+# Torch raises RuntimeErrors. Matching their text keeps torch out of this module.
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-MAX_LINE_LENGTH = 4000  # characters of a line: names in a hostile file may have millions
+MAX_LINE_LENGTH = 4000  # characters: names in a hostile file may have millions
 
 
 class InputError(Exception):
-    """Input was refused; `problems` holds one line for each reason, naming the bad value and what is valid.
+    """The input cannot be used.
 
-    What others wrote is quoted in them, so whatever would break the line or act on a terminal is spelt out.
+    Attributes:
+        problems: one line per problem, naming the bad value and what is valid. Characters that
+            would break a line or control a terminal are escaped, since lines quote foreign text.
     """
 
-    def __init__(self, problems: str | Iterable[str]):
-        self.problems = [
-            one_line(line) for line in ([problems] if isinstance(problems, str) else problems)
-        ]
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        if isinstance(problems, str):
+            problems = [problems]
+        self.problems = [one_line(problem) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 
 def one_line(text: str) -> str:
-    """The same words, every letter that cannot be printed (newlines, escape sequences) as Python spells it."""
-    text = text if len(text) <= MAX_LINE_LENGTH else f"{text[:MAX_LINE_LENGTH]} ..."
-    return (
-        text
-        if text.isprintable()
-        else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-    )
+    """The same text with unprintable characters (newlines, escape sequences) as Python escapes."""
+    if len(text) > MAX_LINE_LENGTH:
+        text = f"{text[:MAX_LINE_LENGTH]} ..."
+    if text.isprintable():
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return repr(character)[1:-1]
 
 
 def describe_failure(error: OSError | MemoryError | RuntimeError) -> str | None:
-    """One line on what the machine lacks: cause, and what to do; None if the error is of another kind, and so ours."""
-    return describe_os_error(error) if isinstance(error, OSError) else _memory_ran_out(error)
+    """One line that says what the machine lacks and what to do.
+
+    None if the error has nothing to do with the machine, which makes it a bug of ours.
+    """
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return _describe_out_of_memory(error)
+    return None
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line on a full disk, a folder that cannot be written, a file that went away: path, cause, and what to do."""
-    # One that comes from another process holds its traceback, and says in its last line what went wrong.
-    said = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    where = "" if error.filename is None else f"{error.filename}: "
+    """One line for a full disk, a read-only folder or a missing file: path, cause and advice."""
+    place = ""
+    if error.filename is not None:
+        place = f"{error.filename}: "
+
+    cause = error.strerror
+    if not cause:
+        # An error from another process is a traceback as text. The last line has the cause.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        cause = lines[-1]
+
     return one_line(
-        f"{where}{said}; what was there before is untouched, and once this is mended the same command goes on"
+        f"{place}{cause}. Existing files are unchanged. "
+        "Fix the problem, then run the same command again to continue."
     )
 
 
-def _memory_ran_out(error: MemoryError | RuntimeError) -> str | None:
-    if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
-        return None
-    sentences = str(error).partition("\n")[0].split(". ")  # torch adds some on its internals
-    said = next(filter(OUT_OF_MEMORY.search, sentences), sentences[0])
+def _describe_out_of_memory(error: MemoryError | RuntimeError) -> str:
+    # Torch adds sentences about its allocator. Only the one that names the shortage is shown.
+    sentences = str(error).partition("\n")[0].split(". ")
+    matching = [sentence for sentence in sentences if OUT_OF_MEMORY.search(sentence)]
+    cause = (matching or sentences)[0]
+
+    detail = ""
+    if cause:
+        detail = f" ({cause})"
     return one_line(
-        f"memory ran out{said and f' ({said})'}; a smaller batch size, data.resize or data.memory_mb needs less, "
-        "and what was finished before is kept"
+        f"memory ran out{detail}. A smaller batch size, data.resize or data.memory_mb needs less. "
+        "Finished work is kept."
     )

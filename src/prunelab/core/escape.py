@@ -1,31 +1,38 @@
-"""Words that others wrote, fit for Markdown: no markup, no mentions, no cells of their own."""
+"""Foreign text in Markdown: it adds no markup, no mentions, no links and no table cells."""
 
 import re
 from typing import Any
 
-LETTERS = 100  # of a value
-HARMLESS = re.compile(
-    r"(?!.*(www\.|\b_|_\b))[\w ,.;()%+=±†‡/-]*"
-)  # nothing here is markup, a mention or a link
+from prunelab.core.text import truncate
 
-
-def as_code(value: Any) -> str:
-    """Any value as code on one line. Markup is dead in a code span, but for what ends it or a table's cell."""
-    text = " ".join(
-        "".join(letter if letter.isprintable() else " " for letter in str(value)).split()
-    )
-    text = text if len(text) <= LETTERS else f"{text[:LETTERS]}…"
-    if not text:
-        return ""
-    if set(text) & set("`|\\"):
-        return (
-            "<code>"
-            + "".join(one if one.isalnum() or one == " " else f"&#{ord(one)};" for one in text)
-            + "</code>"
-        )
-    return f"`{text}`"
+MAX_CODE_LENGTH = 100  # characters of a value
+# Text in which nothing can be markup, a mention or a link.
+HARMLESS = re.compile(r"(?!.*(www\.|\b_|_\b))[\w ,.;()%+=±†‡/-]*")
+ENDS_CODE = set("`|\\")  # what would end a code span, or the table cell around it
 
 
 def escape_markdown(value: Any) -> str:
-    """Any value as it is, if no letter of it could be markup; else as code."""
-    return str(value) if HARMLESS.fullmatch(str(value)) else as_code(value)
+    """Any value as it is if it is harmless, otherwise as code."""
+    text = str(value)
+    if HARMLESS.fullmatch(text):
+        return text
+    return as_code(text)
+
+
+def as_code(value: Any) -> str:
+    """Any value as code on one line of at most 100 characters; empty for blank text."""
+    printable = [character if character.isprintable() else " " for character in str(value)]
+    text = truncate(" ".join("".join(printable).split()), MAX_CODE_LENGTH)
+    if not text:
+        return ""
+
+    if not ENDS_CODE & set(text):
+        return f"`{text}`"
+    entities = [_entity(character) for character in text]
+    return f"<code>{''.join(entities)}</code>"
+
+
+def _entity(character: str) -> str:
+    if character.isalnum() or character == " ":
+        return character
+    return f"&#{ord(character)};"

@@ -1,6 +1,8 @@
-"""What a stage's process owes its surroundings before it imports anything heavy: to end when it should, and to say why.
+"""How the process of a stage starts and ends, and how several share a training.
 
-Only the standard library and psutil here: the guards must stand before torch, whose import takes seconds.
+It imports the standard library and psutil only: signal handlers must be in place before torch is
+imported, which takes seconds. For the same reason `launch` is not torchrun, which imports torch in
+the parent and reports a failure as a traceback.
 """
 
 import os
@@ -15,52 +17,57 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
-RENDEZVOUS = "PRUNELAB_RENDEZVOUS"  # where the processes started by `launch` meet; torchrun's know by themselves
-PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # of torchrun, which `launch` sets too
-EXIT_GRACE_S = 30.0  # how long a process that fails because of another one waits to be ended, before it speaks itself
-RESUME_HINT = "the same command goes on from the last finished epoch"
+# The address at which the processes of `launch` meet. Those of torchrun have their own.
+RENDEZVOUS = "PRUNELAB_RENDEZVOUS"
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # set by torchrun, and by `launch` as well
+# A process that fails because another one died waits so long to be ended before it reports itself.
+EXIT_GRACE_S = 30.0
+RESUME_HINT = "run the same command again to continue from the last finished epoch"
 INTERRUPTED = f"\ninterrupted; {RESUME_HINT}"
 STOP_SIGNALS = {
     signal.SIGINT: INTERRUPTED,
-    signal.SIGTERM: f"told to end by SIGTERM; {RESUME_HINT}",
+    signal.SIGTERM: f"stopped by SIGTERM; {RESUME_HINT}",
 }
 
 
 def setup_process() -> None:
-    """Set up a stage's process: the right environment, an end at once when told so, no life beyond DVC's."""
+    """Prepare a stage's process: it needs torch, ends at once on a signal, and ends with DVC."""
     if find_spec("torch") is None:
         sys.exit(
-            f"{sys.executable} lacks prunelab's packages; activate them first: source .venv/bin/activate"
+            f"{sys.executable} lacks prunelab's packages; "
+            "activate them first: source .venv/bin/activate"
         )
+
     for number in STOP_SIGNALS:
-        signal.signal(number, _end_at_once)
-    # Started by hand, outliving the terminal is the user's choice; one process of several is nothing by itself.
+        signal.signal(number, _exit_at_once)
+
+    # A stage that was started by hand may outlive its terminal: that is the user's choice.
     if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         die_with_parent()
 
 
-def _end_at_once(number: int, _: object) -> None:
+def _exit_at_once(number: int, _: object) -> None:
     try:
-        if (
-            os.environ.get("RANK", "0") == "0"
-        ):  # of several processes, which all hear of it, one speaks
-            _say_stopped(number)
+        # All processes of a training get the signal. The first one reports it.
+        if os.environ.get("RANK", "0") == "0":
+            _report_stop(number)
     finally:
-        os._exit(128 + number)  # whatever was being written has only a temporary name
+        os._exit(128 + number)  # files that are being written have temporary names
 
 
-def _say_stopped(number: int) -> None:
-    # Past Python's buffers, for this may come in the middle of a print, which cannot be entered twice.
+def _report_stop(number: int) -> None:
+    # Not through Python's buffers: the signal may interrupt a print, which is not reentrant.
     os.write(2, f"{STOP_SIGNALS[signal.Signals(number)]}\n".encode())
 
 
 def die_with_parent(interval_s: float = 0.5) -> None:
-    """End this process once the DVC that started it is gone, or at once if it is gone already.
+    """End this process when the DVC that started it ends, or at once if it has ended already.
 
-    A killed DVC leaves its stage running, and that orphan would later overwrite what the rerun wrote. The stage's
-    parent may be a shell between DVC and us, so every ancestor up to the first that is no shell is watched.
+    A killed DVC leaves its stage running, and that orphan would later overwrite what a rerun wrote.
+    There may be a shell between DVC and us, so we watch every ancestor up to the first that is no
+    shell.
     """
-    import psutil  # comes with DVC, and is not needed without it
+    import psutil  # it comes with DVC, and only DVC needs it
 
     watched = []
     for ancestor in psutil.Process().parents():
@@ -68,81 +75,98 @@ def die_with_parent(interval_s: float = 0.5) -> None:
         if ancestor.name() not in SHELLS:
             break
 
-    def alive(process: psutil.Process) -> bool:
-        try:  # is_running compares start times too: a reused process id is not mistaken for the parent
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    def is_alive(process: psutil.Process) -> bool:
+        try:
+            # is_running compares start times, so a reused process id does not mislead it.
+            return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
     def watch() -> None:
-        while all(map(alive, watched)):
+        while all(map(is_alive, watched)):
             time.sleep(interval_s)
         os._exit(1)
 
-    # Orphans are handed to init or the like; DVC is a Python program, even as the first process of a container.
-    started_by = " ".join(watched[-1].cmdline()) if watched else ""
+    # The parent of an orphan is init or the like. DVC is a Python program, even in a container.
+    started_by = ""
+    if watched:
+        started_by = " ".join(watched[-1].cmdline())
     if "dvc" not in started_by and "python" not in started_by:
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
 
 
 def process_count() -> int:
-    """How many processes this one is among, started by `launch` or by torchrun; 0 if by neither."""
-    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= set(PLACE) else 0
+    """How many processes share this training; 0 if `launch` and torchrun did not start this one."""
+    if not os.environ.keys() >= set(RANK_VARIABLES):
+        return 0
+    return int(os.environ["WORLD_SIZE"])
 
 
 def launch(command: list[str], count: int) -> None:
-    """Run a command as `count` processes that share a training, until all have ended; one that fails ends all.
+    """Run a command as `count` processes that share a training, until all of them have ended.
 
-    Each learns its place from the variables that torchrun sets, and is a process group of its own, so that Ctrl-C
-    reaches this process alone and what a process has started (workers that read data) ends with it.
+    If one fails, all are killed. Each process gets torchrun's variables. Each is a process group of
+    its own: Ctrl-C reaches only the parent, and a killed process takes its data workers with it.
 
     Raises:
-        SystemExit: with one line that names the process and how it ended, if one failed.
+        SystemExit: with one line that names the process that failed and how it ended.
     """
-    ranks: list[subprocess.Popen] = []
     for number in STOP_SIGNALS:
-        signal.signal(number, _stopped)
+        signal.signal(number, _exit_from_launch)
+
+    processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
-        meeting = {
-            RENDEZVOUS: (Path(folder) / "store").as_uri(),
-            "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count),
-        }
+        rendezvous = (Path(folder) / "store").as_uri()
         try:
             for rank in range(count):
-                ranks.append(
+                environment = os.environ | {
+                    RENDEZVOUS: rendezvous,
+                    "WORLD_SIZE": str(count),
+                    "LOCAL_WORLD_SIZE": str(count),
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                }
+                processes.append(
                     subprocess.Popen(
-                        command,
-                        env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                        stdin=subprocess.DEVNULL,
-                        process_group=0,
+                        command, env=environment, stdin=subprocess.DEVNULL, process_group=0
                     )
                 )
-            _wait_for(ranks)
+            _wait_for(processes)
         except BaseException:
-            for process in ranks:
-                with suppress(
-                    ProcessLookupError
-                ):  # at once: whatever was being written has only a temporary name
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            _kill(processes)
             raise
 
 
-def _wait_for(ranks: list[subprocess.Popen], interval_s: float = 0.1) -> None:
-    while None in (codes := [process.poll() for process in ranks]) or any(codes):
+def _wait_for(processes: list[subprocess.Popen[bytes]], interval_s: float = 0.1) -> None:
+    """Return when all processes have ended well; exit when one has failed."""
+    while True:
+        codes = [process.poll() for process in processes]
         for rank, code in enumerate(codes):
             if code:
-                how = (
-                    f"was killed by {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"ended with exit code {code}"
-                )
-                sys.exit(f"rank {rank} of {len(ranks)} {how}, so all were ended; {RESUME_HINT}")
+                end = _describe_exit(code)
+                sys.exit(f"rank {rank} of {len(processes)} {end}, so all were ended; {RESUME_HINT}")
+
+        if None not in codes:
+            return
         time.sleep(interval_s)
 
 
-def _stopped(number: int, _: object) -> None:
-    _say_stopped(number)
-    sys.exit(128 + number)  # which `launch` hears of, and ends the processes
+def _describe_exit(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    # Killing loses nothing: files that are being written have temporary names.
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _exit_from_launch(number: int, _: object) -> None:
+    _report_stop(number)
+    sys.exit(128 + number)  # `launch` catches this and kills the processes

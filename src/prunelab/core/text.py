@@ -1,4 +1,4 @@
-"""How values and names that somebody else wrote are quoted in a message. No Markdown: see escape.py."""
+"""How messages quote values and names that somebody else wrote. For Markdown, see escape.py."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

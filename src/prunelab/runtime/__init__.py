@@ -1,1 +1,1 @@
-"""Device, precision, seeds, determinism, and several processes."""
+"""How to compute: device, precision, seeds, determinism, and several processes."""

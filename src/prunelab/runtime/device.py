@@ -1,4 +1,7 @@
-"""How to compute: device, precision, threads, determinism, seeds, and a record of the environment. No experiments."""
+"""Device, precision, threads, determinism, seeds, and a record of the environment.
+
+Nothing here knows of experiments.
+"""
 
 import hashlib
 import os
@@ -15,18 +18,17 @@ import torch
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 
+TEXT_PACKAGES = ("transformers", "tokenizers")  # only with the extra [text]
 FINGERPRINT_PACKAGES = (
-    *(
-        "torch",
-        "torchvision",
-        "torch-pruning",
-        "torchprofile",
-        "numpy",
-        "scikit-learn",
-        "dvc",
-        "pillow",
-    ),
-    *("transformers", "tokenizers"),  # only with the extra [text]
+    "torch",
+    "torchvision",
+    "torch-pruning",
+    "torchprofile",
+    "numpy",
+    "scikit-learn",
+    "dvc",
+    "pillow",
+    *TEXT_PACKAGES,
 )
 
 
@@ -39,102 +41,143 @@ class Execution:
     memory_format: torch.memory_format
 
     def autocast(self) -> AbstractContextManager[None]:
-        enabled = self.autocast_dtype is not None
+        """The context in which a network runs."""
         return torch.autocast(
-            self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled
+            self.device.type,
+            dtype=self.autocast_dtype or torch.bfloat16,
+            enabled=self.autocast_dtype is not None,
         )
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Move a network to the device and into the memory format."""
         return model.to(self.device).to(memory_format=self.memory_format)
 
 
 def configure(runtime: Runtime) -> Execution:
-    """Set threads and determinism for this process and say where to compute.
+    """Set threads and determinism for this process and choose where to compute.
 
     Raises:
-        InputError: if a GPU is asked for and there is none.
+        InputError: if the parameters demand a GPU and there is none.
     """
     torch.set_num_threads(runtime.threads)
-    if runtime.deterministic:
+    _set_determinism(runtime.deterministic)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is there for less
+
+    device = _choose_device(runtime.device)
+    autocast_dtype = None
+    if runtime.precision == "bf16" or (runtime.precision == "auto" and has_fast_bf16(device)):
+        autocast_dtype = torch.bfloat16
+
+    memory_format = torch.contiguous_format
+    if runtime.channels_last:
+        memory_format = torch.channels_last
+    return Execution(device, autocast_dtype, memory_format)
+
+
+def _set_determinism(deterministic: bool) -> None:
+    debug_mode = "default"
+    if deterministic:
+        debug_mode = "error"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    # What use_deterministic_algorithms does, less its import of torch's compiler: 2 s for every stage.
-    torch.set_deterministic_debug_mode("error" if runtime.deterministic else "default")
-    # It would also fill every new tensor with NaN, lest one is read before it is written: none is, and a step of the
-    # default network takes 6 % longer.
+
+    # This does what use_deterministic_algorithms does, without importing torch's compiler, which
+    # would cost every stage 2 s.
+    torch.set_deterministic_debug_mode(debug_mode)
+    # Torch would also fill new tensors with NaN to expose reads before the first write. There are
+    # none, and a step of the default network would take 6 % longer.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not runtime.deterministic
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; who wants less asks for bf16
-    device = _device(runtime.device)
-    bf16 = runtime.precision == "bf16" or (runtime.precision == "auto" and has_fast_bf16(device))
-    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
-    return Execution(device, torch.bfloat16 if bf16 else None, memory_format)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
-def _device(asked: str) -> torch.device:
-    if asked == "cuda" and not torch.cuda.is_available():
+def _choose_device(name: str) -> torch.device:
+    """The device for `cuda`, `cpu` or `auto`."""
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if name == "cuda":
         raise InputError(
-            "runtime.device: cuda was asked for, but torch sees no GPU; valid here: auto, cpu"
+            "runtime.device: cuda needs a GPU, but torch sees no GPU; valid here: auto, cpu"
         )
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cpu")
 
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively (emulation is slower than float32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # The one public-enough question a CPU build answers: AVX512-BF16 and AMX on x86.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Torch has no public function that asks an x86 CPU for AVX512-BF16 or AMX.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def seed_for(*parts: int | str) -> int:
-    """One 63-bit seed out of several labels: different labels give unrelated streams."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    """A seed of 63 bits made of several labels; different labels give unrelated streams."""
+    label = "/".join(map(str, parts))
+    digest = hashlib.sha256(label.encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
+    """A random generator on the CPU, seeded by labels as in `seed_for`."""
     return torch.Generator().manual_seed(seed_for(*parts))
 
 
 def fingerprint(execution: Execution) -> dict[str, Any]:
-    """What the numbers were made on: packages, device, precision and threads."""
-    device = torch.cuda.get_device_name() if execution.device.type == "cuda" else _cpu_name()
+    """What the numbers were computed with: packages, device, precision and threads."""
+    device_name, cuda = _cpu_name(), None
+    if execution.device.type == "cuda":
+        device_name, cuda = torch.cuda.get_device_name(), torch.version.cuda
+
+    precision = "fp32"
+    if execution.autocast_dtype:
+        precision = "bf16"
+
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": device,
+        "device": device_name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cuda": torch.version.cuda if execution.device.type == "cuda" else None,
-        "precision": "bf16" if execution.autocast_dtype else "fp32",
+        "cuda": cuda,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "packages": {name: found for name in FINGERPRINT_PACKAGES if (found := _version(name))},
+        "packages": _installed_versions(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _installed_versions() -> dict[str, str]:
+    versions = {}
+    for package in FINGERPRINT_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        lines = []
+
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def code_digest() -> str:
-    """A hash of this package's source files loaded so far: an epoch computed by other code must not be resumed."""
-    ours = [module for name, module in sys.modules.items() if name.split(".")[0] == "prunelab"]
-    files = {
-        getattr(module, "__file__", None) for module in [*ours, sys.modules["__main__"]]
-    }  # a stage is __main__
+    """A hash of the source files of this package that are loaded so far.
+
+    A checkpoint keeps it: an epoch that other code computed must not be resumed.
+    """
+    modules = [sys.modules["__main__"]]  # a stage
+    for name, module in sys.modules.items():
+        if name.split(".")[0] == "prunelab":
+            modules.append(module)
+    files = {getattr(module, "__file__", None) for module in modules}
+
     digest = hashlib.sha256(torch.__version__.encode())
     for file in sorted(filter(None, files)):
         digest.update(Path(file).read_bytes())

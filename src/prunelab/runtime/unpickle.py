@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read without running anything in them, and only if what was written is still there."""
+"""Files of `torch.save`, read without running any code in them, and only if they are intact."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,24 @@ import torch
 
 
 def load_pickled(path: Path) -> Any:
-    """Tensors and plain containers, on the CPU.
+    """Read tensors and plain containers, onto the CPU.
 
-    Raises whatever Python and torch do for damaged files, UnpicklingError for one that holds anything else.
+    Raises:
+        UnpicklingError: if the file holds anything else.
+        Exception: whatever Python and torch raise for damaged files.
     """
-    if is_zipfile(path):  # others are of torch before 1.6, which kept no checksums
-        with ZipFile(path) as archive:
-            # Torch unpacks what is compressed, which it never writes, into any amount of memory.
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise BadZipFile("it declares more content than it has")
-            if damaged := archive.testzip():  # torch itself compares no checksums
-                raise BadZipFile(f"{damaged} in it has another checksum than when it was written")
+    if is_zipfile(path):  # files of torch before 1.6 are not, and have no checksums
+        _check_archive(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_archive(path: Path) -> None:
+    with ZipFile(path) as archive:
+        # Torch never writes compressed members, but would unpack them into any amount of memory.
+        content_size = sum(member.file_size for member in archive.infolist())
+        if content_size > path.stat().st_size:
+            raise BadZipFile("it declares more content than it has")
+
+        damaged = archive.testzip()  # torch itself compares no checksums
+        if damaged:
+            raise BadZipFile(f"{damaged} in it has another checksum than when it was written")
