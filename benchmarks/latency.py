@@ -20,7 +20,7 @@ import typer
 from torch import nn
 
 from prunelab.benchmark.backends import BACKENDS, inputs_of
-from prunelab.benchmark.latency import ratio, summary, time_interleaved, timer
+from prunelab.benchmark.latency import speedup_of, summary, time_interleaved, timer
 from prunelab.config.params import PruneSpec, Runtime, read_params
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape, build
@@ -92,12 +92,12 @@ def line(
     seconds = time_interleaved(
         arms, timer(execution.device), rounds=rounds, round_s=0.3, warm_up_s=1.0
     )
-    faster = ratio(seconds["dense"], seconds["pruned"])
+    faster = speedup_of(seconds["dense"], seconds["pruned"])
     slow, fast = (summary(seconds[which], batch)["latency_ms_p50"] for which in arms)
     exponent = (
         f"{math.log(faster.value) / math.log(gain):.2f}" if gain > 1.01 and faster.differs else ""
     )
-    cells = [f"{gain:.2f}x", f"{slow:.2f}", f"{fast:.2f}", faster.told(), exponent]
+    cells = [f"{gain:.2f}x", f"{slow:.2f}", f"{fast:.2f}", faster.describe(), exponent]
     return f"| {name} | {batch} | {what} | " + " | ".join(cells) + " |"
 
 

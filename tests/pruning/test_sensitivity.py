@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
-from prunelab.benchmark.latency import Ratio
+from prunelab.benchmark.latency import Speedup
 from prunelab.cli import app
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget
@@ -468,9 +468,9 @@ def test_curves_that_are_missing_or_of_other_networks_are_refused(workspace):
 def exact(found, noise: float = 1.0, fixed: float = 0.2):
     """A network of which the share `fixed` of the time does not go, and a measurement with this interval."""
 
-    def measure(widths) -> Ratio:
+    def measure(widths) -> Speedup:
         value = 1 / (fixed + (1 - fixed) * sum(widths) / sum(curve.units for curve in found))
-        return Ratio(value, value / noise, value * noise)
+        return Speedup(value, value / noise, value * noise)
 
     return measure
 
@@ -496,7 +496,7 @@ def test_a_latency_that_cannot_be_met_or_told_is_refused(wanted, noise, named):
 
 def test_a_network_whose_latency_goes_by_steps_is_refused():
     found = [made("one", 400, 2)]
-    step = lambda widths: Ratio(*[1.0 if widths[0] > 150 else 4.0] * 3)  # noqa: E731
+    step = lambda widths: Speedup(*[1.0 if widths[0] > 150 else 4.0] * 3)  # noqa: E731
     with pytest.raises(InputError, match="the nearest is"):
         allocate_latency(found, step, 0.4, lambda line: None)
 

@@ -1,1 +1,1 @@
-"""Measurements that rest on a clock: latency, memory, energy. Their results never repeat to the bit."""
+"""Measurements that depend on a clock: latency, memory, energy. They never repeat to the bit."""

@@ -1,4 +1,7 @@
-"""BACKENDS: what runs a network for measuring, by name; each turns a network and its inputs into one call."""
+"""BACKENDS: what runs a network for a measurement, by name.
+
+A backend turns a network and its inputs into one call that can be timed.
+"""
 
 import os
 import shlex
@@ -12,27 +15,33 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from prunelab.benchmark.export_formats import Format, quiet, trace, usable
+from prunelab.benchmark.export_formats import Format, get_format, quiet, trace
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape, example_input
 from prunelab.runtime.device import Execution, generator
 
 Runnable = Callable[[], object]  # one call of what is measured
 Backend = Callable[[nn.Module, Tensor, Execution], Runnable]
-MOST = 2**31 - 1  # times that code may be compiled
+
+MAX_COMPILATIONS = 2**31 - 1
+GRAPH_WARM_UP_CALLS = 3
 
 
 def inputs_of(shape: Shape, batch_size: int, execution: Execution) -> Tensor:
-    """A batch to measure with: noise in place of images, texts of full length; time does not depend on which."""
-    one = example_input(shape)
-    if not one.is_floating_point():
-        return one.expand(batch_size, -1).contiguous().to(execution.device)
+    """A batch to measure with, on the device: noise for images, texts of full length.
+
+    `shape` is that of one example. The time of a call does not depend on the values.
+    """
+    example = example_input(shape)
+    if not example.is_floating_point():
+        return example.expand(batch_size, -1).contiguous().to(execution.device)
+
     noise = torch.randn(batch_size, *shape, generator=generator("benchmark", batch_size))
     return noise.to(execution.device, memory_format=execution.memory_format)
 
 
 def eager(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
-    """Inference by torch as it comes; the network must be in evaluation mode and on the device."""
+    """Plain inference by torch. The network must be in evaluation mode and on the device."""
     assert not model.training
     precision = nullcontext() if execution.autocast_dtype is None else execution.autocast()
 
@@ -44,89 +53,125 @@ def eager(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
 
 
 def compiled(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
-    """Inference by torch.compile, made for inputs of just this shape.
+    """Inference by torch.compile, specialised to inputs of this shape.
 
     Raises:
         InputError: if a CPU computes and there is no C++ compiler.
     """
-    compiler(execution)
+    require_compiler(execution)
     call = eager(torch.compile(model, dynamic=False), inputs, execution)  # type: ignore[arg-type]
-    # Networks of one class share the number of times that their code may be compiled, 8: torch would run all further
-    # ones as they come, and say so in a warning alone.
-    with torch._dynamo.config.patch(recompile_limit=MOST, accumulated_recompile_limit=MOST):
+
+    # Networks of one class share a limit of 8 compilations. Beyond it, torch would only warn and
+    # run the others uncompiled.
+    unlimited = torch._dynamo.config.patch(
+        recompile_limit=MAX_COMPILATIONS, accumulated_recompile_limit=MAX_COMPILATIONS
+    )
+    with unlimited:
         call()
     return call
 
 
-def compiler(execution: Execution) -> None:
-    """Raises InputError if torch.compile would need a C++ compiler and finds none."""
-    command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if execution.device.type == "cpu" and shutil.which(shlex.split(command)[0]) is None:
+def require_compiler(execution: Execution) -> None:
+    """Check that torch.compile has what it needs.
+
+    Raises:
+        InputError: if a CPU computes and there is no C++ compiler.
+    """
+    if execution.device.type != "cpu":
+        return
+
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    command = os.environ.get("CXX") or default
+    if shutil.which(shlex.split(command)[0]) is None:
         raise InputError(
-            f"benchmark.backends: compiled needs a C++ compiler on a CPU, and there is no {command}; install one "
-            "(Debian: apt-get install g++), name yours in CXX, or leave it out"
+            "benchmark.backends: compiled needs a C++ compiler on a CPU, and there is no "
+            f"{command}. Install one (Debian: apt-get install g++), set CXX to yours, or remove "
+            "compiled"
         )
 
 
 def cuda_graph(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
-    """Inference as one recorded CUDA graph: without the launches of kernels, for which small networks mostly wait.
+    """Inference as one recorded CUDA graph.
+
+    A replay launches all kernels at once. Small networks mostly wait for launches.
 
     Raises:
-        InputError: if no GPU is what computes.
+        InputError: if no GPU computes.
     """
-    on_gpu(execution)
-    call, beside = eager(model, inputs, execution), torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):  # what libraries set up at first calls must not be recorded
-        for _ in range(3):
+    require_gpu(execution)
+    call = eager(model, inputs, execution)
+
+    # Libraries set themselves up in the first calls, which must not be recorded.
+    side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
+        for _ in range(GRAPH_WARM_UP_CALLS):
             call()
-    torch.cuda.current_stream().wait_stream(beside)
+    torch.cuda.current_stream().wait_stream(side_stream)
+
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = call()  # filled anew by every replay
+        outputs = call()
 
     def replay() -> object:
-        graph.replay()
+        graph.replay()  # writes into `outputs`
         return outputs
 
     return replay
 
 
-def precision(backend: str, execution: Execution) -> str:
-    """What a backend multiplies in: fp32 or bf16."""
-    return "fp32" if backend in FLOAT32 or execution.autocast_dtype is None else "bf16"
+def require_gpu(execution: Execution) -> None:
+    """Check that a GPU computes.
 
-
-def on_gpu(execution: Execution) -> None:
-    """Raises InputError unless a GPU is what computes."""
+    Raises:
+        InputError: if it does not.
+    """
     if execution.device.type != "cuda":
         raise InputError(
-            "benchmark.backends: cuda_graph is measured on a GPU; set runtime.device: cuda, or leave it out"
+            "benchmark.backends: cuda_graph needs a GPU. Set runtime.device: cuda, or remove "
+            "cuda_graph"
         )
 
 
 def onnxruntime(model: nn.Module, inputs: Tensor, execution: Execution) -> Runnable:
-    """Inference by ONNX Runtime, in float32 and on a CPU, of the file that `prunelab export` writes.
+    """Inference by ONNX Runtime on a CPU, in float32, of the file that `prunelab export` writes.
 
     Raises:
-        InputError: if its packages are missing, or a GPU is what computes.
+        InputError: if its packages are missing, or a GPU computes.
     """
-    onnx = onnx_format(execution)
-    given = inputs.contiguous()  # its kernels take no other order, and would copy at every call
+    onnx = require_onnx(execution)
+
+    # ONNX Runtime takes no other memory order and would copy at every call.
+    contiguous = inputs.contiguous()
+    two_examples = torch.cat([contiguous[:1], contiguous[:1]])
+
     with TemporaryDirectory() as folder, quiet():
         file = Path(folder) / "network.onnx"
-        onnx.write(trace(model, torch.cat([given[:1], given[:1]])), file, {})
+        onnx.write(trace(model, two_examples), file, {})
         run = onnx.load(file, torch.get_num_threads())
-    return lambda: run(given)
+
+    return lambda: run(contiguous)
 
 
-def onnx_format(execution: Execution) -> Format:
-    """How ONNX is written and run; raises InputError unless it is there, and a CPU is what computes."""
+def require_onnx(execution: Execution) -> Format:
+    """The ONNX format, if it can be written and run.
+
+    Raises:
+        InputError: if its packages are missing, or a GPU computes.
+    """
     if execution.device.type != "cpu":
         raise InputError(
-            "benchmark.backends: onnxruntime is measured on a CPU; set runtime.device: cpu, or leave it out"
+            "benchmark.backends: onnxruntime needs a CPU. Set runtime.device: cpu, or remove "
+            "onnxruntime"
         )
-    return usable("onnx")
+    return get_format("onnx")
+
+
+def precision(backend: str, execution: Execution) -> str:
+    """What a backend multiplies in: fp32 or bf16."""
+    if backend in FLOAT32 or execution.autocast_dtype is None:
+        return "fp32"
+    return "bf16"
 
 
 BACKENDS: dict[str, Backend] = {
@@ -137,7 +182,7 @@ BACKENDS: dict[str, Backend] = {
 }
 FLOAT32 = {"onnxruntime"}  # whatever runtime.precision says
 NEEDS: dict[str, Callable[[Execution], object]] = {
-    "compiled": compiler,
-    "cuda_graph": on_gpu,
-    "onnxruntime": onnx_format,
+    "compiled": require_compiler,
+    "cuda_graph": require_gpu,
+    "onnxruntime": require_onnx,
 }

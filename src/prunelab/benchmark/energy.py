@@ -1,19 +1,21 @@
-"""Energy, where the machine counts it: joules of a GPU by NVML, of a processor's packages by RAPL."""
+"""Energy, if the machine counts it: joules of a GPU by NVML, of processor packages by RAPL."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from prunelab.benchmark.latency import Runnable, Timer
+from prunelab.benchmark.backends import Runnable
+from prunelab.benchmark.latency import Timer
 
 Joules = Callable[[], float]  # since some moment; only differences mean something
+
 RAPL = Path("/sys/class/powercap")
-AT_LEAST_S = 2.0  # counters are read in steps, and a short window sees none
+MIN_SECONDS = 2.0  # counters advance in steps, and a short window may see none
 
 
 def counter(device: torch.device, powercap: Path = RAPL) -> Joules | str:
-    """A counter of joules for what computes, or why there is none."""
+    """A counter of joules for the device, or the reason why there is none."""
     return _nvml(device) if device.type == "cuda" else _rapl(powercap)
 
 
@@ -22,6 +24,7 @@ def _nvml(device: torch.device) -> Joules | str:
         import pynvml
     except ImportError:
         return "not available: pynvml is not installed (pip install nvidia-ml-py)"
+
     try:
         pynvml.nvmlInit()
         identity = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
@@ -29,43 +32,55 @@ def _nvml(device: torch.device) -> Joules | str:
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError as error:
         return f"not available: {error}"
+
     return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
 
 
 def _rapl(powercap: Path) -> Joules | str:
+    # A zone with two colons is a part of a package, which the package counts already.
     zones = sorted(zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1)
     if not zones:
         return "not available: this machine counts no energy that a process may read (RAPL)"
+
     try:
-        packages = [_Zone(zone) for zone in zones]
+        packages = list(map(_Zone, zones))
     except OSError as error:
         return f"not available: {error.strerror}: {error.filename}"
+
     return lambda: sum(package.joules() for package in packages)
 
 
 class _Zone:
     """A counter of microjoules that starts again at 0 beyond its range."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self._file = folder / "energy_uj"
         self._range = int((folder / "max_energy_range_uj").read_text())
-        self._last, self._turns = self._read(), 0
+        self._last = self._read()
+        self._overflows = 0
+
+    def joules(self) -> float:
+        now = self._read()
+        if now < self._last:
+            self._overflows += 1
+        self._last = now
+        return (self._overflows * self._range + now) / 1e6
 
     def _read(self) -> int:
         return int(self._file.read_text())
 
-    def joules(self) -> float:
-        now = self._read()
-        self._turns += now < self._last
-        self._last = now
-        return (self._turns * self._range + now) / 1e6
 
+def per_call(call: Runnable, joules: Joules, timer: Timer, seconds: float = MIN_SECONDS) -> float:
+    """The joules of one call, the idle machine's included.
 
-def per_call(call: Runnable, joules: Joules, timed: Timer, seconds: float = AT_LEAST_S) -> float:
-    """Joules of one call, the idle machine's included, over at least so many seconds of calls."""
+    The mean of as many calls as take at least `seconds`; `timer` times them.
+    """
     call()
-    before, calls, spent = joules(), 0, 0.0
-    while calls == 0 or spent < seconds:
-        spent += timed(call)
+
+    before = joules()
+    calls, elapsed = 0, 0.0
+    while calls == 0 or elapsed < seconds:
+        elapsed += timer(call)
         calls += 1
+
     return (joules() - before) / calls

@@ -1,4 +1,4 @@
-"""Networks as files that other programs read, ONNX and torch.export's, and how they run from there."""
+"""Networks as files that other programs read (ONNX and torch.export), and how these files run."""
 
 import logging
 import warnings
@@ -16,14 +16,18 @@ from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 
 INPUT, OUTPUT = "input", "scores"
-LARGEST_ONNX = 2**31 - 2**24  # bytes of one file, as protobuf limits it, with room for the graph
+MAX_ONNX_BYTES = 2**31 - 2**24  # protobuf's limit of a file, with room for the graph
 
 Runner = Callable[[Tensor], Tensor]  # inputs of any batch size to scores, both on the CPU
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a traced network becomes a file with these metadata, and how it runs from there, on so many threads."""
+    """How a traced network becomes a file, and how it runs from there.
+
+    `write` takes the network, the path and metadata. `load` takes the path and a number of threads.
+    `packages` must be installed; `runs_on` names the program that runs the file.
+    """
 
     runs_on: str
     write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
@@ -31,25 +35,28 @@ class Format:
     packages: tuple[str, ...] = ()
 
 
-def usable(form: str) -> Format:
+def get_format(name: str) -> Format:
     """The format of this name.
 
     Raises:
-        InputError: if there is none, or its packages are missing, with the way to install them.
+        InputError: if there is none, or its packages are not installed.
     """
-    found = pick(FORMATS, form, "format")
-    if absent := [package for package in found.packages if find_spec(package) is None]:
+    chosen = pick(FORMATS, name, "format")
+    missing = [package for package in chosen.packages if find_spec(package) is None]
+    if missing:
         raise InputError(
-            f"{form} needs {', '.join(absent)}, which is not installed: pip install prunelab[{form}]"
+            f"{name} needs {', '.join(missing)}, which is not installed: "
+            f"pip install prunelab[{name}]"
         )
-    return found
+    return chosen
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own workings: what counts is what the file says."""
+    """Silence the exporters' warnings and log messages below errors."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
+
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -60,21 +67,26 @@ def quiet() -> Iterator[None]:
 
 
 def trace(model: nn.Module, inputs: Tensor) -> ExportedProgram:
-    """The network's graph for batches of any size; `inputs` hold two examples or more, as one would be a constant."""
+    """The network's graph for batches of any size.
+
+    `inputs` must hold at least two examples: the tracer would take a batch of one for a constant.
+    """
     traced = torch.export.export(model, (inputs,), dynamic_shapes=({0: Dim("batch")},))
+
+    # Stack traces contain paths of this machine, so the file would differ on the next one.
     for node in traced.graph.nodes:
-        node.meta.pop(
-            "stack_trace", None
-        )  # it would tell the paths of this machine, and differ on the next
+        node.meta.pop("stack_trace", None)
+
     return traced
 
 
-def _write_onnx(traced: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
+def _write_onnx(traced: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     size = sum(tensor.nbytes for tensor in traced.state_dict.values())
-    if size > LARGEST_ONNX:
+    if size > MAX_ONNX_BYTES:
         raise InputError(
-            f"an ONNX file holds 2 GiB at most, and these weights are {size / 2**30:.1f} GiB"
+            f"an ONNX file holds at most 2 GiB, and these weights are {size / 2**30:.1f} GiB"
         )
+
     program = torch.onnx.export(
         traced,
         input_names=[INPUT],
@@ -84,7 +96,8 @@ def _write_onnx(traced: ExportedProgram, path: Path, about: Mapping[str, str]) -
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(about)
+
+    program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
 
 
@@ -93,21 +106,23 @@ def _load_onnx(path: Path, threads: int) -> Runner:
     import onnxruntime
 
     onnx.checker.check_model(path, full_check=True)
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
     return lambda inputs: torch.from_numpy(session.run([OUTPUT], {INPUT: inputs.numpy()})[0])
 
 
-def _write_pt2(traced: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
+def _write_pt2(traced: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     with path.open("wb") as file:
-        torch.export.save(traced, file, extra_files=dict(about))
+        torch.export.save(traced, file, extra_files=dict(metadata))
 
 
 def _load_pt2(path: Path, threads: int) -> Runner:
     with path.open("rb") as file:
-        return torch.export.load(file).module()  # on the threads that torch is told to use
+        return torch.export.load(file).module()  # it runs on torch's threads
 
 
 FORMATS = {

@@ -1,4 +1,4 @@
-"""Latency, measured: networks take turns in one process, so that what slows the machine slows all of them."""
+"""Latency: networks take turns in one process, so that a slow machine slows all of them alike."""
 
 import math
 import time
@@ -13,16 +13,18 @@ from prunelab.benchmark.backends import Runnable
 from prunelab.statistics.intervals import half_width
 
 Timer = Callable[[Runnable], float]  # seconds of one call, until the device is done with it
-PERCENTILES = {
-    50: 1,
-    95: 20,
-    99: 1000,
-}  # each with the calls that it takes to say anything about it
+
+# The percentiles, each with the number of calls from which on it is meaningful.
+MIN_CALLS = {50: 1, 95: 20, 99: 1000}
+MIN_WARM_UP_CALLS = 3
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times faster one arm is than another, with its 95 % interval."""
+class Speedup:
+    """How many times faster one network is than another, with a 95 % interval.
+
+    1 is the same speed, less than 1 is slower.
+    """
 
     value: float
     low: float
@@ -30,32 +32,33 @@ class Ratio:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out 1: only then may one be called faster."""
+        """Whether the interval excludes 1. Only then is one of the two faster."""
         return not self.low <= 1 <= self.high
 
     def row(self) -> dict[str, float | str]:
-        """As results hold it."""
+        """The columns of a row of metrics/speed/benchmark.json."""
         return {
             "faster": self.value,
             "faster_low": self.low,
             "faster_high": self.high,
-            "told": self.told(),
+            "told": self.describe(),
         }
 
-    def told(self) -> str:
-        return (
-            f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
-            if self.differs
-            else "no difference"
-        )
+    def describe(self) -> str:
+        """The value and its interval, or that there is no difference."""
+        if not self.differs:
+            return "no difference"
+        return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
 
 
 def timer(device: torch.device) -> Timer:
-    """How a call is timed: by CUDA's events on a GPU, which the device itself stamps, else by the system's clock."""
+    """What times a call: CUDA's events on a GPU, which the GPU itself stamps, else a clock."""
     return _by_events if device.type == "cuda" else by_clock(time.perf_counter)
 
 
 def by_clock(now: Callable[[], float]) -> Timer:
+    """A timer that reads a clock; `now` returns seconds."""
+
     def timed(call: Runnable) -> float:
         start = now()
         call()
@@ -65,67 +68,87 @@ def by_clock(now: Callable[[], float]) -> Timer:
 
 
 def _by_events(call: Runnable) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
     start.record()
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1000
+    return float(start.elapsed_time(end)) / 1000
 
 
 def time_interleaved(
-    arms: Mapping[str, Runnable], timed: Timer, *, rounds: int, round_s: float, warm_up_s: float
+    runnables: Mapping[str, Runnable],
+    timer: Timer,
+    *,
+    rounds: int,
+    round_s: float,
+    warm_up_s: float,
 ) -> dict[str, np.ndarray]:
-    """Seconds of every call, float64 [rounds, calls] by arm.
+    """Time several runnables in turn; returns the seconds of every call, float64 [rounds, calls].
 
-    After a warm-up of every arm for `warm_up_s`, all are called in turn, for about `round_s` each, `rounds` times: in
-    every second round in reverse order, so that a drift of the machine's speed favours none.
+    Every runnable first warms up for `warm_up_s`. Then each of the `rounds` calls all of them, each
+    for about `round_s`. Every second round has the reverse order, so that a drift of the machine's
+    speed favours none.
     """
-    counts = {
-        name: max(1, round(round_s / _warm_up(call, timed, warm_up_s)))
-        for name, call in arms.items()
-    }
-    seconds = {name: np.empty((rounds, count)) for name, count in counts.items()}
+    calls = {}
+    for name, call in runnables.items():
+        shortest = _warm_up(call, timer, warm_up_s)
+        calls[name] = max(1, round(round_s / shortest))
+
+    seconds = {name: np.empty((rounds, count)) for name, count in calls.items()}
+    order = list(runnables)
     for index in range(rounds):
-        for name in list(arms)[:: 1 if index % 2 == 0 else -1]:
-            seconds[name][index] = [timed(arms[name]) for _ in range(counts[name])]
+        for name in order:
+            seconds[name][index] = [timer(runnables[name]) for _ in range(calls[name])]
+        order.reverse()
+
     return seconds
 
 
-def _warm_up(call: Runnable, timed: Timer, seconds: float) -> float:
-    """Call for so many seconds, at least three times; returns the shortest call."""
-    calls, spent, shortest = 0, 0.0, math.inf
-    while calls < 3 or spent < seconds:
-        taken = timed(call)
-        calls, spent, shortest = calls + 1, spent + taken, min(shortest, taken)
+def _warm_up(call: Runnable, timer: Timer, seconds: float) -> float:
+    """Call for so many seconds, at least three times. Returns the seconds of the shortest call."""
+    calls, elapsed, shortest = 0, 0.0, math.inf
+
+    while calls < MIN_WARM_UP_CALLS or elapsed < seconds:
+        duration = timer(call)
+        calls += 1
+        elapsed += duration
+        shortest = min(shortest, duration)
+
     return max(shortest, 1e-9)
 
 
-def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
-    """How many times faster `fast` is than `slow`, both [rounds, calls] out of `take_turns`.
+def speedup_of(slow: np.ndarray, fast: np.ndarray) -> Speedup:
+    """How many times faster `fast` is than `slow`, both [rounds, calls] of `time_interleaved`.
 
-    The median of a round's calls stands for the round; the logarithms of the rounds' ratios, which are paired, have a
-    mean and Student's interval. At least two rounds are needed.
+    The median of its calls stands for a round. Rounds are paired: the logarithms of their ratios
+    have a mean and Student's interval. There must be at least two rounds.
     """
     logs = np.log(np.median(slow, axis=1) / np.median(fast, axis=1))
-    half = half_width(logs[:, np.newaxis], resamples=0)
-    value, low, high = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])
-    return Ratio(float(value), float(low), float(high))
+    mean, half = logs.mean(), half_width(logs[:, np.newaxis], resamples=0)
+
+    value, low, high = np.exp([mean, mean - half, mean + half])
+    return Speedup(float(value), float(low), float(high))
 
 
 def summary(seconds: np.ndarray, batch_size: int) -> dict[str, float]:
-    """Latency in milliseconds by percentile (the 99th of 1000 calls and more), and inputs per second at the median."""
-    told = {
-        f"latency_ms_p{which}": 1000 * float(np.percentile(seconds, which))
-        for which, calls in PERCENTILES.items()
-        if seconds.size >= calls
-    }
-    return told | {
-        "throughput_per_s": batch_size / float(np.median(seconds)),
-        "calls": seconds.size,
-    }
+    """Latency in milliseconds by percentile, and inputs per second at the median.
+
+    A percentile is left out if there are too few calls for it (`MIN_CALLS`).
+    """
+    row: dict[str, float] = {}
+    for percentile, min_calls in MIN_CALLS.items():
+        if seconds.size >= min_calls:
+            row[f"latency_ms_p{percentile}"] = 1000 * float(np.percentile(seconds, percentile))
+
+    row["throughput_per_s"] = batch_size / float(np.median(seconds))
+    row["calls"] = seconds.size
+    return row
 
 
 def quantiles(seconds: np.ndarray) -> list[float]:
-    """The distribution of the calls in milliseconds: the shortest, every twentieth part, the longest."""
-    return (1000 * np.quantile(seconds, np.linspace(0, 1, QUANTILES))).tolist()
+    """The distribution of the calls in milliseconds: `QUANTILES` values, shortest to longest."""
+    milliseconds = 1000 * np.quantile(seconds, np.linspace(0, 1, QUANTILES))
+    return [float(quantile) for quantile in milliseconds]

@@ -1,44 +1,61 @@
-"""Where the time of one call goes, operator by operator."""
+"""The time of one call, operator by operator."""
 
 import os
 from typing import Any
 
 import torch
 
-from prunelab.benchmark.latency import Runnable
+from prunelab.benchmark.backends import Runnable
 
 CALLS = 5
+NUMBERS = ("calls", "cpu_ms", "cuda_ms")
 
 
 def operators(call: Runnable, device: torch.device, top: int) -> list[dict[str, Any]]:
-    """The operators that take most time themselves, at most `top`, and the others together; milliseconds per call.
+    """The `top` operators that take most time themselves, and all others together.
 
-    `calls` counts how often one call of the network runs the operator; `cuda_ms` is 0 without a GPU. By torch.profiler,
-    which slows things down: the shares are what to look at.
+    Milliseconds are per call; `cuda_ms` is 0 without a GPU. `calls` counts how often one call of
+    the network runs the operator. torch.profiler slows things down, so look at the shares.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells the terminal of every start and stop
+    rows = _profile(call, device)
+    key = "cuda_ms" if device.type == "cuda" else "cpu_ms"
+    rows.sort(key=lambda row: -row[key])
+
+    slowest, rest = rows[:top], rows[top:]
+    if not rest:
+        return slowest
+
+    others: dict[str, Any] = {"operator": "others"}
+    for number in NUMBERS:
+        others[number] = sum(row[number] for row in rest)
+    return [*slowest, others]
+
+
+def _profile(call: Runnable, device: torch.device) -> list[dict[str, Any]]:
+    """One row per operator, as means over `CALLS` calls."""
+    # Without this, the profiler prints a line at every start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from torch.profiler import ProfilerActivity, profile
 
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(
-        activities=activities
-    ):  # the first profile of a process pays for what the others find done
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+
+    with profile(activities=activities):  # the first profile of a process sets the profiler up
         call()
     with profile(activities=activities, acc_events=True) as profiler:
         for _ in range(CALLS):
             call()
-        if on_gpu:
+        if device.type == "cuda":
             torch.cuda.synchronize()
-    rows = [
-        {
+
+    rows = []
+    for event in profiler.key_averages():
+        row = {
             "operator": event.key,
             "calls": event.count / CALLS,
             "cpu_ms": event.self_cpu_time_total / 1000 / CALLS,
             "cuda_ms": event.self_device_time_total / 1000 / CALLS,
         }
-        for event in profiler.key_averages()
-    ]
-    rows.sort(key=lambda row: -row["cuda_ms" if on_gpu else "cpu_ms"])
-    others = {key: sum(row[key] for row in rows[top:]) for key in ("calls", "cpu_ms", "cuda_ms")}
-    return [*rows[:top], *([{"operator": "others", **others}] if rows[top:] else [])]
+        rows.append(row)
+    return rows

@@ -1,4 +1,4 @@
-"""metrics/speed/table.md: what was measured on a clock, one table per backend."""
+"""metrics/speed/table.md: what was measured with a clock, one table per backend."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,82 +8,98 @@ from prunelab.core.escape import escape_markdown
 Row = Mapping[str, Any]
 
 
-def speed_table(measured: Mapping[str, Any], title: str) -> str:
-    """The whole file: latency at the median and the 95th percentile, and the gain on the dense network, by batch size.
+def speed_table(record: Mapping[str, Any], title: str) -> str:
+    """The whole file, from the content of metrics/speed/benchmark.json.
 
-    A gain stands there only where its 95 % interval leaves out 1.
+    Cells have the median latency, its 95th percentile, and the gain on the dense network. A gain is
+    a number only if its 95 % interval excludes 1.
     """
-    rows: Sequence[Row] = measured["latency"]
-    lines = [f"# {title}", "", _machine(measured), ""]
-    for backend in dict.fromkeys(row["backend"] for row in rows):
-        own = [row for row in rows if row["backend"] == backend]
-        sizes = list(dict.fromkeys(row["batch_size"] for row in own))
-        lines += [
-            f"## {backend}, {own[0]['precision']}",
-            "",
-            "| network | " + " | ".join(f"batch {size}" for size in sizes) + " |",
-        ]
-        lines.append("|:--|" + "--:|" * len(sizes))
-        for name in dict.fromkeys(row["name"] for row in own):
-            cells = {row["batch_size"]: _cell(row) for row in own if row["name"] == name}
-            lines.append(f"| {name} | " + " | ".join(cells[size] for size in sizes) + " |")
-        lines.append("")
-    return (
-        "\n".join(
-            [*lines, *_memory(measured["memory"]), *_energy(measured["energy"]), _notes(measured)]
-        )
-        + "\n"
-    )
+    lines = [f"# {title}", "", _machine(record["environment"], record["load"]), ""]
+
+    by_backend: dict[str, list[Row]] = {}
+    for row in record["latency"]:
+        by_backend.setdefault(row["backend"], []).append(row)
+    for rows in by_backend.values():
+        lines += [*_backend_table(rows), ""]
+
+    lines += [_memory(record["memory"]), ""]
+    lines += [_energy(record["energy"]), ""]
+    lines.append(_notes(record["rounds"], record["seed"]))
+    return "\n".join(lines) + "\n"
+
+
+def _backend_table(rows: Sequence[Row]) -> list[str]:
+    """One line per network, one column per batch size."""
+    by_network: dict[str, dict[int, str]] = {}
+    for row in rows:
+        cells = by_network.setdefault(row["name"], {})
+        cells[row["batch_size"]] = _cell(row)
+
+    batch_sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
+    header = [f"batch {batch_size}" for batch_size in batch_sizes]
+
+    lines = [
+        f"## {rows[0]['backend']}, {rows[0]['precision']}",
+        "",
+        "| network | " + " | ".join(header) + " |",
+        "|:--|" + "--:|" * len(batch_sizes),
+    ]
+    for name, cells in by_network.items():
+        line = [cells[batch_size] for batch_size in batch_sizes]
+        lines.append(f"| {name} | " + " | ".join(line) + " |")
+    return lines
 
 
 def _cell(row: Row) -> str:
-    told = f"{row['latency_ms_p50']:.3g} ms"
+    text = f"{row['latency_ms_p50']:.3g} ms"
     if "latency_ms_p95" in row:
-        told += f" (p95 {row['latency_ms_p95']:.3g})"
-    return f"{told}, {row['told']}" if "told" in row else told
+        text += f" (p95 {row['latency_ms_p95']:.3g})"
+    if "told" in row:
+        text += f", {row['told']}"
+    return text
 
 
-def _machine(measured: Mapping[str, Any]) -> str:
-    machine, load = measured["environment"], measured["load"]
-    driver = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
-    busy = (
-        f"; busy beside this: {', '.join(map(escape_markdown, load['busy']))}"
-        if load["busy"]
-        else ""
+def _machine(environment: Row, load: Row) -> str:
+    """What was measured on, as one sentence."""
+    device = escape_markdown(environment["device"])
+    if environment["cuda"]:
+        device += f", CUDA {environment['cuda']}"
+
+    memory_format = environment["memory_format"].removeprefix("torch.")
+    line = (
+        f"{device}, {environment['threads']} threads of {load['cores']} cores, "
+        f"{environment['precision']}, {memory_format}, torch {environment['packages']['torch']}; "
+        f"load {load['load_1min']:.2f} before"
     )
-    return (
-        f"{escape_markdown(machine['device'])}{driver}, {machine['threads']} threads of {load['cores']} cores, "
-        f"{machine['precision']}, {machine['memory_format'].removeprefix('torch.')}, "
-        f"torch {machine['packages']['torch']}; load {load['load_1min']:.2f} before{busy}."
-    )
+    if load["busy"]:
+        line += f"; busy beside this: {', '.join(map(escape_markdown, load['busy']))}"
+    return f"{line}."
 
 
-def _memory(rows: Sequence[Row]) -> list[str]:
+def _memory(rows: Sequence[Row]) -> str:
     known = [row for row in rows if row["peak_bytes"] is not None]
     if not known:
-        return ["Peak memory: not available on this system.", ""]
-    told = ", ".join(f"{row['name']} {row['peak_bytes'] / 1e6:.1f} MB" for row in known)
-    return [
-        f"Peak memory of a batch of {known[0]['batch_size']}, weights and inputs left out: {told}.",
-        "",
-    ]
+        return "Peak memory: not available on this system."
+
+    peaks = ", ".join(f"{row['name']} {row['peak_bytes'] / 1e6:.1f} MB" for row in known)
+    batch_size = known[0]["batch_size"]
+    return f"Peak memory of a batch of {batch_size}, weights and inputs left out: {peaks}."
 
 
-def _energy(rows: Sequence[Row] | str) -> list[str]:
+def _energy(rows: Sequence[Row] | str) -> str:
     if isinstance(rows, str):
-        return [f"Energy: {rows}.", ""]
-    told = ", ".join(f"{row['name']} {1000 * row['joules']:.3g} mJ" for row in rows)
-    return [
-        f"Energy per input in batches of {rows[0]['batch_size']}, the idle machine's included: {told}.",
-        "",
-    ]
+        return f"Energy: {rows}."
+
+    joules = ", ".join(f"{row['name']} {1000 * row['joules']:.3g} mJ" for row in rows)
+    batch_size = rows[0]["batch_size"]
+    return f"Energy per input in batches of {batch_size}, the idle machine's included: {joules}."
 
 
-def _notes(measured: Mapping[str, Any]) -> str:
+def _notes(rounds: int, seed: int) -> str:
     return (
-        f"The median of all calls, and their 95th percentile; how many times faster than the dense network, with the "
-        f'95 % interval over {measured["rounds"]} rounds in which all networks took turns; "no difference" where that '
-        f"interval holds 1 (each by itself: of twenty networks that are no faster, one will seem so). "
-        f"Networks of seed {measured['seed']}; masked weights are zeros in dense kernels. "
-        "All of this is true of this machine only."
+        "The median of all calls, and their 95th percentile; how many times faster than the dense "
+        f"network, with the 95 % interval over {rounds} rounds in which all networks took turns; "
+        '"no difference" where that interval holds 1 (each by itself: of twenty networks that are '
+        f"no faster, one will seem so). Networks of seed {seed}; masked weights are zeros in dense "
+        "kernels. All of this is true of this machine only."
     )

@@ -8,21 +8,25 @@ from torch import nn
 
 from prunelab.benchmark import energy, memory
 from prunelab.benchmark.backends import BACKENDS, Runnable, inputs_of, precision
-from prunelab.benchmark.latency import quantiles, ratio, summary, time_interleaved, timer
+from prunelab.benchmark.latency import quantiles, speedup_of, summary, time_interleaved, timer
 from prunelab.benchmark.operators import operators
 from prunelab.core.registry import pick
 from prunelab.models.catalogue import Shape
 from prunelab.runtime.device import Execution
 
 Row = dict[str, Any]
-WARM_UP = 0.25  # of the time measured, per network
-OPERATORS_AT = 64  # the largest batch size up to this, if there is one
+
+WARM_UP_SHARE = 0.25  # of the time measured, per network
+MAX_OPERATORS_BATCH_SIZE = 64
 TOP_OPERATORS = 12
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Networks of one input shape by name, the first the dense one; `load` reads one anew, on the CPU."""
+    """Networks of one input shape by name, the dense one first.
+
+    `models` are on the device and in evaluation mode. `load` reads each of them again, on the CPU.
+    """
 
     models: Mapping[str, nn.Module]
     load: Mapping[str, Callable[[], nn.Module]]
@@ -31,73 +35,79 @@ class Benchmark:
 
     @property
     def dense(self) -> str:
+        """The name of the dense network."""
         return next(iter(self.models))
 
-    def arms(self, backend: str, batch_size: int) -> dict[str, Runnable]:
-        run, inputs = (
-            pick(BACKENDS, backend, "backend"),
-            inputs_of(self.shape, batch_size, self.execution),
-        )
-        return {name: run(model, inputs, self.execution) for name, model in self.models.items()}
+    def runnables(self, backend: str, batch_size: int) -> dict[str, Runnable]:
+        """One call of every network on the same inputs."""
+        make_runnable = pick(BACKENDS, backend, "backend")
+        inputs = inputs_of(self.shape, batch_size, self.execution)
+
+        runnables = {}
+        for name, model in self.models.items():
+            runnables[name] = make_runnable(model, inputs, self.execution)
+        return runnables
 
     def latency(self, backend: str, batch_size: int, *, rounds: int, seconds: float) -> list[Row]:
-        """One row per network: percentiles and quantiles of all calls, and how many times faster than the dense one."""
-        measured = time_interleaved(
-            self.arms(backend, batch_size),
+        """One row per network: percentiles of all calls, and the gain on the dense network.
+
+        Each network is measured for about `seconds`, which are divided into `rounds`.
+        """
+        call_seconds = time_interleaved(
+            self.runnables(backend, batch_size),
             timer(self.execution.device),
             rounds=rounds,
             round_s=seconds / rounds,
-            warm_up_s=WARM_UP * seconds,
+            warm_up_s=WARM_UP_SHARE * seconds,
         )
-        about = {
-            "backend": backend,
-            "precision": precision(backend, self.execution),
-            "batch_size": batch_size,
-        }
-        return [
-            {"name": name, **about, "latency_ms_quantiles": quantiles(taken)}
-            | summary(taken, batch_size)
-            | self._against_dense(name, measured)
-            for name, taken in measured.items()
-        ]
 
-    def _against_dense(self, name: str, measured: Mapping[str, Any]) -> Row:
-        if name == self.dense:
-            return {}
-        return ratio(measured[self.dense], measured[name]).row()
+        rows = []
+        for name, taken in call_seconds.items():
+            row: Row = {
+                "name": name,
+                "backend": backend,
+                "precision": precision(backend, self.execution),
+                "batch_size": batch_size,
+                "latency_ms_quantiles": quantiles(taken),
+                **summary(taken, batch_size),
+            }
+            if name != self.dense:
+                row |= speedup_of(call_seconds[self.dense], taken).row()
+            rows.append(row)
+
+        return rows
 
     def memory(self, batch_size: int) -> list[Row]:
+        """One row per network with its peak memory in bytes, None if it cannot be measured."""
+        rows = []
         with memory.meter(self.execution) as measure:
-            return [
-                {
-                    "name": name,
-                    "batch_size": batch_size,
-                    "peak_bytes": measure(load, self.shape, batch_size),
-                }
-                for name, load in self.load.items()
-            ]
+            for name, load in self.load.items():
+                peak = measure(load, self.shape, batch_size)
+                rows.append({"name": name, "batch_size": batch_size, "peak_bytes": peak})
+        return rows
 
     def energy(self, batch_size: int) -> list[Row] | str:
-        """Joules per input, or why they are not known."""
-        joules = energy.counter(self.execution.device)
-        if isinstance(joules, str):
-            return joules
-        timed = timer(self.execution.device)
-        return [
-            {
-                "name": name,
-                "batch_size": batch_size,
-                "joules": energy.per_call(call, joules, timed) / batch_size,
-            }
-            for name, call in self.arms("eager", batch_size).items()
-        ]
+        """One row per network with its joules per input, or why they are not known."""
+        counter = energy.counter(self.execution.device)
+        if isinstance(counter, str):
+            return counter
+
+        rows = []
+        for name, call in self.runnables("eager", batch_size).items():
+            joules = energy.per_call(call, counter, timer(self.execution.device))
+            rows.append({"name": name, "batch_size": batch_size, "joules": joules / batch_size})
+        return rows
 
     def operators(self, batch_sizes: list[int]) -> list[Row]:
-        batch_size = max(
-            (size for size in batch_sizes if size <= OPERATORS_AT), default=min(batch_sizes)
-        )
-        return [
-            {"name": name, "batch_size": batch_size, **row}
-            for name, call in self.arms("eager", batch_size).items()
-            for row in operators(call, self.execution.device, TOP_OPERATORS)
-        ]
+        """One row per network and operator.
+
+        The batch size is the largest up to `MAX_OPERATORS_BATCH_SIZE`, else the smallest.
+        """
+        small = [size for size in batch_sizes if size <= MAX_OPERATORS_BATCH_SIZE]
+        batch_size = max(small, default=min(batch_sizes))
+
+        rows = []
+        for name, call in self.runnables("eager", batch_size).items():
+            for row in operators(call, self.execution.device, TOP_OPERATORS):
+                rows.append({"name": name, "batch_size": batch_size, **row})
+        return rows

@@ -22,7 +22,7 @@ STATES = {"accuracy": "after fine-tuning", "accuracy_pruned": "before fine-tunin
 MAX_NAMES = 5  # in one cell or sentence
 
 
-def abbreviate(names: Sequence[str]) -> str:
+def name_list(names: Sequence[str]) -> str:
     """The first `MAX_NAMES` names, and how many more there are."""
     shown = ", ".join(names[:MAX_NAMES])
     if len(names) <= MAX_NAMES:

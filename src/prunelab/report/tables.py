@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunelab.report.labels import DENSE, abbreviate
+from prunelab.report.labels import DENSE, name_list
 
 Row = Mapping[str, Any]
 
@@ -76,7 +76,7 @@ def _cells(row: Row) -> list[str]:
 
 def same_as(names: str) -> str:
     """The names in a row's `same_as`, cut to fit a cell. The rows keep all of them."""
-    return abbreviate(names.split(", "))
+    return name_list(names.split(", "))
 
 
 def fewer_macs(row: Row) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prunelab.benchmark.latency import Ratio
+from prunelab.benchmark.latency import Speedup
 from prunelab.commands.allocate.curves import HOW_TO_MEASURE, read_curves, read_own_record
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget
@@ -138,7 +138,7 @@ def _allocate_latency(
     assert request.latency is not None
     execution = configure(params.runtime)
 
-    def measure_speedup(widths: Sequence[int]) -> Ratio:
+    def measure_speedup(widths: Sequence[int]) -> Speedup:
         spec = _spec(params, request.kind, curves, widths)
         return target.measure_speedup(
             spec, execution, batch_size=request.batch_size, rounds=request.rounds

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prunelab.benchmark.latency import Ratio
+from prunelab.benchmark.latency import Speedup
 from prunelab.core.errors import InputError
 from prunelab.pruning.allocation import Curve, allocate
 
@@ -11,7 +11,7 @@ TOLERANCE = 0.05  # relative to the latency that is to remain
 MAX_CANDIDATES = 8  # after the first, which prunes every layer to the end of its curve
 
 PrintLine = Callable[[str], None]
-MeasureSpeedup = Callable[[Sequence[int]], Ratio]
+MeasureSpeedup = Callable[[Sequence[int]], Speedup]
 
 
 def allocate_latency(
@@ -97,7 +97,7 @@ class _CandidateMeter:
 
         remaining, removed_units = 1 / speedup.value, 1 - sum(widths) / total
         self.print_line(
-            f"{removed_units:.1%} of the units removed: speed-up {speedup.told()}, "
+            f"{removed_units:.1%} of the units removed: speed-up {speedup.describe()}, "
             f"{remaining:.1%} of the latency remains"
         )
 

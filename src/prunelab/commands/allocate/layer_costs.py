@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunelab.benchmark.backends import eager, inputs_of
-from prunelab.benchmark.latency import Ratio, ratio, time_interleaved, timer
+from prunelab.benchmark.latency import Speedup, speedup_of, time_interleaved, timer
 from prunelab.config.params import Budget, PruneSpec
 from prunelab.models.catalogue import Shape, example_input, prunable_weights
 from prunelab.models.cost import macs, output_positions, parameters
@@ -102,7 +102,7 @@ class AllocationTarget:
 
     def measure_speedup(
         self, spec: PruneSpec, execution: Execution, *, batch_size: int, rounds: int
-    ) -> Ratio:
+    ) -> Speedup:
         """Measure how many times faster the network is after pruning by `spec`."""
         pruned = deepcopy(self.model)
         prune(pruned, self.architecture, spec, shape=self.shape, seed=0)
@@ -115,4 +115,4 @@ class AllocationTarget:
         seconds = time_interleaved(
             runnables, timer(execution.device), rounds=rounds, round_s=0.2, warm_up_s=0.5
         )
-        return ratio(seconds["dense"], seconds["pruned"])
+        return speedup_of(seconds["dense"], seconds["pruned"])

@@ -9,8 +9,8 @@ from torch import nn
 from prunelab.artifacts.networks import ModelCard, load_network, seed_file, sizes
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.benchmark.backends import inputs_of
-from prunelab.benchmark.export_formats import usable
-from prunelab.benchmark.latency import ratio, summary
+from prunelab.benchmark.export_formats import get_format
+from prunelab.benchmark.latency import speedup_of, summary
 from prunelab.commands.export.exported_file import (
     latencies,
     metadata,
@@ -39,7 +39,7 @@ def export_network(
     Raises:
         InputError: if the network cannot be read or exported, or `rounds` or `out` is invalid.
     """
-    exporter = usable(form)
+    exporter = get_format(form)
     if rounds == 1:
         raise InputError(
             "--rounds: 1 is too few for an interval; valid: 0 (no comparison), or 2 and more"
@@ -71,9 +71,10 @@ def export_network(
         eager, exported = latencies(exported_model, out, form, inputs, execution, rounds=rounds)
         eager_ms = summary(eager, batch_size)["latency_ms_p50"]
         exported_ms = summary(exported, batch_size)["latency_ms_p50"]
+        speedup = speedup_of(eager, exported)
         yield (
             f"latency at batch {batch_size}: eager torch {eager_ms:.3f} ms, "
-            f"{exporter.runs_on} {exported_ms:.3f} ms; faster: {ratio(eager, exported).told()}"
+            f"{exporter.runs_on} {exported_ms:.3f} ms; faster: {speedup.describe()}"
         )
 
 

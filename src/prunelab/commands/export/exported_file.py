@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from prunelab.artifacts.networks import ModelCard
 from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.benchmark.backends import eager
-from prunelab.benchmark.export_formats import Runner, quiet, trace, usable
+from prunelab.benchmark.export_formats import Runner, get_format, quiet, trace
 from prunelab.benchmark.latency import time_interleaved, timer
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
 from prunelab.encoders.pretrained import SMALL
-from prunelab.models.catalogue import reads
+from prunelab.models.catalogue import input_kind
 from prunelab.runtime.device import Execution, generator
 
 # Relative to the largest score. Another order of float32 additions makes a difference of 1e-6.
@@ -115,7 +115,7 @@ def random_inputs(card: ModelCard, count: int, *, preprocessing: bool = False) -
     """
     random = generator("export", count)
     shape = card.input_shape
-    if reads(shape) == "images":
+    if input_kind(shape) == "images":
         draw = torch.rand if preprocessing else torch.randn
         return draw(count, *shape, generator=random)
 
@@ -146,7 +146,7 @@ def write_checked(
         InputError: if the format does not exist, its packages are missing, or the file does not
             agree with the network. Then nothing is written, and an older file `out` stays.
     """
-    exporter = usable(form)
+    exporter = get_format(form)
     takes_pixels = isinstance(model, Normalised)
     batches = {
         size: random_inputs(card, size, preprocessing=takes_pixels) for size in CHECKED_BATCH_SIZES
@@ -195,7 +195,7 @@ def latencies(
     Returns:
         The seconds of every call [rounds, calls], of the network and of the file.
     """
-    run = usable(form).load(path, torch.get_num_threads())
+    run = get_format(form).load(path, torch.get_num_threads())
     run_eager = eager(execution.place(model), inputs, execution)
     contiguous_inputs = inputs.contiguous()
 
