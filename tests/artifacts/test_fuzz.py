@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from prunelab.commands.check import find_problems
-from prunelab.commands.studies.study_file import read_overrides, parse_study
+from prunelab.commands.studies.study_file import parse_study, read_overrides
 from prunelab.commands.sweep.axes import read_axes
 from prunelab.config.params import Params, Section, load_params, parse_params, read_params
 from prunelab.config.safe_yaml import parse_yaml

@@ -163,10 +163,10 @@ def test_layers_are_those_that_patterns_name(workspace):
     Path("params.yaml").unlink()
     refused = CliRunner().invoke(app, ["list", "layers"])
     assert refused.exit_code == 1
-    assert "run this in the top folder" in refused.stderr
+    assert "Run this in the top folder" in refused.stderr
 
 
 def test_studies_are_those_of_the_folder_one_stands_in(workspace):
     refused = CliRunner().invoke(app, ["study", "list"])
     assert refused.exit_code == 1
-    assert "run this in the top folder" in refused.stderr
+    assert "Run this in the top folder" in refused.stderr

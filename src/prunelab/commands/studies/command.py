@@ -31,12 +31,12 @@ def list_studies() -> None:
 
     Example: prunelab study list
     """
-    from prunelab.commands.studies.study_file import load_study, studies
+    from prunelab.commands.studies.study_file import load_study, study_files
     from prunelab.core.errors import InputError, one_line
 
     problems = []
     with reporting_errors():
-        names = studies()
+        names = study_files()
     for name in names:
         try:
             study = load_study(name)

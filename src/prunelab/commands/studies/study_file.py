@@ -1,6 +1,7 @@
-"""A study file, studies/<name>.yaml: what was published, how we repeat it, and the parameters each setting means."""
+"""A study file, studies/<name>.yaml: a publication, and the parameters with which we repeat it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -22,20 +23,22 @@ SECTIONS = {
     for key, field in Params.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 }
-SAID_BY_SETTINGS = {"method", "ratio", "grid"}
+SETTING_KEYS = {"method", "ratio", "grid"}  # keys of params.yaml that only settings may set
+UNUSABLE_NAME_ENDS = (".", ".lock")  # Git refuses references that end so
+
 Text = Annotated[str, Field(min_length=1)]
 Overrides = dict[str, Any]  # keys of params.yaml, nested or dotted
 Values = dict[str, float]  # by the names of MEASURES
 
 
 class Part(BaseModel):
-    """A part of a study file: unknown keys, wrong types, NaN and infinity are refused."""
+    """A part of a study file; unknown keys, wrong types, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Source(Part):
-    """What was published and by whom, as printed there."""
+    """What was published, by whom, and where."""
 
     what: Text
     by: Text
@@ -43,10 +46,13 @@ class Source(Part):
 
 
 class Setting(Part):
-    """One configuration. How much to remove is said in one of three ways, as the source says it.
+    """One configuration of a study.
 
-    `ratio`: the fraction removed; `prune_fraction`: the fraction of what is left that each of `prune.iterations` rounds
-    removes; `times_fewer`: dense ÷ pruned, of what the budget counts.
+    It gives the amount to remove in one of three ways, whichever the publication uses:
+
+    - `ratio`: the fraction removed, in all.
+    - `prune_fraction`: the fraction of what is left that each of `prune.iterations` rounds removes.
+    - `times_fewer`: dense ÷ pruned, of what the budget counts; 1 removes nothing.
     """
 
     method: Text
@@ -58,30 +64,25 @@ class Setting(Part):
 
     @model_validator(mode="after")
     def _one_amount(self) -> "Setting":
-        if (
-            sum(
-                amount is not None for amount in (self.ratio, self.prune_fraction, self.times_fewer)
-            )
-            != 1
-        ):
-            raise ValueError("say exactly one of ratio, prune_fraction and times_fewer")
+        amounts = [self.ratio, self.prune_fraction, self.times_fewer]
+        if amounts.count(None) != 2:
+            raise ValueError("give exactly one of ratio, prune_fraction and times_fewer")
         return self
 
     @property
     def label(self) -> str:
-        """Its name within the study: the one given, or the method and the amount."""
+        """The name within the study: the one given, or the method and the amount."""
         if self.name:
             return self.name
         if self.ratio is not None:
             return f"{self.method}-{self.ratio:g}"
-        return (
-            f"{self.method}-{self.times_fewer:g}x"
-            if self.times_fewer
-            else f"{self.method}-{self.prune_fraction:g}each"
-        )
 
-    def removed(self, iterations: int) -> float:
-        """The fraction removed in all."""
+        if self.times_fewer:
+            return f"{self.method}-{self.times_fewer:g}x"
+        return f"{self.method}-{self.prune_fraction:g}each"
+
+    def total_ratio(self, iterations: int) -> float:
+        """Return the fraction removed in all, after this many rounds."""
         if self.prune_fraction is not None:
             return round(1 - (1 - self.prune_fraction) ** iterations, 6)
         if self.times_fewer is not None:
@@ -91,10 +92,10 @@ class Setting(Part):
 
 
 class Row(Part):
-    """One printed row; without a `setting` it stands for a method that we do not have."""
+    """One published row; without a `setting` it is about a method that we do not have."""
 
     setting: Text | None
-    label: Text  # what the source calls it
+    label: Text  # how the publication calls it
     source: Text | None = None  # where it is printed, if not in the study's own source
     dense: Values | None = None  # the unpruned network of this row, if it is not the study's
     values: Values
@@ -106,7 +107,7 @@ class Published(Part):
 
 
 class Quick(Part):
-    """What makes it a small honest run of the same code on a CPU; `settings` names those to run, null all of them."""
+    """A small run of the same code on a CPU; without `settings` it runs all of them."""
 
     note: Text
     params: Overrides
@@ -114,34 +115,41 @@ class Quick(Part):
 
 
 class Study(Part):
+    """The content of a study file."""
+
     title: Text
     source: Source
     network: Text
     data: Text
-    honest: list[Text]  # where the published recipe would not do, and what we do instead
+    honest: list[Text]  # where we deviate from the published recipe, and why
     needs: dict[str, Text] = {}  # parameters that the user must give with --set, and what they are
     params: Overrides
     quick: Quick
     settings: Annotated[list[Setting], Field(min_length=1)]
     published: Published
 
-    def chosen(self, quick: bool) -> list[Setting]:
-        wanted = self.quick.settings if quick else None
-        return [setting for setting in self.settings if wanted is None or setting.label in wanted]
+    def selected_settings(self, quick: bool) -> list[Setting]:
+        """Return the settings that a run measures."""
+        if not quick or self.quick.settings is None:
+            return self.settings
+        return [setting for setting in self.settings if setting.label in self.quick.settings]
 
     def needed(self, quick: bool) -> dict[str, str]:
-        """The parameters that the user must give; a quick run may bring its own."""
-        return {
-            key: what
-            for key, what in self.needs.items()
-            if not quick or key not in flat(self.quick.params)
-        }
+        """Return the parameters that the user must give; a quick run may have its own values."""
+        if not quick:
+            return dict(self.needs)
+        given = dotted_keys(self.quick.params)
+        return {key: what for key, what in self.needs.items() if key not in given}
 
 
-def studies(folder: Path = FOLDER) -> dict[str, Path]:
-    """The study files by name; raises InputError where there is no folder of them."""
+def study_files(folder: Path = FOLDER) -> dict[str, Path]:
+    """Return the study files, by the name of the study.
+
+    Raises:
+        InputError: if the folder does not exist.
+    """
     if not folder.is_dir():
-        raise InputError(f"no folder {folder} here; run this in the top folder of the project")
+        raise InputError(f"no folder {folder} here. Run this in the top folder of the project.")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -149,99 +157,132 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     """Read and check a study file.
 
     Raises:
-        InputError: if there is no such study, or with one line per problem of its file, all of them at once.
+        InputError: if there is no such study, or with one line per problem of its file, all at
+            once.
     """
-    path = pick(studies(folder), name, "study")
+    path = pick(study_files(folder), name, "study")
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise InputError(
-            f"{path}: {name!r} cannot be part of the name of an experiment; valid: a-z, 0-9 and _"
+            f"{path}: {name!r} cannot be part of an experiment's name; valid: a-z, 0-9 and _"
         )
+
     try:
-        return study_of(parse_yaml(path))
+        return parse_study(parse_yaml(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except InputError as refused:
-        raise InputError(f"{path}: {problem}" for problem in refused.problems) from None
+    except InputError as error:
+        raise InputError(f"{path}: {problem}" for problem in error.problems) from None
 
 
-def study_of(content: Any) -> Study:
-    """The study that the content of a file means; raises InputError with all of its problems."""
+def parse_study(content: object) -> Study:
+    """Return the study that the content of a file describes.
+
+    Raises:
+        InputError: with one line per problem, all at once.
+    """
     study = validate(Study, content)
-    if problems := list(_inconsistent(study)):
+    problems = [
+        *_setting_problems(study),
+        *_reference_problems(study),
+        *_measure_problems(study),
+        *_parameter_problems(study),
+    ]
+    if problems:
         raise InputError(problems)
     return study
 
 
-def _inconsistent(study: Study) -> Iterator[str]:
+def _setting_problems(study: Study) -> Iterator[str]:
+    """Settings must have different labels that can name an experiment."""
+    counts = Counter(setting.label for setting in study.settings)
+    for label in sorted(counts):
+        if counts[label] > 1:
+            yield f"settings: {label} appears more than once. Give one of them another name."
+
+    for label in counts:
+        if label.endswith(UNUSABLE_NAME_ENDS) or ".." in label:
+            yield f"settings: {label!r} cannot be part of an experiment's name"
+
+
+def _reference_problems(study: Study) -> Iterator[str]:
+    """Quick runs and published rows must refer to settings that exist."""
     labels = [setting.label for setting in study.settings]
-    for twice in sorted({label for label in labels if labels.count(label) > 1}):
-        yield f"settings: {twice} stands there more than once; give one of them another name"
-    for place, label in [
-        *(("quick.settings", label) for label in study.quick.settings or []),
-        *(
-            (f"published.rows.{number}", row.setting)
-            for number, row in enumerate(study.published.rows)
-        ),
-    ]:
-        if label is not None and label not in labels:
+    references = [("quick.settings", label) for label in study.quick.settings or []]
+    for number, row in enumerate(study.published.rows):
+        if row.setting is not None:
+            references.append((f"published.rows.{number}", row.setting))
+
+    for place, label in references:
+        if label not in labels:
             yield f"{place}: there is no setting {label!r}; valid: {', '.join(labels)}"
-    for place, values in [
-        ("published.dense", study.published.dense),
-        *(
-            (f"published.rows.{number}", row.values | (row.dense or {}))
-            for number, row in enumerate(study.published.rows)
-        ),
-    ]:
+
+
+def _measure_problems(study: Study) -> Iterator[str]:
+    """Published numbers must have the name of a measure."""
+    values_by_place = {"published.dense": study.published.dense}
+    for number, row in enumerate(study.published.rows):
+        values_by_place[f"published.rows.{number}"] = row.values | (row.dense or {})
+
+    for place, values in values_by_place.items():
         for measure in values:
             if measure not in MEASURES:
                 yield f"{place}: unknown measure {measure!r}; valid: {', '.join(MEASURES)}"
+
+
+def _parameter_problems(study: Study) -> Iterator[str]:
+    """Parameters must leave alone what settings set and what the user must give."""
     layers = [("params", study.params), ("quick.params", study.quick.params)]
-    layers += [(f"settings.{setting.label}.params", setting.params) for setting in study.settings]
-    for place, overrides in layers:
-        for key in sorted(SAID_BY_SETTINGS & {key.partition(".")[0] for key in flat(overrides)}):
-            yield f"{place}: {key} is what the settings are for"
-    for key in sorted(study.needs.keys() - known_keys()):
-        yield f"needs: {key} is no key of params.yaml"
-    for key in sorted(study.needs.keys() & flat(study.params).keys()):
-        yield f"params: {key} stands under needs too, so it is for the user to give"
     for setting in study.settings:
-        if setting.label.endswith((".", ".lock")) or ".." in setting.label:
-            yield f"settings: {setting.label!r} cannot be part of the name of an experiment"
+        layers.append((f"settings.{setting.label}.params", setting.params))
+
+    for place, overrides in layers:
+        top_keys = {key.partition(".")[0] for key in dotted_keys(overrides)}
+        for key in sorted(SETTING_KEYS & top_keys):
+            yield f"{place}: {key} cannot be set here; the settings set it"
+
+    for key in sorted(study.needs.keys() - known_keys()):
+        yield f"needs: {key} is not a key of params.yaml"
+    for key in sorted(study.needs.keys() & dotted_keys(study.params).keys()):
+        yield f"params: {key} is also in needs, so the user must give it. Remove one of the two."
 
 
 def known_keys() -> set[str]:
-    """Every key of params.yaml, dotted where it stands in a section; sections too."""
-    return {
-        *Params.model_fields,
-        *(f"{section}.{key}" for section in SECTIONS for key in section_keys(section)),
-    }
+    """Return every key of params.yaml: sections, and dotted keys within sections."""
+    keys = set(Params.model_fields)
+    for section in SECTIONS:
+        keys.update(f"{section}.{key}" for key in section_keys(section))
+    return keys
 
 
 def section_keys(section: str) -> list[str]:
+    """Return the keys within a section of params.yaml."""
     annotation: Any = Params.model_fields[section].annotation
     return list(annotation.model_fields)
 
 
 def read_overrides(assignments: list[str]) -> Overrides:
-    """`key=value` from the command line, values as YAML: `seeds=[0]`, `train.epochs=3`.
+    """Parse `key=value` of the command line; values are YAML: `seeds=[0]`, `train.epochs=3`.
 
     Raises:
-        InputError: for what is no assignment, and for what the settings of a study say.
+        InputError: with one line for everything that is not an assignment and for every key that
+            only the settings of a study may set.
     """
-    overrides, problems = {}, []
+    overrides: Overrides = {}
+    problems = []
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[a-z_][a-z0-9_.]*", key):
             problems.append(
                 f"--set {text}: not of the form key=value, such as seeds=[0] or finetune.epochs=3"
             )
-        elif key.partition(".")[0] in SAID_BY_SETTINGS:
-            problems.append(f"--set {text}: {key} is what the settings of a study say")
+        elif key.partition(".")[0] in SETTING_KEYS:
+            problems.append(f"--set {text}: {key} cannot be set; the settings of a study set it")
         else:
             try:
                 overrides[key] = parse_yaml(value)
-            except InputError as refused:
-                problems.append(f"--set {truncate(text)}: the value {refused}")
+            except InputError as error:
+                problems.append(f"--set {truncate(text)}: the value {error}")
+
     if problems:
         raise InputError(problems)
     return overrides
@@ -250,65 +291,78 @@ def read_overrides(assignments: list[str]) -> Overrides:
 def resolve(
     study: Study, base: Path, *, quick: bool, overrides: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The whole parameters of every setting by its name: those of the file `base`, overridden by the study's, then the
-    setting's own, then the quick ones, then the user's.
+    """Return the whole parameters of every setting, by its label.
+
+    They are those of the file `base`, overridden by the study, then by the setting, then by the
+    quick run, then by `overrides`, the user's.
 
     Raises:
-        InputError: with one line per problem of the parameters, all of them at once.
+        InputError: with one line per problem of the parameters, all at once.
     """
-    shipped = read_params(base)
-    if not isinstance(shipped, dict):
-        parse_params(shipped, option="--set")  # raises
+    base_params = read_params(base)
+    if not isinstance(base_params, dict):
+        parse_params(base_params, option="--set")  # raises
+    quick_params = study.quick.params if quick else {}
+
     resolved: dict[str, dict[str, Any]] = {}
-    problems: dict[str, list[str]] = {}
-    for setting in study.chosen(quick):
-        params = deepcopy(shipped)
-        for layer in (study.params, setting.params, study.quick.params if quick else {}, overrides):
+    labels_by_problem: dict[str, list[str]] = {}
+    for setting in study.selected_settings(quick):
+        params = deepcopy(base_params)
+        for layer in (study.params, setting.params, quick_params, overrides):
             override(params, layer)
+
         params["method"] = setting.method
-        params["ratio"] = setting.removed(_iterations(params))
+        params["ratio"] = setting.total_ratio(_iterations(params))
+        resolved[setting.label] = params
+
         try:
             parse_params(params, option="--set")
-        except InputError as refused:
-            for problem in refused.problems:
-                problems.setdefault(problem, []).append(setting.label)
-        resolved[setting.label] = params
-    if problems:
-        raise InputError(told_of(problems, len(resolved)))
+        except InputError as error:
+            for problem in error.problems:
+                labels_by_problem.setdefault(problem, []).append(setting.label)
+
+    if labels_by_problem:
+        raise InputError(grouped_problems(labels_by_problem, len(resolved)))
     return resolved
 
 
-def told_of(problems: Mapping[str, list[str]], settings: int) -> list[str]:
-    """One line per problem, with the settings that have it."""
-    return [
-        f"{'all settings' if len(labels) == settings else ', '.join(labels)}: {problem}"
-        for problem, labels in problems.items()
-    ]
+def grouped_problems(labels_by_problem: Mapping[str, list[str]], count: int) -> list[str]:
+    """Return one line per problem with the settings that have it, out of `count` settings."""
+    lines = []
+    for problem, labels in labels_by_problem.items():
+        who = "all settings" if len(labels) == count else ", ".join(labels)
+        lines.append(f"{who}: {problem}")
+    return lines
 
 
-def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested or dotted keys of params.yaml as dotted ones; what lies deeper than a section's keys is a value."""
+def dotted_keys(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested or dotted keys of params.yaml as dotted keys.
+
+    Only sections are unfolded. A mapping within a section is a value.
+    """
     dotted: dict[str, Any] = {}
     for key, value in overrides.items():
-        nested = key in SECTIONS and isinstance(value, Mapping)
-        dotted |= (
-            {f"{key}.{inner}": its for inner, its in value.items()} if nested else {key: value}
-        )
+        if key in SECTIONS and isinstance(value, Mapping):
+            for inner_key, inner_value in value.items():
+                dotted[f"{key}.{inner_key}"] = inner_value
+        else:
+            dotted[key] = value
     return dotted
 
 
 def override(params: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     """Set keys of params.yaml; a value within a section is replaced as a whole."""
-    for key, value in flat(overrides).items():
+    for key, value in dotted_keys(overrides).items():
         section, _, inner = key.partition(".")
         if inner and isinstance(params.get(section), dict):
             params[section][inner] = value
         else:
-            params[key] = value  # if that is wrong, validation says so
+            params[key] = value  # validation reports an unknown key
 
 
 def _iterations(params: Mapping[str, Any]) -> int:
+    """Return the number of pruning rounds; validation reports one that is wrong."""
     try:
         return max(int(params["prune"]["iterations"]), 1)
     except (KeyError, TypeError, ValueError):
-        return 1  # wrong, and validation says so
+        return 1

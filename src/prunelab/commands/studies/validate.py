@@ -8,8 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from prunelab.commands.studies.jobs import Parameters, Settings
-from prunelab.commands.studies.study_file import Setting, Study
-from prunelab.commands.studies.study_file import told_of as grouped_problems
+from prunelab.commands.studies.study_file import Setting, Study, grouped_problems
 from prunelab.core.errors import InputError
 from prunelab.project.experiments import digest
 from prunelab.project.git import git

@@ -7,8 +7,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunelab.commands.studies.study_file import SECTIONS, known_keys, override, section_keys
-from prunelab.commands.studies.study_file import told_of as grouped_problems
+from prunelab.commands.studies.study_file import (
+    SECTIONS,
+    grouped_problems,
+    known_keys,
+    override,
+    section_keys,
+)
 from prunelab.config.params import Params, parse_params, read_params
 from prunelab.core.errors import InputError
 from prunelab.core.text import did_you_mean
