@@ -1,5 +1,5 @@
-"""A review: intervals by their formula, order that does not depend on DVC's, words that stay words, and a small study
-whose dvc.lock is written by hand.
+"""A review: intervals by their formula, order that does not depend on DVC's, words that stay words,
+and a small study whose dvc.lock is written by hand.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.commands.review.document import Findings, document
+from prunelab.commands.review.document import ReviewResult, document
 from prunelab.commands.review.pictures import Picture, changed_pictures
-from prunelab.commands.review.significance import Change, Reading, configurations
+from prunelab.commands.review.significance import Change, Significance, configurations
 from prunelab.core.escape import as_code
 from prunelab.project.environments import Environments, environments
 from prunelab.project.lock_state import Lock, lock_state
@@ -34,11 +34,17 @@ def differing(old: dict, new: dict) -> dict:
 
 def told(metrics: dict, params: dict | None = None, **others: object) -> str:
     findings = {
-        "before": ("main", "1234567"), "after": ("workspace", "89abcde"), "behind": 0, "lock": Lock([]),
-        "configurations": configurations(metrics), "params": params or {}, "pictures": [],
-        "environments": Environments(), "troubles": [],
-    }  # fmt: skip
-    return document(Findings(**findings | others))
+        "before": ("main", "1234567"),
+        "after": ("workspace", "89abcde"),
+        "commits_behind": 0,
+        "lock": Lock([]),
+        "configurations": configurations(metrics),
+        "params": params or {},
+        "pictures": [],
+        "environments": Environments(),
+        "troubles": [],
+    }
+    return document(ReviewResult(**findings | others))
 
 
 def rows(text: str, name: str) -> list[list[str]]:
@@ -52,37 +58,42 @@ def rows(text: str, name: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("old", "new", "halves", "expected"),
     [
-        (0.900, 0.904, (0.003, 0.004), Reading.within),  # 3, 4, 5: 0.4 points are within 0.5 ...
+        (
+            0.900,
+            0.904,
+            (0.003, 0.004),
+            Significance.within,
+        ),  # 3, 4, 5: 0.4 points are within 0.5 ...
         (
             0.900,
             0.906,
             (0.003, 0.004),
-            Reading.beyond,
+            Significance.beyond,
         ),  # ... and 0.6 are not, though they are within 0.3 + 0.4
-        (0.900, 0.905, (0.003, 0.004), Reading.within),  # the end belongs to the interval
-        (0.900, 0.894, (0.003, 0.004), Reading.beyond),
-        (0.900, 0.901, (None, 0.004), Reading.unknown),
-        (0.900, math.nan, (0.003, 0.004), Reading.nonsense),
-        (None, 0.9, (None, 0.004), Reading.added),
-        (0.9, None, (0.003, None), Reading.removed),
+        (0.900, 0.905, (0.003, 0.004), Significance.within),  # the end belongs to the interval
+        (0.900, 0.894, (0.003, 0.004), Significance.beyond),
+        (0.900, 0.901, (None, 0.004), Significance.unknown),
+        (0.900, math.nan, (0.003, 0.004), Significance.nonsense),
+        (None, 0.9, (None, 0.004), Significance.added),
+        (0.9, None, (0.003, None), Significance.removed),
     ],
 )
-def test_a_change_is_held_against_both_half_widths_in_quadrature(old, new, halves, expected):
-    assert Change("accuracy", old, new, *halves).reading is expected
+def test_change_is_compared_with_both_half_widths_in_quadrature(old, new, halves, expected):
+    assert Change("accuracy", old, new, *halves).significance is expected
 
 
-def test_counts_are_exact_and_other_measurements_have_no_interval():
+def test_counts_are_exact_and_other_metrics_have_no_interval():
     for key, old, new in (
         ("params", 100, 101),
         ("macs", 7, 6),
         ("sparsity", 0.5, 0.500001),
         ("macs_ratio", 1.5, 1.6),
     ):
-        assert Change(key, old, new, None, None).reading is Reading.exact
-    assert Change("loss", 0.1, 0.2, None, None).reading is Reading.unknown
+        assert Change(key, old, new, None, None).significance is Significance.exact
+    assert Change("loss", 0.1, 0.2, None, None).significance is Significance.unknown
 
 
-def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went():
+def test_summary_names_what_fell_what_may_be_chance_and_what_is_new():
     def cell(accuracy: float, macs: int = 100) -> dict:
         return {"accuracy": accuracy, "accuracy_ci95": 0.01, "macs": macs, "loss": 0.25}
 
@@ -95,6 +106,7 @@ def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went
         "metrics/base.json": differing(cell(0.99), cell(0.99)),
     })  # fmt: skip
     line = next(line for line in text.splitlines()[:8] if line.startswith("- Accuracy"))
+
     for words in (
         "6 conf",
         "1 **fell beyond the interval** (`b-0.5`)",
@@ -104,8 +116,10 @@ def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went
         "2 the same",
     ):
         assert words in line
+
     headline = text[: text.index("<details>")]
     names = re.findall(r"^\| `([^`]+)`", headline, re.MULTILINE)
+
     assert names == [
         "focus",
         "a-0.5",
@@ -113,17 +127,21 @@ def test_the_first_lines_say_what_fell_what_may_be_chance_and_what_came_and_went
         "c-0.5",
         "d-0.5",
     ]  # the dense network did not change
+
     half = 100 * math.sqrt(2 * 0.01**2)
+
     assert f"within ±{half:.2f}" in rows(headline, "a-0.5")[0][4]
     assert rows(headline, "b-0.5")[0][3:5] == ["-10.00", f"**beyond ±{half:.2f}**"]
     assert "100 → 50 (-50.0 %)" in rows(headline, "focus")[0]
     assert rows(headline, "c-0.5")[0][4] == "new"
     assert rows(headline, "d-0.5")[0][4] == "gone"
+
     folded = text[text.index("<details>") :]
+
     assert not rows(folded, "c-0.5")  # a cell that came is one row, not one for each of its metrics
 
 
-def test_the_document_does_not_depend_on_the_order_in_which_dvc_tells():
+def test_document_does_not_depend_on_the_order_of_dvcs_output():
     keys = {
         "accuracy": 0.5,
         "accuracy_ci95": 0.01,
@@ -141,15 +159,24 @@ def test_the_document_does_not_depend_on_the_order_in_which_dvc_tells():
     params = {"params.yaml": differing({"b": 1, "a": [1], "c": None}, {"b": 2, "a": [2], "c": "x"})}
     one = told({file: differing(keys, changed) for file in files}, params)
     backwards = {file: dict(reversed(differing(keys, changed).items())) for file in reversed(files)}
+
     assert one == told(backwards, {"params.yaml": dict(reversed(params["params.yaml"].items()))})
     assert "`nan`" not in one  # no number on both sides is no change
+
     names = re.findall(r"^\| `([^`]+)` \| `loss`", one, re.MULTILINE)
+
     assert names == ["dense", "focus", "a", "b", "c", "d", "other.json"]
 
 
-def test_an_interval_that_changed_alone_is_a_change_of_what_it_belongs_to():
-    text = told({"metrics/focus.json": differing({"accuracy": 0.9, "accuracy_ci95": 0.01},
-                                                 {"accuracy": 0.9, "accuracy_ci95": 0.02})})  # fmt: skip
+def test_changed_interval_counts_as_a_change_of_its_metric():
+    text = told(
+        {
+            "metrics/focus.json": differing(
+                {"accuracy": 0.9, "accuracy_ci95": 0.01}, {"accuracy": 0.9, "accuracy_ci95": 0.02}
+            )
+        }
+    )
+
     assert rows(text, "focus")[0][:5] == [
         "`focus`",
         "90.00 ± 1.00",
@@ -160,7 +187,7 @@ def test_an_interval_that_changed_alone_is_a_change_of_what_it_belongs_to():
     assert "`accuracy_ci95`" not in text
 
 
-def test_a_change_is_never_rounded_to_none():
+def test_small_change_is_never_shown_as_zero():
     text = told(
         {
             "metrics/focus.json": differing(
@@ -168,6 +195,7 @@ def test_a_change_is_never_rounded_to_none():
             )
         }
     )
+
     assert rows(text, "focus")[0][4] == "+1.0e-06"
     assert rows(text, "focus")[1][2:5] == ["1,000,000,000", "1,000,000,001", "+1"]
 
@@ -185,9 +213,10 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_what_others_wrote_is_neither_markup_nor_a_cell():
+def test_hostile_names_become_neither_markup_nor_cells():
     parser = Tags()
     parser.feed(as_code(NASTY))
+
     assert parser.seen == ["code"]
     assert parser.text == " ".join(NASTY.split())
     assert not set(re.sub(r"&#\d+;|</?code>", "", as_code(NASTY))) & set("|`<>@*#\\")
@@ -195,6 +224,7 @@ def test_what_others_wrote_is_neither_markup_nor_a_cell():
         as_code("<b>@x **y**</b>") == "`<b>@x **y**</b>`"
     )  # a code span, where none of it means anything
     assert "\u202e" not in as_code("a\u202eb")
+
     text = told(
         {
             f"metrics/grid/{NASTY}.json": differing(
@@ -207,16 +237,19 @@ def test_what_others_wrote_is_neither_markup_nor_a_cell():
         lock=Lock([NASTY]),
         troubles=[NASTY],
     )
+
     assert NASTY.split()[2] not in text.replace("`<", "")
+
     widths: dict[int, set[int]] = {}
     for index, block in enumerate(text.split("\n\n")):
         if block.startswith("| "):
             widths[index] = {line.count("|") for line in block.splitlines()}
+
     assert len(widths) == 5
     assert all(len(counts) == 1 for counts in widths.values())
 
 
-def test_a_large_grid_still_fits_into_a_comment():
+def test_review_of_a_large_grid_fits_into_a_comment():
     metrics = {f"metric_of_some_length_{index}": 0.123456 for index in range(25)} | {
         "accuracy": 0.9,
         "macs": 10**12,
@@ -233,12 +266,13 @@ def test_a_large_grid_still_fits_into_a_comment():
         }
     }
     text = told(files, params)
+
     assert len(text) < 65_536
     assert f"… and {300 - MAX_ROWS} more rows" in text
     assert f"… and {300 * 27 - MAX_ROWS:,} more rows" in text
 
 
-def test_no_change_is_short():
+def test_review_without_changes_is_short():
     text = told(
         {
             "metrics/focus.json": differing(
@@ -246,13 +280,16 @@ def test_no_change_is_short():
             )
         }
     )
+
     assert text.count("<details>") == 1  # how to read it
     assert "dvc.lock is up to date" in text
     assert "1 the same" in text
 
 
 class Study(Repository):
-    """A pipeline of commands that do nothing, one for each metrics file, and a dvc.lock as DVC would write it."""
+    """A pipeline of commands that do nothing, one for each metrics file, and a dvc.lock as DVC
+    would write it.
+    """
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -372,14 +409,17 @@ def two_commits(study: Study) -> None:
     study.commit("after")
 
 
-def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale(study, tmp_path):
+def test_command_shows_everything_and_exits_0_if_the_lock_is_fresh(study, tmp_path):
     two_commits(study)
     out, pictures = tmp_path / "review/document.md", tmp_path / "review/pictures"
     result = CliRunner().invoke(
         app, ["review", "HEAD~1", "HEAD", "--out", str(out), "--pictures", str(pictures)]
     )
+
     assert result.exit_code == 0, result.output
+
     text = out.read_text()
+
     assert "dvc.lock is up to date" in text
     assert "**beyond" in rows(text, "focus")[0][4]
     assert "within" in rows(text, "dense")[0][4]
@@ -391,13 +431,17 @@ def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale
     assert rows(text, "device") == [["`device`", "`a CPU`", "`a GPU`", "all 3"]]
     assert rows(text, "packages.numpy")[0][1:3] == ["`2.0`", "`2.1`"]
     assert "metrics_sha256" not in text
+
     shown = re.findall(r"!?\[\w*\]\(([^)]+)\)", text)
     copies = {str(path.relative_to(out.parent)): path.read_text() for path in pictures.rglob("*.*")}
+
     assert copies == {
-        "pictures/before/plots/tradeoff.png": "old picture", "pictures/before/plots/tradeoff.svg": "<svg>old</svg>",
-        "pictures/after/plots/tradeoff.png": "new picture", "pictures/after/plots/tradeoff.svg": "<svg>new</svg>",
+        "pictures/before/plots/tradeoff.png": "old picture",
+        "pictures/before/plots/tradeoff.svg": "<svg>old</svg>",
+        "pictures/after/plots/tradeoff.png": "new picture",
+        "pictures/after/plots/tradeoff.svg": "<svg>new</svg>",
         "pictures/after/plots/focus/added.png": "added",
-    }  # fmt: skip
+    }
     assert sorted(shown) == sorted(copies)
     assert rows(text, "plots/report.html")[0][1:] == [
         "changed",
@@ -406,10 +450,11 @@ def test_the_command_tells_all_of_it_and_ends_with_0_where_the_lock_is_not_stale
 
 
 @pytest.mark.slow
-def test_a_stale_lock_ends_with_1_after_everything_was_printed(study):
+def test_stale_lock_exits_1_after_everything_was_printed(study):
     two_commits(study)
     study.write("code.py", "print()\n")  # every input is here, so DVC itself would end with 0
     result = CliRunner().invoke(app, ["review", "HEAD~1"])
+
     assert result.exit_code == 1
     assert "**dvc.lock is stale" in result.stdout.splitlines()[2]
     assert "`evaluate_base`" in result.stdout.splitlines()[2]
@@ -419,14 +464,17 @@ def test_a_stale_lock_ends_with_1_after_everything_was_printed(study):
 
 
 @pytest.mark.slow
-def test_a_commit_and_the_workspace_have_locks_of_their_own(study):
+def test_commit_and_workspace_have_locks_of_their_own(study):
     study.measure({"metrics/base.json": cell(0.9)})
     study.commit("good")
     study.params["ratio"] = 0.7
     YAML().dump(study.params, study.folder / "params.yaml")
+
     assert lock_state(study.tree()).stages == ["evaluate_base"]
     assert not lock_state(study.tree("HEAD")).stale
+
     study.write("dvc.yaml", "stages: [")
+
     assert lock_state(study.tree()).trouble
 
 
@@ -436,39 +484,41 @@ def test_a_commit_and_the_workspace_have_locks_of_their_own(study):
         (["mian"], ["unknown revision 'mian'", "'main'"]),
         (["main", "HEAED"], ["unknown revision 'HEAED'", "'HEAD'"]),
         (["workspace"], ["BASE: workspace"]),
-        (["main", "--pictures", "plots"], ["--pictures: plots is there already", "empty folder"]),
+        (["main", "--pictures", "plots"], ["--pictures: plots exists already", "empty folder"]),
         (["main", "--out", "plots"], ["--out: plots is a folder"]),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_any_work(study, arguments, named):
+def test_bad_arguments_are_refused_before_any_work(study, arguments, named):
     study.write("plots/one.png", "one")
     study.measure({"metrics/base.json": cell(0.9)})
     study.commit("only")
     result = CliRunner().invoke(app, ["review", *arguments])
+
     assert result.exit_code == 1
     assert result.stdout == ""
     for part in named:
         assert part in result.stderr
 
 
-def test_it_is_for_the_top_folder(tmp_path, monkeypatch):
+def test_review_must_run_in_the_top_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["review", "main"])
     assert result.exit_code == 1
     assert "top folder" in result.stderr
 
 
-def test_the_workspace_shows_pictures_that_nobody_has_added_yet(study):
+def test_workspace_includes_pictures_not_yet_added_to_git(study):
     study.write("plots/kept.png", "kept")
     study.write("plots/dropped.png", "dropped")
     study.commit("pictures")
     study.write("plots/untracked.png", "new")
     (study.folder / "plots/dropped.png").unlink()
     found = {one.path: one.what for one in changed_pictures(study.tree("HEAD"), study.tree())}
+
     assert found == {"plots/untracked.png": "new", "plots/dropped.png": "gone"}
 
 
-def test_an_environment_that_belongs_to_other_numbers_is_not_compared(study):
+def test_environment_of_other_numbers_is_not_compared(study):
     study.measure({"metrics/base.json": cell(0.9), "metrics/focus.json": cell(0.8)})
     study.commit("before")
     study.measure(
@@ -476,9 +526,11 @@ def test_an_environment_that_belongs_to_other_numbers_is_not_compared(study):
     )
     study.write("metrics/focus.json", json.dumps(cell(0.7)))
     found = environments(study.tree("HEAD"), study.tree())
+
     assert found.differing == {("device", "a CPU", "another"): ["base"]}
     assert found.compared == 1
     assert found.astray == ["focus of workspace"]
+
     for damaged in ("{", "[1]", "3"):
         study.write("metrics/environment/base.json", damaged)
         assert environments(study.tree("HEAD"), study.tree()).astray == [
@@ -487,20 +539,19 @@ def test_an_environment_that_belongs_to_other_numbers_is_not_compared(study):
         ]
 
 
-def test_what_the_base_has_and_the_other_side_lacks_is_said_to_show_backwards():
-    text = told({}, behind=3)
+def test_commits_missing_on_one_side_are_warned_about():
+    text = told({}, commits_behind=3)
     assert "`main` has 3 commits that `workspace` lacks" in text
     assert "backwards" not in told({})
 
 
 @pytest.mark.slow
-def test_dvc_itself_finds_the_lock_of_these_tests_in_order_and_two_runs_the_same_to_the_letter(
-    study, monkeypatch
-):
+def test_dvc_accepts_the_lock_of_these_tests_and_reviews_repeat(study, monkeypatch):
     two_commits(study)
     texts = set()
     for seed in range(4):
         monkeypatch.setenv("PYTHONHASHSEED", str(seed))  # of the commands that are started
         texts.add(CliRunner().invoke(app, ["review", "HEAD~1", "HEAD"]).stdout)
+
     assert len(texts) == 1
     assert "dvc.lock is up to date" in texts.pop()

@@ -1,8 +1,8 @@
-"""Gather what a review tells: two revisions, read out of Git by way of DVC."""
+"""Collect what a review shows of two revisions, from Git and by way of DVC."""
 
 from pathlib import Path
 
-from prunelab.commands.review.document import Findings
+from prunelab.commands.review.document import ReviewResult
 from prunelab.commands.review.pictures import changed_pictures
 from prunelab.commands.review.significance import configurations
 from prunelab.core.errors import InputError
@@ -17,30 +17,36 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
     """Both sides of a review.
 
     Raises:
-        InputError: for unknown revisions, a base that is no commit, or a folder that holds no pipeline.
+        InputError: for unknown revisions, a base that is no commit, or a folder without a pipeline.
     """
     if not (root / "dvc.yaml").is_file():
         raise InputError("no dvc.yaml here; run this in the top folder of a study")
+
     commits = resolve(root, [base, head])
     if commits[base] is None:
         raise InputError(
-            f"BASE: {WORKSPACE} is no revision to start from; valid: a commit, a branch, an experiment"
+            f"BASE: {WORKSPACE} is no revision to start from; "
+            "valid: a commit, a branch, an experiment"
         )
     return Tree(root, base, commits[base]), Tree(root, head, commits[head])
 
 
-def findings(before: Tree, after: Tree) -> Findings:
-    metrics, unread = differences("metrics", before, after)
-    params, unread_too = differences("params", before, after)
-    behind = git(before.root, "rev-list", "--count", f"{after.commit or HEAD}..{before.commit}")
-    return Findings(
+def collect(before: Tree, after: Tree) -> ReviewResult:
+    """Everything that a review shows."""
+    metrics, metrics_trouble = differences("metrics", before, after)
+    params, params_trouble = differences("params", before, after)
+    troubles = dict.fromkeys((metrics_trouble, params_trouble))
+
+    missing = git(before.root, "rev-list", "--count", f"{after.commit or HEAD}..{before.commit}")
+
+    return ReviewResult(
         before=(before.name, before.told()),
         after=(after.name, after.told()),
-        behind=int(behind),
+        commits_behind=int(missing),
         lock=lock_state(after),
         configurations=configurations(metrics),
         params=params,
         pictures=changed_pictures(before, after),
         environments=environments(before, after),
-        troubles=[trouble for trouble in dict.fromkeys((unread, unread_too)) if trouble],
+        troubles=[trouble for trouble in troubles if trouble],
     )

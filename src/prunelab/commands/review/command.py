@@ -1,4 +1,4 @@
-"""`prunelab review`."""
+"""`prunelab review`: arguments and output."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -11,11 +11,11 @@ from prunelab.commands.common import reporting_errors
 
 def review(
     base: Annotated[
-        str, Argument(metavar="BASE", help="What to hold against: a commit, branch or experiment.")
+        str, Argument(metavar="BASE", help="What to compare with: a commit, branch or experiment.")
     ],
     head: Annotated[
-        str, Argument(metavar="[HEAD]", help="The same, or workspace: the files as they lie here.")
-    ] = ("workspace"),
+        str, Argument(metavar="[HEAD]", help="The same, or workspace: the files in this folder.")
+    ] = "workspace",
     out: Annotated[
         Path | None, Option(help="Write the document to this file instead of printing it.")
     ] = None,
@@ -24,35 +24,57 @@ def review(
         Option(metavar="DIR", help="Copy changed pictures here, before and after, and show them."),
     ] = None,
 ) -> None:
-    """Tell as Markdown what a change does to the results: for a pull request, on any CI, or here before it is opened.
+    """Show as Markdown what a change does to the results.
 
-    Whether dvc.lock belongs to the code (if not, the command ends with 1, after it has told everything); metrics and
-    parameters that changed, and which changes are within their 95 % interval; pictures; what the numbers were measured
-    on. It takes seconds, reads Git alone and needs no DVC remote, no data and no models.
+    Use it for a pull request, on any CI or before it is opened. It shows whether dvc.lock belongs
+    to the code, which metrics and parameters changed, which changes are within their 95 % interval,
+    the pictures, and the environments of the measurements. It takes seconds, reads Git alone and
+    needs no DVC remote, no data and no models. If dvc.lock is stale, it ends with 1 after it has
+    shown everything.
 
     Example: prunelab review main --out review/review.md --pictures review/pictures
     """
-    from prunelab.commands.review.collect import findings, sides
+    from prunelab.commands.review.collect import collect, sides
     from prunelab.commands.review.document import document
-    from prunelab.commands.review.pictures import save, usable
+    from prunelab.commands.review.pictures import check_empty, save
     from prunelab.core.errors import InputError
-    from prunelab.core.files import replacing
 
     with reporting_errors():
         if out and out.is_dir():
             raise InputError(f"--out: {out} is a folder; valid: a file")
         if pictures:
-            usable(pictures)
+            check_empty(pictures)
+
         before, after = sides(Path.cwd(), base, head)
-        found = findings(before, after)
+        result = collect(before, after)
+
         if pictures:
-            save(found.pictures, pictures, before, after)
-        start = out.parent if out else Path.cwd()
-        place = PurePosixPath(os.path.relpath(pictures, start)) if pictures else None
-        text = document(found, place)
-        if out:
-            with replacing(out) as partial:
-                partial.write_text(text)
-        print(f"written to {out}" if out else text, end="\n" if out else "")
-    if found.lock.stale:
+            save(result.pictures, pictures, before, after)
+        text = document(result, _relative(pictures, out))
+        _show(text, out)
+
+    if result.lock.stale:
         raise Exit(1)
+
+
+def _relative(pictures: Path | None, out: Path | None) -> PurePosixPath | None:
+    """The folder of the pictures as a path from where the document lies."""
+    if pictures is None:
+        return None
+
+    start = Path.cwd()
+    if out:
+        start = out.parent
+    return PurePosixPath(os.path.relpath(pictures, start))
+
+
+def _show(text: str, out: Path | None) -> None:
+    from prunelab.core.files import replacing
+
+    if out is None:
+        print(text, end="")
+        return
+
+    with replacing(out) as partial:
+        partial.write_text(text)
+    print(f"written to {out}")

@@ -1,29 +1,41 @@
-"""The Markdown of a review: the verdict in a few lines, then what moved, then everything else folded."""
+"""The Markdown of a review: a summary in a few lines, what changed, then all details folded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from prunelab.commands.review.pictures import AFTER, BEFORE, Picture, twins
-from prunelab.commands.review.result_tables import ACCURACY, every_metric, headline, shown, verdict
+from prunelab.commands.review.pictures import AFTER, BEFORE, Picture, by_stem
+from prunelab.commands.review.result_tables import (
+    ACCURACY,
+    every_metric,
+    headline,
+    shown,
+    summary_lines,
+)
 from prunelab.commands.review.significance import Configuration
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.escape import as_code
 from prunelab.project.environments import Environments
 from prunelab.project.lock_state import Differences, Lock
-from prunelab.report.labels import abbreviate
+from prunelab.report.labels import name_list
 from prunelab.report.markdown import details_block, image, link, table
-from prunelab.report.pareto import is_basis
+from prunelab.report.pareto import BASIS, BASIS_BUT
+
+Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All that a review tells; `behind`: commits of the base that the other side does not have."""
+class ReviewResult:
+    """Everything that a review shows.
 
-    before: tuple[str, str]  # the name and what it stands for
+    `before` and `after` hold a revision's name and what it stands for. `commits_behind` counts the
+    commits of the base that the other side lacks. `troubles` are what DVC could not read.
+    """
+
+    before: tuple[str, str]
     after: tuple[str, str]
-    behind: int
+    commits_behind: int
     lock: Lock
     configurations: Sequence[Configuration]
     params: Differences
@@ -32,166 +44,196 @@ class Findings:
     troubles: Sequence[str]
 
 
-def document(found: Findings, pictures: PurePosixPath | None = None) -> str:
-    """The whole text. `pictures` is the folder of their copies, as the document's reader gets there."""
-    params = [
-        [
-            as_code(key if path == str(PARAMS_FILE) else f"{path}: {key}"),
-            _value(its.get("old")),
-            _value(its.get("new")),
-        ]
-        for path, keys in sorted(found.params.items())
-        for key, its in sorted(keys.items())
+def document(result: ReviewResult, pictures: PurePosixPath | None = None) -> str:
+    """The whole text.
+
+    `pictures` is the folder of the copied pictures, as a path from where the document lies; None if
+    they were not copied.
+    """
+    base, base_stands_for = result.before
+    head, head_stands_for = result.after
+    base, head = as_code(base), as_code(head)
+    changed_params = _params_rows(result.params)
+
+    summary = [
+        _lock_line(result.lock),
+        *summary_lines(result.configurations),
+        *_counts(result, changed_params),
+        *_warnings(result),
     ]
-    (base, base_is), (head, head_is) = found.before, found.after
-    parts = [
-        f"# Results of {as_code(head)} against {as_code(base)}",
-        "\n".join(
-            [
-                _lock(found.lock),
-                *verdict(found.configurations),
-                *_counts(found, params),
-                *_warnings(found),
-            ]
-        ),
-        *headline(found.configurations),
-    ]
-    if params:
-        parts.append(
-            details_block(
-                f"Parameters: {len(params):,} changed",
-                table(["parameter", "before", "after"], params),
-            )
-        )
-    parts += every_metric(found.configurations)
-    parts += _pictures(found.pictures, pictures)
-    parts += _environments(found.environments)
-    parts += [
-        details_block(
-            "How to read this",
-            *_notes(f"{as_code(base)} is {base_is}; {as_code(head)} is {head_is}."),
-        )
-    ]
+    parts = [f"# Results of {head} against {base}", "\n".join(summary)]
+    parts += headline(result.configurations)
+
+    if changed_params:
+        params_table = table(["parameter", "before", "after"], changed_params)
+        parts.append(details_block(f"Parameters: {len(changed_params):,} changed", params_table))
+    parts += every_metric(result.configurations)
+    parts += _pictures(result.pictures, pictures)
+    parts += _environments(result.environments)
+
+    notes = _notes(f"{base} is {base_stands_for}; {head} is {head_stands_for}.")
+    parts.append(details_block("How to read this", *notes))
+
     return "\n\n".join(parts) + "\n"
 
 
-def _lock(lock: Lock) -> str:
+def _params_rows(params: Differences) -> Rows:
+    rows = []
+    for path, changes in sorted(params.items()):
+        for key, change in sorted(changes.items()):
+            place = f"{path}: {key}"
+            if path == str(PARAMS_FILE):
+                place = key
+            rows.append([as_code(place), _value(change.get("old")), _value(change.get("new"))])
+    return rows
+
+
+def _lock_line(lock: Lock) -> str:
     if lock.trouble:
         return f"- **dvc.lock cannot be checked**: {as_code(lock.trouble)}"
     if not lock.stages:
         return "- dvc.lock is up to date: these are the numbers of this code and these parameters."
+
+    stages = name_list([as_code(stage) for stage in lock.stages])
     return (
-        f"- **dvc.lock is stale, and what follows may be the numbers of other code or parameters.** "
-        f"`dvc repro` would run {abbreviate([as_code(stage) for stage in lock.stages])} and what rests on it."
+        "- **dvc.lock is stale, and what follows may be the numbers of other code or parameters.** "
+        f"`dvc repro` would run {stages} and what rests on it."
     )
 
 
-def _counts(found: Findings, params: Sequence[Sequence[str]]) -> list[str]:
-    differing = list(dict.fromkeys(key for key, _, _ in found.environments.differing))
-    names = [as_code(path) for path in twins([one for one in found.pictures if one.stored])]
+def _counts(result: ReviewResult, changed_params: Rows) -> list[str]:
+    params = pictures = "none changed"
+    environment = "the same"
+
+    if changed_params:
+        params = f"{name_list([row[0] for row in changed_params])} changed"
+
+    stored = [picture for picture in result.pictures if picture.stored]
+    if stored:
+        pictures = f"{name_list([as_code(stem) for stem in by_stem(stored)])} changed"
+
+    differing = dict.fromkeys(key for key, _, _ in result.environments.differing)
+    if differing:
+        environment = f"{name_list([as_code(key) for key in differing])} differ"
+
     return [
-        f"- Parameters: {abbreviate([row[0] for row in params])}{' changed' if params else 'none changed'}.",
-        f"- Pictures: {abbreviate(names) + ' changed' if names else 'none changed'}.",
-        f"- Environment: {abbreviate([as_code(key) for key in differing]) + ' differ' if differing else 'the same'}.",
+        f"- Parameters: {params}.",
+        f"- Pictures: {pictures}.",
+        f"- Environment: {environment}.",
     ]
 
 
-def _warnings(found: Findings) -> list[str]:
-    told = [
-        f"- **DVC could not read everything**: {as_code(trouble)}" for trouble in found.troubles
+def _warnings(result: ReviewResult) -> list[str]:
+    warnings = [
+        f"- **DVC could not read everything**: {as_code(trouble)}" for trouble in result.troubles
     ]
-    basis = [
-        key
-        for key in sorted(found.params.get(str(PARAMS_FILE), {}))
-        if is_basis(key)
-    ]
-    if basis and any(one.change(ACCURACY).difference for one in found.configurations):
-        told.append(
-            f"- **Not like for like**: {abbreviate([as_code(key) for key in basis])} made other data or other dense networks, "
+
+    basis = _changed_basis(result.params)
+    if basis and any(entry.change(ACCURACY).difference for entry in result.configurations):
+        keys = name_list([as_code(key) for key in basis])
+        warnings.append(
+            f"- **Not like for like**: {keys} made other data or other dense networks, "
             "so accuracies changed for more reasons than pruning."
         )
-    if found.behind:
-        told.append(
-            f"- **{as_code(found.before[0])} has {found.behind:,} commit{'s' * (found.behind > 1)} that "
-            f"{as_code(found.after[0])} lacks**: what they changed shows here backwards. Merge them first, or name "
-            "the commit that `git merge-base` finds."
+
+    if result.commits_behind:
+        plural = "s" * (result.commits_behind > 1)
+        warnings.append(
+            f"- **{as_code(result.before[0])} has {result.commits_behind:,} commit{plural} that "
+            f"{as_code(result.after[0])} lacks**: what they changed shows here backwards. "
+            "Merge them first, or name the commit that `git merge-base` finds."
         )
-    if found.environments.astray:
-        told.append(
-            f"- Environments that belong to other numbers, and are left out: "
-            f"{abbreviate([as_code(name) for name in found.environments.astray])}."
+
+    mismatched = result.environments.astray
+    if mismatched:
+        warnings.append(
+            "- Environments that belong to other numbers, and are left out: "
+            f"{name_list([as_code(name) for name in mismatched])}."
         )
-    return told
+    return warnings
+
+
+def _changed_basis(params: Differences) -> list[str]:
+    """Changed parameters on which data and dense networks depend, by name."""
+    changed = sorted(params.get(str(PARAMS_FILE), {}))
+    return [key for key in changed if key.startswith(BASIS) and key not in BASIS_BUT]
 
 
 def _pictures(pictures: Sequence[Picture], folder: PurePosixPath | None) -> list[str]:
-    stored = twins([one for one in pictures if one.stored])
-    absent = [
-        [as_code(one.path), one.what, "absent: DVC keeps it, Git does not"]
-        for one in pictures
-        if not one.stored
-    ]
-    rows = [
-        [
-            as_code(stem),
-            ", ".join(f"{PurePosixPath(one.path).suffix} {one.what}" for one in formats),
-        ]
-        + [_copy(formats, side, folder) for side in (BEFORE, AFTER)]
-        for stem, formats in stored.items()
-    ]
-    tables = [table(["picture", "", BEFORE, AFTER], rows)] if rows else []
-    tables += [table(["plot", "", ""], absent)] if absent else []
-    count = f"{len(rows):,} changed" + (f", {len(absent):,} not in Git" if absent else "")
-    return [details_block(f"Pictures: {count}", *tables)] if tables else []
+    """The section of pictures; empty if none changed."""
+    stored = [picture for picture in pictures if picture.stored]
+    rows = []
+    for stem, formats in by_stem(stored).items():
+        what = [f"{PurePosixPath(entry.path).suffix} {entry.what}" for entry in formats]
+        before = _copies([entry.path for entry in formats if entry.before], BEFORE, folder)
+        after = _copies([entry.path for entry in formats if entry.after], AFTER, folder)
+        rows.append([as_code(stem), ", ".join(what), before, after])
+
+    absent = []
+    for picture in pictures:
+        if not picture.stored:
+            note = "absent: DVC keeps it, Git does not"
+            absent.append([as_code(picture.path), picture.what, note])
+
+    count = f"{len(rows):,} changed"
+    tables = []
+    if rows:
+        tables.append(table(["picture", "", BEFORE, AFTER], rows))
+    if absent:
+        tables.append(table(["plot", "", ""], absent))
+        count += f", {len(absent):,} not in Git"
+
+    if not tables:
+        return []
+    return [details_block(f"Pictures: {count}", *tables)]
 
 
-def _copy(formats: Sequence[Picture], side: str, folder: PurePosixPath | None) -> str:
-    there = [
-        PurePosixPath(side) / one.path
-        for one in formats
-        if (one.before if side == BEFORE else one.after)
-    ]
-    if not there:
+def _copies(paths: Sequence[str], side: str, folder: PurePosixPath | None) -> str:
+    """The first format as a picture, the others as links to its copies."""
+    if not paths:
         return "none"
     if folder is None:
         return "in Git"
-    first, *others = [folder / path for path in there]
-    return " ".join([image(side, first), *(link(path.suffix[1:], path) for path in others)])
+
+    first, *others = [folder / side / path for path in paths]
+    links = [link(path.suffix[1:], path) for path in others]
+    return " ".join([image(side, first), *links])
 
 
-def _environments(found: Environments) -> list[str]:
-    rows = [
-        [as_code(key), _value(old), _value(new), f"all {found.compared}" if len(names) == found.compared else
-         abbreviate([as_code(name) for name in names])]
-        for (key, old, new), names in found.differing.items()
-    ]  # fmt: skip
-    header = ["", "before", "after", "configurations"]
-    return (
-        [details_block(f"Environment: {len(rows):,} differences", table(header, rows))]
-        if rows
-        else []
-    )
+def _environments(environments: Environments) -> list[str]:
+    """The section of environments; empty if they are the same."""
+    rows = []
+    for (key, old, new), names in environments.differing.items():
+        where = name_list([as_code(name) for name in names])
+        if len(names) == environments.compared:
+            where = f"all {environments.compared}"
+        rows.append([as_code(key), _value(old), _value(new), where])
+
+    if not rows:
+        return []
+    differences = table(["", "before", "after", "configurations"], rows)
+    return [details_block(f"Environment: {len(rows):,} differences", differences)]
 
 
 def _value(value: Any) -> str:
-    return (
-        "—"
-        if value is None
-        else shown(value)
-        if isinstance(value, int) and value is not True
-        else as_code(value)
-    )
+    if value is None:
+        return "—"
+    if isinstance(value, int) and value is not True:
+        return shown(value)
+    return as_code(value)
 
 
 def _notes(sides: str) -> list[str]:
     return [
         sides,
-        "± is half the 95 % interval. That of a change is √(before² + after²), as for two results that have nothing "
-        "to do with each other. What the networks said of every image is not in Git, so nothing is paired; as "
-        "both sides share test images and seeds, the interval is rather too wide than too narrow. "
-        '"within" means that the change may be chance, "beyond" that it hardly is; each by itself: of twenty '
-        "configurations that did not change, one will seem to have.",
-        '"exact": counts, and ratios of counts, where any change is a change. "no interval known": a measurement '
-        "whose scatter was not measured, so that nothing can be said about chance.",
-        "— stands for a value that is null or not there. Compiled from Git alone: no data, no models, no remote.",
+        "± is half the 95 % interval. That of a change is √(before² + after²), as for two results "
+        "that have nothing to do with each other. What the networks said of every image is not in "
+        "Git, so nothing is paired; as both sides share test images and seeds, the interval is "
+        'rather too wide than too narrow. "within" means that the change may be chance, "beyond" '
+        "that it hardly is; each by itself: of twenty configurations that did not change, one will "
+        "seem to have.",
+        '"exact": counts, and ratios of counts, where any change is a change. "no interval known": '
+        "a measurement whose scatter was not measured, so that nothing can be said about chance.",
+        "— stands for a value that is null or not there. "
+        "Compiled from Git alone: no data, no models, no remote.",
     ]
