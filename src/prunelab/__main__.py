@@ -1,4 +1,4 @@
-"""`python -m prunelab` is `prunelab`."""
+"""`python -m prunelab` is the command `prunelab`."""
 
 from prunelab.cli import app
 

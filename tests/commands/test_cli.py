@@ -12,7 +12,8 @@ from helpers.params import PROJECT, edit_params
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
-from prunelab.cli import WHICH_REPOSITORY, app
+from prunelab.cli import app
+from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
 from prunelab.config.params import Normalise
 from prunelab.datasets.datasets import DATASETS, Cifar
 from prunelab.models.catalogue import MODELS, build
@@ -148,11 +149,11 @@ def test_git_is_not_told_which_repository_it_works_in(monkeypatch):
     told = subprocess.run(
         ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True
     )
-    assert set(WHICH_REPOSITORY) <= set(told.stdout.split())
-    for name in WHICH_REPOSITORY:
+    assert set(GIT_REPOSITORY_VARIABLES) <= set(told.stdout.split())
+    for name in GIT_REPOSITORY_VARIABLES:
         monkeypatch.setenv(name, "elsewhere")
     assert CliRunner().invoke(app, ["list", "datasets"]).exit_code == 0
-    assert not set(WHICH_REPOSITORY) & os.environ.keys()
+    assert not set(GIT_REPOSITORY_VARIABLES) & os.environ.keys()
 
 
 def test_layers_are_those_that_patterns_name(workspace):

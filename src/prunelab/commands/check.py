@@ -1,6 +1,6 @@
-"""Everything that can be found wrong with params.yaml and the files it names, before any work starts."""
+"""Find everything wrong with params.yaml and the files it names, before any work starts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.files import sha256
 from prunelab.core.registry import pick
-from prunelab.data.dataset import DataConfig, DataInfo
+from prunelab.data.dataset import DataConfig, DataInfo, Dataset
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import prepare_params
 from prunelab.models import imagenet
@@ -29,6 +29,7 @@ from prunelab.pruning.prune import infeasible_specs
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import require_gpus
 
+# It raises InputError. The paths are those of the raw data and of the trained base networks.
 Check = Callable[[Params, Path, Path], None]
 
 
@@ -39,66 +40,176 @@ def find_problems(
     *,
     checks: Sequence[Check] | None = None,
 ) -> list[str]:
-    """One line per problem, all of them (or of some `checks`); an empty list means that a run can start."""
+    """One line per problem; an empty list means that a run can start.
+
+    Args:
+        path: the parameter file.
+        raw: the folder of the raw data.
+        base: the folder of the trained base networks.
+        checks: which of `CHECKS` to make; None makes all of them.
+    """
     try:
         content = read_params(path)
-    except InputError as refused:
-        return refused.problems
+    except InputError as error:
+        return error.problems
+
     problems = [f"{path}: {line}" for line in _unknown_names(content)]
-    problems += _refusals(load_params, path)
-    # What is in order by itself is looked into even if something else is not: one round is to mend it all.
-    sound = valid_parts(content)
-    known = sound.get("dataset") in DATASETS and sound.get("model") in MODELS
-    for check, needs in CHECKS.items():
-        if known and needs <= sound.keys() and (checks is None or check in checks):
-            refusals = _refusals(check, Params.model_construct(**sound), raw, base)
-            # Several checks ask the data set for its classes, and hear the same.
-            problems += [line for line in refusals if line not in problems]
+    problems += _problems_of(load_params, path)
+
+    # Valid sections are checked even if others are not: one round of edits must be enough.
+    sections = valid_parts(content)
+    if sections.get("dataset") not in DATASETS or sections.get("model") not in MODELS:
+        return problems
+
+    params = Params.model_construct(**sections)
+    for check, needed_sections in CHECKS.items():
+        is_chosen = checks is None or check in checks
+        if not is_chosen or not needed_sections <= sections.keys():
+            continue
+        # Several checks ask the data set for its classes and get the same problems.
+        for problem in _problems_of(check, params, raw, base):
+            if problem not in problems:
+                problems.append(problem)
     return problems
 
 
-def _refusals(check: Callable[..., object], *args: Any, **kwargs: Any) -> list[str]:
+def _problems_of(check: Callable[..., object], *args: object) -> list[str]:
     try:
-        check(*args, **kwargs)
-    except InputError as refused:
-        return refused.problems
+        check(*args)
+    except InputError as error:
+        return error.problems
     except OSError as error:
         return [describe_os_error(error)]
     return []
 
 
 def _unknown_names(content: Any) -> Iterator[str]:
-    """Names that no table has; looked up in the raw content, so that they are found beside any other problem."""
-    content = content if isinstance(content, dict) else {}
+    """A line for every name that is in no table.
+
+    It reads the raw content, so that it finds them besides any other problem.
+    """
+    if not isinstance(content, dict):
+        return
+    tables: list[tuple[str, Mapping[str, object]]] = [
+        ("dataset", DATASETS),
+        ("model", MODELS),
+        ("method", METHODS),
+    ]
+    for key, table in tables:
+        yield from _unknown_name(key, content.get(key), table, key)
+
     grid = content.get("grid")
-    methods = grid.get("methods") if isinstance(grid, dict) else None
-    named = [
-        ("dataset", content.get("dataset"), DATASETS, "dataset"),
-        ("model", content.get("model"), MODELS, "model"),
-    ]
-    named += [("method", content.get("method"), METHODS, "method")]
-    named += [
-        ("grid.methods", name, METHODS, "method")
-        for name in (methods if isinstance(methods, list) else [])
-    ]
-    for key, name, table, kind in named:
-        if isinstance(name, str):
-            for line in _refusals(pick, table, name, kind):
-                yield f"{key}: {line}"
+    if not isinstance(grid, dict) or not isinstance(grid.get("methods"), list):
+        return
+    for name in grid["methods"]:
+        yield from _unknown_name("grid.methods", name, METHODS, "method")
 
 
-def _runtime(params: Params, raw: Path, base: Path) -> None:
+def _unknown_name(
+    place: str, name: object, table: Mapping[str, object], kind: str
+) -> Iterator[str]:
+    if isinstance(name, str):
+        for line in _problems_of(pick, table, name, kind):
+            yield f"{place}: {line}"
+
+
+# --- Runtime ---
+
+
+def _check_runtime(params: Params, raw: Path, base: Path) -> None:
     require_gpus(params.runtime.processes, configure(params.runtime))
 
 
-def _backends(params: Params, raw: Path, base: Path) -> None:
+def _check_backends(params: Params, raw: Path, base: Path) -> None:
     execution = configure(params.runtime)
     for name in params.benchmark.backends:
         if name in NEEDS:
             NEEDS[name](execution)
 
 
-def _source(params: Params, raw: Path) -> DataConfig:
+# --- Data ---
+
+
+def _check_data(params: Params, raw: Path, base: Path) -> None:
+    if _prepared_info(params, raw):
+        if data_changed(params, raw):
+            raise InputError(
+                f"data.source: {params.data.source} has changed since it was prepared; "
+                "run `dvc repro -f prepare`"
+            )
+        return
+
+    dataset = _dataset(params, raw)
+    problems = dataset.damaged()
+    missing = dataset.missing()
+    if missing and not dataset.reachable():
+        problems = problems + missing
+    if problems:
+        raise InputError(problems)
+
+
+def _check_normalise(params: Params, raw: Path, base: Path) -> None:
+    normalise = params.data.normalise
+    if normalise is None:
+        return
+
+    shape = data_info_of(params, raw).shape
+    channels = 0
+    if len(shape) == 3:
+        channels = shape[0]
+    if {len(normalise.mean), len(normalise.std)} != {channels}:
+        raise InputError(
+            f"data.normalise: {len(normalise.mean)} means and {len(normalise.std)} deviations, "
+            f"but {params.dataset} has {channels} channels"
+        )
+
+
+def data_info_of(params: Params, raw: Path = RAW) -> DataInfo:
+    """How many classes the data set of the parameters has, and the shape of its inputs.
+
+    Raises:
+        InputError: if the data set is not prepared, and its raw files cannot be read.
+    """
+    prepared = _prepared_info(params, raw)
+    if prepared:
+        return DataInfo(len(prepared["classes"]), tuple(prepared["shape"]))
+    return _dataset(params, raw).info()
+
+
+def data_changed(params: Params, raw: Path = RAW) -> bool:
+    """Whether data.source differs from what was prepared from it; DVC only tracks its name."""
+    prepared = _prepared_info(params, raw)
+    dataset = _dataset(params, raw)
+    if not prepared or dataset.missing():
+        return False
+    return bool(prepared.get("digest") != dataset.digest())
+
+
+def _prepared_info(params: Params, raw: Path) -> dict[str, Any] | None:
+    """The content of dataset.json, if these parameters made it: it replaces the raw files."""
+    folder = raw.parent / "prepared"
+    info = {}
+    if (folder / "dataset.json").exists():
+        info = read_data_info(folder)
+
+    data = params.data
+    expected = prepare_params(
+        params.dataset,
+        _data_config(params, raw),
+        data.test_fraction,
+        data.validation_fraction,
+        data.split_seed,
+    )
+    if expected.items() <= info.items():
+        return info
+    return None
+
+
+def _dataset(params: Params, raw: Path) -> Dataset:
+    return DATASETS[params.dataset](_data_config(params, raw))
+
+
+def _data_config(params: Params, raw: Path) -> DataConfig:
     data = params.data
     return DataConfig(
         raw,
@@ -111,123 +222,104 @@ def _source(params: Params, raw: Path) -> DataConfig:
     )
 
 
-def _prepared(params: Params, raw: Path) -> dict[str, Any] | None:
-    """What dataset.json says, if it was made with these parameters: then the raw files are no longer needed."""
-    path, data = raw.parent / "prepared" / "dataset.json", params.data
-    facts = read_data_info(path.parent) if path.exists() else {}
-    wanted = prepare_params(
-        params.dataset, _source(params, raw), data.test_fraction, data.validation_fraction, data.split_seed
-    )  # fmt: skip
-    return facts if wanted.items() <= facts.items() else None
+# --- Weights ---
 
 
-def data_info_of(params: Params, raw: Path = RAW) -> DataInfo:
-    """How many classes the data set of the parameters has, and the shape of its inputs."""
-    if known := _prepared(params, raw):
-        return DataInfo(len(known["classes"]), tuple(known["shape"]))
-    return DATASETS[params.dataset](_source(params, raw)).info()
-
-
-def _data(params: Params, raw: Path, base: Path) -> None:
-    dataset = DATASETS[params.dataset](_source(params, raw))
-    missing = dataset.missing()
-    if _prepared(params, raw):
-        if data_changed(params, raw):
-            raise InputError(
-                f"data.source: {params.data.source} has changed since it was prepared; run `dvc repro -f prepare`"
-            )
-        return
-    unreachable = missing and not dataset.reachable()
-    if problems := dataset.damaged() + (missing if unreachable else []):
-        raise InputError(problems)
-
-
-def data_changed(params: Params, raw: Path = RAW) -> bool:
-    """Whether what is prepared is not what lies in the source now: DVC tracks the name of the source alone."""
-    dataset, known = DATASETS[params.dataset](_source(params, raw)), _prepared(params, raw)
-    return bool(known and not dataset.missing() and known.get("digest") != dataset.digest())
-
-
-def _normalise(params: Params, raw: Path, base: Path) -> None:
-    if (normalise := params.data.normalise) is None:
-        return
-    shape = data_info_of(params, raw).shape
-    channels = shape[0] if len(shape) == 3 else 0
-    if {len(normalise.mean), len(normalise.std)} != {channels}:
-        raise InputError(
-            f"data.normalise: {len(normalise.mean)} means and {len(normalise.std)} deviations, "
-            f"but {params.dataset} has {channels} channels"
-        )
-
-
-def _network(params: Params, raw: Path) -> nn.Module:
-    facts, options = data_info_of(params, raw), MODELS[params.model].options(params.weights)
-    return build(params.model, facts.classes, facts.shape, **options)
-
-
-def _weights(params: Params, raw: Path, base: Path) -> None:
+def _check_weights(params: Params, raw: Path, base: Path) -> None:
     if params.weights == imagenet.IMAGENET:
-        imagenet.place(params.model)  # the stage downloads them
-    elif path := weights_file(params.weights, params.model):
-        load_weights(_network(params, raw), path)
+        imagenet.locate(params.model)  # the stage downloads them
+        return
+
+    path = weights_file(params.weights, params.model)
+    if path:
+        data_info = data_info_of(params, raw)
+        options = MODELS[params.model].options(params.weights)
+        network = build(params.model, data_info.classes, data_info.shape, **options)
+        load_weights(network, path)
 
 
-def _freeze(params: Params, raw: Path, base: Path) -> None:
-    facts, options = data_info_of(params, raw), MODELS[params.model].options(params.weights)
-    freeze(build_on_meta(params.model, facts.classes, facts.shape, **options), params.train.freeze)
+def _check_freeze(params: Params, raw: Path, base: Path) -> None:
+    data_info = data_info_of(params, raw)
+    options = MODELS[params.model].options(params.weights)
+    network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
+    freeze(network, params.train.freeze)
+
+
+def _check_weights_unchanged(params: Params, raw: Path, base: Path) -> None:
+    if weights_changed(params, base):
+        raise InputError(
+            f"weights: {params.weights} has changed since {base} was trained; "
+            "run `dvc repro -f train_base`"
+        )
 
 
 def weights_changed(params: Params, base: Path = BASE) -> bool:
-    """Whether the networks in `base` began with other weights than those in the file now: DVC tracks its name alone."""
+    """Whether the networks in `base` started from other weights than the file has now.
+
+    DVC only tracks the name of the file.
+    """
     trained = seed_file(base, params.seeds[0])
-    if (
-        params.weights == imagenet.IMAGENET or not trained.exists()
-    ):  # torchvision's have their hash in their name
+    if params.weights == imagenet.IMAGENET or not trained.exists():
+        return False  # the names of torchvision's files contain their hashes
+    path = weights_file(params.weights, params.model)
+    if path is None:
         return False
-    if (path := weights_file(params.weights, params.model)) is None:
-        return False
+
     try:
-        known = load_network(trained).card.imported
+        imported = load_network(trained).card.imported
     except InputError:
-        return False  # DVC sees for itself that this is not what it stored
-    return bool(known and known[0] == params.weights and known[1] != sha256(path))
-
-
-def _unchanged_weights(params: Params, raw: Path, base: Path) -> None:
-    if weights_changed(params, base):
-        raise InputError(
-            f"weights: {params.weights} has changed since {base} was trained; run `dvc repro -f train_base`"
-        )
+        return False  # DVC notices a damaged network itself
+    if not imported:
+        return False
+    name, digest = imported
+    return name == params.weights and digest != sha256(path)
 
 
 def contents(params: Params, raw: Path = RAW) -> dict[str, str | None]:
-    """Hashes of what the user's own names stand for: the data source, the file of weights."""
-    named = {}
+    """Hashes of the user's own data source and file of weights, by their keys in params.yaml."""
+    hashes = {}
     if params.data.source is not None:
-        named["data.source"] = DATASETS[params.dataset](_source(params, raw)).digest()
-    if params.weights != imagenet.IMAGENET and (path := weights_file(params.weights, params.model)):
-        named["weights"] = sha256(path)
-    return named
+        hashes["data.source"] = _dataset(params, raw).digest()
+
+    if params.weights != imagenet.IMAGENET:
+        path = weights_file(params.weights, params.model)
+        if path:
+            hashes["weights"] = sha256(path)
+    return hashes
+
+
+# --- Pruning ---
 
 
 def check_feasible(params: Params, raw: Path, base: Path) -> None:
-    shape = data_info_of(params, raw).shape
-    model = _traced(params.model, data_info_of(params, raw), params.weights)
+    """Check that every cell of the grid, and the focus, can be met on the network.
+
+    Raises:
+        InputError: with one line per reason why one cannot.
+    """
+    data_info = data_info_of(params, raw)
+    network = _network_to_trace(params.model, data_info, params.weights)
+
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
-    wanted = dict.fromkeys([*cells, (params.method, params.ratio)])  # each once, in order
-    specs = [params.spec(method, ratio) for method, ratio in wanted if method in METHODS]
-    if problems := infeasible_specs(model, params.model, specs, shape=shape, train=params.train):
+    unique_cells = dict.fromkeys([*cells, (params.method, params.ratio)])  # in order
+    specs = [params.spec(method, ratio) for method, ratio in unique_cells if method in METHODS]
+
+    problems = infeasible_specs(
+        network, params.model, specs, shape=data_info.shape, train=params.train
+    )
+    if problems:
         raise InputError(problems)
 
 
-def _sensitivity(params: Params, raw: Path, base: Path) -> None:
-    facts, ratios = data_info_of(params, raw), params.sensitivity.ratios
-    model = _traced(params.model, facts, params.weights)
-    for what in sensitivity.METHODS:
-        with suppress(InputError):  # for a network without such units
-            if sensitivity.measurable(
-                sensitivity.prunable_units(model, params.model, what, facts.shape), ratios
-            ):
+def _check_sensitivity(params: Params, raw: Path, base: Path) -> None:
+    data_info = data_info_of(params, raw)
+    network = _network_to_trace(params.model, data_info, params.weights)
+    ratios = params.sensitivity.ratios
+
+    for kind in sensitivity.METHODS:
+        with suppress(InputError):  # the network has no such units
+            units = sensitivity.prunable_units(network, params.model, kind, data_info.shape)
+            if sensitivity.measurable(units, ratios):
                 return
     raise InputError(
         f"sensitivity.ratios: {ratios} take none or all of every layer; valid: one that leaves some"
@@ -235,20 +327,22 @@ def _sensitivity(params: Params, raw: Path, base: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _traced(name: str, facts: DataInfo, weights: str) -> nn.Module:
-    """The network to plan on; kept, since the settings of a study mostly share it."""
-    return build(name, facts.classes, facts.shape, **MODELS[name].options(weights))
+def _network_to_trace(name: str, data_info: DataInfo, weights: str) -> nn.Module:
+    """A network of the right architecture; kept, because most settings of a study share it."""
+    options = MODELS[name].options(weights)
+    return build(name, data_info.classes, data_info.shape, **options)
 
 
+# The checks, in the order of their lines, and the keys of params.yaml that each needs to be valid.
 CHECKS: dict[Check, set[str]] = {
-    _runtime: {"runtime"},
-    _backends: {"runtime", "benchmark"},
-    _data: {"dataset", "data", "weights"},
-    _normalise: {"dataset", "data", "weights"},
-    _weights: {"dataset", "data", "model", "weights"},
-    _freeze: {"dataset", "data", "model", "weights", "train"},
-    _unchanged_weights: {"model", "weights", "seeds"},
-    _sensitivity: {"dataset", "data", "weights", "model", "sensitivity"},
+    _check_runtime: {"runtime"},
+    _check_backends: {"runtime", "benchmark"},
+    _check_data: {"dataset", "data", "weights"},
+    _check_normalise: {"dataset", "data", "weights"},
+    _check_weights: {"dataset", "data", "model", "weights"},
+    _check_freeze: {"dataset", "data", "model", "weights", "train"},
+    _check_weights_unchanged: {"model", "weights", "seeds"},
+    _check_sensitivity: {"dataset", "data", "weights", "model", "sensitivity"},
     check_feasible: {
         "dataset",
         "data",

@@ -1,5 +1,6 @@
-"""What all commands share: how they report problems, failures and Ctrl-C."""
+"""What commands share: how they report problems, failures and Ctrl-C, and the end of a log."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,28 +10,47 @@ import typer
 
 from prunelab.core.lifecycle import INTERRUPTED
 
+LOG_TAIL_LINES = 15
+# With these, Git tells its hooks and aliases which repository they run in. Git commands in a clone
+# would then work on that repository instead of the clone.
+GIT_REPOSITORY_VARIABLES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+)
+
+
+def forget_git_repository() -> None:
+    """Let Git find the repository by the current folder, even if Git started this process."""
+    for name in GIT_REPOSITORY_VARIABLES:
+        os.environ.pop(name, None)
+
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Print what is refused, a line for each problem, and end with 1."""
+    """Print one line per problem and exit with 1, if the input or the machine is at fault."""
     from prunelab.core.errors import InputError, describe_failure
 
     try:
         yield
-    except InputError as refused:
-        for problem in refused.problems:
+    except InputError as error:
+        for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except (OSError, MemoryError, RuntimeError) as error:
-        if (told := describe_failure(error)) is None:
+        message = describe_failure(error)
+        if message is None:
             raise
-        print(told, file=sys.stderr)
+        print(message, file=sys.stderr)
         raise typer.Exit(1) from None
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Say on Ctrl-C how to go on, and end with 130."""
+    """On Ctrl-C, print how to continue and exit with 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -39,32 +59,32 @@ def interruptible() -> Iterator[None]:
 
 
 def report_failures(failures: Mapping[str, str], count: int) -> None:
-    """Print the end of the log of every setting that failed; end with 1 if there are any."""
+    """Print the end of each failed setting's log, and exit with 1 if there are any.
+
+    `failures` maps settings to the ends of their logs; `count` is the number of all settings.
+    """
     from prunelab.core.errors import one_line
 
-    for setting, lines in failures.items():
-        shown = "\n".join(map(one_line, lines.splitlines()))
-        print(f"\n{one_line(setting)} failed; the end of its log:\n{shown}", file=sys.stderr)
-    if failures:
-        print(
-            f"\n{len(failures)} of {count} settings failed; the same command tries them again",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1)
+    if not failures:
+        return
+    for setting, log in failures.items():
+        lines = "\n".join(map(one_line, log.splitlines()))
+        print(f"\n{one_line(setting)} failed; the end of its log:\n{lines}", file=sys.stderr)
+    print(
+        f"\n{len(failures)} of {count} settings failed; run the same command again to retry them",
+        file=sys.stderr,
+    )
+    raise typer.Exit(1)
 
 
 def print_line(line: str) -> None:
+    """Print a line at once, even into a pipe."""
     print(line, flush=True)
 
 
-LOG_TAIL_LINES = 15
-
-
 def last_lines(log: Path) -> str:
-    """The end of a log, for people to read."""
-    lines = (
-        [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        if log.exists()
-        else []
-    )
+    """The last lines of a log that are not blank; empty if there is no log."""
+    if not log.exists():
+        return ""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return "\n".join(lines[-LOG_TAIL_LINES:])

@@ -1,4 +1,4 @@
-"""What each of several workers on one machine is given: a GPU, and threads that let others work. Imports no torch."""
+"""Which GPU each of several workers on one machine gets, and how its threads wait. No torch."""
 
 import os
 import re
@@ -6,45 +6,64 @@ import subprocess
 from itertools import cycle, islice
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# By default a waiting thread of OpenMP spins on its core, for which the other workers' threads then wait.
+NO_DEVICE_NAMES = ("", "-1", "none", "NoDevFiles")
+# By default a waiting thread of OpenMP spins on its core and keeps other workers' threads off it.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def devices() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; empty where there is none.
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
 
-    Unless that variable says so itself they are the driver's unique names, since numbers mean one order to nvidia-smi
-    and another to CUDA; of a GPU that is cut up (MIG), its parts.
+    Unless that variable is set, these are the driver's unique names: nvidia-smi and CUDA number
+    GPUs in different orders. A GPU that is partitioned (MIG) is represented by its partitions.
     """
-    if (visible := os.environ.get(VISIBLE)) is not None:
-        named = [name.strip() for name in visible.split(",")]
-        # As CUDA reads it: what follows the first name that is none does not count.
-        ends = (
-            number for number, name in enumerate(named) if name in ("", "-1", "none", "NoDevFiles")
-        )
-        return named[: next(ends, len(named))]
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        return _visible_names(visible)
+
     try:
-        told = subprocess.run(
+        listing = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    found: list[str] = []
-    whole = ""
-    for name in re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", told):
+    return _listed_names(listing)
+
+
+def _visible_names(visible: str) -> list[str]:
+    """The names in the variable, as CUDA reads it: the first invalid one ends the list."""
+    names = []
+    for entry in visible.split(","):
+        name = entry.strip()
+        if name in NO_DEVICE_NAMES:
+            break
+        names.append(name)
+    return names
+
+
+def _listed_names(listing: str) -> list[str]:
+    """The names in the output of `nvidia-smi -L`, which lists a GPU before its partitions."""
+    names: list[str] = []
+    gpu = ""
+    for name in re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", listing):
         if name.startswith("GPU"):
-            whole = name
-        elif whole in found:
-            found.remove(whole)
-        found.append(name)
-    return found
+            gpu = name
+        elif gpu in names:
+            names.remove(gpu)
+        names.append(name)
+    return names
 
 
 def worker_environments(workers: int) -> list[dict[str, str]]:
-    """The environment variables of so many workers: none for a single one; otherwise one GPU, in turn where
-    there are fewer GPUs, and threads that sleep while they wait."""
+    """The environment variables of each worker; none for a single one.
+
+    Several workers get one GPU each, or share them in turn if there are fewer. Their threads sleep
+    while they wait.
+    """
     if workers == 1:
         return [{}]
+
     names = devices()
-    gpus = [{VISIBLE: name} for name in islice(cycle(names), workers)] if names else [{}] * workers
-    return [PATIENT | gpu for gpu in gpus]
+    if not names:
+        return [dict(PATIENT) for _ in range(workers)]
+    return [PATIENT | {VISIBLE: name} for name in islice(cycle(names), workers)]

@@ -1,4 +1,4 @@
-"""What there is to choose from, as rows of words under a row of headings, made from the tables themselves."""
+"""Tables of what there is to choose from: rows of words below a row of headings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,69 +8,89 @@ from prunelab.config.params import load_params
 from prunelab.config.restart import Restart
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, Architecture, build_on_meta, prunable_weights
-from prunelab.pruning.methods import METHODS
-from prunelab.pruning.unstructured.granularity import GRANULARITIES, Granularity
+from prunelab.pruning.methods import METHODS, Method
+from prunelab.pruning.unstructured.granularity import GRANULARITIES
 from prunelab.pruning.unstructured.select import Scope
 
 Rows = Sequence[tuple[str, ...]]
 
 
 def methods() -> Rows:
-    return [("method", "criterion", "granularity", "scope", "schedule", "restart")] + [
-        (
+    """What each pruning method is made of."""
+    rows = [("method", "criterion", "granularity", "scope", "schedule", "restart")]
+    for name, method in METHODS.items():
+        row = (
             name,
             method.criterion.__name__,
-            _granularity(method.granularity),
-            method.scope.name.lower() if isinstance(method.scope, Scope) else method.scope.__name__,
+            _granularity(method),
+            _scope(method),
             method.schedule.__name__,
-            "" if method.restart is Restart.NONE else method.restart.value,
+            _restart(method),
         )
-        for name, method in METHODS.items()
-    ]
+        rows.append(row)
+    return rows
 
 
-def _granularity(granularity: Granularity | str) -> str:
-    if isinstance(granularity, str):
-        return granularity
-    return next(name for name, other in GRANULARITIES.items() if other is granularity)
+def _granularity(method: Method) -> str:
+    if isinstance(method.granularity, str):
+        return method.granularity
+    return next(name for name, entry in GRANULARITIES.items() if entry is method.granularity)
+
+
+def _scope(method: Method) -> str:
+    if isinstance(method.scope, Scope):
+        return method.scope.name.lower()
+    return method.scope.__name__
+
+
+def _restart(method: Method) -> str:
+    if method.restart is Restart.NONE:
+        return ""
+    return method.restart.value
 
 
 def models() -> Rows:
-    rows = [
-        (name, architecture.reads, _weights(architecture)) for name, architecture in MODELS.items()
-    ]
-    return [("model", "reads", "weights"), *rows]
+    """What each model reads, and which weights it can start from."""
+    rows = [("model", "reads", "weights")]
+    for name, architecture in MODELS.items():
+        rows.append((name, architecture.reads, _weights(architecture)))
+    return rows
 
 
 def _weights(architecture: Architecture) -> str:
     if architecture.reads == "texts":
         return "none, minilm, a folder, or a name on the hub"
-    return "none, imagenet, or a file" if architecture.imagenet else "none, or a file"
+    if architecture.imagenet:
+        return "none, imagenet, or a file"
+    return "none, or a file"
 
 
 def datasets() -> Rows:
-    return [
-        ("dataset", "what it is"),
-        *((name, _described(make)) for name, make in DATASETS.items()),
-    ]
+    """What each data set is."""
+    rows = [("dataset", "what it is")]
+    for name, make in DATASETS.items():
+        rows.append((name, _description(make)))
+    return rows
 
 
-def _described(make: Any) -> str:
-    """The first sentence, and what else is settled where several entries share a class."""
-    settled = "".join(
-        f" Here: {key} = {value}." for key, value in getattr(make, "keywords", {}).items()
-    )
-    return (getattr(make, "func", make).__doc__ or "").splitlines()[0] + settled
+def _description(make: Any) -> str:
+    """The first sentence of a class, and the arguments by which entries of one class differ."""
+    documentation = getattr(make, "func", make).__doc__ or ""
+    description: str = documentation.splitlines()[0]
+    for key, value in getattr(make, "keywords", {}).items():
+        description += f" Here: {key} = {value}."
+    return description
 
 
 def layers() -> Rows:
-    """The layers of the network in params.yaml that can be pruned, as prune.protect and the like name them."""
+    """The prunable layers of the network in params.yaml, named as prune.protect names them."""
     params = load_params()
-    facts, options = data_info_of(params), MODELS[params.model].options(params.weights)
-    network = build_on_meta(params.model, facts.classes, facts.shape, **options)
-    weights = prunable_weights(network)
-    rows = [
-        (name.rpartition(".")[0], "x".join(map(str, weight.shape)))
-        for name, weight in weights.items()
-    ]
-    return [(f"layer of {params.model}", "weights"), *rows]
+    data_info = data_info_of(params)
+    options = MODELS[params.model].options(params.weights)
+    network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
+
+    rows = [(f"layer of {params.model}", "weights")]
+    for name, weight in prunable_weights(network).items():
+        layer = name.rpartition(".")[0]
+        rows.append((layer, "x".join(map(str, weight.shape))))
+    return rows

@@ -1,7 +1,8 @@
-"""`prunelab push`: to a DVC remote, every finished run with all that it wrote, metrics and pictures among it."""
+"""`prunelab push`: send every finished run, with all that it wrote, to a DVC remote."""
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,56 +13,79 @@ from prunelab.core.errors import InputError
 from prunelab.project.dvc_graph import opened
 
 
+@dataclass(frozen=True)
+class PushResult:
+    """How many runs the cache knows, and what became of their files."""
+
+    runs: int
+    pushed_files: int
+    lost_files: int  # no longer in this cache
+
+
 def push(
     remote: Annotated[
         str | None,
         Option(metavar="NAME", help="A DVC remote.  [default: the project's]", show_default=False),
     ] = None,
 ) -> None:
-    """Push what a second machine needs to run no finished stage again, whatever its parameters: `dvc repro --pull`.
+    """Push all finished stages, so that a second machine need not run them: `dvc repro --pull`.
 
-    `dvc push --run-cache` pushes data of the current dvc.lock alone, and of it nothing that Git keeps; this pushes all
-    that is in the cache of every run that DVC's run cache remembers.
+    `dvc push --run-cache` pushes only data of the current dvc.lock, without the files that Git
+    keeps. This command pushes every file of every run in DVC's run cache, whatever its parameters.
 
     Example: git push && prunelab push
     """
     with reporting_errors():
-        runs, objects, lost = push_runs(Path.cwd(), remote)
-    print(f"{runs} finished runs are in the remote; {objects} files were not there yet")
-    if lost:
+        result = push_runs(Path.cwd(), remote)
+
+    print(
+        f"{result.runs} finished runs are in the remote; "
+        f"{result.pushed_files} files were not there yet"
+    )
+    if result.lost_files:
         print(
-            f"{lost} files of older runs are not in this cache any more, so their runs are not found",
+            f"{result.lost_files} files of older runs are not in this cache any more, "
+            "so their runs are not found",
             file=sys.stderr,
         )
 
 
-def push_runs(root: Path, remote: str | None) -> tuple[int, int, int]:
-    """How many runs there are, how many files had to be pushed for them, and how many are not in the cache.
+def push_runs(root: Path, remote: str | None) -> PushResult:
+    """Push all runs in the run cache of the project at `root`, with their files.
 
     Raises:
-        InputError: if there is no such remote, or it cannot be reached; with what DVC said.
+        InputError: with DVC's message, if there is no such remote or it cannot be reached.
     """
     from dvc.exceptions import DvcException
 
     with opened(root) as repo:
         try:
-            known = list(_known_runs(repo))
-            wanted = {
-                one for found in repo.stage_cache.get_used_objs(known).values() for one in found
-            }
-            kept = {one for one in wanted if repo.cache.local.exists(one.value)}
-            done = repo.cloud.push(kept, remote=remote)
-            if done.failed:
+            runs = list(_cached_runs(repo))
+            files = set()
+            for run_files in repo.stage_cache.get_used_objs(runs).values():
+                files |= set(run_files)
+            cached_files = {file for file in files if repo.cache.local.exists(file.value)}
+
+            transfer = repo.cloud.push(cached_files, remote=remote)
+            if transfer.failed:
                 raise InputError(
-                    f"{len(done.failed)} files could not be pushed; the same command tries them again"
+                    f"{len(transfer.failed)} files could not be pushed; "
+                    "run the same command again to retry them"
                 )
-            repo.stage_cache.push(remote)  # last: a run that is found has its files
+            # Runs go last: a run that another machine finds must have its files.
+            repo.stage_cache.push(remote)
         except DvcException as error:
             raise InputError(f"DVC: {' '.join(str(error).split())}") from None
-    return len(known), len(done.transferred), len(wanted - kept)
+
+    return PushResult(
+        runs=len(runs),
+        pushed_files=len(transfer.transferred),
+        lost_files=len(files - cached_files),
+    )
 
 
-def _known_runs(repo: Any) -> Iterator[tuple[str, str]]:
-    """The key and value by which the run cache names each run."""
-    for path in sorted(Path(repo.cache.local_cache_dir, "runs").glob("*/*/*")):
+def _cached_runs(repo: Any) -> Iterator[tuple[str, str]]:
+    """The key and the value by which the run cache names each run."""
+    folder = Path(repo.cache.local_cache_dir, "runs")
+    for path in sorted(folder.glob("*/*/*")):
         yield path.parent.name, path.name

@@ -1,1 +1,1 @@
-"""Pretrained text encoders on disk: their files, sizes and tokenizers."""
+"""Pretrained text encoders: their files, sizes and tokenizers. Their networks are in models/."""

@@ -1,0 +1,32 @@
+"""`prunelab check`: help and what is printed; check.py does the work, and imports torch."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from prunelab.commands.common import reporting_errors
+
+
+def check() -> None:
+    """Find everything wrong with params.yaml and the files it names, before any work starts.
+
+    It prints one line per problem and ends with 1 if there are any. `make repro` runs it first.
+    It also repairs what a killed DVC may leave behind: a truncated dvc.lock, and locks of processes
+    that no longer exist.
+
+    Example: prunelab check && dvc repro
+    """
+    from prunelab.commands.check import find_problems
+    from prunelab.project.recovery import repair
+
+    with reporting_errors():
+        for line in repair(Path.cwd()):
+            print(line)
+        problems = find_problems()
+
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
+    print("params.yaml and the files it names are in order")
