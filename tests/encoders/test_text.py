@@ -21,8 +21,8 @@ from prunelab.datasets.table_file import read_table
 from prunelab.encoders.pretrained import SMALL, encoder_options, tokenizer
 from prunelab.models.catalogue import MODELS, build, prunable_weights
 from prunelab.models.weights import load_weights, weights_file
-from prunelab.pruning.unstructured import select
 from prunelab.pruning.unstructured.granularity import WEIGHT
+from prunelab.pruning.unstructured.select import Scope, Selection, choose_masks
 from prunelab.stages import evaluate, finetune, prepare, prune, train_base
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep
@@ -221,9 +221,8 @@ def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(
     assert before == []
     assert trainer.fit(model, recipe).history[-1]["validation_accuracy"] > 0.95
     saliency = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
-    kept = select.choose(
-        saliency, WEIGHT, select.Scope.GLOBAL, 0.5, prune_spec("l1_unstructured", 0.5)
-    )
+    selection = Selection(WEIGHT, Scope.GLOBAL, prune_spec("l1_unstructured", 0.5))
+    kept = choose_masks(saliency, 0.5, selection)
     masking.apply(model, kept)
     one_epoch = recipe.model_copy(update={"epochs": 1})
     fitted = trainer.fit(model, one_epoch, callback=CallAfterStep(masking.hold(model, kept)))
@@ -418,7 +417,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"heads": 3}, "hidden size 128 is no multiple of 3 heads"),
+        ({"heads": 3}, "hidden size 128 is not a multiple of 3 heads"),
         ({"layers": 0}, "layers is 0"),
         ({"pad": 40000}, "pad is 40000"),
         ({"positions": 7}, "data.tokens: 8 is more than the 7 positions"),

@@ -1,7 +1,8 @@
-"""Every granularity against brute force, and the invariants that all of them share, over random shapes."""
+"""Every granularity against brute force, and the properties that all of them share."""
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
@@ -22,18 +23,26 @@ from prunelab.pruning.unstructured.granularity import (
     PATTERN,
     VECTOR,
     WEIGHT,
-    achievable,
-    why_not,
+    Granularity,
+    achievable_ratio,
+    explain_infeasible,
 )
 from prunelab.pruning.unstructured.ranking import Saliency
-from prunelab.pruning.unstructured.select import Scope, choose, expected, removed_share
+from prunelab.pruning.unstructured.select import (
+    Scope,
+    Selection,
+    choose_masks,
+    expected_drops,
+)
+from prunelab.pruning.unstructured.tiling import WeightShape
 from prunelab.training import masking
 from prunelab.training.masking import Masks
 
-UNITS = {name: granularity for name, granularity in GRANULARITIES.items() if not granularity.select}
-WITHIN_GROUPS = {
-    name: granularity for name, granularity in GRANULARITIES.items() if granularity.select
-}
+Index = tuple[int, ...]
+
+OF_UNITS = [name for name, granularity in GRANULARITIES.items() if not granularity.choose_in_groups]
+OF_GROUPS = [name for name, granularity in GRANULARITIES.items() if granularity.choose_in_groups]
+
 CONVS = {"conv": (6, 4, 3, 3), "wide": (5, 8, 3, 3), "large": (3, 4, 5, 5), "flat": (4, 4, 1, 3)}
 SHAPES = CONVS | {
     "stem": (4, 3, 3, 3),
@@ -44,44 +53,72 @@ SHAPES = CONVS | {
 
 
 def settings(**changes: int) -> Prune:
-    return prune_spec(
-        "any", 0.5, **{"block_rows": 4, "block_columns": 5, "group": 4, "patterns": 3} | changes
-    )
+    sizes = {"block_rows": 4, "block_columns": 5, "group": 4, "patterns": 3}
+    return prune_spec("any", 0.5, **sizes | changes)
 
 
-def saliencies(
-    shapes: dict[str, tuple[int, ...]] = SHAPES, seed: int = 0, ties: bool = False
+def random_saliency(
+    shapes: Mapping[str, WeightShape] = SHAPES, seed: int = 0, ties: bool = False
 ) -> Saliency:
+    """Uniform noise; with `ties`, only four different values."""
     generator = torch.Generator().manual_seed(seed)
-    found = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
-    return {name: (score * 4).floor() for name, score in found.items()} if ties else found
+
+    saliency = {}
+    for name, shape in shapes.items():
+        score = torch.rand(shape, generator=generator)
+        saliency[name] = (score * 4).floor() if ties else score
+    return saliency
 
 
-def random_shapes(seed: int) -> dict[str, tuple[int, ...]]:
+def random_shapes(seed: int) -> dict[str, WeightShape]:
     random = np.random.default_rng(seed)
-    shapes = {}
+
+    shapes: dict[str, WeightShape] = {}
     for index in range(4):
         kernel = int(random.choice([1, 3, 3, 5]))
-        shapes[f"conv{index}"] = (
-            int(random.integers(1, 12)),
-            int(random.integers(1, 5)) * 4,
-            kernel,
-            kernel,
-        )
-    return shapes | {
-        "square": (3, 4, 3, 3),
-        "linear": (int(random.integers(2, 20)), int(random.integers(1, 6)) * 4),
-    }
+        outputs = int(random.integers(1, 12))
+        inputs = int(random.integers(1, 5)) * 4
+        shapes[f"conv{index}"] = (outputs, inputs, kernel, kernel)
+
+    shapes["square"] = (3, 4, 3, 3)
+    shapes["linear"] = (int(random.integers(2, 20)), int(random.integers(1, 6)) * 4)
+    return shapes
 
 
-def scope_of(granularity) -> Scope:
-    return Scope.LAYERWISE if granularity.select else Scope.GLOBAL
+def widest_scope(granularity: Granularity) -> Scope:
+    return Scope.LAYERWISE if granularity.choose_in_groups else Scope.GLOBAL
 
 
-def unit_of(
-    name: str, index: tuple[int, ...], shape: tuple[int, ...], block: tuple[int, int]
-) -> tuple | None:
-    """To which unit a weight belongs, told by its indices alone; None where the granularity does not apply."""
+def choose(
+    saliency: Saliency,
+    granularity: Granularity,
+    ratio: float,
+    scope: Scope | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
+    **changes: int,
+) -> Masks:
+    """The masks by the settings of these tests, in the widest scope that the granularity allows."""
+    scope = scope or widest_scope(granularity)
+    selection = Selection(granularity, scope, settings(**changes), layer_ratios or {})
+    return choose_masks(saliency, ratio, selection)
+
+
+def share_dropped(masks: Iterable[Tensor]) -> float:
+    masks = list(masks)
+    total = sum(mask.numel() for mask in masks)
+    return 1 - sum(int(mask.count_nonzero()) for mask in masks) / total
+
+
+def dropped_indices(masks: Masks) -> set[tuple[str, Index]]:
+    dropped = set()
+    for name, mask in masks.items():
+        for index in (~mask).nonzero().tolist():
+            dropped.add((name, tuple(index)))
+    return dropped
+
+
+def unit_of(name: str, index: Index, shape: WeightShape, block: tuple[int, int]) -> Index | None:
+    """The unit of a weight, by its indices alone; None if the granularity does not apply."""
     if name == "weight":
         return index
     if name == "filter":
@@ -89,339 +126,407 @@ def unit_of(
     if name == "block":
         column = int(np.ravel_multi_index(index[1:], shape[1:]))
         return index[0] // block[0], column // block[1]
-    if len(shape) == 2 or (shape[3] == 1 if name == "vector" else shape[2] * shape[3] == 1):
+
+    if len(shape) == 2:
         return None
-    return index[:3] if name == "vector" else index[:2]
+    if name == "vector":
+        return index[:3] if shape[3] > 1 else None
+    return index[:2] if shape[2] * shape[3] > 1 else None
 
 
-def members(
+def units_by_brute_force(
     name: str, score: Tensor, block: tuple[int, int] = (4, 5)
-) -> list[list[tuple[int, ...]]]:
+) -> list[list[Index]]:
     """The weights of every unit, by index, in the order in which units are numbered."""
-    found: dict[tuple, list[tuple[int, ...]]] = {}
+    indices_by_unit: dict[Index, list[Index]] = {}
     for index in np.ndindex(*score.shape):
-        if (unit := unit_of(name, index, tuple(score.shape), block)) is not None:
-            found.setdefault(unit, []).append(index)
-    return [found[unit] for unit in sorted(found)]
+        unit = unit_of(name, index, tuple(score.shape), block)
+        if unit is not None:
+            indices_by_unit.setdefault(unit, []).append(index)
+    return [indices_by_unit[unit] for unit in sorted(indices_by_unit)]
 
 
-def dropped_by_brute_force(name: str, scores: Saliency, ratio: float) -> set[tuple]:
+def dropped_by_brute_force(name: str, saliency: Saliency, ratio: float) -> set[tuple[str, Index]]:
     """The weights, by tensor and index, that one ranking of all units drops."""
-    units = [
-        (tensor, indices) for tensor, score in scores.items() for indices in members(name, score)
-    ]
-    means = [
-        sum(float(scores[tensor][index]) for index in indices) / len(indices)
-        for tensor, indices in units
-    ]
+    units: list[tuple[str, list[Index]]] = []
+    means: list[float] = []
+    for tensor, score in saliency.items():
+        for indices in units_by_brute_force(name, score):
+            units.append((tensor, indices))
+            means.append(sum(float(score[index]) for index in indices) / len(indices))
+
     order = sorted(range(len(units)), key=lambda number: means[number])  # stable
-    target = ratio * sum(len(indices) for _, indices in units)
-    totals = [0, *itertools.accumulate(len(units[number][1]) for number in order)]
+    sizes = [len(units[number][1]) for number in order]
+
+    # So many units go that the weights dropped are nearest to the ratio.
+    totals = [0, *itertools.accumulate(sizes)]
+    target = ratio * sum(sizes)
     count = min(range(len(totals)), key=lambda number: abs(totals[number] - target))
-    return {(units[number][0], index) for number in order[:count] for index in units[number][1]}
+
+    dropped = set()
+    for number in order[:count]:
+        tensor, indices = units[number]
+        dropped |= {(tensor, index) for index in indices}
+    return dropped
 
 
-def dropped(kept: Masks) -> set[tuple]:
-    return {
-        (name, tuple(index)) for name, mask in kept.items() for index in (~mask).nonzero().tolist()
-    }
+# --- rankings of units
 
 
 @pytest.mark.parametrize("ratio", [0.21, 0.5, 0.83])
-@pytest.mark.parametrize("name", UNITS)
-def test_global_choice_is_one_ranking_of_all_units(name, ratio):
-    scores = saliencies()
-    assert dropped(
-        choose(scores, UNITS[name], Scope.GLOBAL, ratio, settings())
-    ) == dropped_by_brute_force(name, scores, ratio)
+@pytest.mark.parametrize("name", OF_UNITS)
+def test_global_scope_ranks_the_units_of_all_tensors_together(name, ratio):
+    saliency = random_saliency()
+
+    masks = choose(saliency, GRANULARITIES[name], ratio, Scope.GLOBAL)
+
+    assert dropped_indices(masks) == dropped_by_brute_force(name, saliency, ratio)
 
 
-@pytest.mark.parametrize("name", UNITS)
-def test_layerwise_choice_is_a_ranking_of_every_layers_units(name):
-    scores = {key: score for key, score in saliencies().items() if members(name, score)}
-    expected = set.union(
-        *(dropped_by_brute_force(name, {key: score}, 0.57) for key, score in scores.items())
-    )
-    assert dropped(choose(scores, UNITS[name], Scope.LAYERWISE, 0.57, settings())) == expected
+@pytest.mark.parametrize("name", OF_UNITS)
+def test_layerwise_scope_ranks_the_units_of_each_tensor(name):
+    saliency = {}
+    expected = set()
+    for tensor, score in random_saliency().items():
+        if units_by_brute_force(name, score):
+            saliency[tensor] = score
+            expected |= dropped_by_brute_force(name, {tensor: score}, 0.57)
+
+    masks = choose(saliency, GRANULARITIES[name], 0.57, Scope.LAYERWISE)
+
+    assert dropped_indices(masks) == expected
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_rowwise_scope_drops_the_smallest_weights_of_each_row(ties):
+    saliency = random_saliency(ties=ties)
+
+    masks = choose(saliency, WEIGHT, 0.4, Scope.ROWWISE)
+
+    assert set(masks) == set(saliency)
+    for name, score in saliency.items():
+        for row, mask in zip(score.flatten(1), masks[name].flatten(1), strict=True):
+            dropped = row.argsort(stable=True)[: round(0.4 * len(row))]
+            assert (~mask).nonzero().flatten().tolist() == sorted(dropped.tolist())
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.9])
 @pytest.mark.parametrize("scope", [Scope.GLOBAL, Scope.LAYERWISE])
-def test_of_equal_weights_the_first_go(scope):
-    scores = saliencies(ties=True)
-    for ratio in (0.1, 0.3, 0.9):
-        kept = choose(scores, WEIGHT, scope, ratio, settings())
-        groups = (
-            [scores] if scope is Scope.GLOBAL else [{name: score} for name, score in scores.items()]
-        )
-        for group in groups:
-            flat = torch.cat([score.flatten() for score in group.values()])
-            gone = flat.argsort(stable=True)[: round(ratio * len(flat))]
-            expected = torch.ones(len(flat), dtype=torch.bool).index_fill(0, gone, False)
-            assert torch.equal(torch.cat([kept[name].flatten() for name in group]), expected)
+def test_of_equal_weights_the_first_are_dropped(scope, ratio):
+    saliency = random_saliency(ties=True)
+
+    masks = choose(saliency, WEIGHT, ratio, scope)
+
+    rankings = [list(saliency)] if scope is Scope.GLOBAL else [[name] for name in saliency]
+    for names in rankings:
+        scores = torch.cat([saliency[name].flatten() for name in names])
+        dropped = scores.argsort(stable=True)[: round(ratio * len(scores))]
+        expected = torch.ones(len(scores), dtype=torch.bool).index_fill(0, dropped, False)
+        assert torch.equal(torch.cat([masks[name].flatten() for name in names]), expected)
 
 
-@pytest.mark.parametrize("name", UNITS)
-def test_layers_and_rows_that_compete_by_themselves_keep_something(name):
-    masks = choose(saliencies(), UNITS[name], Scope.LAYERWISE, 0.97, settings())
+@pytest.mark.parametrize("name", OF_UNITS)
+def test_each_layer_keeps_a_unit_in_layerwise_scope(name):
+    masks = choose(random_saliency(), GRANULARITIES[name], 0.97, Scope.LAYERWISE)
+
     assert all(mask.any() for mask in masks.values())
-    if name == "weight":
-        masks = choose(saliencies(), UNITS[name], Scope.ROWWISE, 0.97, settings())
-        assert all(mask.flatten(1).any(1).all() for mask in masks.values())
+
+
+def test_each_row_keeps_a_weight_in_rowwise_scope():
+    masks = choose(random_saliency(), WEIGHT, 0.97, Scope.ROWWISE)
+
+    assert all(mask.flatten(1).any(1).all() for mask in masks.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", OF_UNITS)
+def test_units_stay_or_go_as_a_whole(name, seed):
+    granularity = GRANULARITIES[name]
+    saliency = random_saliency(random_shapes(seed), seed)
+    sizes = settings(block_rows=3, block_columns=7)
+
+    masks = choose(saliency, granularity, 0.6, Scope.GLOBAL, block_rows=3, block_columns=7)
+
+    largest = 0
+    for tensor, score in saliency.items():
+        units = units_by_brute_force(name, score, block=(3, 7))
+        tiling = granularity.tiling(tuple(score.shape), sizes)
+        assert (tiling is not None) == (tensor in masks) == bool(units)
+        if tiling is None:
+            continue
+
+        numbers = tiling.expand(torch.arange(len(tiling)), tuple(score.shape))
+        for number, indices in enumerate(units):
+            assert {int(numbers[index]) for index in indices} == {number}
+            assert len({bool(masks[tensor][index]) for index in indices}) == 1
+            largest = max(largest, len(indices))
+
+    total = sum(mask.numel() for mask in masks.values())
+    half_a_unit = largest / 2 / total + 1e-9
+    assert share_dropped(masks.values()) == pytest.approx(0.6, abs=half_a_unit)
+
+
+# --- what all granularities share
 
 
 @pytest.mark.parametrize("name", GRANULARITIES)
 @pytest.mark.parametrize("ratio", [0.21, 0.5, 0.83])
-def test_what_is_expected_to_go_goes(name, ratio):
-    scopes = [Scope.LAYERWISE] if GRANULARITIES[name].select else [Scope.LAYERWISE, Scope.GLOBAL]
-    own = {"wide": 0.4}
-    for scope in scopes + [Scope.ROWWISE] * (name == "weight"):
-        kept = choose(saliencies(CONVS), GRANULARITIES[name], scope, ratio, settings(), own)
-        foretold = expected(CONVS, GRANULARITIES[name], scope, ratio, settings(), own)
-        assert kept.keys() == foretold.keys()
-        gone = {tensor: int((~mask).sum()) for tensor, mask in kept.items()}
-        if scope is Scope.GLOBAL:  # among tensors that compete, only the sum can be known
-            gone, foretold = (
-                {"wide": its["wide"], "": sum(its.values())} for its in (gone, foretold)
-            )
-        for tensor, count in gone.items():
-            unit = 30 if name in ("filter", "block") else 9  # edges of blocks are smaller
-            assert count == pytest.approx(foretold[tensor], abs=unit if name != "weight" else 0.51)
+def test_expected_drops_agree_with_the_masks(name, ratio):
+    granularity = GRANULARITIES[name]
+    scopes = [Scope.LAYERWISE]
+    if not granularity.choose_in_groups:
+        scopes.append(Scope.GLOBAL)
+    if granularity is WEIGHT:
+        scopes.append(Scope.ROWWISE)
 
+    tolerance = 9  # weights of one unit
+    if granularity is WEIGHT:
+        tolerance = 0.51
+    elif granularity in (FILTER, BLOCK):
+        tolerance = 30  # blocks at edges are smaller
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_rowwise_every_output_row_loses_its_own_least_weights(ties):
-    scores = saliencies(ties=ties)
-    kept = choose(scores, WEIGHT, Scope.ROWWISE, 0.4, settings())
-    assert set(kept) == set(scores)
-    for name, score in scores.items():
-        for row, mask in zip(score.flatten(1), kept[name].flatten(1), strict=True):
-            gone = row.argsort(stable=True)[: round(0.4 * len(row))]
-            assert (~mask).nonzero().flatten().tolist() == sorted(gone.tolist())
+    for scope in scopes:
+        selection = Selection(granularity, scope, settings(), {"wide": 0.4})
+        masks = choose_masks(random_saliency(CONVS), ratio, selection)
+        expected = expected_drops(CONVS, ratio, selection)
+        dropped = {tensor: int((~mask).sum()) for tensor, mask in masks.items()}
 
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("name", UNITS)
-def test_units_are_numbered_and_stay_or_go_as_a_whole(name, seed):
-    scores = saliencies(random_shapes(seed), seed)
-    chosen = settings(block_rows=3, block_columns=7)
-    kept = choose(scores, UNITS[name], Scope.GLOBAL, 0.6, chosen)
-    largest = 0
-    for key, score in scores.items():
-        expected = members(name, score, block=(3, 7))
-        numbers = UNITS[name].units(tuple(score.shape), chosen)
-        assert (numbers is not None) == (key in kept) == bool(expected)
-        for number, indices in enumerate(expected):
-            assert {int(numbers[index]) for index in indices} == {number}
-            assert len({bool(kept[key][index]) for index in indices}) == 1
-            largest = max(largest, len(indices))
-    total = sum(mask.numel() for mask in kept.values())
-    assert removed_share(kept) == pytest.approx(0.6, abs=largest / 2 / total + 1e-9)  # half a unit
+        assert dropped.keys() == expected.keys()
+        if scope is Scope.GLOBAL:  # among tensors that compete, only the sum is known
+            dropped = {"wide": dropped["wide"], "sum": sum(dropped.values())}
+            expected = {"wide": expected["wide"], "sum": sum(expected.values())}
+        assert dropped == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", GRANULARITIES)
 def test_a_higher_ratio_keeps_less_and_zero_keeps_all(name, seed):
     granularity = GRANULARITIES[name]
-    scores = saliencies(random_shapes(seed), seed)
-    kept = [
-        choose(scores, granularity, scope_of(granularity), r, settings())
-        for r in (0, 0.2, 0.4, 0.5, 0.75)
-    ]
-    assert all(mask.all() for mask in kept[0].values())
-    assert kept[0].keys() == kept[-1].keys()
-    assert removed_share(kept[-1]) > removed_share(kept[1])
-    for more, fewer in itertools.pairwise(kept):
-        assert removed_share(more) <= removed_share(fewer)
-        if granularity is not PATTERN:  # whose set of patterns is another for every ratio
-            assert all((more[key] | ~fewer[key]).all() for key in more)
+    saliency = random_saliency(random_shapes(seed), seed)
+
+    choices = [choose(saliency, granularity, ratio) for ratio in (0, 0.2, 0.4, 0.5, 0.75)]
+
+    assert all(mask.all() for mask in choices[0].values())
+    assert choices[0].keys() == choices[-1].keys()
+    assert share_dropped(choices[-1].values()) > share_dropped(choices[1].values())
+    for lower, higher in itertools.pairwise(choices):
+        assert share_dropped(lower.values()) <= share_dropped(higher.values())
+        if granularity is not PATTERN:  # every ratio has a set of patterns of its own
+            assert all((lower[tensor] | ~higher[tensor]).all() for tensor in lower)
+
+
+@pytest.mark.parametrize("ratio", [0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+@pytest.mark.parametrize("name", GRANULARITIES)
+def test_the_achievable_ratio_is_achieved(name, ratio):
+    granularity = GRANULARITIES[name]
+    shapes = {"a": (40, 20, 3, 3), "b": (60, 40, 5, 5), "c": (30, 64), "stem": (16, 3, 3, 3)}
+    tolerance = 1e-9 if name in OF_GROUPS else 0.01
+
+    assert explain_infeasible(shapes.values(), granularity, ratio, settings()) is None
+    masks = choose(random_saliency(shapes), granularity, ratio)
+
+    achievable = achievable_ratio(shapes.values(), granularity, ratio, settings())
+    assert share_dropped(masks.values()) == pytest.approx(achievable, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", GRANULARITIES)
+def test_precision_and_memory_layout_of_a_saliency_make_no_difference(name):
+    granularity = GRANULARITIES[name]
+    random = torch.Generator().manual_seed(0)
+
+    # Whole numbers have exact sums in either precision. "a" is a view of one score per filter.
+    per_filter = torch.randint(1000, (6, 1, 1, 1), generator=random).float()
+    per_weight = torch.randint(1000, (5, 8, 3, 3), generator=random).float()
+    plain = {"a": per_filter.expand(6, 4, 3, 3), "b": per_weight}
+    changed = {
+        "a": plain["a"].double(),
+        "b": plain["b"].double().contiguous(memory_format=torch.channels_last),
+    }
+
+    expected = choose(plain, granularity, 0.5)
+    masks = choose(changed, granularity, 0.5)
+
+    assert masks.keys() == expected.keys()
+    assert all(torch.equal(masks[tensor], expected[tensor]) for tensor in expected)
+    assert all(mask.is_contiguous() for mask in masks.values())
 
 
 # --- N of M
 
 
 @pytest.mark.parametrize(
-    ("group", "ratio", "kept_of"), [(4, 0.5, 2), (4, 0.75, 1), (2, 0.5, 1), (8, 0.25, 6)]
+    ("group", "ratio", "n"), [(4, 0.5, 2), (4, 0.75, 1), (2, 0.5, 1), (8, 0.25, 6)]
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_n_of_m_keeps_the_largest_n_of_every_m_input_channels(group, ratio, kept_of, seed):
-    scores = saliencies(
-        {"conv": (5, 16, 3, 3), "linear": (3, 24), "stem": (4, 3, 3, 3)}, seed, ties=seed == 2
-    )
-    kept = choose(scores, N_OF_M, Scope.LAYERWISE, ratio, settings(group=group))
-    assert set(kept) == {"conv", "linear"}  # three input channels make no group
-    for name, mask in kept.items():
-        for out, *place in np.ndindex(mask.shape[0], *mask.shape[2:]):
-            column = mask[(out, slice(None), *place)]  # along the input channels
-            values = scores[name][(out, slice(None), *place)]
-            for start in range(0, len(column), group):
-                stays, those = column[start : start + group], values[start : start + group]
-                assert int(stays.sum()) == kept_of
-                assert those[stays].min() >= those[~stays].max()
+def test_n_of_m_keeps_the_largest_n_of_every_m_input_channels(group, ratio, n, seed):
+    shapes = {"conv": (5, 16, 3, 3), "linear": (3, 24), "stem": (4, 3, 3, 3)}
+    saliency = random_saliency(shapes, seed, ties=seed == 2)
+
+    masks = choose(saliency, N_OF_M, ratio, group=group)
+
+    assert set(masks) == {"conv", "linear"}  # three input channels make no group
+    for name, mask in masks.items():
+        for output, *place in np.ndindex(mask.shape[0], *mask.shape[2:]):
+            along_inputs = (output, slice(None), *place)
+            groups = zip(
+                torch.split(mask[along_inputs], group),
+                torch.split(saliency[name][along_inputs], group),
+                strict=True,
+            )
+            for kept, scores in groups:
+                assert int(kept.sum()) == n
+                assert scores[kept].min() >= scores[~kept].max()
 
 
 def test_two_of_four_is_the_layout_of_semi_structured_kernels():
-    """Of the matrix [out, in] that such kernels multiply by, two of every four neighbours in a row are zero."""
-    kept = choose(saliencies({"linear": (32, 64)}), N_OF_M, Scope.LAYERWISE, 0.5, settings())[
-        "linear"
-    ]
-    assert bool((kept.view(32, 16, 4).sum(2) == 2).all())
+    """Such kernels need two zeros among every four neighbours in a row of the matrix [out, in]."""
+    masks = choose(random_saliency({"linear": (32, 64)}), N_OF_M, 0.5)
+
+    assert bool((masks["linear"].view(32, 16, 4).sum(2) == 2).all())
 
 
 # --- patterns
 
 
-@pytest.mark.parametrize("patterns", [1, 3, 8])
+@pytest.mark.parametrize("max_patterns", [1, 3, 8])
 @pytest.mark.parametrize("ratio", [0.33, 0.55])
-def test_every_kernel_takes_the_best_of_a_few_frequent_patterns(patterns, ratio):
-    scores = saliencies(
-        {"a": (6, 4, 3, 3), "b": (9, 5, 3, 3), "linear": (4, 4), "pointwise": (8, 8, 1, 1)}
-    )
-    count = round((1 - ratio) * 9)
-    kept = choose(scores, PATTERN, Scope.LAYERWISE, ratio, settings(patterns=patterns))
-    assert set(kept) == {"a", "b"}
-    kernels = [kernel for name in kept for kernel in scores[name].reshape(-1, 9).tolist()]
-    own = Counter(
-        tuple(sorted(sorted(range(9), key=kernel.__getitem__)[-count:])) for kernel in kernels
-    )
-    masked = [
-        tuple(row.nonzero().flatten().tolist())
-        for name in kept
-        for row in kept[name].reshape(-1, 9)
-    ]
-    used = set(masked)
-    assert len(used) <= patterns
-    assert {len(pattern) for pattern in used} == {count}
-    # No pattern left out is more frequent than one in use, and each kernel has the best of those in use.
-    assert (
-        min(own[pattern] for pattern in used) >= sorted(own.values(), reverse=True)[:patterns][-1]
-    )
-    for kernel, pattern in zip(kernels, masked, strict=True):
-        best = max(sum(kernel[place] for place in other) for other in used)
-        assert sum(kernel[place] for place in pattern) == pytest.approx(best)
+def test_each_kernel_takes_the_best_of_the_most_frequent_patterns(max_patterns, ratio):
+    shapes = {"a": (6, 4, 3, 3), "b": (9, 5, 3, 3), "linear": (4, 4), "pointwise": (8, 8, 1, 1)}
+    saliency = random_saliency(shapes)
+    kept_per_kernel = round((1 - ratio) * 9)
+
+    masks = choose(saliency, PATTERN, ratio, patterns=max_patterns)
+
+    assert set(masks) == {"a", "b"}
+    kernels: list[list[float]] = []
+    patterns: list[Index] = []
+    for name, mask in masks.items():
+        kernels += saliency[name].reshape(-1, 9).tolist()
+        patterns += [tuple(row.nonzero().flatten().tolist()) for row in mask.reshape(-1, 9)]
+
+    used = set(patterns)
+    assert len(used) <= max_patterns
+    assert {len(pattern) for pattern in used} == {kept_per_kernel}
+
+    # No pattern that is left out is more frequent than one in use.
+    own_choices: Counter[Index] = Counter()
+    for kernel in kernels:
+        ascending = sorted(range(9), key=kernel.__getitem__)
+        own_choices[tuple(sorted(ascending[-kept_per_kernel:]))] += 1
+    most_frequent = sorted(own_choices.values(), reverse=True)[:max_patterns]
+    assert min(own_choices[pattern] for pattern in used) >= most_frequent[-1]
+
+    # Each kernel has the best of the patterns in use.
+    def saliency_kept(kernel: list[float], pattern: Index) -> float:
+        return sum(kernel[place] for place in pattern)
+
+    for kernel, pattern in zip(kernels, patterns, strict=True):
+        best = max(saliency_kept(kernel, candidate) for candidate in used)
+        assert saliency_kept(kernel, pattern) == pytest.approx(best)
 
 
-def test_enough_patterns_let_every_kernel_keep_its_own_largest_weights():
-    scores = saliencies(
-        {"large": (3, 2, 16, 16), "small": (4, 4, 3, 3)}
-    )  # 256 places: too many for an integer's bits
-    kept = choose(scores, PATTERN, Scope.LAYERWISE, 0.5, settings(patterns=1000))
-    for name, score in scores.items():
+def test_with_enough_patterns_each_kernel_keeps_its_largest_weights():
+    # A kernel of 256 places has more patterns than an integer has bits for.
+    saliency = random_saliency({"large": (3, 2, 16, 16), "small": (4, 4, 3, 3)})
+
+    masks = choose(saliency, PATTERN, 0.5, patterns=1000)
+
+    for name, score in saliency.items():
         area = score[0, 0].numel()
-        for row, mask in zip(score.reshape(-1, area), kept[name].reshape(-1, area), strict=True):
-            assert set(mask.nonzero().flatten().tolist()) == set(
-                row.topk(round(0.5 * area)).indices.tolist()
-            )
+        kernels, kept = score.reshape(-1, area), masks[name].reshape(-1, area)
+        for kernel, mask in zip(kernels, kept, strict=True):
+            largest = kernel.topk(round(0.5 * area)).indices
+            assert set(mask.nonzero().flatten().tolist()) == set(largest.tolist())
 
 
-# --- shares of single tensors
+# --- ratios of single tensors
 
 
 @pytest.mark.parametrize("name", GRANULARITIES)
 def test_tensors_with_their_own_ratio_lose_it_and_protected_ones_nothing(name):
     granularity = GRANULARITIES[name]
-    scores = saliencies(dict.fromkeys("abcd", (8, 8, 4, 4)))
-    own = {"a": 0.75, "b": 0, "no such tensor": 0.3}
-    kept = choose(scores, granularity, scope_of(granularity), 0.5, settings(block_columns=4), own)
-    assert list(kept) == ["a", "c", "d"]
-    assert removed_share({"a": kept["a"]}) == 0.75
-    assert removed_share({"c": kept["c"], "d": kept["d"]}) == 0.5
-    alone = {key: score for key, score in scores.items() if key in "cd"}
-    assert dropped(
-        choose(alone, granularity, scope_of(granularity), 0.5, settings(block_columns=4))
-    ) == {(key, index) for key, index in dropped(kept) if key != "a"}
+    saliency = random_saliency(dict.fromkeys("abcd", (8, 8, 4, 4)))
+    layer_ratios = {"a": 0.75, "b": 0, "no such tensor": 0.3}
+
+    masks = choose(saliency, granularity, 0.5, layer_ratios=layer_ratios, block_columns=4)
+
+    assert list(masks) == ["a", "c", "d"]
+    assert share_dropped([masks["a"]]) == 0.75
+    assert share_dropped([masks["c"], masks["d"]]) == 0.5
+
+    # The other tensors lose what they lose by themselves.
+    others = {tensor: saliency[tensor] for tensor in "cd"}
+    by_themselves = choose(others, granularity, 0.5, block_columns=4)
+    assert dropped_indices(by_themselves) == dropped_indices({"c": masks["c"], "d": masks["d"]})
 
 
-def test_a_tensor_without_a_mask_is_left_alone_by_all_that_follows():
+def test_a_tensor_without_a_mask_keeps_its_weights():
     model = build("resnet8", 10, DIGITS_SHAPE)
     before = {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
-    scores = {name: weight.abs() for name, weight in before.items()}
-    kept = choose(scores, KERNEL, Scope.GLOBAL, 0.5, settings(), {"conv1.weight": 0})
-    assert set(before) - set(kept) == {"conv1.weight", "linear.weight"}
-    masking.apply(model, kept)
-    masking.verify(model, kept)
+    saliency = {name: weight.abs() for name, weight in before.items()}
+
+    masks = choose(saliency, KERNEL, 0.5, layer_ratios={"conv1.weight": 0})
+    masking.apply(model, masks)
+    masking.verify(model, masks)
+
+    assert set(before) - set(masks) == {"conv1.weight", "linear.weight"}
     for name, weight in prunable_weights(model).items():
-        assert torch.equal(weight, before[name] * kept.get(name, True))
+        assert torch.equal(weight, before[name] * masks.get(name, True))
 
 
-def test_other_forms_of_a_saliency_make_no_difference():
-    """A view with one score for each filter, memory in another order, another precision."""
-    # Whole numbers, whose sums are exact in either precision.
-    random = torch.Generator().manual_seed(0)
-    numbers = [
-        torch.randint(1000, shape, generator=random).float()
-        for shape in ((6, 1, 1, 1), (5, 8, 3, 3))
-    ]
-    scores = {"a": numbers[0].expand(6, 4, 3, 3), "b": numbers[1]}
-    last = {
-        "a": scores["a"].double(),
-        "b": scores["b"].double().contiguous(memory_format=torch.channels_last),
-    }
-    for granularity in GRANULARITIES.values():
-        scope = scope_of(granularity)
-        first, second = (
-            choose(form, granularity, scope, 0.5, settings()) for form in (scores, last)
-        )
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[name], second[name]) for name in first)
-        assert all(mask.is_contiguous() for mask in second.values())
-
-
-# --- what cannot be
+# --- infeasible ratios
 
 
 @pytest.mark.parametrize(
-    ("granularity", "shapes", "ratio", "said"),
+    ("granularity", "shapes", "ratio", "message"),
     [
-        (PATTERN, {"a": (8, 8, 1, 1), "b": (4, 4)}, 0.5, r"none; needed: .*larger than 1x1"),
-        (KERNEL, {"b": (4, 4)}, 0.5, r"none; needed: .*larger than 1x1"),
-        (VECTOR, {"a": (8, 8, 3, 1)}, 0.5, r"none; needed: .*wider than 1"),
+        (PATTERN, {"a": (8, 8, 1, 1), "b": (4, 4)}, 0.5, r"has none\. .*larger than 1x1"),
+        (KERNEL, {"b": (4, 4)}, 0.5, r"has none\. .*larger than 1x1"),
+        (VECTOR, {"a": (8, 8, 3, 1)}, 0.5, r"has none\. .*wider than 1"),
         (N_OF_M, {"a": (8, 3, 3, 3), "b": (4, 6)}, 0.5, r"multiple of prune\.group = 4"),
-        (N_OF_M, {"a": (8, 8)}, 0.1, r"ratio 0\.1 removes none of a group of 4 weights; .* 0\.25"),
-        (N_OF_M, {"a": (8, 8)}, 0.95, r"ratio 0\.95 leaves none of a group of 4 weights; .* 0\.75"),
+        (N_OF_M, {"a": (8, 8)}, 0.1, r"ratio 0\.1 removes none of a group of 4 weights.* 0\.25"),
+        (N_OF_M, {"a": (8, 8)}, 0.95, r"ratio 0\.95 leaves none of a group of 4 weights.* 0\.75"),
         (
             PATTERN,
             {"a": (8, 8, 3, 3), "b": (8, 8, 7, 7)},
             0.96,
-            r"leaves none of a group of 9 weights; .* 0\.888889",
+            r"leaves none of a group of 9 weights.* 0\.888889",
         ),
-        (FILTER, {"a": (2, 8), "b": (2, 4)}, 0.05, r"removes none of the 4 filters; .* 0\.25"),
-        (BLOCK, {"a": (8, 10)}, 0.9, r"leaves none of the 4 blocks; .* 0\.75"),
+        (FILTER, {"a": (2, 8), "b": (2, 4)}, 0.05, r"removes none of the 4 filters.* 0\.25"),
+        (BLOCK, {"a": (8, 10)}, 0.9, r"leaves none of the 4 blocks.* 0\.75"),
         (BLOCK, {"a": (4, 5)}, 0.5, r"there is only one"),
-        (WEIGHT, {"a": (4, 5)}, 0.99, r"leaves none of the 20 weights; .* 0\.95"),
+        (WEIGHT, {"a": (4, 5)}, 0.99, r"leaves none of the 20 weights.* 0\.95"),
     ],
 )
-def test_a_ratio_that_cannot_be_met_is_named_and_refused(granularity, shapes, ratio, said):
-    line = why_not(shapes, granularity, ratio, settings())
+def test_an_infeasible_ratio_is_refused_by_one_line(granularity, shapes, ratio, message):
+    line = explain_infeasible(shapes.values(), granularity, ratio, settings())
+
+    with pytest.raises(InputError, match=message) as refusal:
+        choose(random_saliency(shapes), granularity, ratio)
+
+    assert refusal.value.problems == [line]
     assert line is not None
     assert "\n" not in line
-    with pytest.raises(InputError, match=said) as refusal:
-        choose(saliencies(shapes), granularity, scope_of(granularity), ratio, settings())
-    assert refusal.value.problems == [line]
-    if "nearest" in line:  # what is named instead can be met
-        nearest = float(line.rsplit(" ", 1)[1])
-        kept = choose(saliencies(shapes), granularity, scope_of(granularity), nearest, settings())
-        assert 0 < removed_share(kept) < 1
+    if "nearest" in line:  # the nearest ratio is feasible
+        nearest = float(line.rsplit(" ", 1)[1].rstrip("."))
+        masks = choose(random_saliency(shapes), granularity, nearest)
+        assert 0 < share_dropped(masks.values()) < 1
 
 
-def test_a_tensors_own_ratio_is_refused_by_the_tensors_name():
-    scores = saliencies({"a": (8, 8), "b": (8, 8)})
+def test_an_infeasible_ratio_of_a_tensor_is_refused_by_its_name():
+    saliency = random_saliency({"a": (8, 8), "b": (8, 8)})
+
     with pytest.raises(InputError, match=r"^b: ratio 0\.9 leaves none"):
-        choose(scores, N_OF_M, Scope.LAYERWISE, 0.5, settings(), {"b": 0.9})
+        choose(saliency, N_OF_M, 0.5, layer_ratios={"b": 0.9})
 
 
 def test_a_saliency_that_is_not_a_number_is_refused():
+    saliency = {"a": torch.tensor([[1.0, float("nan")]])}
+
     with pytest.raises(InputError, match="saliency of a is not a number"):
-        choose({"a": torch.tensor([[1.0, float("nan")]])}, WEIGHT, Scope.GLOBAL, 0.5, settings())
+        choose(saliency, WEIGHT, 0.5)
 
 
-@pytest.mark.parametrize("ratio", [0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-@pytest.mark.parametrize("name", GRANULARITIES)
-def test_what_is_achievable_is_achieved(name, ratio):
-    granularity = GRANULARITIES[name]
-    shapes = {"a": (40, 20, 3, 3), "b": (60, 40, 5, 5), "c": (30, 64), "stem": (16, 3, 3, 3)}
-    assert why_not(shapes, granularity, ratio, settings()) is None
-    kept = choose(saliencies(shapes), granularity, scope_of(granularity), ratio, settings())
-    tolerance = 1e-9 if name in WITHIN_GROUPS else 0.01
-    assert removed_share(kept) == pytest.approx(
-        achievable(shapes, granularity, ratio, settings()), abs=tolerance
-    )
+def test_a_saliency_of_zeros_is_refused():
+    with pytest.raises(InputError, match="all saliencies are zero"):
+        choose({"a": torch.zeros(2, 2)}, WEIGHT, 0.5)

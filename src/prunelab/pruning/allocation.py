@@ -1,4 +1,4 @@
-"""Ratios for every layer out of what each bears by itself, at a budget for the whole network."""
+"""Find a ratio for every layer from sensitivity curves, so that the network meets a budget."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,18 @@ import numpy as np
 from prunelab.pruning.structured.budget import solve
 from prunelab.pruning.structured.groups import target_width
 
-HAIR = 1e-6  # of accuracy, by which a curve falls where it is flat: see `Curve.most`
+# Flat stretches of a curve fall by so much accuracy, over the whole range of shares. A threshold
+# then meets every flat stretch at one share, the same for all curves: see `Curve.largest_share_at`.
+TIE_BREAK = 1e-6
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a part of a network bears: accuracies [n] at the shares `removed` [n] of its units, from 0 on.
+    """The accuracy of the network when one layer (or one set of coupled layers) alone is pruned.
 
-    Shares rise, accuracies do not; widths left are multiples of `round_to`.
+    `removed` [n] are shares of the layer's `units`; they rise from 0, the dense network, to below
+    1. `accuracies` [n] are those at these shares, 0 to 1; they never rise. The layer keeps a
+    multiple of `round_to` units.
     """
 
     name: str
@@ -33,54 +37,80 @@ class Curve:
         points: Sequence[tuple[float, float]],
         round_to: int = 1,
     ) -> "Curve":
-        """A curve through the dense network and measured points (share removed, accuracy) in any order.
+        """The falling curve that is nearest, by least squares, to measured points.
 
-        Where accuracy rises with the share, as noise makes it, neighbours are averaged until it does not: of all
-        curves that fall, the nearest by least squares (isotonic regression, Barlow et al. 1972).
+        Measured accuracies may rise with the share removed, because of noise. Isotonic regression
+        averages such neighbours until no accuracy rises.
+
+        Barlow et al. 1972, Statistical Inference under Order Restrictions.
+
+        Args:
+            name: the name of the layer.
+            units: how many units it has.
+            dense: the accuracy of the dense network, 0 to 1.
+            points: (share removed, accuracy), in any order.
+            round_to: the layer keeps a multiple of this number of units.
         """
         from scipy.optimize import isotonic_regression
 
-        removed, first = np.unique([0.0, *(share for share, _ in points)], return_index=True)
-        accuracies = np.array([dense, *(accuracy for _, accuracy in points)])[first]
-        return cls(
-            name, units, removed, isotonic_regression(accuracies, increasing=False).x, round_to
-        )
+        shares = [0.0]
+        measured = [dense]
+        for share, accuracy in points:
+            shares.append(share)
+            measured.append(accuracy)
+
+        removed, first_rows = np.unique(shares, return_index=True)
+        accuracies = np.array(measured)[first_rows]
+        falling = isotonic_regression(accuracies, increasing=False).x
+        return cls(name, units, removed, falling, round_to)
 
     def accuracy(self, share: float) -> float:
-        """Accuracy once this share is gone, on the straight line between what was measured."""
+        """The accuracy when this share of the units is removed, interpolated linearly."""
         return float(np.interp(share, self.removed, self.accuracies))
 
-    def most(self, threshold: float) -> float:
-        """The largest share up to which accuracy stays at the threshold; never beyond what was measured.
+    def largest_share_at(self, threshold: float) -> float:
+        """The largest share that can be removed while the accuracy stays at the threshold.
 
-        Of a flat stretch, where shares cost nothing, the threshold must still pick one, and the same for all curves
-        that are flat there: hence the hair.
+        It is never larger than the largest share that was measured. Along a flat stretch, which
+        every threshold at its accuracy allows, `TIE_BREAK` makes the accuracy fall slightly.
         """
-        return float(np.interp(-threshold, HAIR * self.removed - self.accuracies, self.removed))
+        losses = TIE_BREAK * self.removed - self.accuracies
+        return float(np.interp(-threshold, losses, self.removed))
 
     def width(self, share: float) -> int:
-        """How many units a cut by this share leaves."""
+        """How many units stay when this share is removed."""
         return target_width(self.units, share, self.round_to)
 
 
 def allocate(
-    curves: Sequence[Curve], kept: Callable[[Sequence[int]], float], target: float
+    curves: Sequence[Curve], share_kept: Callable[[Sequence[int]], float], target_share: float
 ) -> list[int]:
-    """How many units every part keeps, so that the network keeps the share `target` of its cost.
+    """How many units every layer keeps, so that the network keeps a share of its dense cost.
 
-    One accuracy is sought that all parts may fall to, each by itself: every part loses the largest share at which its
-    own curve stays there, and the accuracy is bisected until what is left costs the target (minimising the worst
-    part's loss; the rule of Li et al. 2017, who set the shares by hand, made automatic). Parts that bear more lose
-    more, and parts with the same curve the same. That several parts are cut at once is not looked at.
+    All layers follow one accuracy threshold. Every layer loses the largest share at which its own
+    curve stays at the threshold, and the threshold is bisected until the cost meets the target.
+    This minimises the loss of the worst layer: layers with flat curves lose more units, and layers
+    with equal curves lose equal shares. The curves are those of single layers, so what it costs to
+    prune several layers at once is not taken into account.
 
-    `kept` gives the share of the cost for widths, and rises with each of them. What is nearest to the target is
-    returned, however far: where curves end, nothing more is taken.
+    This automates Li et al. 2017, Pruning Filters for Efficient ConvNets, who choose the share of
+    every layer by hand from such curves.
+
+    Args:
+        curves: one for every layer.
+        share_kept: gives the share of the dense cost that widths keep; it must not fall when a
+            width rises.
+        target_share: the share to keep, 0 to 1.
+
+    Returns:
+        The widths whose cost is nearest to the target, in the order of the curves. They keep more
+        than the target if the curves end before it: no layer loses more than was measured.
     """
-    dense = max(curve.accuracies[0] for curve in curves)
-    lowest = min(curve.accuracies[-1] for curve in curves) - 2 * HAIR
+    highest = max(curve.accuracies[0] for curve in curves)
+    lowest = min(curve.accuracies[-1] for curve in curves) - 2 * TIE_BREAK
 
-    def widths(fallen: float) -> list[int]:
-        threshold = dense - fallen * (dense - lowest)
-        return [curve.width(curve.most(threshold)) for curve in curves]
+    def widths_at(fall: float) -> list[int]:
+        threshold = highest - fall * (highest - lowest)
+        return [curve.width(curve.largest_share_at(threshold)) for curve in curves]
 
-    return solve(widths, kept, target)
+    return solve(widths_at, share_kept, target_share)

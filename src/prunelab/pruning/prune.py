@@ -191,12 +191,18 @@ def _build_pruner(
     inputs = example_input(shape)
     if isinstance(method.granularity, Granularity):
         assert isinstance(method.scope, select.Scope)
-        whole = []
+        protected_layers = []
         if method.granularity is granularity.FILTER:
-            whole = [MODELS[architecture].head]  # removing one of its filters would remove a class
+            # Each filter of the head is a class, and all of them must stay.
+            protected_layers = [MODELS[architecture].head]
 
         return MaskPruner(
-            model, spec, method.granularity, method.scope, whole=whole, example=inputs
+            model,
+            spec,
+            method.granularity,
+            method.scope,
+            protected_layers=protected_layers,
+            example_input=inputs,
         )
 
     assert not isinstance(method.scope, select.Scope)

@@ -19,7 +19,7 @@ from prunelab.pruning.methods import Kind
 from prunelab.pruning.prune import find_groups
 from prunelab.pruning.structured import channels
 from prunelab.pruning.structured.groups import Candidate, Group, unit_scores
-from prunelab.pruning.unstructured.ranking import keep_largest, kept_of
+from prunelab.pruning.unstructured.ranking import count_kept, keep_largest
 from prunelab.runtime.device import generator
 from prunelab.training import masking
 
@@ -105,7 +105,7 @@ def measurable(parts: Sequence[PrunableUnit], ratios: Sequence[float]) -> bool:
 
 def units_kept(units: int, ratio: float) -> int | None:
     """How many of so many units stay at a ratio, or None if it would remove none or all of them."""
-    kept = kept_of(units, ratio)
+    kept = count_kept(units, ratio)
     return kept if 0 < kept < units else None
 
 

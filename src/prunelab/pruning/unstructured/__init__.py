@@ -1,1 +1,1 @@
-"""Unstructured pruning: single weights, or small groups of them, are masked."""
+"""Unstructured pruning: masks drop single weights, or small units of them, and shapes stay."""

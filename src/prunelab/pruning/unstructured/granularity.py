@@ -1,158 +1,221 @@
-"""GRANULARITIES: what goes at once, by name: single weights, units of weights, or a choice within small groups."""
+"""GRANULARITIES: what masks drop at once, by name.
 
-from collections.abc import Callable, Mapping
+That is single weights, units of weights (kernels, blocks, ...), or a choice within small groups of
+weights (N:M, patterns). Which units go is decided in `select`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from torch import Tensor
-
 from prunelab.config.params import Prune
-from prunelab.pruning.unstructured.ranking import Saliency, kept_of, n_of_m, patterns
-from prunelab.pruning.unstructured.tiling import Shape, Tiling
+from prunelab.pruning.unstructured.ranking import (
+    Saliency,
+    count_kept,
+    keep_n_of_m,
+    keep_patterns,
+)
+from prunelab.pruning.unstructured.tiling import Tiling, WeightShape
 from prunelab.training.masking import Masks
+
+
+def _no_tiling(shape: WeightShape, settings: Prune) -> Tiling | None:
+    return None
+
+
+def _no_groups(shape: WeightShape, settings: Prune) -> int | None:
+    return None
 
 
 @dataclass(frozen=True)
 class Granularity:
-    """What pruning removes at once; `noun` names it, in the plural.
+    """What masks drop at once. There are two kinds.
 
-    `tiling(shape, settings)` tells the units of a tensor; None where the granularity does not apply, so that the tensor
-    stays dense. A granularity with `groups` is no ranking of units: in every group of so many weights (None, again:
-    does not apply) the same number stays, and `select` chooses them for all tensors at once, each with its own ratio.
+    A granularity of units has a `tiling`, which divides a weight tensor of a given shape into
+    units. Units are ranked by their mean saliency.
+
+    A granularity of groups has a `group_size`, the number of weights of a group, and
+    `choose_in_groups`. Every group keeps the same number of weights. `choose_in_groups(saliency,
+    ratios, settings)` chooses them for all tensors at once, each with its own ratio.
+
+    `tiling` and `group_size` return None for a tensor that the granularity does not apply to. Such
+    a tensor stays dense.
     """
 
-    noun: str
-    needs: str  # what a network must have for this to apply
-    tiling: Callable[[Shape, Prune], Tiling | None] = lambda shape, settings: None
-    groups: Callable[[Shape, Prune], int | None] = lambda shape, settings: None
-    select: Callable[[Saliency, Mapping[str, float], Prune], Masks] | None = None
+    noun: str  # names the units in messages, in the plural
+    requirement: str  # what a network must have, for messages; may quote {settings}
+    tiling: Callable[[WeightShape, Prune], Tiling | None] = _no_tiling
+    group_size: Callable[[WeightShape, Prune], int | None] = _no_groups
+    choose_in_groups: Callable[[Saliency, Mapping[str, float], Prune], Masks] | None = None
 
-    def units(self, shape: Shape, settings: Prune) -> Tensor | None:
-        """The number of every weight's unit, int64 of the tensor's shape; None where there are no units."""
+    def applies(self, shape: WeightShape, settings: Prune) -> bool:
+        """Whether weight tensors of this shape have such units or groups."""
+        return self.count_choices(shape, settings) > 0
+
+    def count_choices(self, shape: WeightShape, settings: Prune) -> int:
+        """How many units a tensor has, or how many weights one of its groups; 0 if it has none."""
+        if self.choose_in_groups:
+            return self.group_size(shape, settings) or 0
+
         tiling = self.tiling(shape, settings)
-        return tiling.numbers(shape) if tiling else None
+        if tiling is None:
+            return 0
+        return len(tiling)
 
-    def applies(self, shape: Shape, settings: Prune) -> bool:
-        return (self.groups if self.select else self.tiling)(shape, settings) is not None
 
-
-def why_not(
-    shapes: Mapping[str, Shape], granularity: Granularity, ratio: float, settings: Prune
+def explain_infeasible(
+    shapes: Iterable[WeightShape], granularity: Granularity, ratio: float, settings: Prune
 ) -> str | None:
-    """One line that tells why a network of such tensors cannot lose this ratio so; None if it can."""
-    usable = [shape for shape in shapes.values() if granularity.applies(shape, settings)]
-    if not usable:
-        needs = granularity.needs.format(settings=settings)
-        return f"ratio {ratio} of {granularity.noun}: this network has none; needed: {needs}"
+    """One line on why tensors of these shapes cannot lose the ratio; None if they can.
+
+    A ratio above 0 must drop something and keep something.
+    """
+    counts: list[int] = []
+    for shape in shapes:
+        if granularity.applies(shape, settings):
+            counts.append(granularity.count_choices(shape, settings))
+
+    if not counts:
+        requirement = granularity.requirement.format(settings=settings)
+        return (
+            f"ratio {ratio} of {granularity.noun} cannot be met: this network has none. "
+            f"Use a network with {requirement}."
+        )
     if ratio == 0:
         return None
-    counts = sorted({choices(granularity, shape, settings) for shape in usable})
-    if (
-        granularity.select
-    ):  # within every group by itself: none may be emptied, and some must lose something
-        steps = counts[0] if kept_of(counts[0], ratio) == 0 else counts[-1]
-        among = f"a group of {steps} weights"
+
+    if granularity.choose_in_groups:
+        # The ratio holds within every group. No group may lose all its weights, and those of some
+        # tensor must lose one. The smallest group is the first to lose all.
+        choices = min(counts)
+        if count_kept(choices, ratio) > 0:
+            choices = max(counts)
+        of_what = f"a group of {choices} weights"
     else:
-        steps = sum(choices(granularity, shape, settings) for shape in usable)
-        among = f"the {steps} {granularity.noun}"
-    kept = kept_of(steps, ratio)
-    if 0 < kept < steps:
+        choices = sum(counts)
+        of_what = f"the {choices} {granularity.noun}"
+
+    kept = count_kept(choices, ratio)
+    if 0 < kept < choices:
         return None
-    if steps == 1:
-        return f"ratio {ratio} of {granularity.noun}: there is only one, which has to stay"
-    does, nearest = ("removes none", 1 / steps) if kept else ("leaves none", 1 - 1 / steps)
-    return f"ratio {ratio} {does} of {among}; the nearest ratio that can be met is {nearest:.6g}"
+
+    if choices == 1:
+        return (
+            f"ratio {ratio} of {granularity.noun} cannot be met: there is only one. It must stay."
+        )
+    if kept:
+        effect, nearest = "removes none", 1 / choices
+    else:
+        effect, nearest = "leaves none", 1 - 1 / choices
+    return f"ratio {ratio} {effect} of {of_what}. The nearest feasible ratio is {nearest:.6g}."
 
 
-def choices(granularity: Granularity, shape: Shape, settings: Prune) -> int:
-    """How many units a tensor has, or how many weights a group of it."""
-    tiling = granularity.tiling(shape, settings)
-    return len(tiling) if tiling else granularity.groups(shape, settings) or 0
-
-
-def achievable(
-    shapes: Mapping[str, Shape], granularity: Granularity, ratio: float, settings: Prune
+def achievable_ratio(
+    shapes: Iterable[WeightShape], granularity: Granularity, ratio: float, settings: Prune
 ) -> float:
-    """The ratio nearest to this one that the granularity can give to the weights it applies to.
+    """The share of weights that tensors of these shapes lose at a ratio, 0 to below 1.
 
-    For N:M and patterns that is what they will achieve; rankings of units achieve any ratio to within one unit.
+    It counts the weights of the tensors that the granularity applies to, and is 0 if there are
+    none. Choices within groups round the ratio to whole weights of a group. Rankings of units meet
+    any ratio to within one unit, so for them this is the ratio itself.
     """
-    if not granularity.select:
+    if not granularity.choose_in_groups:
         return ratio
-    grouped = [
-        (prod(shape), size)
-        for shape in shapes.values()
-        if (size := granularity.groups(shape, settings))
-    ]
-    total = sum(count for count, _ in grouped)
-    return (
-        sum(count * (1 - kept_of(size, ratio) / size) for count, size in grouped) / total
-        if total
-        else 0.0
-    )
+
+    total = 0
+    dropped = 0.0
+    for shape in shapes:
+        size = granularity.group_size(shape, settings)
+        if size:
+            total += prod(shape)
+            dropped += prod(shape) * (1 - count_kept(size, ratio) / size)
+
+    if total == 0:
+        return 0.0
+    return dropped / total
 
 
-def _matrix(shape: Shape) -> tuple[int, int]:
+def _as_matrix(shape: WeightShape) -> tuple[int, int]:
+    """Rows and columns of the matrix [out, in * height * width]."""
     return shape[0], prod(shape[1:])
 
 
-def _has_kernels(shape: Shape) -> bool:
+def _has_kernels(shape: WeightShape) -> bool:
     return len(shape) == 4 and shape[2] * shape[3] > 1
 
 
-def _vectors(shape: Shape, settings: Prune) -> Tiling | None:
-    return (
-        Tiling(prod(shape[:3]), shape[3], 1, shape[3]) if len(shape) == 4 and shape[3] > 1 else None
-    )
+def _weights(shape: WeightShape, settings: Prune) -> Tiling:
+    return Tiling(1, prod(shape), 1, 1)
 
 
-def _kernels(shape: Shape, settings: Prune) -> Tiling | None:
+def _kernel_rows(shape: WeightShape, settings: Prune) -> Tiling | None:
+    if len(shape) != 4 or shape[3] == 1:
+        return None
+    width = shape[3]
+    return Tiling(prod(shape[:3]), width, 1, width)
+
+
+def _kernels(shape: WeightShape, settings: Prune) -> Tiling | None:
+    if not _has_kernels(shape):
+        return None
     area = prod(shape[2:])
-    return Tiling(shape[0] * shape[1], area, 1, area) if _has_kernels(shape) else None
+    return Tiling(shape[0] * shape[1], area, 1, area)
 
 
-def _blocks(shape: Shape, settings: Prune) -> Tiling:
-    rows, columns = _matrix(shape)
-    return Tiling(
-        rows, columns, min(rows, settings.block_rows), min(columns, settings.block_columns)
-    )
+def _blocks(shape: WeightShape, settings: Prune) -> Tiling:
+    rows, columns = _as_matrix(shape)
+    block_rows = min(rows, settings.block_rows)
+    block_columns = min(columns, settings.block_columns)
+    return Tiling(rows, columns, block_rows, block_columns)
 
 
-def _filters(shape: Shape, settings: Prune) -> Tiling:
-    return Tiling(*_matrix(shape), 1, _matrix(shape)[1])
+def _filters(shape: WeightShape, settings: Prune) -> Tiling:
+    rows, columns = _as_matrix(shape)
+    return Tiling(rows, columns, 1, columns)
 
 
-def _n_of_m_group(shape: Shape, settings: Prune) -> int | None:
+def _channel_group(shape: WeightShape, settings: Prune) -> int | None:
     return settings.group if shape[1] % settings.group == 0 else None
 
 
-def _pattern_group(shape: Shape, settings: Prune) -> int | None:
+def _kernel_area(shape: WeightShape, settings: Prune) -> int | None:
     return prod(shape[2:]) if _has_kernels(shape) else None
 
 
-WEIGHT = Granularity("weights", "any weights", lambda shape, settings: Tiling(1, prod(shape), 1, 1))
-# Mao et al. (2017): a row of a kernel, and a whole two-dimensional kernel. Linear layers and 1x1 convolutions have no
-# kernels; their rows are filters, and parts of their rows are blocks.
-VECTOR = Granularity("rows of kernels", "convolutions with kernels wider than 1", _vectors)
-KERNEL = Granularity("kernels", "convolutions with kernels larger than 1x1", _kernels)
-# Of the matrix [out, in * height * width] (Narang et al. 2017).
-BLOCK = Granularity("blocks", "any weights", _blocks)
-FILTER = Granularity("filters", "any weights", _filters)
-# Of every M weights that follow each other along the input channels, N stay (Mishra et al. 2021, as in NVIDIA's ASP).
-# Layers whose number of input channels is no multiple of M stay dense.
+WEIGHT = Granularity("weights", "weights", tiling=_weights)
+
+# A row of a kernel, or a whole two-dimensional kernel (Mao et al. 2017, Exploring the Regularity of
+# Sparse Structure in Convolutional Neural Networks). Linear layers and 1x1 convolutions have no
+# kernels. Their rows are filters, and parts of their rows are blocks.
+VECTOR = Granularity(
+    "rows of kernels", "convolutions whose kernels are wider than 1", tiling=_kernel_rows
+)
+KERNEL = Granularity("kernels", "convolutions whose kernels are larger than 1x1", tiling=_kernels)
+
+# Blocks of the matrix [out, in * height * width] (Narang et al. 2017, Block-Sparse Recurrent Neural
+# Networks).
+BLOCK = Granularity("blocks", "weights", tiling=_blocks)
+
+# All weights of one output (Li et al. 2017, Pruning Filters for Efficient ConvNets).
+FILTER = Granularity("filters", "weights", tiling=_filters)
+
+# N of every M weights along the input channels stay, as in NVIDIA's ASP (Mishra et al. 2021,
+# Accelerating Sparse Deep Neural Networks). Layers whose number of input channels is no multiple of
+# M stay dense.
 N_OF_M = Granularity(
     "groups of input channels",
     "a layer whose number of input channels is a multiple of prune.group = {settings.group}",
-    groups=_n_of_m_group,
-    select=n_of_m,
+    group_size=_channel_group,
+    choose_in_groups=keep_n_of_m,
 )
-# The same number of weights stays in every kernel, at places that one of a few patterns allows: the most frequent
-# among those that the kernels would choose for themselves (PatDNN: Niu et al. 2020).
+
+# Every kernel keeps the same number of weights, at the places of one of a few patterns (Niu et al.
+# 2020, PatDNN).
 PATTERN = Granularity(
     "patterns of kernels",
-    "convolutions with kernels larger than 1x1",
-    groups=_pattern_group,
-    select=patterns,
+    "convolutions whose kernels are larger than 1x1",
+    group_size=_kernel_area,
+    choose_in_groups=keep_patterns,
 )
 
 GRANULARITIES: dict[str, Granularity] = {

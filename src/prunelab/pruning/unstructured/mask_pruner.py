@@ -1,6 +1,7 @@
-"""Cut a network by masks over its weights."""
+"""MaskPruner prunes a network by masks over its weights; the shapes of tensors stay."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,163 +13,223 @@ from prunelab.models.cost import macs, output_positions, parameters
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured.groups import find_layer_ratio
 from prunelab.pruning.structured.penalties import SelectedUnits
-from prunelab.pruning.unstructured import select
 from prunelab.pruning.unstructured.granularity import Granularity
 from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.pruning.unstructured.select import Scope, Selection, choose_masks, expected_drops
 from prunelab.training import masking
 from prunelab.training.masking import Masks
 
-COARSE = 0.05  # how far units, none of which can be cut in two, may miss a ratio
+UNIT_TOLERANCE = 0.05  # how far whole units may miss a ratio, as a share of the weights
+SOLVER_STEPS = 20  # bisections of the solver's ratio, to about a millionth
 
 
 class MaskPruner:
-    """Cuts by masks over weights, by one granularity in one scope."""
+    """Drops the least salient weights of a network, in units of a granularity.
+
+    Four ratios occur. The target ratio is that of `spec`, at the end of a schedule. A step ratio is
+    what one step prunes to. The solver ratio is the share of weights that the budget solver tries.
+    Layer ratios are those of tensors that have one of their own.
+
+    `protected_layers` stay dense, besides those that `spec.protect` names. `example_input` is one
+    input of the network.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         spec: PruneSpec,
         granularity: Granularity,
-        scope: select.Scope,
+        scope: Scope,
         *,
-        whole: Sequence[str],
-        example: Tensor,
-    ):
-        self._model, self._spec, self._granularity, self._scope = model, spec, granularity, scope
-        self.masks: Masks = {}
-        self._own = own_ratios(model, spec, whole=whole)
-        self._sizes = {name: weight.numel() for name, weight in prunable_weights(model).items()}
-        self._total = parameters(model) if spec.budget == "params" else 0
-        self._uses = None
-        if spec.budget == "macs":
-            self._total, self._uses = (
-                macs(model, tuple(example.shape[1:])),
-                output_positions(model, example),
-            )
-
-    def choose(self, saliency: Saliency, ratio: float) -> Masks:
-        """The masks at a ratio of what the budget names; what is cut already stays cut."""
-        saliency = {
-            name: score.masked_fill(~self.masks[name], -torch.inf) if name in self.masks else score
-            for name, score in saliency.items()
+        protected_layers: Sequence[str],
+        example_input: Tensor,
+    ) -> None:
+        self._model, self._spec = model, spec
+        self._weights_per_tensor = {
+            name: weight.numel() for name, weight in prunable_weights(model).items()
         }
 
-        own = {
-            name: scheduled_ratio(share, ratio, self._spec.ratio)
-            for name, share in self._own.items()
-        }
+        self._layer_ratios = find_layer_ratios(model, spec, protected_layers)
+        self._selection = Selection(granularity, scope, spec, self._layer_ratios)
+        self._masks: Masks = {}  # of all steps so far
 
-        def chosen(native: float) -> Masks:
-            return select.choose(saliency, self._granularity, self._scope, native, self._spec, own)
-
-        if self._spec.budget == "native" or ratio == 0:
-            return chosen(ratio)
-        native = bisect(lambda native: self.removed(chosen(native)), ratio)
-        return chosen(native)
-
-    def removed(self, kept: Masks) -> float:
-        """The share removed of what the budget names."""
-        return self._share({name: mask.numel() - int(mask.sum()) for name, mask in kept.items()})
-
-    def _share(self, dropped: Mapping[str, float]) -> float:
-        if self._spec.budget == "native":
-            dropped = {name: count for name, count in dropped.items() if name not in self._own}
-            return sum(dropped.values()) / max(1, sum(self._sizes[name] for name in dropped))
-        if self._uses is not None:
-            dropped = {
-                name: count * self._uses[name.rpartition(".")[0]] for name, count in dropped.items()
-            }
-        return sum(dropped.values()) / self._total
+        self._dense_cost = 0
+        self._positions: dict[str, int] = {}
+        if spec.budget == "params":
+            self._dense_cost = parameters(model)
+        elif spec.budget == "macs":
+            self._dense_cost = macs(model, tuple(example_input.shape[1:]))
+            self._positions = output_positions(model, example_input)
 
     def check_feasible(self, saliency: Saliency) -> None:
-        # The sizes of tensors decide this, whatever the saliency.
-        ratio = self._spec.ratio
-        self._refuse_none_free(ratio)
+        # The shapes of tensors decide this, whatever the saliency.
+        target_ratio = self._spec.ratio
+        self._check_free_layers(target_ratio)
         shapes = {
             name: tuple(weight.shape) for name, weight in prunable_weights(self._model).items()
         }
 
-        def share(native: float) -> float:
-            return self._share(
-                select.expected(
-                    shapes, self._granularity, self._scope, native, self._spec, self._own
-                )
-            )
+        def removed_at(solver_ratio: float) -> float:
+            drops = expected_drops(shapes, solver_ratio, self._selection)
+            return self._share_removed(drops)
 
-        self._refuse_miss(
-            share(ratio if self._spec.budget == "native" else bisect(share, ratio)), ratio
-        )
+        solver_ratio = target_ratio
+        if self._spec.budget != "native":
+            solver_ratio = solve_ratio(removed_at, target_ratio)
 
-    def _refuse_miss(self, achieved: float, ratio: float) -> None:
-        # N:M and patterns go to the nearest step that they have.
-        native = 1.0 if self._granularity.select else COARSE
-        if abs(achieved - ratio) > (native if self._spec.budget == "native" else BUDGET_TOLERANCE):
-            raise InputError(
-                f"{self._spec.method} at ratio {ratio} of {self._spec.budget} cannot be met: the nearest that can be "
-                f"removed is {achieved:.4f}"
-            )
-
-    def _refuse_none_free(self, ratio: float) -> None:
-        if ratio and self._own.keys() >= self._sizes.keys():
-            raise InputError(
-                f"{self._spec.method} at ratio {ratio} cannot apply: prune.protect and prune.layer_ratios leave no "
-                "layer to it"
-            )
+        self._check_achieved(removed_at(solver_ratio))
 
     def prune_to(self, saliency: Saliency, step_ratio: float) -> PruneResult:
-        self._refuse_none_free(step_ratio)
+        is_last_step = step_ratio >= self._spec.ratio
+        self._check_free_layers(step_ratio)
+
         try:
-            kept = self.choose(saliency, step_ratio)
+            masks = self._choose_masks(saliency, step_ratio)
         except InputError:
-            if step_ratio >= self._spec.ratio:
+            if is_last_step:
                 raise
-            kept = self.masks  # on the way there, a share may be less than one unit
-        if kept and not any(mask.any() for mask in kept.values()):
-            total = sum(mask.numel() for mask in kept.values())
+            masks = self._masks  # earlier steps may be too small to drop a unit
+
+        if masks and not any(mask.any() for mask in masks.values()):
+            total = sum(mask.numel() for mask in masks.values())
             raise InputError(
-                f"{self._spec.method} at ratio {step_ratio} leaves none of the {total} weights"
+                f"{self._spec.method} at ratio {step_ratio} leaves none of the {total} weights. "
+                "Use a lower ratio."
             )
-        achieved = self.removed(kept)
-        if step_ratio >= self._spec.ratio:
-            self._refuse_miss(achieved, step_ratio)
-        masking.apply(self._model, kept)
-        masking.verify(self._model, kept)
-        self.masks = kept
-        return PruneResult(kept, [], achieved)
+
+        achieved = self._share_removed(_count_dropped(masks))
+        if is_last_step:
+            self._check_achieved(achieved)
+
+        masking.apply(self._model, masks)
+        masking.verify(self._model, masks)
+        self._masks = masks
+        return PruneResult(masks, [], achieved)
+
+    def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
+        masking.apply(self._model, self._choose_masks(saliency, step_ratio))
 
     def selected_units(self, saliency: Saliency, step_ratio: float) -> SelectedUnits:
         return []
 
-    def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
-        masking.apply(self._model, self.choose(saliency, step_ratio))
-
     def load_weights(self, state: Mapping[str, Tensor], fresh: Callable[[], nn.Module]) -> None:
         self._model.load_state_dict(state)
-        masking.apply(self._model, self.masks)
+        masking.apply(self._model, self._masks)
+
+    def _choose_masks(self, saliency: Saliency, step_ratio: float) -> Masks:
+        """The masks at a ratio of what the budget names; what is dropped already stays dropped."""
+        remaining: Saliency = {}
+        for name, score in saliency.items():
+            if name in self._masks:
+                score = score.masked_fill(~self._masks[name], -torch.inf)
+            remaining[name] = score
+
+        step_layer_ratios = {
+            name: scheduled_ratio(layer_ratio, step_ratio, self._spec.ratio)
+            for name, layer_ratio in self._layer_ratios.items()
+        }
+        selection = replace(self._selection, layer_ratios=step_layer_ratios)
+
+        def removed_at(solver_ratio: float) -> float:
+            masks = choose_masks(remaining, solver_ratio, selection)
+            return self._share_removed(_count_dropped(masks))
+
+        # Which share of weights meets the budget? The solver tries.
+        solver_ratio = step_ratio
+        if self._spec.budget != "native" and step_ratio > 0:
+            solver_ratio = solve_ratio(removed_at, step_ratio)
+
+        return choose_masks(remaining, solver_ratio, selection)
+
+    def _share_removed(self, drops: Mapping[str, float]) -> float:
+        """The share removed of what the budget names, if tensors lose so many weights.
+
+        For `native` this is a share of the weights of the tensors in `drops` that follow the ratio
+        of the network. For `params` and `macs` it is a share of the cost of the dense network.
+        """
+        if self._spec.budget == "native":
+            free = {name: count for name, count in drops.items() if name not in self._layer_ratios}
+            weights = sum(self._weights_per_tensor[name] for name in free)
+            return sum(free.values()) / max(1, weights)
+
+        if self._spec.budget == "params":
+            return sum(drops.values()) / self._dense_cost
+
+        macs_removed: float = 0
+        for name, count in drops.items():
+            layer = name.rpartition(".")[0]
+            macs_removed += count * self._positions[layer]
+        return macs_removed / self._dense_cost
+
+    def _check_free_layers(self, ratio: float) -> None:
+        """Raise InputError if every layer has a ratio of its own, so that none follows `ratio`."""
+        if ratio and self._layer_ratios.keys() >= self._weights_per_tensor.keys():
+            raise InputError(
+                f"{self._spec.method} at ratio {ratio} cannot be applied: prune.protect and "
+                "prune.layer_ratios leave no layer that it could prune"
+            )
+
+    def _check_achieved(self, achieved: float) -> None:
+        """Raise InputError if the share removed misses the target ratio by more than rounding."""
+        tolerance = BUDGET_TOLERANCE
+        if self._spec.budget == "native":
+            tolerance = UNIT_TOLERANCE
+            if self._selection.granularity.choose_in_groups:
+                return  # the ratio was rounded to whole weights of a group, however far that is
+
+        if abs(achieved - self._spec.ratio) > tolerance:
+            raise InputError(
+                f"{self._spec.method} at ratio {self._spec.ratio} of {self._spec.budget} cannot be "
+                f"met: the nearest that can be removed is {achieved:.4f}"
+            )
 
 
-def bisect(removed: Callable[[float], float], target: float) -> float:
-    """The setting, 0 to below 1, at which the rising function `removed` comes nearest to `target`.
+def find_layer_ratios(
+    model: nn.Module, spec: PruneSpec, protected_layers: Sequence[str]
+) -> dict[str, float]:
+    """The ratios of the tensors that have one of their own, by tensor name; 0 protects a tensor."""
+    layer_ratios: dict[str, float] = {}
+
+    for name in prunable_weights(model):
+        layer = name.rpartition(".")[0]
+        layer_ratio = find_layer_ratio([layer], spec)
+        if layer_ratio is not None:
+            layer_ratios[name] = layer_ratio
+
+    for layer in protected_layers:
+        layer_ratios[f"{layer}.weight"] = 0.0
+
+    return layer_ratios
+
+
+def solve_ratio(removed_at: Callable[[float], float], target: float) -> float:
+    """The solver ratio, 0 to below 1, that removes the share nearest to `target`, by bisection.
+
+    `removed_at(solver_ratio)` gives the share removed and must not fall. It may raise InputError
+    for ratios that drop nothing or everything.
 
     Raises:
-        InputError: by `removed`, where no setting that it accepts comes anywhere near.
+        InputError: by `removed_at`, later, if it accepts no ratio near the target.
     """
 
-    def distance(setting: float) -> float:
+    def distance(solver_ratio: float) -> float:
         try:
-            return removed(setting) - target
-        except InputError:  # so little that nothing goes, or so much that nothing stays
-            return -target if setting < 0.5 else 1 - target
+            return removed_at(solver_ratio) - target
+        except InputError:
+            drops_nothing = solver_ratio < 0.5
+            return -target if drops_nothing else 1 - target
 
     low, high = 0.0, 1.0
-    for _ in range(20):
+    for _ in range(SOLVER_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if distance(middle) < 0 else (low, middle)
-    return min((low, high), key=lambda setting: abs(distance(setting)))
+        if distance(middle) < 0:
+            low = middle
+        else:
+            high = middle
+
+    return min((low, high), key=lambda solver_ratio: abs(distance(solver_ratio)))
 
 
-def own_ratios(model: nn.Module, spec: PruneSpec, *, whole: Sequence[str]) -> dict[str, float]:
-    """The ratios of tensors that have one of their own; layers named in `whole` stay whole."""
-    found = {name: find_layer_ratio([name.rpartition(".")[0]], spec) for name in prunable_weights(model)}
-    own = {name: ratio for name, ratio in found.items() if ratio is not None}
-    return own | {f"{layer}.weight": 0.0 for layer in whole}
+def _count_dropped(masks: Masks) -> dict[str, int]:
+    """How many weights the masks drop of every tensor."""
+    return {name: mask.numel() - int(mask.sum()) for name, mask in masks.items()}

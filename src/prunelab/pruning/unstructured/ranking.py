@@ -1,4 +1,4 @@
-"""The choice within small groups of weights, of which each keeps the same number: N:M sparsity and patterns."""
+"""Rank scores and keep the largest, and choose weights within groups: N:M sparsity and patterns."""
 
 from collections.abc import Mapping
 
@@ -9,70 +9,120 @@ from torch import Tensor
 from prunelab.config.params import Prune
 from prunelab.training.masking import Masks
 
-Saliency = dict[str, Tensor]
+Saliency = dict[str, Tensor]  # scores of every weight, by the name of the weight tensor
+
+# Ties are counted for so many rows at a time, because counts take 32 bits for every entry.
+TIED_ROWS_AT_ONCE = 2**22
 
 
-def kept_of(group: int, ratio: float) -> int:
-    """How many of a group of weights stay."""
-    return round((1 - ratio) * group)
+def count_kept(count: int, ratio: float) -> int:
+    """How many of `count` weights or units stay at a ratio, rounded to the nearest integer."""
+    return round((1 - ratio) * count)
 
 
 def keep_largest(scores: Tensor, drop: int) -> Tensor:
-    """True for all but the `drop` smallest entries of every row, [rows, n].
+    """Drop the `drop` smallest entries of every row.
 
-    By rank, not by threshold: equal scores must not change how many go. Of equals the first go, so that ties are
-    settled alike everywhere.
+    Entries are dropped by rank, not by a threshold: exactly `drop` go, also if scores are equal. Of
+    equal scores the first go, so that ties are resolved alike on every machine.
+
+    Args:
+        scores: a tensor [rows, n] on the CPU.
+        drop: how many entries of a row go, 0 to n.
+
+    Returns:
+        A boolean tensor [rows, n], False for the dropped entries.
     """
     if drop == 0:
         return torch.ones(scores.shape, dtype=torch.bool)
-    cut = torch.from_numpy(np.partition(scores.numpy(), drop - 1, axis=1)[:, drop - 1 : drop])
-    kept = scores >= cut
+
+    partitioned = np.partition(scores.numpy(), drop - 1, axis=1)
+    largest_dropped = torch.from_numpy(partitioned[:, drop - 1 : drop])
+
+    # This keeps too many entries of a row in which further entries equal the largest dropped one.
+    kept = scores >= largest_dropped
     surplus = kept.sum(1) - (scores.shape[1] - drop)
-    for row in (
-        surplus.nonzero().flatten().split(2**22)
-    ):  # few rows at a time: this counts in full width
-        tied = scores[row] == cut[row]
-        kept[row] &= ~(tied & (tied.cumsum(1, dtype=torch.int32) <= surplus[row].unsqueeze(1)))
+
+    rows_with_surplus = surplus.nonzero().flatten()
+    for rows in torch.split(rows_with_surplus, TIED_ROWS_AT_ONCE):
+        tied = scores[rows] == largest_dropped[rows]
+        is_surplus = tied.cumsum(1, dtype=torch.int32) <= surplus[rows].unsqueeze(1)
+        kept[rows] &= ~(tied & is_surplus)
+
     return kept
 
 
-def n_of_m(saliency: Saliency, ratios: Mapping[str, float], settings: Prune) -> Masks:
+def keep_n_of_m(saliency: Saliency, ratios: Mapping[str, float], settings: Prune) -> Masks:
+    """Keep the largest N of every M weights that follow each other along the input channels (N:M).
+
+    M is `settings.group`, and N is the nearest integer to (1 - ratio) x M. The number of input
+    channels of every tensor must be a multiple of M. `ratios` gives the ratio of every tensor.
+
+    Mishra et al. 2021, Accelerating Sparse Deep Neural Networks.
+    """
+    group_size = settings.group
+
     masks: Masks = {}
     for name, score in saliency.items():
         channels_last = score.movedim(1, -1)
-        groups = channels_last.reshape(-1, settings.group)
-        kept = keep_largest(groups, settings.group - kept_of(settings.group, ratios[name]))
+        groups = channels_last.reshape(-1, group_size)
+
+        kept = keep_largest(groups, group_size - count_kept(group_size, ratios[name]))
         masks[name] = kept.view(channels_last.shape).movedim(-1, 1).contiguous()
+
     return masks
 
 
-def patterns(saliency: Saliency, ratios: Mapping[str, float], settings: Prune) -> Masks:
-    """One set of patterns for all kernels of one shape that keep the same number of weights."""
-    alike: dict[tuple[int, int, int], list[str]] = {}
+def keep_patterns(saliency: Saliency, ratios: Mapping[str, float], settings: Prune) -> Masks:
+    """Keep the same number of weights in every kernel, at places that one of a few patterns allows.
+
+    Kernels of the same shape that keep the same number of weights share a set of
+    `settings.patterns` patterns, across layers. `ratios` gives the ratio of every tensor.
+
+    Niu et al. 2020, PatDNN: Achieving Real-Time DNN Execution on Mobile Devices with Pattern-based
+    Weight Pruning.
+    """
+    names_by_kernel: dict[tuple[int, int, int], list[str]] = {}
     for name, score in saliency.items():
         height, width = score.shape[2:]
-        alike.setdefault((height, width, kept_of(height * width, ratios[name])), []).append(name)
+        kernel = (height, width, count_kept(height * width, ratios[name]))
+        names_by_kernel.setdefault(kernel, []).append(name)
+
     masks: Masks = {}
-    for (height, width, count), names in alike.items():
+    for (height, width, kept_per_kernel), names in names_by_kernel.items():
         area = height * width
-        chosen = _chosen_patterns(
-            torch.cat([saliency[name].reshape(-1, area) for name in names]), area - count, settings
-        )
-        parts = chosen.split([saliency[name].numel() // area for name in names])
-        masks |= {
-            name: part.reshape(saliency[name].shape)
-            for name, part in zip(names, parts, strict=True)
-        }
+        kernels = [saliency[name].reshape(-1, area) for name in names]
+        kept = _apply_best_patterns(torch.cat(kernels), area - kept_per_kernel, settings.patterns)
+
+        kernel_counts = [len(rows) for rows in kernels]
+        for name, rows in zip(names, torch.split(kept, kernel_counts), strict=True):
+            masks[name] = rows.reshape(saliency[name].shape)
+
     return {name: masks[name] for name in saliency}
 
 
-def _chosen_patterns(kernels: Tensor, drop: int, settings: Prune) -> Tensor:
-    """For every kernel, a row of saliencies, the pattern of the set that keeps most of its saliency."""
-    own = keep_largest(kernels, drop)
-    packed = np.packbits(own.numpy(), axis=1)
-    _, first, counts = np.unique(
-        packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_counts=True
-    )
-    commonest = np.argsort(-counts, kind="stable")[: settings.patterns]
-    allowed = own[torch.from_numpy(first[commonest])]
-    return allowed[(kernels @ allowed.to(kernels.dtype).T).argmax(1)]
+def _apply_best_patterns(kernels: Tensor, drop: int, max_patterns: int) -> Tensor:
+    """For every kernel, the allowed pattern that keeps most of its saliency.
+
+    The allowed patterns are those that most kernels would choose for themselves.
+
+    Args:
+        kernels: a saliency [kernels, area].
+        drop: how many weights of a kernel go.
+        max_patterns: how many patterns are allowed.
+
+    Returns:
+        A boolean tensor [kernels, area], False for the dropped weights.
+    """
+    own_choices = keep_largest(kernels, drop)
+
+    # Equal patterns are counted as equal bytes.
+    packed = np.packbits(own_choices.numpy(), axis=1)
+    packed_rows = packed.view(f"V{packed.shape[1]}").ravel()
+    _, first_rows, counts = np.unique(packed_rows, return_index=True, return_counts=True)
+
+    most_frequent = np.argsort(-counts, kind="stable")[:max_patterns]
+    allowed = own_choices[torch.from_numpy(first_rows[most_frequent])]
+
+    saliency_kept = kernels @ allowed.to(kernels.dtype).T
+    return allowed[saliency_kept.argmax(1)]

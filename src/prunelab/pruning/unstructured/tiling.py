@@ -1,60 +1,79 @@
-"""Units of weights as tiles of a tensor seen as a matrix: rows of kernels, kernels, blocks, filters.
+"""Units of weights as tiles of a weight tensor: rows of kernels, kernels, blocks, filters.
 
-Neither pooling a saliency over tiles nor widening a choice to a mask takes an index for every weight.
+Neither averaging a saliency over tiles nor expanding a choice of tiles to a mask takes an index for
+every weight.
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Shape = tuple[int, ...]  # of a weight tensor: [out, in] or [out, in / groups, height, width]
+WeightShape = tuple[int, ...]  # [out, in] or [out, in / groups, height, width]
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A tensor seen as a matrix of `rows` x `columns` weights, cut into tiles of `tall` x `wide`, less at the edges."""
+    """A weight tensor seen as a matrix that is divided into tiles, one for each unit.
+
+    The matrix has `rows` x `columns` weights, a tile has `tile_rows` x `tile_columns`. Tiles at the
+    lower and right edge may be smaller. Units are numbered row by row.
+    """
 
     rows: int
     columns: int
-    tall: int
-    wide: int
+    tile_rows: int
+    tile_columns: int
 
     def __len__(self) -> int:
-        """How many units there are."""
-        return -(-self.rows // self.tall) * -(-self.columns // self.wide)
+        """The number of units."""
+        return self._units_down * self._units_across
 
-    def numbers(self, shape: Shape) -> Tensor:
-        """The number of every weight's unit, int64 of the tensor's shape."""
-        row, column = torch.arange(self.rows) // self.tall, torch.arange(self.columns) // self.wide
-        return (row.unsqueeze(1) * (-(-self.columns // self.wide)) + column).view(shape)
+    @property
+    def _units_down(self) -> int:
+        return ceil(self.rows / self.tile_rows)
+
+    @property
+    def _units_across(self) -> int:
+        return ceil(self.columns / self.tile_columns)
+
+    @property
+    def equal_size(self) -> int | None:
+        """The number of weights of a unit; None if units at the edges are smaller."""
+        if self.rows % self.tile_rows or self.columns % self.tile_columns:
+            return None
+        return self.tile_rows * self.tile_columns
 
     def means(self, saliency: Tensor) -> Tensor:
-        """The mean saliency of every unit, [units]."""
+        """The mean saliency of every unit: [units]."""
         matrix = saliency.reshape(self.rows, self.columns)
-        if self.tall == self.wide == 1:
+
+        if self.tile_rows == self.tile_columns == 1:
             return matrix.flatten()
-        if self.tall == 1 and self.columns % self.wide == 0:
-            return matrix.view(-1, self.wide).mean(1)
-        pooled = F.avg_pool2d(
-            matrix.unsqueeze(0), (self.tall, self.wide), ceil_mode=True
-        )  # edges: of what is there
-        return pooled.flatten()
+        if self.tile_rows == 1 and self.columns % self.tile_columns == 0:
+            return matrix.view(-1, self.tile_columns).mean(1)
+
+        # In `ceil_mode`, a tile at an edge is averaged over the weights that it has.
+        tile = (self.tile_rows, self.tile_columns)
+        return F.avg_pool2d(matrix.unsqueeze(0), tile, ceil_mode=True).flatten()
 
     def sizes(self) -> Tensor:
-        """How many weights every unit has, int64 [units]."""
-        return torch.outer(
-            _lengths(self.rows, self.tall), _lengths(self.columns, self.wide)
-        ).flatten()
+        """The number of weights of every unit: int64 [units]."""
+        heights = _divide(self.rows, self.tile_rows)
+        widths = _divide(self.columns, self.tile_columns)
+        return torch.outer(heights, widths).flatten()
 
-    def widen(self, kept: Tensor, shape: Shape) -> Tensor:
-        """A mask of the tensor's shape from a choice of units, bool [units]."""
-        tiles = kept.view(-(-self.rows // self.tall), -1)
-        wide = tiles.repeat_interleave(self.wide, dim=1)[:, : self.columns]
-        return wide.repeat_interleave(self.tall, dim=0)[: self.rows].reshape(shape)
+    def expand(self, values: Tensor, shape: WeightShape) -> Tensor:
+        """Give every weight the value of its unit: [units] to the shape of the weight tensor."""
+        tiles = values.view(self._units_down, self._units_across)
+        across = tiles.repeat_interleave(self.tile_columns, dim=1)[:, : self.columns]
+        return across.repeat_interleave(self.tile_rows, dim=0)[: self.rows].reshape(shape)
 
 
-def _lengths(total: int, length: int) -> Tensor:
-    parts = -(-total // length)
-    return torch.tensor([length] * (parts - 1) + [total - length * (parts - 1)])
+def _divide(total: int, length: int) -> Tensor:
+    """The lengths of the parts of a line, all of them `length` but perhaps the last: int64."""
+    parts = ceil(total / length)
+    last = total - length * (parts - 1)
+    return torch.tensor([length] * (parts - 1) + [last])
