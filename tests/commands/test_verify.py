@@ -1,4 +1,4 @@
-"""`prunelab verify`: what it calls the same, what it names where something is not, and a whole tiny study repeated."""
+"""`prunelab verify`: comparisons, what it names, and a whole tiny study repeated."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from prunelab.cli import app
 from prunelab.commands.verify.diff import differences
-from prunelab.commands.verify.outcome import compared
-from prunelab.commands.verify.rerun import bare_clone, outputs, resting_on_clock
+from prunelab.commands.verify.outcome import compare_outputs
+from prunelab.commands.verify.rerun import bare_clone, clock_dependent, outputs
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
@@ -43,23 +43,32 @@ def told(one: Path, other: Path) -> str:
     return "\n".join(differences(one, other))
 
 
-def test_a_network_that_differs_is_named_by_its_tensors(tmp_path):
+def test_differing_network_is_reported_by_tensor(tmp_path):
     one = saved(tmp_path / "one.safetensors")
+
     assert told(one, saved(tmp_path / "same.safetensors")) == ""
+
     moved = torch.arange(12.0).reshape(3, 4)
     moved[1, 2] += 0.25
     moved[2, 3] -= 0.125
     line = told(one, saved(tmp_path / "moved.safetensors", **{"conv.weight": moved}))
+
     assert line == "conv.weight: 2 of 12 values differ, by 0.25 at most"
+
     line = told(one, saved(tmp_path / "thin.safetensors", **{"norm.bias": torch.zeros(2)}))
+
     assert line == "norm.bias: float32 3 and float32 2"
+
     line = told(one, saved(tmp_path / "more.safetensors", extra=torch.ones(1)))
+
     assert line == "extra: only in the second"
+
     line = told(one, saved(tmp_path / "zero.safetensors", **{"norm.bias": -torch.zeros(3)}))
+
     assert line.startswith("norm.bias: 3 of 3 values differ")  # -0 is other bits
 
 
-def test_a_card_an_array_rows_and_text_are_named_as_closely_as_can_be(tmp_path):
+def test_differences_are_named_as_closely_as_the_format_allows(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     for folder, ratio, row, text in ((one, 0.5, 0.25, "alike"), (other, 0.8, 0.75, "alive")):
         (folder / "inner").mkdir(parents=True)
@@ -69,6 +78,7 @@ def test_a_card_an_array_rows_and_text_are_named_as_closely_as_can_be(tmp_path):
         (folder / "inner/rows.json").write_text(json.dumps([{"loss": 0.5}, {"loss": row}]))
         (folder / "table.md").write_text(text)
     (other / "new").write_text("")
+
     assert list(differences(one, other)) == [
         "0.safetensors/prunelab.pruning.ratio: 0.5 and 0.8",
         "inner/rows.json/1.loss: 0.25 and 0.75",
@@ -79,7 +89,7 @@ def test_a_card_an_array_rows_and_text_are_named_as_closely_as_can_be(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["{}/precious", "../precious", "link/precious"])
-def test_outputs_outside_of_the_project_are_never_removed(tmp_path, path):
+def test_outputs_outside_the_project_are_never_removed(tmp_path, path):
     project = tmp_path / "project"
     (project / ".dvc").mkdir(parents=True)
     for name in (".dvc/config", "params.yaml"):
@@ -92,6 +102,7 @@ def test_outputs_outside_of_the_project_are_never_removed(tmp_path, path):
     (project / "dvc.lock").write_text(json.dumps({"stages": {"a": {"outs": outs}}}))
     (project / "link").symlink_to(tmp_path)
     repository.commit("a lock that leads astray")
+
     with pytest.raises(InputError, match="lies outside of the project"):
         bare_clone(project, tmp_path / "clone", "HEAD")
     assert (precious / "data").read_text() == "all there is"
@@ -99,14 +110,16 @@ def test_outputs_outside_of_the_project_are_never_removed(tmp_path, path):
 
 
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
-def test_no_flipped_bit_is_missed(tmp_path_factory, place, bit):
+def test_every_flipped_bit_is_found(tmp_path_factory, place, bit):
     folder = tmp_path_factory.mktemp("flip")
     one = saved(folder / "one.safetensors")
     content = bytearray(one.read_bytes())
     content[place % len(content)] ^= 1 << bit
     other = folder / "other.safetensors"
     other.write_bytes(content)
+
     assert list(differences(one, other))
+
     shutil.rmtree(folder)
 
 
@@ -114,8 +127,9 @@ hashes = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["1", "2"]))
 
 
 @given(hashes, hashes)
-def test_every_output_is_the_same_or_differs_or_is_missing(one, other):
-    found = compared(one, other)
+def test_every_output_is_the_same_differs_or_is_missing(one, other):
+    found = compare_outputs(one, other)
+
     assert sorted([*found.same, *found.differing, *found.missing]) == sorted(
         one.keys() | other.keys()
     )
@@ -129,13 +143,14 @@ class Timed:
     meta: dict = field(default_factory=lambda: {"alone": True})
 
 
-def test_what_needs_a_time_rests_on_a_clock_too():
+def test_stages_that_need_a_time_depend_on_the_clock_too():
     stages = {
         name: Timed() if name == "benchmark" else Timed(meta={})
         for name in ("base", "benchmark", "page", "web")
     }
     needs = {"base": set(), "benchmark": {"base"}, "page": {"benchmark"}, "web": {"page", "base"}}
-    assert resting_on_clock(Pipeline(stages, needs)) == {"benchmark", "page", "web"}
+
+    assert clock_dependent(Pipeline(stages, needs)) == {"benchmark", "page", "web"}
 
 
 MAKE = """
@@ -212,7 +227,7 @@ def verify(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_a_study_that_repeats_is_told_to_and_nothing_here_is_touched(study):
+def test_repeatable_study_passes_and_the_project_is_untouched(study):
     study = study("1")
     study.finish()
     before = {
@@ -221,15 +236,18 @@ def test_a_study_that_repeats_is_told_to_and_nothing_here_is_touched(study):
         if path.is_file() and ".git/" not in str(path)
     }
     code, output = verify()
+
     assert code == 0, output
-    assert "left out, since they rest on a clock: time" in output
+    assert "left out, because they depend on a clock: time" in output
     assert "runs 1 and 2: 2 of 2 outputs are the same to the bit" in output
     assert "the commit and run 1: 2 of 2 outputs are the same to the bit" in output
+
     after = {
         path: path.read_bytes()
         for path in study.folder.rglob("*")
         if path.is_file() and ".git/" not in str(path)
     }
+
     assert {path for path in before if before[path] != after.get(path)} <= {
         study.folder / ".dvc/tmp/rwlock"
     }
@@ -247,10 +265,11 @@ def test_a_study_that_repeats_is_told_to_and_nothing_here_is_touched(study):
         "__import__('time').time_ns() % 997",
     ],
 )
-def test_what_hangs_on_the_surroundings_is_found_and_named(study, value):
+def test_output_that_depends_on_the_surroundings_is_named(study, value):
     study = study(value)
     study.commit("Not run")
     code, output = verify("--stages", "make")
+
     assert code == 1, output
     assert "runs 1 and 2: 1 of 2 outputs are the same to the bit" in output
     assert "models/net.safetensors\n  conv.weight: 4 of 4 values differ" in output
@@ -259,10 +278,11 @@ def test_what_hangs_on_the_surroundings_is_found_and_named(study, value):
 
 
 @pytest.mark.slow
-def test_committed_results_of_this_environment_are_to_be_the_same(study):
+def test_committed_results_of_this_environment_must_be_the_same(study):
     study = study("1 if Path('../study').exists() else 2")  # true here, false in a clone
     study.finish()
     code, output = verify("--runs", "1")
+
     assert code == 1, output
     assert "the commit and run 1: 1 of 2 outputs are the same" in output
     assert "conv.weight: 4 of 4 values differ, by 1 at most" in output
@@ -275,6 +295,7 @@ def test_committed_results_of_another_environment_are_reported_not_compared(stud
     here = fingerprint(configure(load_params(study.folder / "params.yaml").runtime))
     study.note(here | {"threads": 64, "device": "Another CPU"})
     code, output = verify("--runs", "1")
+
     assert code == 0, output
     assert "the committed results were made on another environment" in output
     assert "1 of 2 outputs are the same" in output
@@ -283,27 +304,29 @@ def test_committed_results_of_another_environment_are_reported_not_compared(stud
 
 
 @pytest.mark.slow
-def test_a_changed_thread_count_that_was_not_run_is_reported(study):
+def test_stale_lock_is_reported_and_not_compared(study):
     study = study("1")
     study.finish()
     edit_params(study.folder / "params.yaml", runtime__threads=1)
     study.commit("Fewer threads")
     code, output = verify("--runs", "1")
+
     assert code == 0, output
     assert "dvc.lock does not belong to the commit's own code, parameters and data (make" in output
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_is_told_with_its_last_words(study):
+def test_failing_stage_is_reported_with_the_end_of_its_log(study):
     study = study("sys.exit('no such thing as a free lunch')")
     study.commit("Not run")
     code, output = verify()
+
     assert code == 1
     assert "make failed" in output
     assert "no such thing as a free lunch" in output
 
 
-def test_what_cannot_be_repeated_is_refused_before_anything_runs(study, tmp_path):
+def test_bad_arguments_are_refused_before_anything_runs(study, tmp_path):
     study = study("1")
     study.commit("Not run")
     (tmp_path / "full").mkdir()
@@ -313,7 +336,7 @@ def test_what_cannot_be_repeated_is_refused_before_anything_runs(study, tmp_path
         (["--stages", "mke"], "unknown stage 'mke' (did you mean 'make'?)"),
         (["nosuch"], "unknown revision 'nosuch'"),
         (["workspace"], "the workspace cannot be cloned"),
-        (["--keep", str(tmp_path / "full")], "holds something already"),
+        (["--keep", str(tmp_path / "full")], "is not empty"),
     ):
         code, output = verify(*arguments)
         assert code == 1
@@ -322,7 +345,7 @@ def test_what_cannot_be_repeated_is_refused_before_anything_runs(study, tmp_path
 
 
 @pytest.mark.slow
-def test_a_tiny_study_repeats_in_parallel_what_dvc_made_in_series(tmp_path, monkeypatch):
+def test_tiny_study_repeats_in_parallel_what_dvc_made_in_series(tmp_path, monkeypatch):
     clone = Clone(tmp_path / "study")
     quick = {"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02}
     tiny = {
@@ -339,6 +362,7 @@ def test_a_tiny_study_repeats_in_parallel_what_dvc_made_in_series(tmp_path, monk
     total = (
         len(outputs((clone.folder / "dvc.lock").read_text())) - 3
     )  # metrics/speed and the report
+
     assert total > 30
     assert f"runs 1 and 2: {total} of {total} outputs are the same to the bit" in done.stdout
     assert (

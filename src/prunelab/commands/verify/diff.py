@@ -1,4 +1,7 @@
-"""What two files or folders do not share, named as closely as their format allows: by tensor, by key, by byte."""
+"""What differs between two files or folders, as closely as their format allows.
+
+Tensors and keys are named; of other files it is the first byte. This knows no pipeline.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,75 +15,120 @@ from torch import Tensor
 
 from prunelab.project.revisions import flatten
 
-CHUNK = 2**20
-SHOWN = 40  # characters of a value
+CHUNK_BYTES = 2**20
+MAX_VALUE_LENGTH = 40  # characters
 
 
-def differences(one: Path, other: Path) -> Iterator[str]:
-    """A line for everything that is not the same in both; none where they are the same to the byte."""
-    if one.is_dir() and other.is_dir():
-        for name in sorted({path.name for folder in (one, other) for path in folder.iterdir()}):
-            yield from (
-                f"{name}{'/' if ': ' in line else ': '}{line}"
-                for line in differences(one / name, other / name)
-            )
-    elif not one.exists() or not other.exists():
-        yield f"only in the {'second' if other.exists() else 'first'}"
-    elif (first := _first_difference(one, other)) is not None:
-        lines = None
-        if read := READERS.get(one.suffix):
-            try:
-                lines = list(_by_name(read(one), read(other)))
-            except (SafetensorError, ValueError, OSError, RecursionError):
-                lines = None  # damaged: bytes are all that can be told
-        yield from lines or [f"byte {first:,} is the first that differs, of {_sizes(one, other)}"]
+def differences(first: Path, second: Path) -> Iterator[str]:
+    """One line for each difference; none if both are the same to the byte."""
+    if first.is_dir() and second.is_dir():
+        yield from _folder_differences(first, second)
+    elif not first.exists() or not second.exists():
+        yield _only_in(first.exists())
+    else:
+        yield from _file_differences(first, second)
 
 
-def _by_name(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    for name in [*one, *(name for name in other if name not in one)]:
-        if name not in one or name not in other:
-            yield f"{name}: only in the {'second' if name in other else 'first'}"
-        elif told := _values(one[name], other[name]):
-            yield f"{name}: {told}"
+def _folder_differences(first: Path, second: Path) -> Iterator[str]:
+    names = {path.name for path in [*first.iterdir(), *second.iterdir()]}
+    for name in sorted(names):
+        for line in differences(first / name, second / name):
+            is_place_inside = ": " in line
+            separator = ": "
+            if is_place_inside:
+                separator = "/"
+            yield f"{name}{separator}{line}"
 
 
-def _values(one: Any, other: Any) -> str:
+def _file_differences(first: Path, second: Path) -> Iterator[str]:
+    offset = _first_difference(first, second)
+    if offset is None:
+        return
+
+    lines = _named_differences(first, second)
+    if lines:
+        yield from lines
+    else:
+        sizes = _sizes(first, second)
+        yield f"byte {offset:,} is the first that differs, of {sizes}"
+
+
+def _named_differences(first: Path, second: Path) -> list[str]:
+    """Differences by tensor or key; empty for formats without names, and for damaged files."""
+    read = READERS.get(first.suffix)
+    if read is None:
+        return []
+    try:
+        return list(_by_name(read(first), read(second)))
+    except (SafetensorError, ValueError, OSError, RecursionError):
+        return []
+
+
+def _by_name(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    added = [name for name in second if name not in first]
+    for name in [*first, *added]:
+        if name not in first or name not in second:
+            yield f"{name}: {_only_in(name in first)}"
+            continue
+
+        difference = _value_difference(first[name], second[name])
+        if difference:
+            yield f"{name}: {difference}"
+
+
+def _only_in(is_first: bool) -> str:
+    if is_first:
+        return "only in the first"
+    return "only in the second"
+
+
+def _value_difference(first: object, second: object) -> str:
     """How two values differ; empty if they do not."""
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return (
-            ""
-            if one == other and type(one) is type(other)
-            else f"{_short(one)} and {_short(other)}"
-        )
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
-        return f"{_kind(one)} and {_kind(other)}"
-    # By bits: a NaN is the same NaN, and 0 is not -0.
-    bits = [
-        tensor.contiguous().reshape(-1).view(torch.uint8).reshape(tensor.numel(), -1)
-        for tensor in (one, other)
-    ]
-    differing = (bits[0] != bits[1]).any(1).reshape(one.shape)
-    if not (count := int(differing.sum())):
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return _tensor_difference(first, second)
+    if first == second and type(first) is type(second):
         return ""
-    largest = float((one[differing].double() - other[differing].double()).abs().max())
-    return f"{count:,} of {one.numel():,} values differ, by {largest:.2g} at most"
+    return f"{_short(first)} and {_short(second)}"
+
+
+def _tensor_difference(first: Tensor, second: Tensor) -> str:
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return f"{_kind(first)} and {_kind(second)}"
+
+    # By bits: a NaN equals the same NaN, and 0 does not equal -0.
+    differs = (_bytes(first) != _bytes(second)).any(1).reshape(first.shape)
+    count = int(differs.sum())
+    if count == 0:
+        return ""
+
+    largest = float((first[differs].double() - second[differs].double()).abs().max())
+    return f"{count:,} of {first.numel():,} values differ, by {largest:.2g} at most"
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The bytes of every value, uint8 [values, bytes of a value]."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).reshape(tensor.numel(), -1)
 
 
 def _kind(tensor: Tensor) -> str:
-    return (
-        f"{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
-    )
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, default=str)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    if len(text) <= MAX_VALUE_LENGTH:
+        return text
+    return f"{text[:MAX_VALUE_LENGTH]}…"
 
 
-def _tensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Metadata by dotted key, and tensors by name."""
     with safe_open(path, framework="pt") as file:
-        about = {key: _parsed(text) for key, text in (file.metadata() or {}).items()}
-        return flatten(about) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = {key: _parsed(text) for key, text in (file.metadata() or {}).items()}
+        names = list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+    return flatten(metadata) | tensors
 
 
 def _parsed(text: str) -> Any:
@@ -90,48 +138,57 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _array(path: Path) -> dict[str, Any]:
+def _read_array(path: Path) -> dict[str, Any]:
     return {"array": torch.from_numpy(np.load(path, allow_pickle=False))}
 
 
-def _keys(path: Path) -> dict[str, Any]:
-    return flatten(_by_place({"": json.loads(path.read_text())})[""])
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    return flatten({"": _lists_as_mappings(content)}[""])
 
 
-def _by_place(content: Any) -> Any:
-    """Lists as mappings from the place, so that one row's difference is not that of all."""
+def _lists_as_mappings(content: Any) -> Any:
+    """Lists become mappings by index, so that a change in one row is reported for that row only."""
     if isinstance(content, list):
-        return {str(place): _by_place(value) for place, value in enumerate(content)}
-    return (
-        {key: _by_place(value) for key, value in content.items()}
-        if isinstance(content, dict)
-        else content
-    )
+        return {str(index): _lists_as_mappings(value) for index, value in enumerate(content)}
+    if isinstance(content, dict):
+        return {key: _lists_as_mappings(value) for key, value in content.items()}
+    return content
 
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    ".safetensors": _tensors,
-    ".npy": _array,
-    ".json": _keys,
+    ".safetensors": _read_safetensors,
+    ".npy": _read_array,
+    ".json": _read_json,
 }
 
 
-def _first_difference(one: Path, other: Path) -> int | None:
-    """The place of the first byte that differs; None if the files are the same."""
-    place = 0
-    with one.open("rb") as first, other.open("rb") as second:
+def _first_difference(first: Path, second: Path) -> int | None:
+    """The offset of the first byte that differs; None if the files are the same."""
+    offset = 0
+    with first.open("rb") as first_file, second.open("rb") as second_file:
         while True:
-            blocks = first.read(CHUNK), second.read(CHUNK)
-            if blocks[0] != blocks[1]:
-                pairs = zip(*blocks, strict=False)
-                return place + next(
-                    (at for at, (a, b) in enumerate(pairs) if a != b), min(map(len, blocks))
-                )
-            if not blocks[0]:
+            first_chunk = first_file.read(CHUNK_BYTES)
+            second_chunk = second_file.read(CHUNK_BYTES)
+
+            if first_chunk != second_chunk:
+                return offset + _common_length(first_chunk, second_chunk)
+            if not first_chunk:
                 return None
-            place += len(blocks[0])
+            offset += len(first_chunk)
 
 
-def _sizes(one: Path, other: Path) -> str:
-    sizes = [path.stat().st_size for path in (one, other)]
-    return f"{sizes[0]:,}" if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
+def _common_length(first: bytes, second: bytes) -> int:
+    """How many bytes at the start are the same."""
+    for index, (first_byte, second_byte) in enumerate(zip(first, second, strict=False)):
+        if first_byte != second_byte:
+            return index
+    return min(len(first), len(second))
+
+
+def _sizes(first: Path, second: Path) -> str:
+    first_size = first.stat().st_size
+    second_size = second.stat().st_size
+    if first_size == second_size:
+        return f"{first_size:,}"
+    return f"{first_size:,} and {second_size:,}"

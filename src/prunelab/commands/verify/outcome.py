@@ -1,4 +1,4 @@
-"""What came out of repeating a commit: which outputs are the same, and whether those that are not were to be."""
+"""What came out of repeating a commit: which outputs are the same, and how the others differ."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from prunelab.project.environments import noted_environments
 from prunelab.project.revisions import flatten
 from prunelab.project.trees import Tree
 
-SHOWN = 12  # lines about one output
+MAX_LINES = 12  # about one output
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Paths of outputs that two runs both have, by whether they are the same, and those that only one has."""
+class OutputComparison:
+    """The paths of two runs' outputs: the same, differing, or missing in one of the runs."""
 
     same: list[str]
     differing: list[str]
@@ -24,48 +24,59 @@ class Compared:
 
     @property
     def equal(self) -> bool:
+        """Whether both runs have the same outputs, to the bit."""
         return not self.differing and not self.missing
 
-    def told(self) -> str:
+    def describe(self) -> str:
+        """One line with the counts."""
         total = len(self.same) + len(self.differing) + len(self.missing)
-        lacking = f", {len(self.missing)} are in one alone" if self.missing else ""
-        return f"{len(self.same)} of {total} outputs are the same to the bit{lacking}"
+        line = f"{len(self.same)} of {total} outputs are the same to the bit"
+        if self.missing:
+            line += f", {len(self.missing)} are missing in one of the two"
+        return line
 
 
-def compared(one: Outputs, other: Outputs) -> Compared:
-    """Hold the hashes of two runs against each other."""
-    both = sorted(one.keys() & other.keys())
-    return Compared(
-        same=[path for path in both if one[path] == other[path]],
-        differing=[path for path in both if one[path] != other[path]],
-        missing=sorted(one.keys() ^ other.keys()),
+def compare_outputs(first: Outputs, second: Outputs) -> OutputComparison:
+    """Compare the hashes of two runs."""
+    in_both = sorted(first.keys() & second.keys())
+    return OutputComparison(
+        same=[path for path in in_both if first[path] == second[path]],
+        differing=[path for path in in_both if first[path] != second[path]],
+        missing=sorted(first.keys() ^ second.keys()),
     )
 
 
-def explained(found: Compared, one: Path, other: Path) -> Iterator[str]:
-    """What differs between the outputs in two folders, down to the tensor."""
-    for path in [*found.differing, *found.missing]:
-        if path in found.differing and not (one / path).exists():
-            lines = [
-                "the committed one is not in DVC's cache, so what differs in it cannot be told"
-            ]
-        else:
-            lines = list(differences(one / path, other / path))
+def explain(comparison: OutputComparison, first: Path, second: Path) -> Iterator[str]:
+    """Lines on what differs between the outputs in two folders, down to the tensor."""
+    for path in [*comparison.differing, *comparison.missing]:
         yield path
-        yield from (f"  {line}" for line in lines[:SHOWN])
-        if len(lines) > SHOWN:
-            yield f"  ... and {len(lines) - SHOWN} more"
+
+        lines = list(differences(first / path, second / path))
+        if path in comparison.differing and not (first / path).exists():
+            lines = ["the committed file is not in DVC's cache, so it cannot be compared"]
+
+        for line in lines[:MAX_LINES]:
+            yield f"  {line}"
+        if len(lines) > MAX_LINES:
+            yield f"  ... and {len(lines) - MAX_LINES} more"
 
 
-def elsewhere(tree: Tree, here: Mapping[str, Any]) -> dict[str, str] | None:
-    """What the committed results were made on and is not so here, by key; None where none of them says on what."""
-    known = [environment for environment in noted_environments(tree).values() if environment]
-    if not known:
+def other_environment(tree: Tree, here: Mapping[str, Any]) -> dict[str, str] | None:
+    """How the environment of the committed results differs from the one here, by dotted key.
+
+    Empty if they are the same; None if no committed result records its environment.
+    """
+    recorded = [environment for environment in noted_environments(tree).values() if environment]
+    if not recorded:
         return None
-    now = flatten(here)
-    found: dict[str, str] = {}
-    for key in sorted({*now, *(key for environment in known for key in environment)}):
-        values = sorted({str(environment.get(key, "nothing")) for environment in known})
-        if values != [str(now.get(key, "nothing"))]:
-            found[key] = f"{' or '.join(values)}, here {now.get(key, 'nothing')}"
-    return found
+
+    current = flatten(here)
+    keys = set(current).union(*recorded)
+
+    differing: dict[str, str] = {}
+    for key in sorted(keys):
+        value_here = str(current.get(key, "nothing"))
+        values = sorted({str(environment.get(key, "nothing")) for environment in recorded})
+        if values != [value_here]:
+            differing[key] = f"{' or '.join(values)}, here {value_here}"
+    return differing

@@ -1,4 +1,4 @@
-"""A commit's pipeline once more: in a clone, from nothing, with whatever must not matter set otherwise."""
+"""Repeat a commit's pipeline in a clone, from nothing, in surroundings that must not matter."""
 
 import os
 import shutil
@@ -15,39 +15,42 @@ from prunelab.project.clones import cache_folder, clone_at, use_cache
 from prunelab.project.dvc_graph import Pipeline, opened, pipeline
 
 LOCK = Path("dvc.lock")
-# None of these may change a result. They are not those of the first run, whatever that one has.
-ELSEWHERE = {
+# Surroundings of every run but the first. None of them may change a result.
+OTHER_VARIABLES = {
     "TZ": "Pacific/Kiritimati",
     "LC_ALL": "C",
     "PYTHONHASHSEED": "1",
     "COLUMNS": "40",
     "USER": "somebody",
 }
-UMASK = 0o077
+OTHER_UMASK = 0o077
 
-Outputs = dict[str, str]  # by path: DVC's hash of a file, or of a folder's listing
+Outputs = dict[str, str]  # DVC's hash of a file, or of a folder's listing, by path
 
 
 def bare_clone(root: Path, folder: Path, commit: str) -> None:
-    """A clone of a commit with an empty cache and without any result, so that every stage has to run.
+    """Clone a commit with an empty cache and without any result, so that every stage has to run.
 
     Raises:
-        InputError: if dvc.lock speaks of outputs outside of the project, before anything is removed.
+        InputError: if dvc.lock names outputs outside of the project; nothing is removed then.
     """
     clone_at(root, folder, commit)
     use_cache(folder, folder / ".dvc/cache")
-    written = [folder / path for path in outputs(lock_of(folder))]
-    if outside := [path for path in written if not path.resolve().is_relative_to(folder.resolve())]:
+
+    results = [folder / path for path in outputs(lock_of(folder))]
+    outside = [path for path in results if not path.resolve().is_relative_to(folder.resolve())]
+    if outside:
         raise InputError(
             f"{LOCK}: {path} lies outside of the project, so it cannot be repeated"
             for path in outside
         )
-    for path in [*written, folder / LOCK]:
+
+    for path in [*results, folder / LOCK]:
         _remove(path)
 
 
 def committed_clone(root: Path, folder: Path, commit: str) -> None:
-    """A clone of a commit with those of its results that the project's cache still has."""
+    """Clone a commit, with those of its results that the project's cache still holds."""
     clone_at(root, folder, commit)
     use_cache(folder, cache_folder(root))
     with chdir(folder), opened(folder) as repo:
@@ -55,33 +58,42 @@ def committed_clone(root: Path, folder: Path, commit: str) -> None:
 
 
 def repeatable(folder: Path, targets: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The targets (all stages, if none are named) with all that they rest on; and of these what rests on a clock.
+    """Split the targets, and all stages that they need, by whether their outputs must repeat.
+
+    Without targets, all stages are split. Returns the stages that must repeat to the bit, and those
+    that depend on a clock.
 
     Raises:
-        InputError: for targets that are no stages, or rest on a clock themselves.
+        InputError: for targets that are no stages, or that depend on a clock themselves.
     """
-    with chdir(folder), opened(folder) as repo:  # DVC names stages as seen from where one stands
+    with chdir(folder), opened(folder) as repo:  # DVC names stages relative to the current folder
         plan = pipeline(repo, targets)
-    timed = resting_on_clock(plan)
-    if asked := [
-        name
-        for name in plan.stages
-        if name in timed and {name, name.partition("@")[0]} & {*targets}
-    ]:
+    timed = clock_dependent(plan)
+
+    refused = []
+    for name in plan.stages:
+        group = name.partition("@")[0]
+        if name in timed and (name in targets or group in targets):
+            refused.append(name)
+    if refused:
         raise InputError(
-            f"--stages: {', '.join(asked)} measures time, or shows it, and so does not repeat; valid: any other"
+            f"--stages: {', '.join(refused)} measures time, or shows it, and so does not repeat; "
+            "valid: any other stage"
         )
-    return [name for name in plan.stages if name not in timed], [
-        name for name in plan.stages if name in timed
-    ]
+
+    repeated = [name for name in plan.stages if name not in timed]
+    left_out = [name for name in plan.stages if name in timed]
+    return repeated, left_out
 
 
-def resting_on_clock(plan: Pipeline) -> set[str]:
-    """The stages that measure time (`meta: {alone: true}` in dvc.yaml), and those that need what they wrote."""
+def clock_dependent(plan: Pipeline) -> set[str]:
+    """The stages that measure time (`meta: {alone: true}` in dvc.yaml), and all that need them."""
     timed = set(plan.alone)
-    while more := {name for name, needed in plan.needs.items() if needed & timed} - timed:
-        timed |= more
-    return timed
+    while True:
+        dependent = {name for name, needed in plan.needs.items() if needed & timed}
+        if dependent <= timed:
+            return timed
+        timed |= dependent
 
 
 def repeat(folder: Path, stages: Sequence[str], jobs: int, tell: Callable[[str], None]) -> None:
@@ -93,41 +105,49 @@ def repeat(folder: Path, stages: Sequence[str], jobs: int, tell: Callable[[str],
     with chdir(folder):
         outcome = reproduce(folder, stages, jobs, tell)
     if outcome.failed:
-        raise InputError(_told(folder, outcome))
+        raise InputError(_failure_lines(folder, outcome))
 
 
-def _told(folder: Path, outcome: Outcome) -> Iterator[str]:
+def _failure_lines(folder: Path, outcome: Outcome) -> Iterator[str]:
     for stage, log in outcome.failed.items():
         yield f"{stage} failed; the end of its log:"
         yield from last_lines(folder / log).splitlines()
 
 
 @contextmanager
-def environment(variables: Mapping[str, str], umask: int | None) -> Iterator[None]:
-    """Within, new processes get these variables and this mask for the rights of new files (None: as they are)."""
-    before = dict(os.environ)
-    mask = os.umask(umask) if umask is not None else None
+def surroundings(variables: Mapping[str, str], umask: int) -> Iterator[None]:
+    """Give new processes these environment variables, and this umask for their new files."""
+    variables_before = dict(os.environ)
+    umask_before = os.umask(umask)
     os.environ.update(variables)
+
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
-        if mask is not None:
-            os.umask(mask)
+        os.environ.update(variables_before)
+        os.umask(umask_before)
 
 
 def lock_of(folder: Path) -> str:
-    """The text of dvc.lock; empty where there is none."""
+    """The text of dvc.lock; empty if there is none."""
     path = folder / LOCK
-    return path.read_text() if path.exists() else ""
+    if not path.exists():
+        return ""
+    return path.read_text()
 
 
 def outputs(lock: str, stages: Collection[str] | None = None) -> Outputs:
-    """What a dvc.lock says that these stages, or all, have written."""
-    locked = (YAML(typ="safe").load(lock) or {}).get("stages", {})
-    chosen = [stage for name, stage in locked.items() if stages is None or name in stages]
-    return {out["path"]: out["md5"] for stage in chosen for out in stage.get("outs", [])}
+    """The outputs that the text of a dvc.lock records for these stages; None means all stages."""
+    recorded = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+
+    hashes = {}
+    for name, stage in recorded.items():
+        if stages is not None and name not in stages:
+            continue
+        for out in stage.get("outs", []):
+            hashes[out["path"]] = out["md5"]
+    return hashes
 
 
 def _remove(path: Path) -> None:

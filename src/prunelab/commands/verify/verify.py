@@ -1,4 +1,4 @@
-"""The whole of a verification: repeat a commit, hold the runs against each other and against what it has committed."""
+"""Verify a commit: repeat it, and compare the runs with each other and with its own results."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,19 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunelab.commands.studies.validate import files_left_behind
-from prunelab.commands.verify.outcome import compared, elsewhere, explained
+from prunelab.commands.verify.outcome import (
+    OutputComparison,
+    compare_outputs,
+    explain,
+    other_environment,
+)
 from prunelab.commands.verify.rerun import (
-    ELSEWHERE,
     LOCK,
-    UMASK,
+    OTHER_UMASK,
+    OTHER_VARIABLES,
     Outputs,
     bare_clone,
     committed_clone,
-    environment,
     lock_of,
     outputs,
     repeat,
     repeatable,
+    surroundings,
 )
 from prunelab.config.params import Runtime, load_params
 from prunelab.core.errors import InputError
@@ -30,8 +35,8 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """Finished runs of these stages: a clone each, and what each has written."""
+class RepeatResult:
+    """Finished runs of these stages: a clone for each run, and the outputs of each."""
 
     stages: list[str]
     runtime: Runtime
@@ -39,82 +44,115 @@ class Repeated:
     outputs: list[Outputs]
 
 
-def verified(
+def verify_commit(
     tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
 ) -> bool:
-    """Repeat a commit `runs` times in clones in `folder`; whether all that had to be the same to the bit is.
+    """Repeat a commit `runs` times in clones in `folder`, and report every difference by `tell`.
+
+    Returns whether everything is the same to the bit that has to be.
 
     Raises:
-        InputError: for targets that are no stages, parameters that cannot be used, or a stage that fails.
+        InputError: for targets that are no stages, unusable parameters, or a stage that fails.
     """
-    done = _repeat(tree, targets, folder, runs=runs, jobs=jobs, tell=tell)
-    alike = True
+    result = _repeat(tree, targets, folder, runs=runs, jobs=jobs, tell=tell)
+
+    runs_agree = True
     for number in range(1, runs):
-        found = compared(done.outputs[0], done.outputs[number])
-        tell(f"runs 1 and {number + 1}: {found.told()}")
-        for line in explained(found, done.clones[0], done.clones[number]):
+        comparison = compare_outputs(result.outputs[0], result.outputs[number])
+        tell(f"runs 1 and {number + 1}: {comparison.describe()}")
+        for line in explain(comparison, result.clones[0], result.clones[number]):
             tell(line)
-        alike &= found.equal
-    return _as_committed(tree, done, folder, tell) and alike
+        runs_agree = runs_agree and comparison.equal
+
+    committed_agree = _compare_with_committed(tree, result, folder, tell)
+    return committed_agree and runs_agree
 
 
 def _repeat(
     tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
-) -> Repeated:
+) -> RepeatResult:
     assert tree.commit is not None
-    clones = [
-        folder / f"run {number}{' in another folder' * (number > 1)}"
-        for number in range(1, runs + 1)
-    ]
+    clones = [folder / "run 1"]
+    clones += [folder / f"run {number} in another folder" for number in range(2, runs + 1)]
     for clone in clones:
         bare_clone(tree.root, clone, tree.commit)
+
     params = load_params(clones[0] / "params.yaml")
-    if problems := files_left_behind(tree.root, params.model_dump(), elsewhere=False):
+    problems = files_left_behind(tree.root, params.model_dump(), elsewhere=False)
+    if problems:
         raise InputError(problems)
+
     stages, timed = repeatable(clones[0], targets)
     if timed:
-        tell(f"left out, since they rest on a clock: {', '.join(timed)}")
-    written = []
+        tell(f"left out, because they depend on a clock: {', '.join(timed)}")
+
+    results = []
     for number, clone in enumerate(clones, start=1):
         tell(f"run {number} of {runs}: {len(stages)} stages of {tree.commit[:8]}")
-        begun = time.monotonic()
-        with environment(*((ELSEWHERE, UMASK) if number > 1 else ({}, None))):
+        start = time.monotonic()
+
+        if number == 1:
             repeat(clone, stages, jobs, tell)
-        written.append(outputs(lock_of(clone), stages))
-        tell(
-            f"run {number} of {runs}: {len(written[-1])} outputs after {time.monotonic() - begun:,.0f} s"
-        )
-    return Repeated(stages, params.runtime, clones, written)
+        else:
+            with surroundings(OTHER_VARIABLES, OTHER_UMASK):
+                repeat(clone, stages, jobs, tell)
+        written = outputs(lock_of(clone), stages)
+
+        seconds = time.monotonic() - start
+        tell(f"run {number} of {runs}: {len(written)} outputs after {seconds:,.0f} s")
+        results.append(written)
+    return RepeatResult(stages, params.runtime, clones, results)
 
 
-def _as_committed(tree: Tree, done: Repeated, folder: Path, tell: Tell) -> bool:
-    """Whether the committed results are those of the first run, where they were to be; both is told."""
-    assert tree.commit is not None
-    committed = outputs((tree.read(str(LOCK)) or b"").decode(), done.stages)
+def _compare_with_committed(tree: Tree, result: RepeatResult, folder: Path, tell: Tell) -> bool:
+    """Compare the first run with the commit's own results.
+
+    Returns False only if they differ although the commit was made in an environment like this one.
+    """
+    committed = outputs((tree.read(str(LOCK)) or b"").decode(), result.stages)
     if not committed:
-        tell("the commit has no results of its own to hold against")
+        tell("the commit has no results of its own to compare with")
         return True
-    if (state := lock_state(tree)).stale:
-        stale = ", ".join(state.stages) or state.trouble
+
+    state = lock_state(tree)
+    if state.stale:
+        reason = ", ".join(state.stages) or state.trouble
         tell(
-            f"dvc.lock does not belong to the commit's own code, parameters and data ({stale}): not held against"
+            "dvc.lock does not belong to the commit's own code, parameters and data "
+            f"({reason}): not compared"
         )
         return True
-    found = compared(committed, done.outputs[0])
-    other = elsewhere(tree, fingerprint(configure(done.runtime)))
-    if other is None:
-        tell(f"the commit does not say what its results were made on; of them {found.told()}")
-    elif other:
+
+    comparison = compare_outputs(committed, result.outputs[0])
+    environment = other_environment(tree, fingerprint(configure(result.runtime)))
+    if environment is None:
         tell(
-            f"the committed results were made on another environment, so they need not be the same; {found.told()}"
+            "the commit does not say on what its results were made; "
+            f"of them {comparison.describe()}"
         )
-        for key, values in other.items():
+        return True
+
+    if environment:
+        tell(
+            "the committed results were made on another environment, so they need not be the same; "
+            f"{comparison.describe()}"
+        )
+        for key, values in environment.items():
             tell(f"  {key}: {values}")
-    else:
-        tell(f"the commit and run 1: {found.told()}")
-        if not found.equal:
-            committed_clone(tree.root, folder / "committed", tree.commit)
-            for line in explained(found, folder / "committed", done.clones[0]):
-                tell(line)
-            return False
-    return True
+        return True
+
+    tell(f"the commit and run 1: {comparison.describe()}")
+    if comparison.equal:
+        return True
+    _explain_committed(tree, comparison, result, folder, tell)
+    return False
+
+
+def _explain_committed(
+    tree: Tree, comparison: OutputComparison, result: RepeatResult, folder: Path, tell: Tell
+) -> None:
+    assert tree.commit is not None
+    committed = folder / "committed"
+    committed_clone(tree.root, committed, tree.commit)
+    for line in explain(comparison, committed, result.clones[0]):
+        tell(line)
