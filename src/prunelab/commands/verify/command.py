@@ -46,8 +46,8 @@ def verify(
     new files.
     Their outputs are compared with each other. They are also compared with those in the
     commit's dvc.lock, if that was made on the same processor, packages and threads; otherwise it
-    says what differs. Differences are named down to the tensor. Stages that depend on a clock, and the report
-    of them, are left out.
+    says what differs. Differences are named down to the tensor. Stages that depend on a clock,
+    and the report of them, are left out.
 
     Exit status 1: the runs differ, or they differ from committed results of a like environment.
     Raw data is taken from data/raw and not downloaded again. It takes as long as the pipeline,
