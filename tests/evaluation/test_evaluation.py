@@ -1,9 +1,12 @@
+"""Quality, intervals, costs and predictions, each against another way to compute it."""
+
 import statistics
 
 import numpy as np
 import pytest
 import torch
 from helpers.networks import DIGITS_SHAPE, IMAGE_MODELS, zeroed
+from safetensors.torch import save_file
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torch import nn
@@ -20,21 +23,30 @@ from prunelab.statistics.intervals import half_width
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.statistics.similarity import indistinguishable
 
+CLASSES = 5
+
 
 @pytest.fixture
-def said() -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions of 500 images, right four times in five; class 4 is never predicted."""
+def predicted_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of 500 images, right four times in five; never class 4."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, 500)
-    predicted = np.where(rng.random(500) < 0.8, labels, rng.integers(0, 5, 500))
+    labels = rng.integers(0, CLASSES, 500)
+    is_right = rng.random(500) < 0.8
+    predicted = np.where(is_right, labels, rng.integers(0, CLASSES, 500))
     return labels, np.where(predicted == 4, 0, predicted)
 
 
-def test_scores_are_those_of_scikit_learn(said):
-    labels, predicted = said
-    confusion = confusion_matrix(labels, predicted, 5)
-    np.testing.assert_array_equal(confusion, sklearn_metrics.confusion_matrix(labels, predicted))
+def build_twice() -> tuple[nn.Module, nn.Module]:
+    return build("resnet8", 10, DIGITS_SHAPE), build("resnet8", 10, DIGITS_SHAPE)
+
+
+def test_scores_agree_with_scikit_learn(predicted_labels):
+    labels, predicted = predicted_labels
+
+    confusion = confusion_matrix(labels, predicted, CLASSES)
     scores = macro_scores(confusion)
+
+    np.testing.assert_array_equal(confusion, sklearn_metrics.confusion_matrix(labels, predicted))
     for name, function in (
         ("precision", sklearn_metrics.precision_score),
         ("recall", sklearn_metrics.recall_score),
@@ -42,148 +54,176 @@ def test_scores_are_those_of_scikit_learn(said):
     ):
         expected = function(labels, predicted, average="macro", zero_division=0)
         assert scores[f"{name}_macro"] == pytest.approx(expected)
-    others = [sklearn_metrics.recall_score(labels != c, predicted != c) for c in range(5)]
+
+    # Specificity is the recall of "any other class".
+    others = [sklearn_metrics.recall_score(labels != c, predicted != c) for c in range(CLASSES)]
     assert scores["specificity_macro"] == pytest.approx(np.mean(others))
 
 
-def test_the_interval_of_several_seeds_covers_seeds_and_images():
+def test_interval_of_several_seeds_covers_seeds_and_images():
     rng = np.random.default_rng(1)
     values = (rng.random((4, 300)) < [[0.9], [0.8], [0.85], [0.95]]).astype(float)
     seeds = stats.t.interval(0.95, 3, values.mean(), stats.sem(values.mean(axis=1)))
     images = stats.norm.interval(0.95, values.mean(), stats.sem(values.mean(axis=0)))
+
     expected = np.hypot((seeds[1] - seeds[0]) / 2, (images[1] - images[0]) / 2)
+
     assert half_width(values, resamples=100) == pytest.approx(expected)
 
 
-def test_the_interval_of_one_seed_is_a_bootstrap_over_images():
+def test_interval_of_one_seed_is_a_bootstrap_over_images():
     values = (np.random.default_rng(2).random((1, 400)) < 0.9).astype(float)
-    half = half_width(values, resamples=20_000)
     expected = stats.bootstrap((values[0],), np.mean, method="percentile", n_resamples=5000, rng=3)
     low, high = expected.confidence_interval
+
+    half = half_width(values, resamples=20_000)
+
     assert half == pytest.approx((high - low) / 2, rel=0.1)
     assert half == half_width(values, resamples=20_000)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    """Networks of different seeds, images of different difficulty: 95 % intervals should miss about 1 in 20."""
+def test_intervals_cover_the_true_accuracy_about_19_times_in_20():
+    """Networks of different seeds classify images of different difficulty."""
     rng, covered = np.random.default_rng(4), 0
+
     for _ in range(400):
         chance = 0.85 + rng.normal(0, 0.02, (3, 1)) + rng.normal(0, 0.08, (1, 400))
         values = (rng.random((3, 400)) < chance).astype(float)
         covered += abs(values.mean() - 0.85) <= half_width(values, resamples=100)
+
     assert 0.93 < covered / 400 < 0.998
 
 
-def sure(predicted: np.ndarray) -> Predictions:
-    """Predictions [seeds, images] made with full confidence, the label among the likeliest wherever it was not 4."""
-    return Predictions(
-        predicted, np.zeros(predicted.shape), np.ones(predicted.shape), predicted != 4
+def confident(predicted: np.ndarray) -> Predictions:
+    """Predictions [seeds, images] of full confidence; the label is in the top 5 unless it is 4."""
+    zeros, ones = np.zeros(predicted.shape), np.ones(predicted.shape)
+    return Predictions(predicted, zeros, ones, predicted != 4)
+
+
+def quality_of(labels: np.ndarray, after: np.ndarray, dense: np.ndarray) -> dict[str, float]:
+    predictions = confident(after)
+    return quality(
+        labels, after=predictions, before=dense, dense=dense, classes=CLASSES, resamples=100
     )
 
 
-def judged(labels: np.ndarray, after: np.ndarray, dense: np.ndarray) -> dict[str, float]:
-    return quality(labels, after=sure(after), before=dense, dense=dense, classes=5, resamples=100)
-
-
-def test_drops_are_paired_by_seed_and_image(said):
-    labels, predicted = said
-    dense, after = np.stack([labels, predicted]), np.stack([predicted, labels])
-    measured = judged(labels, after, dense)
+def test_drops_are_paired_by_seed_and_image(predicted_labels):
+    labels, predicted = predicted_labels
     wrong = (predicted != labels).mean()
-    assert measured["accuracy"] == pytest.approx(1 - wrong / 2)
-    assert measured["accuracy_drop"] == pytest.approx(0)
-    assert (
-        measured["accuracy_drop_ci95"] > wrong
-    )  # one seed gains what the other loses: nothing is certain
-    same = judged(labels, dense, dense)
-    assert same["accuracy_drop"] == same["accuracy_drop_ci95"] == same["worst_class_drop"] == 0
+    dense, after = np.stack([labels, predicted]), np.stack([predicted, labels])
+
+    metrics = quality_of(labels, after, dense)
+
+    assert metrics["accuracy"] == pytest.approx(1 - wrong / 2)
+    assert metrics["accuracy_drop"] == pytest.approx(0)
+    # One seed gains what the other loses, so nothing is certain.
+    assert metrics["accuracy_drop_ci95"] > wrong
 
 
-def test_the_worst_class_is_the_one_that_loses_most_recall(said):
-    labels, predicted = said
+def test_dense_network_has_no_drop_from_itself(predicted_labels):
+    labels, predicted = predicted_labels
+    dense = np.stack([labels, predicted])
+
+    metrics = quality_of(labels, dense, dense)
+
+    assert metrics["accuracy_drop"] == 0
+    assert metrics["accuracy_drop_ci95"] == 0
+    assert metrics["worst_class_drop"] == 0
+
+
+def test_worst_class_is_the_one_that_loses_most_recall(predicted_labels):
+    labels, predicted = predicted_labels
     dense, after = labels[np.newaxis], predicted[np.newaxis]
-    measured = judged(labels, after, dense)
-    assert measured["worst_class_drop"] == 1  # class 4 is never predicted
-    rows = by_class(labels, after=after, dense=dense, classes=5)
-    assert [row["support"] for row in rows] == [int((labels == c).sum()) for c in range(5)]
+
+    metrics = quality_of(labels, after, dense)
+    rows = by_class(labels, after=after, dense=dense, classes=CLASSES)
+
+    assert metrics["worst_class_drop"] == 1  # class 4 is never predicted
+    assert [row["support"] for row in rows] == [int((labels == c).sum()) for c in range(CLASSES)]
+    assert np.mean([row["f1"] for row in rows]) == pytest.approx(metrics["f1_macro"])
     for row in rows:
         expected = sklearn_metrics.recall_score(labels == row["class"], predicted == row["class"])
-        assert row["recall"] == pytest.approx(expected) == pytest.approx(1 - row["recall_drop"])
-    assert np.mean([row["f1"] for row in rows]) == pytest.approx(measured["f1_macro"])
+        assert row["recall"] == pytest.approx(expected)
+        assert row["recall"] == pytest.approx(1 - row["recall_drop"])
 
 
-def test_rows_of_seeds_have_the_means_of_the_metrics(said):
-    labels, predicted = said
+def test_rows_by_seed_average_to_the_metrics(predicted_labels):
+    labels, predicted = predicted_labels
     after, dense = np.stack([predicted, labels]), np.stack([labels, labels])
-    rows = by_seed(labels, after=sure(after), before=dense, dense=dense, classes=5)
-    measured = judged(labels, after, dense)
+
+    metrics = quality_of(labels, after, dense)
+    rows = by_seed(labels, after=confident(after), before=dense, dense=dense, classes=CLASSES)
+    described = {row["measure"]: row for row in over_seeds(rows)}
+
+    averaged = {key for key in metrics if "ci95" not in key and "worst" not in key}
+    assert described.keys() == rows[0].keys() == averaged
     assert [row["accuracy"] for row in rows] == [pytest.approx((predicted == labels).mean()), 1]
-    told = {row["measure"]: row for row in over_seeds(rows)}
-    assert (
-        told.keys()
-        == rows[0].keys()
-        == measured.keys() - {key for key in measured if "ci95" in key or "worst" in key}
-    )
-    for key, spread in told.items():
-        one, other = (row[key] for row in rows)
-        assert spread["mean"] == pytest.approx(measured[key])
-        assert spread["sd"] == pytest.approx(statistics.stdev((one, other)))
-        assert spread["ci95"] == pytest.approx(stats.t.ppf(0.975, df=1) * abs(one - other) / 2)
-        assert spread["n"] == 2
-    assert "sd" not in over_seeds(rows[:1])[0]
+    for measure, row in described.items():
+        first, second = (seed_row[measure] for seed_row in rows)
+        assert row["n"] == 2
+        assert row["mean"] == pytest.approx(metrics[measure])
+        assert row["sd"] == pytest.approx(statistics.stdev((first, second)))
+        assert row["ci95"] == pytest.approx(stats.t.ppf(0.975, df=1) * abs(first - second) / 2)
 
 
-def test_the_calibration_error_is_the_gap_between_how_sure_and_how_often_right():
+def test_one_seed_has_no_deviation():
+    (row,) = over_seeds([{"accuracy": 0.5}])
+
+    assert row == {"measure": "accuracy", "n": 1, "mean": 0.5}
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     rng = np.random.default_rng(0)
     confidences = rng.uniform(0.2, 1, 200_000)
     right = rng.random(200_000) < confidences
-    assert calibration_error(confidences, right) < 0.01  # as often right as it says
+
+    assert calibration_error(confidences, right) < 0.01
     assert calibration_error(np.full(100, 0.9), np.arange(100) < 60) == pytest.approx(0.3)
-    assert calibration_error(
-        np.array([1.0, 1.0, 0.1, 0.1]), np.array([True, False, True, False])
-    ) == pytest.approx((2 * 0.5 + 2 * 0.4) / 4)
 
 
-def test_configurations_are_alike_unless_their_paired_difference_leaves_out_zero():
+def test_calibration_error_weighs_bins_by_their_images():
+    confidences = np.array([1.0, 1.0, 0.1, 0.1])
+    right = np.array([True, False, True, False])
+
+    assert calibration_error(confidences, right) == pytest.approx((2 * 0.5 + 2 * 0.4) / 4)
+
+
+def test_configurations_differ_if_their_paired_difference_excludes_zero():
     rng = np.random.default_rng(0)
     base = rng.random((3, 400)) < 0.8
-    worse = base & (rng.random((3, 400)) < 0.9)
-    other = rng.random((3, 400)) < 0.8  # as good as base, on other images
-    found = indistinguishable({"base": base, "worse": worse, "other": other}, resamples=100)
-    assert found["base"] == [
-        "other"
-    ]  # from the one that errs on its own images and some more, it can be told
-    assert "base" not in found["worse"]
+    worse = base & (rng.random((3, 400)) < 0.9)  # wrong on the same images, and on some more
+    equal = rng.random((3, 400)) < 0.8  # as good as base, on other images
+
+    similar = indistinguishable({"base": base, "worse": worse, "equal": equal}, resamples=100)
+
+    assert similar["base"] == ["equal"]
+    assert "base" not in similar["worse"]
     gap = base.astype(float) - worse
     assert gap.mean() > half_width(gap, resamples=100)
 
 
 def test_counts_stay_integers_in_the_mean():
-    assert mean_over_seeds([{"n": 1, "x": 1.0}, {"n": 2, "x": 2.0}, {"n": 3, "x": 2.0}]) == {
-        "n": 2,
-        "x": 5 / 3,
-    }
+    per_seed = [{"n": 1, "x": 1.0}, {"n": 2, "x": 2.0}, {"n": 3, "x": 2.0}]
+
+    assert mean_over_seeds(per_seed) == {"n": 2, "x": 5 / 3}
 
 
 def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions, linear layers and attention, by textbook formulas on recorded shapes."""
+    """Multiply-accumulates by textbook formulas on recorded shapes.
+
+    They count convolutions, linear layers and attention.
+    """
     total = 0
 
     def record(layer, args, output):
         nonlocal total
         if isinstance(layer, nn.MultiheadAttention):
             _, tokens, width = args[0].shape
-            total += (
-                4 * tokens * width**2 + 2 * tokens**2 * width
-            )  # its four projections, and its two products
+            projections, products = 4 * tokens * width**2, 2 * tokens**2 * width
+            total += projections + products
         elif isinstance(layer, nn.Conv2d):
-            total += (
-                output.numel()
-                * layer.in_channels
-                // layer.groups
-                * layer.kernel_size[0]
-                * layer.kernel_size[1]
-            )
+            kernel = layer.kernel_size[0] * layer.kernel_size[1]
+            total += output.numel() * layer.in_channels // layer.groups * kernel
         else:
             total += output.numel() * layer.in_features
 
@@ -196,7 +236,7 @@ def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 def torchs_macs(model: nn.Module, shape: tuple[int, int, int]) -> float:
-    """Multiply-accumulates as torch's own counter finds them; attention that is fused would hide its work from it."""
+    """Multiply-accumulates by torch's own counter, from which fused attention would hide."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -213,104 +253,135 @@ def torchs_macs(model: nn.Module, shape: tuple[int, int, int]) -> float:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
 @pytest.mark.parametrize("name", IMAGE_MODELS)
-def test_macs_agree_with_the_textbook_formula_and_with_a_second_counter(name, shape):
+def test_macs_agree_with_textbook_formulas_and_torchs_counter(name, shape):
     model = zeroed(name, 10, shape)
-    found, textbook = macs(model, shape), counted_macs(model, shape)
-    assert found == pytest.approx(
-        textbook, rel=0.03
-    )  # torchprofile counts norms too, neither of the others does
+
+    textbook = counted_macs(model, shape)
+
     assert textbook == pytest.approx(torchs_macs(model, shape), rel=0.03)
+    # `macs` counts norms too, which the others do not.
+    assert macs(model, shape) == pytest.approx(textbook, rel=0.03)
 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)
-def test_every_prunable_weight_has_the_places_at_which_it_is_used(name):
+def test_weights_times_their_output_positions_are_the_macs(name):
     model = zeroed(name, 10, DIGITS_SHAPE)
-    places = output_positions(model, torch.zeros(1, *DIGITS_SHAPE))
-    weights = prunable_weights(model)
-    spent = sum(
-        weight[0].numel() * len(weight) * places[key.rpartition(".")[0]]
-        for key, weight in weights.items()
-    )
-    assert spent == pytest.approx(
-        counted_macs(model, DIGITS_SHAPE), rel=0.02
-    )  # all but attention's two products
+    positions = output_positions(model, torch.zeros(1, *DIGITS_SHAPE))
+
+    total = 0
+    for key, weight in prunable_weights(model).items():
+        layer = key.rpartition(".")[0]
+        total += weight.numel() * positions[layer]
+
+    # All but the two products of attention.
+    assert total == pytest.approx(counted_macs(model, DIGITS_SHAPE), rel=0.02)
 
 
-def test_cost_counts_zeros_and_not_macs_of_masks():
-    dense, model = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+def test_masks_change_the_sparsity_but_not_the_macs():
+    dense, model = build_twice()
     with torch.no_grad():
         model.layer3[0].conv2.weight.zero_()
+
     measured = cost(model, dense, DIGITS_SHAPE)
+
     weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     assert measured["sparsity"] == pytest.approx(64 * 64 * 9 / weights)
     assert measured["params"] == sum(p.numel() for p in dense.parameters())
     assert measured["params_nonzero"] == sum(int((p != 0).sum()) for p in model.parameters())
     assert measured["macs_ratio"] == measured["params_ratio"] == 1
+
+
+def test_training_costs_three_forward_passes_per_image():
+    model = build("resnet8", 10, DIGITS_SHAPE)
+
     assert training_macs(model, DIGITS_SHAPE, 10) == 30 * macs(model, DIGITS_SHAPE)
 
 
-def test_macs_of_zeros_are_those_that_a_thinner_network_lacks():
-    dense, model = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
-    assert cost(dense, dense, DIGITS_SHAPE)["macs_nonzero"] == macs(dense, DIGITS_SHAPE)
+def test_zero_weights_lower_the_nonzero_macs():
+    dense, model = build_twice()
     with torch.no_grad():
         model.layer3[0].conv2.weight[:16].zero_()
-    gone = 16 * 64 * 9 * 2 * 2  # 8x8 images, halved twice on the way there
-    assert cost(model, dense, DIGITS_SHAPE)["macs_nonzero"] == macs(dense, DIGITS_SHAPE) - gone
+
+    pixels = 2 * 2  # of images of 8x8, halved twice on the way there
+    removed = 16 * 64 * 9 * pixels
+
+    assert cost(dense, dense, DIGITS_SHAPE)["macs_nonzero"] == macs(dense, DIGITS_SHAPE)
+    assert cost(model, dense, DIGITS_SHAPE)["macs_nonzero"] == macs(dense, DIGITS_SHAPE) - removed
 
 
 def test_rows_of_layers_add_up_to_the_network():
-    dense, model = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+    dense, model = build_twice()
     with torch.no_grad():
         model.layer1[0].conv1.weight[:4].zero_()
+
     rows = by_layer(model, dense)
+
+    nonzero = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
     assert rows["layer1.0.conv1"]["sparsity"] == pytest.approx(4 / 16)
-    assert sum(row["weights_nonzero"] for row in rows.values()) == sum(
-        int(weight.count_nonzero()) for weight in prunable_weights(model).values()
-    )
-    spread = histogram([model, dense])
-    weights = [
-        weight for network in (model, dense) for weight in prunable_weights(network).values()
-    ]
-    assert sum(spread["counts"]) + spread["zeros"] == sum(weight.numel() for weight in weights)
-    assert spread["zeros"] == 4 * 16 * 9
-    assert spread["limit"] == pytest.approx(
-        max(float(weight.detach().abs().max()) for weight in weights)
-    )
+    assert sum(row["weights_nonzero"] for row in rows.values()) == nonzero
+
+
+def test_histogram_counts_every_weight_once():
+    dense, model = build_twice()
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[:4].zero_()
+
+    distribution = histogram([model, dense])
+
+    weights = [*prunable_weights(model).values(), *prunable_weights(dense).values()]
+    total = sum(weight.numel() for weight in weights)
+    largest = max(float(weight.detach().abs().max()) for weight in weights)
+    assert sum(distribution["counts"]) + distribution["zeros"] == total
+    assert distribution["zeros"] == 4 * 16 * 9
+    assert distribution["limit"] == pytest.approx(largest)
 
 
 def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
-    from safetensors.torch import save_file
-
     model = build("resnet8", 10, DIGITS_SHAPE)
+    file = tmp_path / "plain.safetensors"
+    save_file(model.state_dict(), file)
+
     dense = sizes(model)
-    save_file(model.state_dict(), tmp_path / "plain.safetensors")
-    assert dense["size_bytes"] == (tmp_path / "plain.safetensors").stat().st_size
     with torch.no_grad():
         for weight in prunable_weights(model).values():
             weight.zero_()
     masked = sizes(model)
+
+    assert dense["size_bytes"] == file.stat().st_size
+    assert dense["size_sparse_bytes"] == dense["size_bytes"]
     assert masked["size_bytes"] == dense["size_bytes"]
     assert masked["size_compressed_bytes"] < 0.1 * dense["size_compressed_bytes"]
-    assert dense["size_sparse_bytes"] == dense["size_bytes"]
-    left = sum(
-        4 * value.numel()
-        for name, value in model.state_dict().items()
-        if name not in prunable_weights(model)
-    )
-    ends = sum(4 * (len(weight) + 1) for weight in prunable_weights(model).values())
-    assert left + ends < masked["size_sparse_bytes"] < left + ends + 8192  # and a header
+
+
+def test_sparse_size_of_zeros_is_that_of_everything_else():
+    model = build("resnet8", 10, DIGITS_SHAPE)
+    weights = prunable_weights(model)
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.zero_()
+
+    size = sizes(model)["size_sparse_bytes"]
+
+    others = sum(v.nbytes for name, v in model.state_dict().items() if name not in weights)
+    row_ends = sum(4 * (len(weight) + 1) for weight in weights.values())
+    header = 8192
+    assert others + row_ends < size < others + row_ends + header
 
 
 def test_predictions_are_those_of_the_network_image_by_image(trainer, execution):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    predictions = predict(model, trainer.validation_loader, 10, execution)
-    ((images, labels),) = trainer.validation_loader.ordered(len(trainer.validation_loader))
+    loader = trainer.validation_loader
+    ((images, labels),) = loader.ordered(len(loader))
+
+    predictions = predict(model, loader, 10, execution)
+
     with torch.no_grad():
         logits = model(images)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none").numpy()
+    probabilities = logits.double().softmax(1).numpy()
+    of_label = probabilities[np.arange(len(labels)), labels.numpy()]
+    rank = (probabilities > of_label[:, np.newaxis]).sum(axis=1)
     np.testing.assert_array_equal(predictions.classes, logits.argmax(1).numpy())
-    expected = nn.functional.cross_entropy(logits, labels, reduction="none").numpy()
-    np.testing.assert_allclose(predictions.losses, expected, rtol=1e-4, atol=1e-5)
-    shares = logits.double().softmax(1).numpy()
-    np.testing.assert_allclose(predictions.confidences, shares.max(axis=1), rtol=1e-4)
-    places = (shares > shares[np.arange(len(labels)), labels.numpy()][:, np.newaxis]).sum(axis=1)
-    np.testing.assert_array_equal(predictions.among_top, places < 5)
+    np.testing.assert_allclose(predictions.losses, losses, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predictions.confidences, probabilities.max(axis=1), rtol=1e-4)
+    np.testing.assert_array_equal(predictions.among_top, rank < 5)
