@@ -1,10 +1,10 @@
-"""MODELS: the networks by name, each with its head and the layers whose width is not free."""
+"""MODELS: the networks by name, each with its head and the layers whose width must stay."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,62 +21,80 @@ from prunelab.models.vit import embedding_stream, vit_b_16, vit_tiny
 from prunelab.runtime.device import seed_for
 
 Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
+InputKind = Literal["images", "texts"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """`build(classes, shape, **options)` makes the network; `head` names its last layer.
+    """One network of the table.
 
-    `fixed(name)` tells whether a layer's output channels must stay, beyond the head's, which always do;
-    `options(weights)` what the builder needs to know of the weights that are to be imported; `imagenet`
-    torchvision's name of weights trained on ImageNet, empty where there are none.
+    Args:
+        build: makes the network, as `build(classes, shape, **options)`
+        head: name of its last layer
+        fixed: whether the layer of this name must keep its output channels; the head always does
+        reads: the kind of its inputs
+        options: what the builder must know about the weights that are imported
+        imagenet: torchvision's name of weights trained on ImageNet; empty if there are none
     """
 
     build: Callable[..., nn.Module]
     head: str
     fixed: Callable[[str], bool] = lambda name: False
-    reads: Literal["images", "texts"] = "images"
+    reads: InputKind = "images"
     options: Callable[[str], dict[str, int]] = lambda weights: {}
     imagenet: str = ""
 
 
 def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
-    """A fresh network, its initial weights determined by the seed.
+    """A fresh network, whose initial weights depend on the seed alone.
 
     Raises:
-        InputError: if there is no network of that name, or none for such input or options.
+        InputError: if there is no network of that name, or if it cannot have this input or option.
     """
-    architecture = _for_input(name, classes, shape, options)
+    architecture = _check_request(name, classes, shape, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
         return architecture.build(classes, shape, **options)
 
 
 def build_on_meta(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
-    """A network without values, on the meta device: to be given them, or for its structure alone.
+    """A network without values, on the meta device: its structure, or a place to load weights into.
 
     Raises:
         InputError: as `build` does.
     """
-    architecture = _for_input(name, classes, shape, options)
-    with torch.device("meta"), _NoDraws():
+    architecture = _check_request(name, classes, shape, options)
+    with torch.device("meta"), _SkipNormalDraws():
         return architecture.build(classes, shape, **options)
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves out draws of normal values: without a device, torch imports its compiler for them, which takes seconds."""
+class _SkipNormalDraws(TorchFunctionMode):
+    """Skips normal draws: on the meta device, torch imports its compiler for them, in seconds."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.normal_:
+            return args[0]
+
+        return func(*args, **(kwargs or {}))
 
 
-def _for_input(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
+def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
+    """The architecture of that name, if it can be built with this input and these options."""
     architecture = pick(MODELS, name, "model")
-    if reads(shape) != architecture.reads:
-        fitting = ", ".join(other for other, entry in MODELS.items() if entry.reads == reads(shape))
+
+    kind = input_kind(shape)
+    if architecture.reads != kind:
+        valid = ", ".join(model for model, entry in MODELS.items() if entry.reads == kind)
         raise InputError(
-            f"model: {name} reads {architecture.reads}, the data set holds {reads(shape)}; valid: {fitting}"
+            f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid}"
         )
+
     try:
         inspect.signature(architecture.build).bind(classes, shape, **options)
     except TypeError as error:
@@ -86,25 +104,26 @@ def _for_input(name: str, classes: int, shape: Shape, options: dict[str, int]) -
     return architecture
 
 
-def reads(shape: Shape) -> Literal["images", "texts"]:
+def input_kind(shape: Shape) -> InputKind:
     """What inputs of this shape are."""
     return "texts" if len(shape) == 1 else "images"
 
 
 def example_input(shape: Shape) -> torch.Tensor:
-    """One input by which a network can be traced: a black image, float [1, C, H, W], or a text, int64 [1, L].
+    """One input to trace a network with.
 
-    No token of the text is padding (0 in BERT's vocabulary), so that nothing is left out of what it costs.
+    No token of a text is padding (0 in BERT's vocabulary), so its cost is that of a full text.
+
+    Returns:
+        A black image, float [1, C, H, W], or a text, int64 [1, L].
     """
-    return (
-        torch.ones(1, *shape, dtype=torch.int64)
-        if reads(shape) == "texts"
-        else torch.zeros(1, *shape)
-    )
+    if input_kind(shape) == "texts":
+        return torch.ones(1, *shape, dtype=torch.int64)
+    return torch.zeros(1, *shape)
 
 
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
-    """The layers of a network whose output channels pruning must leave alone."""
+    """The layers of a network whose output channels pruning must keep."""
     architecture = pick(MODELS, name, "model")
     return [
         layer
@@ -114,10 +133,11 @@ def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
 
 
 def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that pruning may zero: those of every convolution and linear layer, the head's too; no biases.
+    """The weights that pruning may set to zero, by parameter name.
 
-    Attention counts with all its projections: those of queries, keys and values lie in one matrix, which is a parameter
-    without a layer of its own.
+    These are the weights of every convolution and linear layer, including the head, but no biases.
+    Of attention they include all projections: queries, keys and values share one matrix, which is a
+    parameter without a layer of its own.
     """
     weights: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
@@ -148,20 +168,24 @@ def _resnet(block: str, *depths: int, imagenet: str = "") -> Architecture:
 
 
 def _vgg(depth: int, norms: bool = False) -> Architecture:
-    imagenet = f"VGG{depth}_BN_Weights" if norms else f"VGG{depth}_Weights"
+    suffix = "_BN" if norms else ""
     return Architecture(
-        partial(vgg, depth, norms), head="classifier", imagenet=f"{imagenet}.IMAGENET1K_V1"
+        partial(vgg, depth, norms),
+        head="classifier",
+        imagenet=f"VGG{depth}{suffix}_Weights.IMAGENET1K_V1",
     )
 
 
 def _vgg_classic(depth: int) -> Architecture:
     return Architecture(
-        partial(vgg_classic, depth), "classifier.6", imagenet=f"VGG{depth}_Weights.IMAGENET1K_V1"
+        partial(vgg_classic, depth),
+        head="classifier.6",
+        imagenet=f"VGG{depth}_Weights.IMAGENET1K_V1",
     )
 
 
 def _mobile(name: str, head: str, imagenet: str) -> Architecture:
-    return Architecture(partial(mobile, name), head, imagenet=imagenet)
+    return Architecture(partial(mobile, name), head=head, imagenet=imagenet)
 
 
 MODELS: dict[str, Architecture] = {
@@ -199,9 +223,12 @@ MODELS: dict[str, Architecture] = {
     "densenet121": Architecture(
         densenet121, head="classifier", imagenet="DenseNet121_Weights.IMAGENET1K_V1"
     ),
-    "vit_tiny": Architecture(vit_tiny, "heads.head", embedding_stream),
+    "vit_tiny": Architecture(vit_tiny, head="heads.head", fixed=embedding_stream),
     "vit_b_16": Architecture(
-        vit_b_16, "heads.head", embedding_stream, imagenet="ViT_B_16_Weights.IMAGENET1K_V1"
+        vit_b_16,
+        head="heads.head",
+        fixed=embedding_stream,
+        imagenet="ViT_B_16_Weights.IMAGENET1K_V1",
     ),
     "bert": Architecture(bert, head="classifier", reads="texts", options=encoder_options),
 }

@@ -1,87 +1,101 @@
-"""What a network costs on paper: parameters, sparsity and multiply-accumulates (MACs)."""
+"""The theoretical cost of a network: parameters, sparsity and multiply-accumulates (MACs)."""
 
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.models.catalogue import Shape, example_input, prunable_weights
 
-TRAINING_PASSES = 3  # forward, and backward to inputs and to weights: about the same work each
+TRAINING_PASSES = 3  # forward, and backward to inputs and to weights, which cost about the same
+LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.MultiheadAttention)
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
-    """Multiply-accumulates of one input, as torchprofile counts them; a zeroed weight costs like any other."""
+    """MACs of one input of `shape`, counted by torchprofile. A zero weight costs like any other."""
     from torchprofile import profile_macs
 
     copy = deepcopy(model).cpu().float().eval()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # tracing is deprecated in torch, and kinds of operators are skipped on purpose
+        # torch deprecates tracing, and torchprofile skips some operators on purpose.
+        warnings.simplefilter("ignore")
         return int(profile_macs(copy, example_input(shape)))  # type: ignore[arg-type]
 
 
 def cost(model: nn.Module, dense: nn.Module, shape: Shape) -> dict[str, float]:
-    """Counts for `model`, and ratios against the dense network it came from (dense ÷ this, so 2 is half the cost).
+    """Counts for `model`, and ratios to the dense network that it comes from.
 
-    `sparsity` is 1 less non-zero prunable weights ÷ the dense network's prunable weights, so thinner nets count too;
-    `macs_nonzero` leaves out the multiplications by a zero weight, which no dense kernel does.
+    Args:
+        model: the pruned network
+        dense: the network before pruning
+        shape: shape of one input
+
+    Returns:
+        `params` and `macs` count all weights, zeros too. `params_nonzero` leaves out zero
+        parameters, and `macs_nonzero` the multiplications by zero weights, which dense kernels
+        still perform. `params_ratio` and `macs_ratio` are dense / pruned: 2 means half the cost.
+        `sparsity` is 1 - nonzero prunable weights / prunable weights of the dense network, so
+        removed channels count too: 0 means no weight is gone, 1 means all are.
     """
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     nonzero_weights = sum(
         int(weight.count_nonzero()) for weight in prunable_weights(model).values()
     )
-    ours, theirs = macs(model, shape), macs(dense, shape)
-    ours_stored, theirs_stored = parameters(model), parameters(dense)
+    params_nonzero = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+
+    model_params, dense_params = parameters(model), parameters(dense)
+    model_macs, dense_macs = macs(model, shape), macs(dense, shape)
+
     return {
-        "params": ours_stored,
-        "params_nonzero": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
-        "params_ratio": theirs_stored / ours_stored,
+        "params": model_params,
+        "params_nonzero": params_nonzero,
+        "params_ratio": dense_params / model_params,
         "sparsity": 1 - nonzero_weights / dense_weights,
-        "macs": ours,
-        "macs_nonzero": ours - _macs_of_zeros(model, shape),
-        "macs_ratio": theirs / ours,
+        "macs": model_macs,
+        "macs_nonzero": model_macs - _macs_of_zeros(model, shape),
+        "macs_ratio": dense_macs / model_macs,
     }
 
 
 def _macs_of_zeros(model: nn.Module, shape: Shape) -> int:
-    places = output_positions(model, example_input(shape))
-    zeros = {
-        name: weight.numel() - int(weight.count_nonzero())
-        for name, weight in prunable_weights(model).items()
-    }
-    return sum(count * places[name.rpartition(".")[0]] for name, count in zeros.items())
+    """MACs of one input that multiply by a zero weight."""
+    positions = output_positions(model, example_input(shape))
+
+    zero_macs = 0
+    for name, weight in prunable_weights(model).items():
+        zeros = weight.numel() - int(weight.count_nonzero())
+        layer = name.rpartition(".")[0]
+        zero_macs += zeros * positions[layer]
+    return zero_macs
 
 
-def output_positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
-    """At how many places (pixels, tokens) every layer is applied to one input, by the layer's name."""
-    places: dict[str, int] = {}
+def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often each layer is applied to one input: its number of output pixels or tokens.
 
-    def note(name: str, features: int) -> Callable[..., None]:
-        def hook(
-            module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]
-        ) -> None:
-            result = output if isinstance(output, torch.Tensor) else output[0]
-            places[name] = places.get(name, 0) + result[0].numel() // features
+    Args:
+        model: the network, which is in the same mode afterwards
+        example: one input, as `example_input` makes it
 
-        return hook
+    Returns:
+        The number of positions by layer name, of all layers that the forward pass uses.
+    """
+    positions: dict[str, int] = {}
 
-    widths = {
-        name: module.embed_dim
-        if isinstance(module, nn.MultiheadAttention)
-        else module.weight.shape[0]
-        for name, module in model.named_modules()
-        if isinstance(
-            module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.LayerNorm | nn.MultiheadAttention
-        )
-    }
-    hooks = [
-        model.get_submodule(name).register_forward_hook(note(name, width))
-        for name, width in widths.items()
-    ]
+    def add_positions(
+        name: str, layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+    ) -> None:
+        if isinstance(output, tuple):
+            output = output[0]  # attention also returns its weights
+        added = output[0].numel() // _output_features(layer)
+        positions[name] = positions.get(name, 0) + added
+
+    hooks = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, LAYERS):
+            hooks.append(layer.register_forward_hook(partial(add_positions, name)))
+
     training = model.training
     try:
         with torch.no_grad():
@@ -90,17 +104,26 @@ def output_positions(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
         model.train(training)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention) and name in places:
-            places[f"{name}.out_proj"] = places[name]  # it is used without being called
-    return places
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.MultiheadAttention) and name in positions:
+            # Attention uses the weights of out_proj without calling it.
+            positions[f"{name}.out_proj"] = positions[name]
+    return positions
+
+
+def _output_features(layer: nn.Module) -> int:
+    if isinstance(layer, nn.MultiheadAttention):
+        return int(layer.embed_dim)
+    assert isinstance(layer.weight, Tensor)
+    return int(layer.weight.shape[0])
 
 
 def training_macs(model: nn.Module, shape: Shape, images: int) -> int:
-    """MACs spent on training with so many images (an image counts once per epoch)."""
+    """MACs of training on `images` images; an image counts once per epoch."""
     return TRAINING_PASSES * macs(model, shape) * images
 
 
 def parameters(model: nn.Module) -> int:
-    """How many parameters a network has, zeros included."""
+    """The number of parameters, zeros included."""
     return sum(parameter.numel() for parameter in model.parameters())

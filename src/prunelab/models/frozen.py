@@ -12,37 +12,42 @@ from prunelab.core.errors import InputError
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Take every parameter out of training whose name, or that of a layer around it, matches one of the patterns.
+    """Exclude from training the parameters that a pattern matches, by name or by a layer around.
 
-    Patterns are shell wildcards, where `*` matches dots too: `layer1` and `layer1.*` both freeze all of layer1.
+    Patterns are shell wildcards, and `*` matches dots too: `layer1` and `layer1.*` both freeze all
+    of layer1.
 
     Raises:
         InputError: if a pattern matches nothing, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
-    frozen = {
-        pattern: [name for name in parameters if within(name, pattern)] for pattern in patterns
-    }
-    parts = ", ".join(name for name, _ in model.named_children())
-    problems = [
-        f"train.freeze: {pattern!r} matches no layer with weights; valid: names of layers, with wildcards, in {parts}"
-        for pattern, names in frozen.items()
-        if not names
-    ]
-    names = {name for names in frozen.values() for name in names}
+    layers = ", ".join(name for name, _ in model.named_children())
+
+    names: set[str] = set()
+    problems = []
+    for pattern in dict.fromkeys(patterns):
+        matching = [name for name in parameters if within(name, pattern)]
+        names.update(matching)
+        if not matching:
+            problems.append(
+                f"train.freeze: {pattern!r} matches no layer with weights; "
+                f"valid: names of layers, with wildcards, in {layers}"
+            )
+
     if patterns and len(names) == len(parameters):
         problems.append(
             f"train.freeze: {', '.join(patterns)} leaves nothing of the network to train"
         )
     if problems:
         raise InputError(problems)
+
     for name in names:
         parameters[name].requires_grad_(False)
 
 
 @contextmanager
 def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
-    """Freeze for a while; afterwards everything may be trained again."""
+    """Freeze layers inside a `with` block. After it all parameters can be trained again."""
     freeze(model, patterns)
     try:
         yield
@@ -51,7 +56,7 @@ def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Put a network into training mode, but for batch norms that are frozen: their running statistics stay too."""
+    """Put a network into training mode, except frozen batch norms: their statistics stay too."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
@@ -59,7 +64,6 @@ def train_mode(model: nn.Module) -> None:
 
 
 def within(name: str, pattern: str) -> bool:
-    """Whether a pattern matches a dotted name or one of the layers it lies in."""
-    return any(
-        fnmatchcase(prefix, pattern) for prefix in accumulate(name.split("."), "{}.{}".format)
-    )
+    """Whether a pattern matches a dotted name, or one of the layers that contain it."""
+    prefixes = accumulate(name.split("."), "{}.{}".format)
+    return any(fnmatchcase(prefix, pattern) for prefix in prefixes)

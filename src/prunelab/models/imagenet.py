@@ -1,4 +1,4 @@
-"""The weights that torchvision publishes: where they are, their download, and their tensors under today's names."""
+"""The weights that torchvision publishes: addresses, download and names of tensors."""
 
 import re
 from collections import OrderedDict
@@ -16,20 +16,30 @@ from prunelab.models.catalogue import MODELS
 
 IMAGENET = "imagenet"
 
+# Names in torchvision's older files, and what they are called now.
+RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
+    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
+)
 
-def place(architecture: str) -> tuple[str, Path]:
-    """The address of a network's ImageNet weights, and their place in torch hub's cache (below $TORCH_HOME).
+
+def locate(architecture: str) -> tuple[str, Path]:
+    """The address of a network's ImageNet weights, and their place in torch hub's cache.
+
+    The cache is below $TORCH_HOME.
 
     Raises:
         InputError: if there are none for this network.
     """
     name = pick(MODELS, architecture, "model").imagenet
     if not name:
-        published = ", ".join(known for known, entry in MODELS.items() if entry.imagenet)
+        published = ", ".join(model for model, entry in MODELS.items() if entry.imagenet)
         raise InputError(
             f"weights: there are no {IMAGENET} weights for {architecture}; "
             f"valid: none, a file, or one of the models {published}"
         )
+
     from torchvision import models
 
     url = models.get_weight(name).url
@@ -37,37 +47,36 @@ def place(architecture: str) -> tuple[str, Path]:
 
 
 def fetch(architecture: str) -> Path:
-    """The file of a network's ImageNet weights, downloaded unless it is there, its hash checked in either case.
+    """The file of a network's ImageNet weights, downloaded if absent. Its hash is always checked.
 
     Raises:
-        InputError: if there are none, they cannot be downloaded, or the file is damaged.
+        InputError: if there are none, if they cannot be downloaded, or if the file is damaged.
     """
-    url, path = place(architecture)
+    url, path = locate(architecture)
+    hash_start = path.stem.rpartition("-")[2]  # as in resnet18-f37072fd.pth
+
     try:
-        download.fetch(
-            url, Checksum(path.stem.rpartition("-")[2]), path
-        )  # names end with the start of the hash
-    except InputError as refused:
-        raise InputError(f"weights: {problem}" for problem in refused.problems) from None
+        download.fetch(url, Checksum(hash_start), path)
+    except InputError as error:
+        raise InputError(f"weights: {problem}" for problem in error.problems) from None
     return path
 
 
-def modern(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under today's names: torchvision's older files call layers of DenseNet and of ViT otherwise."""
-    dense = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-    first, second = re.compile(r"\.mlp\.linear_1\."), re.compile(r"\.mlp\.linear_2\.")
-    return {
-        second.sub(".mlp.3.", first.sub(".mlp.0.", dense.sub(r"\1\2", name))): value
-        for name, value in state.items()
-    }
+def with_current_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under torchvision's current names; old files of DenseNet and ViT have others."""
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in RENAMED:
+            name = pattern.sub(replacement, name)
+        renamed[name] = tensor
+    return renamed
 
 
-def interpolated(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a vision transformer with position embeddings for as many patches as another one has.
+def interpolate_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A vision transformer's tensors, with position embeddings for as many patches as `model` has.
 
     They are interpolated (Dosovitskiy et al. 2021, section 3.2).
     """
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    image_size, patch_size = (getattr(model, key) for key in ("image_size", "patch_size"))
-    return dict(interpolate_embeddings(image_size, patch_size, OrderedDict(state)))
+    return dict(interpolate_embeddings(model.image_size, model.patch_size, OrderedDict(state)))

@@ -1,4 +1,4 @@
-"""Batch norm's statistics, measured anew once a network has changed under them."""
+"""Batch norm statistics, measured again after pruning has changed the activations."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Measure the statistics of all batch norms anew, as plain averages over the given batches."""
+    """Replace the statistics of all batch norms by plain averages over the batches.
+
+    Args:
+        model: any network; it is left in eval mode
+        batches: inputs and labels; the labels are not used
+    """
     norms = [
         module
         for module in model.modules()
@@ -16,12 +21,14 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative average
+        norm.momentum = None  # torch then computes a cumulative average
+
+    for module in model.modules():
+        module.training = isinstance(module, nn.BatchNorm2d)  # dropout stays off
     with torch.no_grad():
-        for module in model.modules():
-            module.training = isinstance(module, nn.BatchNorm2d)  # but no dropout
         for inputs, _ in batches:
             model(inputs)
+
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

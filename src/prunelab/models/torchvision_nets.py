@@ -1,7 +1,8 @@
-"""torchvision's networks, as published for large images and with stems and strides that suit small ones.
+"""torchvision's networks, as published for large images and with smaller strides for small ones.
 
-Images of `LARGE` pixels and more meet the layers of the publication, which ImageNet weights fit; smaller ones lose
-resolution only eightfold, as networks for CIFAR do, where their own layers would do so 32 times.
+Images of at least `LARGE` pixels see the published layers, which ImageNet weights fit. Smaller
+images lose resolution only eightfold, as in networks for CIFAR; the published layers would shrink
+them 32-fold.
 """
 
 from collections.abc import Sequence
@@ -13,30 +14,35 @@ from torch import nn
 from prunelab.models.separable import SeparableBottleneck
 
 LARGE = 128
-SMALL_STRIDE = 8  # what strides may shrink a small image by, all together
+MAX_SMALL_STRIDE = 8  # product of all strides that small images may see
 
 
 def is_large(shape: tuple[int, ...]) -> bool:
-    """Whether an image, [C, H, W], is large enough for the layers made for 224 pixels."""
+    """Whether an image [C, H, W] is large enough for layers that were made for 224 pixels."""
     return min(shape[1:]) >= LARGE
 
 
 def resnet(
     depths: Sequence[int], block: str, classes: int, shape: tuple[int, int, int]
 ) -> nn.Module:
-    """A residual network (He et al. 2016) of four stages of so many blocks.
+    """torchvision's residual network (He et al. 2016).
 
-    `block` is torchvision's `BasicBlock` or `Bottleneck`, or `SeparableBottleneck`. Small images meet a 3x3 stem of
-    stride 1 and no pooling behind it.
+    Small images see a 3x3 stem of stride 1 and no pooling behind it.
+
+    Args:
+        depths: number of blocks of each of the four stages
+        block: `BasicBlock`, `Bottleneck` or `SeparableBottleneck`
+        classes: number of classes
+        shape: (C, H, W) of the images
     """
     from torchvision.models import resnet as torchvision_resnet
 
-    kind = (
-        SeparableBottleneck
-        if block == "SeparableBottleneck"
-        else getattr(torchvision_resnet, block)
-    )
-    model = torchvision_resnet.ResNet(kind, list(depths), num_classes=classes)
+    if block == "SeparableBottleneck":
+        block_type = SeparableBottleneck
+    else:
+        block_type = getattr(torchvision_resnet, block)
+    model: nn.Module = torchvision_resnet.ResNet(block_type, list(depths), num_classes=classes)
+
     model.conv1 = _stem(model.conv1, shape)
     if not is_large(shape):
         model.maxpool = nn.Identity()
@@ -44,69 +50,82 @@ def resnet(
 
 
 def densenet121(classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """DenseNet-BC of 121 layers (Huang et al. 2017); its last poolings go where images are too small."""
+    """DenseNet-BC of 121 layers (Huang et al. 2017).
+
+    Small images see a 3x3 stem and no pooling behind it. The last poolings are left out if images
+    are too small for them.
+    """
     from torchvision import models
 
-    model = models.densenet121(num_classes=classes)
-    model.features.conv0 = _stem(model.features.conv0, shape)
-    if not is_large(shape):
-        model.features.pool0 = nn.Identity()
-        side = min(shape[1:])
-        for transition in (
-            model.features.transition1,
-            model.features.transition2,
-            model.features.transition3,
-        ):
-            if side < 2:
-                transition.pool = nn.Identity()
-            side //= 2
+    model: nn.Module = models.densenet121(num_classes=classes)
+    features: Any = model.features
+    features.conv0 = _stem(features.conv0, shape)
+    if is_large(shape):
+        return model
+
+    features.pool0 = nn.Identity()
+    side = min(shape[1:])
+    for transition in (features.transition1, features.transition2, features.transition3):
+        if side < 2:
+            transition.pool = nn.Identity()
+        side //= 2
     return model
 
 
 def mobile(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """torchvision's network `name`, one of MobileNet v2 and v3 and EfficientNet; small images pass its first strides.
+    """torchvision's network `name`: MobileNet v2 or v3, or EfficientNet.
 
-    Their kernels stay, so ImageNet weights fit small images too.
+    For small images the first strides become 1. All kernels stay, so ImageNet weights fit small
+    images too.
     """
     from torchvision import models
 
-    model = getattr(models, name)(num_classes=classes)
-    model.features[0][0] = _fresh_if_other_channels(model.features[0][0], shape[0])
+    model: nn.Module = getattr(models, name)(num_classes=classes)
+    features: Any = model.features
+    features[0][0] = _with_channels(features[0][0], shape[0])
     if not is_large(shape):
-        strided = [
-            layer
-            for layer in model.features.modules()
-            if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1
-        ]
-        total = prod(layer.stride[0] for layer in strided)
-        for layer in strided:
-            if total <= SMALL_STRIDE:
-                break
-            total //= layer.stride[0]
-            layer.stride = (1, 1)
+        _limit_stride(features)
     return model
 
 
-def _stem(conv: nn.Conv2d, shape: tuple[int, int, int]) -> nn.Conv2d:
-    """The first convolution for such images: 3x3 of stride 1 where they are small."""
+def _limit_stride(features: nn.Module) -> None:
+    """Set the strides of the first layers to 1 until all strides together suit a small image."""
+    strided = [
+        layer
+        for layer in features.modules()
+        if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1
+    ]
+
+    total = prod(layer.stride[0] for layer in strided)
+    for layer in strided:
+        if total <= MAX_SMALL_STRIDE:
+            break
+        total //= layer.stride[0]
+        layer.stride = (1, 1)
+
+
+def _stem(conv: Any, shape: tuple[int, int, int]) -> nn.Conv2d:
+    """The first convolution for images of this shape: 3x3 of stride 1 for small ones."""
+    channels = shape[0]
     if is_large(shape):
-        return _fresh_if_other_channels(conv, shape[0])
-    return _initialised(
-        nn.Conv2d(shape[0], conv.out_channels, 3, padding=1, bias=conv.bias is not None)
-    )
+        return _with_channels(conv, channels)
+
+    has_bias = conv.bias is not None
+    return _initialised(nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=has_bias))
 
 
-def _fresh_if_other_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+def _with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """The convolution itself, or a fresh one like it if images have another number of channels."""
     if conv.in_channels == channels:
         return conv
+
     geometry: dict[str, Any] = {
         "kernel_size": conv.kernel_size,
         "stride": conv.stride,
         "padding": conv.padding,
     }
-    geometry["bias"] = conv.bias is not None
-    fresh = nn.Conv2d(channels, conv.out_channels, **geometry)
-    return _initialised(fresh)
+    has_bias = conv.bias is not None
+    return _initialised(nn.Conv2d(channels, conv.out_channels, bias=has_bias, **geometry))
 
 
 def _initialised(conv: nn.Conv2d) -> nn.Conv2d:

@@ -1,36 +1,42 @@
-"""Import weights trained elsewhere, running no code from the file."""
+"""Import weights that were trained elsewhere, without running code from their file."""
 
 import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
-from prunelab.core.unpickle import load_pickled
 from prunelab.encoders import pretrained
 from prunelab.models import imagenet
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
 from prunelab.models.imagenet import IMAGENET
+from prunelab.runtime.unpickle import load_pickled
 
 NO_WEIGHTS = "none"
+MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
+
+State = dict[str, Tensor]  # tensors by name, as in a state_dict
 
 
 def is_file(weights: str) -> bool:
-    """Whether the parameter `weights` names a file (rather than no weights at all, or those of ImageNet)."""
+    """Whether the parameter `weights` names a file, instead of no weights or those of ImageNet."""
     return weights not in (NO_WEIGHTS, IMAGENET)
 
 
 def weights_file(weights: str, architecture: str) -> Path | None:
-    """The file that the parameter `weights` stands for, None for no weights; those of ImageNet are downloaded once.
+    """The file that the parameter `weights` stands for; None for no weights.
+
+    ImageNet weights are downloaded on first use.
 
     Raises:
-        InputError: if it names an encoder that cannot be found, or weights of ImageNet that cannot be had.
+        InputError: if the encoder cannot be found, or if the ImageNet weights are not available.
     """
     if weights == IMAGENET:
         return imagenet.fetch(architecture)
@@ -39,153 +45,183 @@ def weights_file(weights: str, architecture: str) -> Path | None:
     return Path(weights) if is_file(weights) else None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from safetensors or a `torch.save`d state_dict, or from one under the key `state_dict`.
+def read_weights(path: Path) -> State:
+    """The tensors of a safetensors file, or of a state_dict saved by `torch.save`.
 
-    A leading `module.`, as DataParallel leaves it, is dropped.
+    The state_dict may be under the key `state_dict` of the saved object. A leading `module.`, which
+    DataParallel adds to names, is removed.
 
     Raises:
         InputError: if the file is missing, holds anything but tensors, or is damaged.
     """
-    if not path.is_file():  # nor a pipe, which would never end
+    if not path.is_file():  # a pipe is not a file either: reading it would never end
         raise InputError(
             f"weights: no file {path}; valid: none, or the path of a file with a state_dict"
         )
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # what torch thinks of an odd pickle is said better below
-            content = _safetensors(path) or load_pickled(path)
+        content = _content(path)
     except UnpicklingError:
         raise InputError(
             f"weights: {path} holds more than tensors, or is damaged; nothing in it was run"
         ) from None
-    except Exception as error:  # a damaged file makes torch's readers fail in every way there is
+    except Exception as error:  # a damaged file makes torch's readers raise errors of every kind
+        message = " ".join(str(error).split())
         raise InputError(
-            f"weights: {path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+            f"weights: {path} cannot be read: {type(error).__name__}: {message}"
         ) from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
+
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not _is_state(content):
         raise InputError(
-            f"weights: {path} is not a state_dict, nor holds one under the key 'state_dict'"
+            f"weights: {path} is not a state_dict, and has none under the key 'state_dict'"
         )
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _safetensors(path: Path) -> dict[str, Tensor] | None:
-    from safetensors.torch import load_file
+def _content(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of odd pickles, which read_weights reports
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-    return load_file(path) if path.suffix == ".safetensors" else None
+            state = load_file(path)
+            if state:
+                return state
+        return load_pickled(path)
+
+
+def _is_state(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's weights into a network, every tensor of it and nothing else; into a text network, its encoder's.
+    """Load a file's weights into a network; of a text network, into its encoder.
+
+    The file must have every tensor of the network (or encoder) and no other.
 
     Raises:
-        InputError: naming what is missing, unknown or of another shape (another number of classes, for instance).
+        InputError: if a tensor is missing, unknown or of another shape, for instance because the
+            number of classes differs.
     """
+    state = read_weights(path)
     if isinstance(model, Bert):
-        model, given = model.encoder, _encoder_tensors(read_weights(path))
+        _load_state(model.encoder, _encoder_state(state), path)
     else:
-        given = read_weights(path)
-    _put(model, given, path, fresh=())
+        _load_state(model, state, path)
 
 
 def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
-    """Put ImageNet weights into a network but where it is made for other images; returns what stays fresh.
+    """Load ImageNet weights into a network, except layers made for other images or classes.
 
-    That may be layers of the classifier, for other classes, and the first convolution, for other channels or a smaller
-    kernel.
+    These layers may be those of the classifier, for another number of classes, and the first
+    convolution, for another number of channels or a smaller kernel.
+
+    Returns:
+        The names of the layers that keep their fresh weights.
 
     Raises:
-        InputError: if anything else does not fit.
+        InputError: if any other layer does not fit.
     """
-    given, wanted = imagenet.modern(read_weights(path)), model.state_dict()
-    if "encoder.pos_embedding" in given:
-        given = imagenet.interpolated(given, model)
+    state = imagenet.with_current_names(read_weights(path))
+    expected = model.state_dict()
+    if "encoder.pos_embedding" in state:
+        state = imagenet.interpolate_positions(state, model)
+
     classifier = MODELS[architecture].head.split(".")[0]
     stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    replaced = [
-        f"{layer}."
-        for layer in _layers(wanted)
-        if layer.split(".")[0] == classifier or layer == stem
-    ]
-    fresh = [prefix for prefix in replaced if not _fits(prefix, given, wanted)]
-    given = {
-        name: value
-        for name, value in given.items()
-        if not name.startswith(tuple(fresh))
-        and (name in wanted or name.split(".")[0] != classifier)
-    }
-    _put(model, given, path, fresh)
-    return [prefix.removesuffix(".") for prefix in fresh]
+    fresh = []
+    for layer in _layers(expected):
+        replaceable = layer == stem or layer.split(".")[0] == classifier
+        if replaceable and not _fits(f"{layer}.", state, expected):
+            fresh.append(layer)
+
+    prefixes = tuple(f"{layer}." for layer in fresh)
+    loaded = {}
+    for name, tensor in state.items():
+        # The file's classifier may have layers that the network's does not have.
+        surplus = name not in expected and name.split(".")[0] == classifier
+        if not name.startswith(prefixes) and not surplus:
+            loaded[name] = tensor
+
+    _load_state(model, loaded, path, fresh_prefixes=prefixes)
+    return fresh
 
 
-def _put(model: nn.Module, given: dict[str, Tensor], path: Path, fresh: Iterable[str]) -> None:
-    """Load tensors, all that a network has but those whose names start as one of `fresh`."""
-    wanted = {
-        name: value
-        for name, value in model.state_dict().items()
-        if not name.startswith(tuple(fresh))
+def _load_state(
+    model: nn.Module, state: State, path: Path, fresh_prefixes: tuple[str, ...] = ()
+) -> None:
+    """Load tensors, which must be those of the network except those with a fresh prefix."""
+    expected = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(fresh_prefixes)
     }
-    problems = [
-        f"lacks {name}"
-        for name in wanted
-        if name not in given and not name.endswith("num_batches_tracked")
-    ]
-    problems += [f"has {name}, which the network has not" for name in given if name not in wanted]
-    misfits = ((name, _misfit(given[name], wanted[name])) for name in wanted if name in given)
-    problems += [f"has {name} {misfit}" for name, misfit in misfits if misfit]
+
+    problems = []
+    for name in expected:
+        if name not in state and not name.endswith("num_batches_tracked"):
+            problems.append(f"lacks {name}")
+    for name in state:
+        if name not in expected:
+            problems.append(f"has {name}, which the network does not have")
+    for name, tensor in expected.items():
+        misfit = _misfit(state[name], tensor) if name in state else None
+        if misfit:
+            problems.append(f"has {name} {misfit}")
+
     if problems:
-        more = f", and {len(problems) - 3} more such" if len(problems) > 3 else ""
-        raise InputError(f"weights: {path} does not fit: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(given, strict=False)
+        listed = "; ".join(problems[:MAX_PROBLEMS])
+        if len(problems) > MAX_PROBLEMS:
+            listed += f", and {len(problems) - MAX_PROBLEMS} more such"
+        raise InputError(f"weights: {path} does not fit: {listed}")
+    model.load_state_dict(state, strict=False)
 
 
-def _layers(state: Iterable[str]) -> list[str]:
+def _layers(names: Iterable[str]) -> list[str]:
     """The layers that tensors belong to, each once and in order."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
 
-def _fits(prefix: str, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    """Whether all tensors that a network has under a prefix are given in their shapes."""
+def _fits(prefix: str, state: State, expected: State) -> bool:
+    """Whether `state` has every tensor that `expected` has under a prefix, in the same shape."""
     return all(
-        name in given and given[name].shape == value.shape
-        for name, value in wanted.items()
+        name in state and state[name].shape == tensor.shape
+        for name, tensor in expected.items()
         if name.startswith(prefix)
     )
 
 
-def _encoder_tensors(given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the encoder alone, under today's names: without the heads it was trained with, and its own counters."""
-    names = {
-        name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
-        for name in given
-    }
-    names = {
-        name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new) for name, new in names.items()
-    }
-    parts = ("embeddings.", "encoder.")
-    return {
-        new: given[name]
-        for name, new in names.items()
-        if new.startswith(parts) and not new.endswith(".position_ids")
-    }
+def _encoder_state(state: State) -> State:
+    """The tensors of the encoder alone, under current names.
+
+    The heads that it was trained with and its position counter are left out.
+    """
+    encoder_state = {}
+    for name, tensor in state.items():
+        current = name.removeprefix("bert.")
+        current = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", current)
+        current = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", current)
+
+        in_encoder = current.startswith(("embeddings.", "encoder."))
+        if in_encoder and not current.endswith(".position_ids"):
+            encoder_state[current] = tensor
+    return encoder_state
 
 
-def _misfit(given: Tensor, wanted: Tensor) -> str | None:
-    """Why a tensor cannot take another's place, if it cannot."""
-    if given.shape != wanted.shape:
-        return f"as {tuple(given.shape)}, the network has {tuple(wanted.shape)}"
-    if given.layout != torch.strided or given.is_quantized or given.is_meta:
+def _misfit(tensor: Tensor, expected: Tensor) -> str | None:
+    """Why a tensor cannot replace the expected one; None if it can."""
+    if tensor.shape != expected.shape:
+        return f"as {tuple(tensor.shape)}, the network has {tuple(expected.shape)}"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         return "in a form that holds no plain numbers"
-    if given.is_floating_point() != wanted.is_floating_point() or given.is_complex():
-        return f"as {given.dtype}, the network has {wanted.dtype}"
-    if not given.isfinite().all():
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+        return f"as {tensor.dtype}, the network has {expected.dtype}"
+    if not tensor.isfinite().all():
         return "with values that are not finite"
     return None
