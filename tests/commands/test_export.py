@@ -33,7 +33,7 @@ from prunelab.commands.export.exported_file import (
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
-from prunelab.models.catalogue import build, reads
+from prunelab.models.catalogue import build, input_kind
 from prunelab.pruning.prune import prune
 
 NORMALISE = Normalise(mean=[0.3], std=[0.4])
@@ -71,7 +71,7 @@ def network(
         model=name,
         classes=10,
         input_shape=shape,
-        normalise=NORMALISE if reads(shape) == "images" else None,
+        normalise=NORMALISE if input_kind(shape) == "images" else None,
         seed=0,
         options=options,
         imported=None,

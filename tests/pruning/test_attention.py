@@ -158,7 +158,7 @@ def test_a_file_with_part_of_a_head_is_an_error(model, tmp_path):
         linear.weight, linear.bias = nn.Parameter(linear.weight[:7]), nn.Parameter(linear.bias[:7])
     save_network(tmp_path / "broken.safetensors", Network(model=broken, card=CARD))
 
-    with pytest.raises(InputError, match="no whole number of heads"):
+    with pytest.raises(InputError, match="not a whole number of heads"):
         load_network(tmp_path / "broken.safetensors")
 
 
