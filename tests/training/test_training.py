@@ -1,3 +1,5 @@
+"""The training loop: steps, resumed runs, kept weights, progress and losses that are not finite."""
+
 import io
 import math
 import sys
@@ -9,52 +11,67 @@ import torch
 import torch.nn.functional as F
 from helpers.networks import DIGITS_SHAPE, with_store
 from sklearn.metrics import f1_score, precision_score, recall_score
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.config.params import Recipe
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build
-from prunelab.training import masking
+from prunelab.training import masking, progress
 from prunelab.training.callbacks import CallAfterStep, Callback
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.optimizers import OPTIMISERS, SCHEDULES, build_optimizer, lr_factor
-from prunelab.training.progress import Progress, RunningMetrics
+from prunelab.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
+from prunelab.training.progress import RunningMetrics
 
 
-def with_(recipe: Recipe, **changes: object) -> Recipe:
+def with_changes(recipe: Recipe, **changes: object) -> Recipe:
     return type(recipe)(**recipe.model_dump() | changes)
 
 
+def copied_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal_states(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", OPTIMISERS)
-def test_every_optimiser_and_schedule_learns(name, schedule, trainer, recipe):
-    rate = 0.02 if name == "sgd" else 0.002
-    changes = {
-        "optimizer": name,
-        "schedule": schedule,
-        "milestones": [0.5],
-        "learning_rate": rate,
-        "epochs": 3,
-    }
-    fitted = trainer.fit(build("resnet8", 10, DIGITS_SHAPE), with_(recipe, **changes))
-    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
-    assert fitted.history[-1]["loss"] < 0.8 * fitted.history[0]["loss"]
-    assert fitted.images_seen == 3 * len(trainer.train_loader)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_and_schedule_learns(name, schedule, trainer, recipe):
+    recipe = with_changes(
+        recipe,
+        optimizer=name,
+        schedule=schedule,
+        milestones=[0.5],
+        learning_rate=0.02 if name == "sgd" else 0.002,
+        epochs=3,
+    )
+
+    result = trainer.fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
+
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
+    assert result.images_seen == 3 * len(trainer.train_loader)
 
 
 def test_schedules_follow_their_formulas(recipe):
     def factors(**changes: object) -> np.ndarray:
-        changed = with_(recipe, **changes)
+        changed = with_changes(recipe, **changes)
         return np.array([lr_factor(changed, step, 100) for step in range(100)])
 
-    after = np.arange(100) / 100
+    progress = np.arange(100) / 100
     np.testing.assert_allclose(factors(schedule="constant", warmup=0), np.ones(100))
     np.testing.assert_allclose(
-        factors(schedule="cosine", warmup=0), np.cos(math.pi * after / 2) ** 2
+        factors(schedule="cosine", warmup=0), np.cos(math.pi * progress / 2) ** 2
     )
-    np.testing.assert_allclose(factors(schedule="one_cycle", warmup=0), 1 - after)
+    np.testing.assert_allclose(factors(schedule="one_cycle", warmup=0), 1 - progress)
+
     stepped = factors(schedule="step", warmup=0, milestones=[0.3, 0.6], gamma=0.1)
-    np.testing.assert_allclose(stepped, np.where(after < 0.3, 1, np.where(after < 0.6, 0.1, 0.01)))
+    after_first = np.where(progress < 0.6, 0.1, 0.01)
+    np.testing.assert_allclose(stepped, np.where(progress < 0.3, 1, after_first))
+
     warm = factors(schedule="one_cycle", warmup=0.25)
     assert warm.argmax() == 25
     assert (np.diff(warm[:26]) > 0).all()
@@ -64,63 +81,69 @@ def test_schedules_follow_their_formulas(recipe):
 
 def test_weight_decay_leaves_norms_and_biases_alone(recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    decayed, spared = build_optimizer(model, with_(recipe, weight_decay=0.1)).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
+
+    decayed, spared = build_optimizer(model, with_changes(recipe, weight_decay=0.1)).param_groups
+
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0
-    assert {names[p] for p in spared["params"]} == {
-        n for n in names.values() if "bn" in n or n.endswith("bias")
-    }
+    norms_and_biases = {n for n in names.values() if "bn" in n or n.endswith("bias")}
+    assert {names[parameter] for parameter in spared["params"]} == norms_and_biases
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
 def test_one_step_is_sgd_on_the_smoothed_loss(trainer, recipe):
-    """One batch, no momentum: the new weights are the old ones less rate times gradient plus decay."""
-    model, twin = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
-    changes = {
-        "epochs": 1,
-        "batch_size": 256,
-        "momentum": 0.0,
-        "schedule": "constant",
-        "warmup": 0.0,
-    }
-    one_step = with_(recipe, **changes, learning_rate=0.1, weight_decay=0.01, label_smoothing=0.2)
-    replace(trainer, seed=5).fit(model, one_step)
+    """New weights are the old ones minus rate times (gradient plus decay); no momentum."""
+    model, expected = (build("resnet8", 10, DIGITS_SHAPE) for _ in range(2))
+    recipe = with_changes(
+        recipe,
+        epochs=1,
+        batch_size=256,
+        momentum=0.0,
+        schedule="constant",
+        warmup=0.0,
+        learning_rate=0.1,
+        weight_decay=0.01,
+        label_smoothing=0.2,
+    )
 
-    ((images, labels),) = trainer.train_loader.shuffled(256, trainer.augmentation, seed=5, epoch=0)
-    trainer.execution.place(twin).train()
-    log_shares = F.log_softmax(twin(images), dim=1)
+    replace(trainer, seed=5).fit(model, recipe)
+
+    batches = trainer.train_loader.shuffled(256, trainer.augmentation, seed=5, epoch=0)
+    ((images, labels),) = batches
+    trainer.execution.place(expected).train()
+    log_shares = F.log_softmax(expected(images), dim=1)
     targets = F.one_hot(labels, 10) * 0.8 + 0.2 / 10
     (-(targets * log_shares).sum(1).mean()).backward()
-    for (name, new), old in zip(model.named_parameters(), twin.parameters(), strict=True):
+    for (name, new), old in zip(model.named_parameters(), expected.parameters(), strict=True):
         decay = 0.01 * old if old.dim() > 1 else 0.0
         torch.testing.assert_close(new, old - 0.1 * (old.grad + decay), msg=name)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_masked_weights_stay_zero_through_every_step(name, trainer, recipe):
     model = trainer.execution.place(build("resnet8", 10, DIGITS_SHAPE))
-    kept = {
-        "layer1.0.conv1.weight": torch.rand(
-            16, 16, 3, 3, generator=torch.Generator().manual_seed(0)
-        )
-        > 0.5
-    }
-    masking.apply(model, kept)
-    hold, seen = masking.hold(model, kept), []
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(16, 16, 3, 3, generator=generator) > 0.5
+    masks = {"layer1.0.conv1.weight": mask}
+    masking.apply(model, masks)
+    zero_dropped = masking.hold(model, masks)
+    revived = []
 
     def after_step() -> None:
-        revived = model.layer1[0].conv1.weight[~kept["layer1.0.conv1.weight"]].count_nonzero()
-        hold()
-        seen.append(int(revived))
-        masking.verify(model, kept)
+        revived.append(int(model.layer1[0].conv1.weight[~mask].count_nonzero()))
+        zero_dropped()
+        masking.verify(model, masks)
 
-    trainer.fit(model, with_(recipe, optimizer=name), callback=CallAfterStep(after_step))
-    assert len(seen) == 2 * trainer.train_loader.count(64)
-    assert max(seen) > 0  # the optimiser does revive them: without the hold this test would fail
+    trainer.fit(model, with_changes(recipe, optimizer=name), callback=CallAfterStep(after_step))
+
+    assert len(revived) == 2 * trainer.train_loader.count(64)
+    assert max(revived) > 0  # the optimizer does revive them: without the hold this would fail
 
 
-class Counts(Checkpoint):
+class CountingCheckpoint(Checkpoint):
+    """Counts the epochs that it saves."""
+
     epochs = 0
 
     def save(self, state):
@@ -128,58 +151,52 @@ class Counts(Checkpoint):
         self.epochs += 1
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
-class StopsAfter(Checkpoint):
-    """A checkpoint file whose process dies once `epochs` are done."""
-
-    def __init__(self, path, epochs):
-        super().__init__(path)
-        self.left = epochs
+class StopAfterEpoch(Checkpoint):
+    """The process dies once it has saved an epoch."""
 
     def save(self, state):
         super().save(state)
-        self.left -= 1
-        if self.left == 0:
-            raise Stopped
+        raise StoppedError
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["resnet8", "vgg11_bn"])
 def test_a_run_stopped_after_any_epoch_ends_with_the_same_bits(
     model, name, trainer, recipe, tmp_path
 ):
-    three = with_(recipe, epochs=3, optimizer=name, learning_rate=0.01)
-    whole = build(model, 10, DIGITS_SHAPE)
+    recipe = with_changes(recipe, epochs=3, optimizer=name, learning_rate=0.01)
     trainer = replace(trainer, seed=2)
-    expected = trainer.fit(whole, three, keep_epochs={0, 1})
+    uninterrupted = build(model, 10, DIGITS_SHAPE)
+    expected = trainer.fit(uninterrupted, recipe, keep_epochs={0, 1})
+
     path = tmp_path / "0.pt"
+    stopping = with_store(trainer, StopAfterEpoch(path))
     for _ in range(2):  # dies after the first epoch, then after the second
-        with pytest.raises(Stopped):
-            stopping = with_store(trainer, StopsAfter(path, 1))
-            stopping.fit(build(model, 10, DIGITS_SHAPE), three, keep_epochs={0, 1})
+        with pytest.raises(StoppedError):
+            stopping.fit(build(model, 10, DIGITS_SHAPE), recipe, keep_epochs={0, 1})
     torch.manual_seed(999)  # a new process has another global stream
-    resumed, last = build(model, 10, DIGITS_SHAPE), Counts(path)
-    got = with_store(trainer, last).fit(resumed, three, keep_epochs={0, 1})
-    assert last.epochs == 1  # the two that were finished were not done again
-    assert got.history == expected.history
-    assert got.images_seen == expected.images_seen
+    resumed, checkpoint = build(model, 10, DIGITS_SHAPE), CountingCheckpoint(path)
+    result = with_store(trainer, checkpoint).fit(resumed, recipe, keep_epochs={0, 1})
+
+    assert checkpoint.epochs == 1  # the two finished epochs were not repeated
+    assert result.history == expected.history
+    assert result.images_seen == expected.images_seen
     for epoch in (0, 1):
-        assert all(
-            torch.equal(got.kept[epoch][key], value) for key, value in expected.kept[epoch].items()
-        )
-    assert all(
-        torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items()
-    )
+        assert_equal_states(result.kept[epoch], expected.kept[epoch])
+    assert_equal_states(resumed.state_dict(), uninterrupted.state_dict())
 
 
-def test_a_damaged_checkpoint_costs_time_and_nothing_else(trainer, recipe, tmp_path, capsys):
+def test_a_damaged_checkpoint_starts_over(trainer, recipe, tmp_path, capsys):
     path = tmp_path / "0.pt"
     path.write_bytes(b"half a file")
-    fitted = with_store(trainer, Checkpoint(path)).fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
-    assert len(fitted.history) == recipe.epochs
+
+    result = with_store(trainer, Checkpoint(path)).fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
+
+    assert len(result.history) == recipe.epochs
     assert "starting over" in capsys.readouterr().out
 
 
@@ -188,135 +205,160 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_what_matters_on_a_terminal_and_nothing_elsewhere(
-    terminal, trainer, recipe, monkeypatch
-):
-    stream = Terminal() if terminal else io.StringIO()
+def test_progress_on_a_terminal_shows_loss_accuracy_and_speed(trainer, recipe, monkeypatch):
+    stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(Progress.__init__, "__defaults__", (0.0,))  # refresh at every step
+    monkeypatch.setattr(progress, "REFRESH_S", 0.0)
+
     replace(trainer, label="the label").fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
-    shown = stream.getvalue()
-    if not terminal:
-        assert shown == ""
-    for part in ("the label", "loss ", "acc ", "images/s", "val acc", "<") if terminal else ():
-        assert part in shown
+
+    for part in ("the label", "loss ", "acc ", "images/s", "val acc", "<"):
+        assert part in stream.getvalue()
+
+
+def test_progress_shows_nothing_without_a_terminal(trainer, recipe, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "REFRESH_S", 0.0)
+
+    replace(trainer, label="the label").fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
+
+    assert stream.getvalue() == ""
 
 
 def test_kept_epochs_are_copies_of_the_weights_then(trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    initial = {key: value.clone() for key, value in model.state_dict().items()}
-    fitted = trainer.fit(model, recipe, keep_epochs={0, 2})
-    assert all(torch.equal(fitted.kept[0][key], value) for key, value in initial.items())
-    assert all(torch.equal(fitted.kept[2][key], value) for key, value in model.state_dict().items())
+    initial = copied_state(model)
+
+    result = trainer.fit(model, recipe, keep_epochs={0, 2})
+
+    assert_equal_states(result.kept[0], initial)
+    assert_equal_states(result.kept[2], model.state_dict())
 
 
 def test_no_epochs_change_nothing(trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    initial = {key: value.clone() for key, value in model.state_dict().items()}
-    fitted = trainer.fit(model, with_(recipe, epochs=0), keep_epochs={0})
-    assert fitted.history == []
-    assert all(torch.equal(fitted.kept[0][key], value) for key, value in initial.items())
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in initial.items())
+    initial = copied_state(model)
+
+    result = trainer.fit(model, with_changes(recipe, epochs=0), keep_epochs={0})
+
+    assert result.history == []
+    assert_equal_states(result.kept[0], initial)
+    assert_equal_states(model.state_dict(), initial)
 
 
-def little() -> nn.Module:
+def linear_network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(DIGITS_SHAPE), 10))
 
 
-class Spoils(Callback):
-    """Spoils a weight after some step, as an overflow does."""
+class SpoilAfterStep(Callback):
+    """Sets a weight to a value after some step, as an overflow does; steps count from 1."""
 
     def __init__(self, model, step, value):
-        self.model, self.left, self.value = model, step, value
+        self.model, self.steps_left, self.value = model, step, value
 
     def after_step(self, progress):
-        self.left -= 1
-        if self.left == 0:
+        self.steps_left -= 1
+        if self.steps_left == 0:
             with torch.no_grad():
                 self.model[1].bias[0] = self.value
 
 
-def spoilt(trainer, recipe, model, step, value):
-    with pytest.raises(InputError) as refused:
-        trainer.fit(model, recipe, callback=Spoils(model, step, value))
-    (line,) = refused.value.problems
+def error_of_spoilt_run(trainer, recipe, step, value):
+    """The message of a run whose weight becomes `value` after a step."""
+    model = linear_network()
+    with pytest.raises(InputError) as caught:
+        trainer.fit(model, recipe, callback=SpoilAfterStep(model, step, value))
+
+    (line,) = caught.value.problems
     assert "learning_rate" in line
     assert "state after the previous epoch is kept" in line
     return line
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run_and_the_batch_is_named(value, trainer, recipe):
-    """Batches are counted from 1; a weight spoilt after a step shows in the loss of the next batch."""
+@pytest.mark.parametrize(
+    ("step", "place"),
+    [
+        (1, "in epoch 1, batch 2 of 4"),
+        (3, "in epoch 1, batch 4 of 4"),
+        (5, "in epoch 2, batch 2 of 4"),
+    ],
+)
+def test_a_non_finite_loss_stops_the_run_and_names_the_batch(step, place, value, trainer, recipe):
+    """A weight that is spoilt after a step shows in the loss of the next batch."""
+    assert trainer.train_loader.count(recipe.batch_size) == 4
+
+    line = error_of_spoilt_run(trainer, recipe, step, value)
+
+    assert line.startswith("loss became ")
+    assert place in line
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight_spoilt_in_the_last_step_shows_in_the_validation(value, trainer, recipe):
     steps = trainer.train_loader.count(recipe.batch_size)
-    assert steps == 4
-    for step, when in {
-        1: "in epoch 1, batch 2 of 4",
-        3: "in epoch 1, batch 4 of 4",
-        5: "in epoch 2, batch 2 of 4",
-    }.items():
-        line = spoilt(trainer, recipe, little(), step, value)
-        assert line.startswith("loss became ")
-        assert when in line
-    # After the last step only the validation can show it.
-    line = spoilt(trainer, recipe, little(), steps, value)
+
+    line = error_of_spoilt_run(trainer, recipe, steps, value)
+
     assert line.startswith("validation_loss became ")
     assert "after epoch 1." in line
 
 
-def test_the_last_good_epoch_is_kept_where_a_loss_became_none(trainer, recipe, tmp_path):
-    path = tmp_path / "0.pt"
-    spoilt(with_store(trainer, Checkpoint(path)), recipe, little(), 6, math.nan)
-    kept = Checkpoint(path).load()
-    assert len(kept["result"]["history"]) == 1
-    whole, resumed = (little() for _ in range(2))
-    trainer.fit(whole, recipe)
-    with_store(trainer, Checkpoint(path)).fit(
-        resumed, recipe
-    )  # goes on from it, and nothing is missing
-    assert all(
-        torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items()
-    )
+def test_a_run_resumes_from_the_epoch_before_a_non_finite_loss(trainer, recipe, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "0.pt")
+    error_of_spoilt_run(with_store(trainer, checkpoint), recipe, step=6, value=math.nan)
+    assert len(checkpoint.load()["result"]["history"]) == 1
+
+    uninterrupted, resumed = linear_network(), linear_network()
+    trainer.fit(uninterrupted, recipe)
+    with_store(trainer, checkpoint).fit(resumed, recipe)
+
+    assert_equal_states(resumed.state_dict(), uninterrupted.state_dict())
 
 
-def test_the_first_batch_of_any_process_that_was_lost_is_the_one_that_is_named():
-    def tally(losses):
-        one = RunningMetrics(torch.device("cpu"))
-        for loss in losses:
-            one.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
-        return one
-
-    early, late, sound = (
-        tally(losses)
-        for losses in ([1.0, math.inf, -math.inf], [1.0, 2.0, math.nan], [1.0, 2.0, 3.0])
-    )
-    assert [one.sound(3) for one in (early, late, sound)] == [1, 2, 3]
-    two_late = tally([0.0, 0.0, math.nan])
-
-    def summed(found):
-        for other in (late, two_late):
-            other.sound(3, lambda theirs: found.add_(theirs))
-        return found
-
-    assert early.sound(3, summed) == 1
+def metrics_of(losses: list[float]) -> RunningMetrics:
+    """Metrics after batches of two examples with these losses."""
+    metrics = RunningMetrics(torch.device("cpu"))
+    for loss in losses:
+        metrics.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    return metrics
 
 
-def test_the_history_tells_what_an_evaluation_by_hand_finds(trainer, recipe):
+@pytest.mark.parametrize(
+    ("losses", "count"),
+    [([1.0, math.inf, -math.inf], 1), ([1.0, 2.0, math.nan], 2), ([1.0, 2.0, 3.0], 3)],
+)
+def test_batches_before_the_first_non_finite_loss_are_counted(losses, count):
+    assert metrics_of(losses).finite_batches(3) == count
+
+
+def test_the_first_non_finite_batch_of_any_process_counts():
+    early = metrics_of([1.0, math.inf, -math.inf])
+    others = [metrics_of([1.0, 2.0, math.nan]), metrics_of([0.0, 0.0, math.nan])]
+
+    def summed(counts: Tensor) -> Tensor:
+        for metrics in others:
+            metrics.finite_batches(3, lambda more: counts.add_(more))
+        return counts
+
+    assert early.finite_batches(3, summed) == 1
+
+
+def test_the_history_agrees_with_an_evaluation_by_hand(trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    fitted = trainer.fit(model, recipe)
+    row = trainer.fit(model, recipe).history[-1]
+
     ((images, labels),) = trainer.validation_loader.ordered(len(trainer.validation_loader))
     with torch.no_grad():
         logits = model.eval()(images)
-    assert fitted.history[-1]["validation_accuracy"] == pytest.approx(
-        (logits.argmax(1) == labels).float().mean().item(), abs=1e-6
-    )
-    assert fitted.history[-1]["validation_loss"] == pytest.approx(
-        F.cross_entropy(logits, labels).item(), abs=1e-5
-    )
+
+    predicted = logits.argmax(1)
+    accuracy = (predicted == labels).float().mean().item()
+    loss = F.cross_entropy(logits, labels).item()
+    assert row["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert row["validation_loss"] == pytest.approx(loss, abs=1e-5)
     for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-        expected = score(
-            labels, logits.argmax(1), labels=range(10), average="macro", zero_division=0
-        )
-        assert fitted.history[-1][f"validation_{name}_macro"] == pytest.approx(expected, abs=1e-6)
+        expected = score(labels, predicted, labels=range(10), average="macro", zero_division=0)
+        assert row[f"validation_{name}_macro"] == pytest.approx(expected, abs=1e-6)
