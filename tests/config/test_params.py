@@ -1,3 +1,5 @@
+"""params.yaml is read strictly, and every problem is one line."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -8,24 +10,27 @@ from helpers.params import PROJECT, edit_params
 from prunelab.config.params import Grid, load_params
 from prunelab.core.errors import InputError
 
+SHIPPED = PROJECT / "params.yaml"
 
-def edited(tmp_path: Path, **changes: object) -> Path:
+
+def edited_params(folder: Path, **changes: object) -> Path:
     """The shipped params.yaml with some keys set."""
-    path = tmp_path / "params.yaml"
-    path.write_text((PROJECT / "params.yaml").read_text())
+    path = folder / "params.yaml"
+    path.write_text(SHIPPED.read_text())
     edit_params(path, **changes)
     return path
 
 
 def problems(path: Path) -> list[str]:
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         load_params(path)
-    return refused.value.problems
+    return error.value.problems
 
 
-def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
-    params = load_params(PROJECT / "params.yaml")
+def test_shipped_params_are_valid_and_match_the_readme():
+    params = load_params(SHIPPED)
     cells = list(params.grid.cells())
+
     assert len(cells) == 12
     assert sum(method.startswith("random") for method in params.grid.methods) == 2
     assert (params.method, params.ratio) not in [(method, ratio) for method, ratio, _ in cells]
@@ -33,7 +38,7 @@ def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "named"),
+    ("key", "value", "words"),
     [
         ("ratio", 1.0, ["ratio", "less than 1", "1.0"]),
         ("ratio", -0.1, ["ratio", "-0.1"]),
@@ -69,59 +74,61 @@ def test_shipped_params_are_valid_and_fulfil_the_promises_of_the_readme():
         ("colour", "red", ["colour", "unknown key", "dataset"]),
     ],
 )
-def test_a_bad_value_is_refused_by_one_line_that_names_key_value_and_what_is_valid(
-    tmp_path, place, value, named
-):
-    (line,) = problems(edited(tmp_path, **{place: value}))
+def test_bad_value_is_one_line_with_key_value_and_valid_ones(tmp_path, key, value, words):
+    (line,) = problems(edited_params(tmp_path, **{key: value}))
+
     assert "\n" not in line
-    for part in named:
-        assert part in line
+    for word in words:
+        assert word in line
 
 
 def test_all_problems_are_reported_at_once(tmp_path):
-    lines = problems(edited(tmp_path, ratio=2, train__epochs=-1, colour="red"))
+    lines = problems(edited_params(tmp_path, ratio=2, train__epochs=-1, colour="red"))
+
     assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
     "text", ["a: [1", "ratio: 0.5\nratio: 0.6", "\x00", "- 1\n- 2", "just words", ""]
 )
-def test_what_is_not_a_mapping_of_keys_is_refused_without_a_traceback(tmp_path, text):
+def test_file_that_is_no_mapping_is_refused_in_lines(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
+
     assert all("\n" not in line for line in problems(path))
 
 
-def test_a_missing_file_says_where_to_run():
+def test_missing_file_says_where_to_run():
     assert "top folder" in problems(Path("no/params.yaml"))[0]
 
 
-def test_scientific_notation_is_a_number_as_it_is_to_dvc(tmp_path):
+def test_scientific_notation_is_a_number_as_in_dvc(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(
-        (PROJECT / "params.yaml").read_text().replace("weight_decay: 0.0005", "weight_decay: 5e-4")
-    )
+    path.write_text(SHIPPED.read_text().replace("weight_decay: 0.0005", "weight_decay: 5e-4"))
+
     assert load_params(path).train.weight_decay == 0.0005
 
 
-def test_cells_are_named_by_dvc_itself_as_we_name_them(tmp_path):
+def test_cells_have_the_names_that_dvc_gives_them(tmp_path):
     ratios = [0.5, 0, 0.001, 0.00001, 0.50001]
     (tmp_path / "params.yaml").write_text(f"ratios: {ratios}")
     stage = "matrix: {m: [a_b], r: '${ratios}'}\n    cmd: echo '${key}'"
     (tmp_path / "dvc.yaml").write_text(f"stages:\n  x:\n    {stage}\n")
+
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
-    listed = subprocess.run(
+    listing = subprocess.run(
         [*dvc, "stage", "list", "--name-only"], cwd=tmp_path, capture_output=True, text=True
     )
-    ours = [f"x@{key}" for *_, key in Grid(methods=["a_b"], ratios=ratios).cells()]
-    assert sorted(listed.stdout.split()) == sorted(ours)
+
+    keys = [key for *_, key in Grid(methods=["a_b"], ratios=ratios).cells()]
+    assert sorted(listing.stdout.split()) == sorted(f"x@{key}" for key in keys)
 
 
-def test_an_unknown_key_is_noticed_whatever_its_name(tmp_path):
-    assert "int: unknown key" in problems(edited(tmp_path, int=3))[0]
+def test_unknown_key_with_the_name_of_a_type_is_noticed(tmp_path):
+    assert "int: unknown key" in problems(edited_params(tmp_path, int=3))[0]
 
 
-def test_a_spec_has_the_only_range_check():
+def test_spec_checks_the_range_of_its_ratio():
     with pytest.raises(InputError, match="ratio"):
-        load_params(PROJECT / "params.yaml").spec("l1_channel", 1.0)
+        load_params(SHIPPED).spec("l1_channel", 1.0)

@@ -1,4 +1,4 @@
-"""Downloads against a real server on loopback that does what servers and networks do."""
+"""Downloads from a real server on loopback that fails in the ways of servers and networks."""
 
 import hashlib
 import multiprocessing
@@ -25,23 +25,27 @@ from prunelab.encoders import pretrained
 CONTENT = os.urandom(300_000)
 CHECKSUM = Checksum(hashlib.sha256(CONTENT).hexdigest())
 HALF = len(CONTENT) // 2
-AT_ONCE = {"stalled_s": 30, "waits_s": (0, 0, 0)}
-NOWHERE = "http://127.0.0.1:9/file.bin"
-WRONG = bytes(len(CONTENT))
+WITHOUT_WAITS = {"stalled_s": 30, "waits_s": (0, 0, 0)}
+NO_SERVER_URL = "http://127.0.0.1:9/file.bin"
+WRONG_CONTENT = bytes(len(CONTENT))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file; each request is met by the next of `moods`, then by none.
+    """Serves one file. Each request consumes one of `faults`, if any are left.
 
-    A mood is a status, or says what becomes of the body: `drops`, `stalls` (both in the middle), `ignores` (the range
-    asked for), `lies` (other bytes), `untold` (no length). `asked` holds the Range of every request.
+    A fault is an HTTP status, or a word for the body: `drops` and `stalls` end it in the middle,
+    `ignores` disregards the requested range, `lies` sends other bytes, `no length` announces none.
+    `ranges` has the Range header of every request.
     """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.moods, self.asked, self.over = CONTENT, [], [], threading.Event()
+        self.content = CONTENT
+        self.faults = []
+        self.ranges = []
+        self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
 
     def handle_error(self, *_: object) -> None:
@@ -59,30 +63,37 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.asked.append(asked)
-        mood = self.server.moods.pop(0) if self.server.moods else None
-        if isinstance(mood, int):
-            self.send_error(mood)
+        requested = self.headers.get("Range")
+        self.server.ranges.append(requested)
+        fault = None
+        if self.server.faults:
+            fault = self.server.faults.pop(0)
+        if isinstance(fault, int):
+            self.send_error(fault)
             return
-        content = WRONG if mood == "lies" else self.server.content
-        start = (
-            int(asked.removeprefix("bytes=").removesuffix("-"))
-            if asked and mood != "ignores"
-            else 0
-        )
+
+        content = self.server.content
+        if fault == "lies":
+            content = WRONG_CONTENT
+        start = 0
+        if requested and fault != "ignores":
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
             self.send_error(416)
             return
+
         self.send_response(206 if start else 200)
-        if mood != "untold":
+        if fault != "no length":
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        stops = start + (len(content) - start) // 2 if mood in ("drops", "stalls") else len(content)
-        self.wfile.write(content[start:stops])
+
+        end = len(content)
+        if fault in ("drops", "stalls"):
+            end = start + (len(content) - start) // 2
+        self.wfile.write(content[start:end])
         self.wfile.flush()
-        if mood == "stalls":
-            self.server.over.wait(30)
+        if fault == "stalls":
+            self.server.stopping.wait(30)
 
 
 @pytest.fixture
@@ -90,8 +101,10 @@ def server():
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+
     yield server
-    server.over.set()
+
+    server.stopping.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -102,10 +115,11 @@ def path(tmp_path) -> Path:
     return tmp_path / "cache/file.bin"
 
 
-def refused(url: str, path: Path, checksum: Checksum = CHECKSUM) -> str:
-    with pytest.raises(InputError) as failure:
-        fetch(url, checksum, path, **AT_ONCE)
-    (line,) = failure.value.problems
+def fetch_error(url: str, path: Path, checksum: Checksum = CHECKSUM) -> str:
+    """The one line with which a download fails."""
+    with pytest.raises(InputError) as error:
+        fetch(url, checksum, path, **WITHOUT_WAITS)
+    (line,) = error.value.problems
     assert "\n" not in line
     return line
 
@@ -115,88 +129,104 @@ def partial(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("moods", "asked"),
+    ("faults", "ranges"),
     [
         ([], [None]),
-        (["untold"], [None]),
+        (["no length"], [None]),
         (["drops"], [None, f"bytes={HALF}-"]),
         (["drops", "drops"], [None, f"bytes={HALF}-", f"bytes={HALF + HALF // 2}-"]),
         (["drops", "ignores"], [None, f"bytes={HALF}-"]),
         ([503, 503], [None, None, None]),
         (["drops", 429], [None, f"bytes={HALF}-", f"bytes={HALF}-"]),
-        (["drops", "lies"], [None, f"bytes={HALF}-", None]),  # a server whose file has changed meanwhile
+        # The server's file has changed in the meantime.
+        (["drops", "lies"], [None, f"bytes={HALF}-", None]),
     ],
-)  # fmt: skip
-def test_what_servers_and_networks_do_is_outlived(server, path, moods, asked):
-    server.moods = list(moods)
-    fetch(server.url, CHECKSUM, path, **AT_ONCE)
+)
+def test_download_survives_faults_of_servers_and_networks(server, path, faults, ranges):
+    server.faults = list(faults)
+
+    fetch(server.url, CHECKSUM, path, **WITHOUT_WAITS)
+
     assert path.read_bytes() == CONTENT
-    assert server.asked == asked
+    assert server.ranges == ranges
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_connection_that_stalls_is_given_up_and_what_it_brought_is_kept(server, path):
-    server.moods = ["stalls"]
+def test_stalled_connection_is_given_up_and_its_bytes_are_kept(server, path):
+    server.faults = ["stalls"]
+
     fetch(server.url, CHECKSUM, path, stalled_s=1, waits_s=[0] * 20)
+
     assert path.read_bytes() == CONTENT
-    assert server.asked[:2] == [None, f"bytes={HALF}-"]
+    assert server.ranges[:2] == [None, f"bytes={HALF}-"]
 
 
 def test_waits_grow_between_tries(server, path, monkeypatch):
-    waited = []
-    monkeypatch.setattr(download.time, "sleep", waited.append)
-    server.moods = [503] * 9
+    waits = []
+    monkeypatch.setattr(download.time, "sleep", waits.append)
+    server.faults = [503] * 9
+
     with pytest.raises(InputError, match="HTTPError: HTTP Error 503"):
         fetch(server.url, CHECKSUM, path)
-    assert len(server.asked) == len(waited) + 1
-    assert all(later >= 2 * earlier > 0 for earlier, later in pairwise(waited))
+
+    assert len(server.ranges) == len(waits) + 1
+    assert all(later >= 2 * earlier > 0 for earlier, later in pairwise(waits))
 
 
-def test_other_bytes_are_refused_by_name_and_nothing_of_them_stays(server, path):
-    server.moods = ["lies"]
-    line = refused(server.url, path)
-    wrong = hashlib.sha256(WRONG).hexdigest()
-    for told in (server.url, str(path.parent), path.name, CHECKSUM.digest, wrong[:16]):
-        assert told in line
-    assert server.asked == [None]  # the same bytes would come again
+def test_other_bytes_are_refused_and_not_kept(server, path):
+    server.faults = ["lies"]
+
+    line = fetch_error(server.url, path)
+
+    wrong_digest = hashlib.sha256(WRONG_CONTENT).hexdigest()[:16]
+    for words in (server.url, str(path.parent), path.name, CHECKSUM.digest, wrong_digest):
+        assert words in line
+    assert server.ranges == [None]  # the same bytes would come again
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_file_that_is_not_there_is_one_line_with_the_way_to_place_it_by_hand(server, path):
-    server.moods = [404] * 9
-    line = refused(server.url, path)
-    for told in (
-        "HTTP Error 404",
-        server.url,
-        f"put there by hand, as {path.name}",
-        CHECKSUM.digest,
-    ):
-        assert told in line
-    assert len(server.asked) == 1
+def test_missing_file_is_one_line_that_says_how_to_place_it_by_hand(server, path):
+    server.faults = [404] * 9
+
+    line = fetch_error(server.url, path)
+
+    by_hand = f"put there by hand, as {path.name}"
+    for words in ("HTTP Error 404", server.url, by_hand, CHECKSUM.digest):
+        assert words in line
+    assert len(server.ranges) == 1
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_one_line(path):
-    assert "refused" in refused(NOWHERE, path)
+def test_missing_server_is_one_line(path):
+    assert "refused" in fetch_error(NO_SERVER_URL, path)
 
 
-def test_what_arrived_before_all_tries_failed_is_not_fetched_again(server, path):
-    server.moods = ["drops", 503, 503, 503]
-    assert "503" in refused(server.url, path)
+def test_bytes_that_arrived_before_the_last_try_are_kept(server, path):
+    server.faults = ["drops", 503, 503, 503]
+    assert "503" in fetch_error(server.url, path)
     assert not path.exists()
     assert partial(path).read_bytes() == CONTENT[:HALF]
-    fetch(server.url, CHECKSUM, path, **AT_ONCE)
-    assert server.asked[-1] == f"bytes={HALF}-"
+
+    fetch(server.url, CHECKSUM, path, **WITHOUT_WAITS)
+
+    assert server.ranges[-1] == f"bytes={HALF}-"
     assert path.read_bytes() == CONTENT
 
 
-def test_a_file_that_is_there_needs_no_network_and_is_verified(path):
+def test_existing_file_is_verified_without_a_network(path):
     path.parent.mkdir()
     path.write_bytes(CONTENT)
-    fetch(NOWHERE, CHECKSUM, path)
+    fetch(NO_SERVER_URL, CHECKSUM, path)
+
     path.write_bytes(CONTENT[:-1])
-    assert f"{path} is damaged" in refused(NOWHERE, path)
-    assert path.read_bytes() == CONTENT[:-1]  # for its owner to judge
+
+    assert f"{path} is damaged" in fetch_error(NO_SERVER_URL, path)
+    assert path.read_bytes() == CONTENT[:-1]  # its owner decides
+
+
+@pytest.fixture
+def server_and_folder(server, tmp_path):
+    return server, tmp_path
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -204,25 +234,21 @@ def test_a_file_that_is_there_needs_no_network_and_is_verified(path):
     left=st.integers(0, len(CONTENT)).map(lambda size: CONTENT[:size]) | st.binary(max_size=4000),
     longer=st.booleans(),
 )
-def test_whatever_an_earlier_download_left_the_file_is_whole(shared_server, left, longer):
-    server, folder = shared_server
+def test_file_is_whole_whatever_an_earlier_download_left(server_and_folder, left, longer):
+    server, folder = server_and_folder
     path = folder / "file.bin"
     path.unlink(missing_ok=True)
     partial(path).write_bytes(left + CONTENT if longer else left)
-    fetch(server.url, CHECKSUM, path, **AT_ONCE)
+
+    fetch(server.url, CHECKSUM, path, **WITHOUT_WAITS)
+
     assert path.read_bytes() == CONTENT
     assert list(folder.iterdir()) == [path]
 
 
-@pytest.fixture
-def shared_server(server, tmp_path):
-    return server, tmp_path
-
-
-def test_killed_in_the_middle_it_leaves_no_file_and_goes_on(server, path):
-    server.moods = ["stalls"]
-    context = multiprocessing.get_context("fork")
-    child = context.Process(
+def test_killed_download_leaves_no_file_and_is_resumed(server, path):
+    server.faults = ["stalls"]
+    child = multiprocessing.get_context("fork").Process(
         target=fetch, args=(server.url, CHECKSUM, path), kwargs={"stalled_s": 30}
     )
     child.start()
@@ -230,88 +256,99 @@ def test_killed_in_the_middle_it_leaves_no_file_and_goes_on(server, path):
         assert child.is_alive()
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    kept = partial(path).stat().st_size
+    kept_bytes = partial(path).stat().st_size
     assert not path.exists()
-    assert 0 < kept <= HALF
-    fetch(server.url, CHECKSUM, path, **AT_ONCE)
-    assert server.asked == [None, f"bytes={kept}-"]
+    assert 0 < kept_bytes <= HALF
+
+    fetch(server.url, CHECKSUM, path, **WITHOUT_WAITS)
+
+    assert server.ranges == [None, f"bytes={kept_bytes}-"]
     assert path.read_bytes() == CONTENT
 
 
-def test_several_at_once_fetch_one_file(server, path):
+def test_parallel_calls_download_a_file_once(server, path):
+    arguments = (server.url, CHECKSUM, path)
     threads = [
-        threading.Thread(target=fetch, args=(server.url, CHECKSUM, path), kwargs=AT_ONCE)
-        for _ in range(8)
+        threading.Thread(target=fetch, args=arguments, kwargs=WITHOUT_WAITS) for _ in range(8)
     ]
+
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert server.asked == [None]
+
+    assert server.ranges == [None]
     assert path.read_bytes() == CONTENT
     assert list(path.parent.iterdir()) == [path]
 
 
-def cifar(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> datasets.Cifar:
+def tiny_cifar(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> datasets.Cifar:
     """CIFAR-10 of a few bytes, published on the server."""
-    files = {f"data_batch_{number}": bytes([number]) * 1000 for number in range(1, 6)}
-    files |= {"test_batch": b"test", "batches.meta": b"meta"}
-    tree = folder / "published/cifar-10-batches-py"
-    tree.mkdir(parents=True)
-    for name, content in {**files, "readme.html": b"not asked for"}.items():
-        (tree / name).write_bytes(content)
+    batches = {f"data_batch_{number}": bytes([number]) * 1000 for number in range(1, 6)}
+    files = batches | {"test_batch": b"test", "batches.meta": b"meta"}
+    published = folder / "published/cifar-10-batches-py"
+    published.mkdir(parents=True)
+    for name, content in {**files, "readme.html": b"not needed"}.items():
+        (published / name).write_bytes(content)
     with tarfile.open(folder / "archive.tar.gz", "w:gz") as archive:
-        archive.add(tree, tree.name)
+        archive.add(published, published.name)
     server.content = (folder / "archive.tar.gz").read_bytes()
+
     dataset = DATASETS["cifar10"](DataConfig(folder / "raw"))
     hashes = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(dataset._origin, "url", server.url)
-    monkeypatch.setattr(dataset._origin, "tgz_md5", hashlib.md5(server.content).hexdigest())
-    monkeypatch.setattr(
-        dataset._origin, "train_list", [(name, hashes[name]) for name in files if "data" in name]
-    )
-    monkeypatch.setattr(dataset._origin, "test_list", [("test_batch", hashes["test_batch"])])
-    monkeypatch.setattr(
-        dataset._origin, "meta", {"filename": "batches.meta", "md5": hashes["batches.meta"]}
-    )
+    origin = {
+        "url": server.url,
+        "tgz_md5": hashlib.md5(server.content).hexdigest(),
+        "train_list": [(name, hashes[name]) for name in batches],
+        "test_list": [("test_batch", hashes["test_batch"])],
+        "meta": {"filename": "batches.meta", "md5": hashes["batches.meta"]},
+    }
+    for attribute, value in origin.items():
+        monkeypatch.setattr(dataset._origin, attribute, value)
     return dataset
 
 
-def test_a_data_set_is_downloaded_verified_and_unpacked_once(server, tmp_path, monkeypatch):
-    dataset = cifar(tmp_path, server, monkeypatch)
+def test_data_set_is_downloaded_verified_and_unpacked_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    dataset = tiny_cifar(tmp_path, server, monkeypatch)
+    unpacked = tmp_path / "raw/cifar-10-batches-py"
     assert len(dataset.missing()) == 7
     assert dataset.reachable()
-    server.moods = ["drops"]
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    server.faults = ["drops"]
+
     dataset.download()
+
     assert dataset.missing() == dataset.damaged() == []
-    unpacked = tmp_path / "raw/cifar-10-batches-py"
     assert not (unpacked / "readme.html").exists()
     assert not list(unpacked.glob(".*"))
-    asked = list(server.asked)
-    (unpacked / "data_batch_3").unlink()  # the archive has it: no network
-    dataset.download()
+
+    requests = list(server.ranges)
+    (unpacked / "data_batch_3").unlink()
+    dataset.download()  # from the archive that is there
+
     assert dataset.missing() == dataset.damaged() == []
-    assert server.asked == asked
+    assert server.ranges == requests
 
 
-def test_an_archive_placed_by_hand_is_all_a_data_set_needs(server, tmp_path, monkeypatch):
-    dataset = cifar(tmp_path, server, monkeypatch)
-    monkeypatch.setattr(dataset._origin, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    assert not dataset.reachable()
+def test_archive_placed_by_hand_is_all_a_data_set_needs(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    with pytest.raises(InputError) as failure:
+    dataset = tiny_cifar(tmp_path, server, monkeypatch)
+    origin = dataset._origin
+    monkeypatch.setattr(origin, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    assert not dataset.reachable()
+    with pytest.raises(InputError) as error:
         dataset.download()
-    problems = failure.value.problems
-    assert f"by hand, as {dataset._origin.filename} (MD5 {dataset._origin.tgz_md5})" in problems[0]
-    assert len(problems) == 8
-    (tmp_path / "raw" / dataset._origin.filename).write_bytes(server.content)
+    assert f"by hand, as {origin.filename} (MD5 {origin.tgz_md5})" in error.value.problems[0]
+    assert len(error.value.problems) == 8
+
+    (tmp_path / "raw" / origin.filename).write_bytes(server.content)
+
     assert dataset.reachable()
     dataset.download()
     assert dataset.missing() == dataset.damaged() == []
 
 
-def test_a_file_of_the_hub_that_is_not_what_its_name_says_is_refused(tmp_path):
+def test_damaged_file_in_the_cache_of_the_hub_is_refused(tmp_path):
     """The hub's cache calls large files by their SHA-256, and links to them."""
     blob, snapshot = tmp_path / "blobs" / CHECKSUM.digest, tmp_path / "snapshots/1"
     for folder in (blob.parent, snapshot):
@@ -319,6 +356,8 @@ def test_a_file_of_the_hub_that_is_not_what_its_name_says_is_refused(tmp_path):
     (snapshot / "model.safetensors").symlink_to(blob)
     blob.write_bytes(CONTENT)
     assert pretrained.weights_file(str(snapshot)) == snapshot / "model.safetensors"
-    blob.write_bytes(WRONG)
+
+    blob.write_bytes(WRONG_CONTENT)
+
     with pytest.raises(InputError, match=f"{CHECKSUM.digest} is damaged: its SHA-256 .*delete it"):
         pretrained.weights_file(str(snapshot))

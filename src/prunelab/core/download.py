@@ -183,10 +183,12 @@ class _Download:
 
     def _append(self, file: BufferedRandom, response: Any, expected_size: int) -> None:
         """Write what arrives, under a progress bar if there is a terminal to show it on."""
+        size = file.seek(0, os.SEEK_END)
+
         with tqdm(
             desc=self.name,
             total=expected_size or None,
-            initial=file.seek(0, os.SEEK_END),
+            initial=size,
             unit="B",
             unit_scale=True,
             disable=not sys.stderr.isatty(),

@@ -209,9 +209,11 @@ def _tokenizer_problems(loaded: Any, options: dict[str, int]) -> list[str]:
     problems = []
     if len(loaded) > options["vocab"]:
         problems.append(f"{len(loaded)} tokens, but the encoder knows {options['vocab']}")
+
     for name in _SPECIAL_TOKENS:
         if getattr(loaded, name) is None:
             problems.append(f"no {name}")
+
     if loaded.pad_token_id not in (None, options["pad"]):
         problems.append(f"padding {loaded.pad_token_id}, but the encoder's is {options['pad']}")
     return problems
