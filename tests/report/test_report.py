@@ -1,158 +1,223 @@
+"""Rows, tables and pictures of a study that is made up."""
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from prunelab.figures import figures
 from prunelab.pruning.methods import METHODS
 from prunelab.report import rows, style
-from prunelab.report.tables import few, table
+from prunelab.report.series import (
+    Confusion,
+    TrainingCurve,
+    sensitivity_panels,
+    training_curves,
+    training_rows,
+)
+from prunelab.report.tables import same_as, table
+
+PICTURES = ["tradeoff", "training", "confusion", "focus"]
 
 
 def measured(accuracy: float, sparsity: float) -> dict:
     return {
-        "accuracy": accuracy, "accuracy_ci95": 0.01, "accuracy_pruned": accuracy / 2, "accuracy_pruned_ci95": 0.6,
-        "accuracy_drop": 0.99 - accuracy, "accuracy_drop_ci95": 0.02, "sparsity": sparsity, "seeds": 3,
-        "params": 1000, "params_nonzero": round(1000 * (1 - sparsity)), "params_ratio": 1.0, "macs": 5000,
-        "macs_ratio": 1.0, "size_bytes": 4000, "size_compressed_bytes": 3000,
-    }  # fmt: skip
+        "accuracy": accuracy,
+        "accuracy_ci95": 0.01,
+        "accuracy_pruned": accuracy / 2,
+        "accuracy_pruned_ci95": 0.6,
+        "accuracy_drop": 0.99 - accuracy,
+        "accuracy_drop_ci95": 0.02,
+        "sparsity": sparsity,
+        "seeds": 3,
+        "params": 1000,
+        "params_nonzero": round(1000 * (1 - sparsity)),
+        "params_ratio": 1.0,
+        "macs": 5000,
+        "macs_ratio": 1.0,
+        "size_bytes": 4000,
+        "size_compressed_bytes": 3000,
+    }
 
 
 DENSE = measured(0.99, 0.0) | {"kept": 1.0}
-SHOWN = list(METHODS)[::5]  # as many as a picture can bear, of all families
+SHOWN = list(METHODS)[::5]  # of all families, and as many as fit a picture
 CELLS = [(method, ratio, f"{method}-{ratio}") for method in SHOWN for ratio in (0.5, 0.9)]
 MEASURED = [measured(0.99 - ratio / 10, ratio) for _, ratio, _ in CELLS]
 POINTS = rows.tradeoff_rows(CELLS, MEASURED, {key: [] for *_, key in CELLS})
-HISTORY = [
-    {
-        "seed": seed,
-        "epoch": e,
-        "loss": 1 / e,
-        "validation_loss": 2 / e,
-        "accuracy": 0.5,
-        "validation_accuracy": 0.4,
-    }
-    for seed in (0, 1)
-    for e in (1, 2, 3)
-]
 
 
-def drawings() -> dict:
-    curves = [figures.Curve("dense", "dense", "black", rows.mean_history(HISTORY))]
-    curves += [
-        figures.Curve(method, "ratio 0.5", "red", rows.mean_history(HISTORY)) for method in SHOWN
+def history() -> list[dict]:
+    """The training of two seeds over three epochs."""
+    epochs = []
+    for seed in (0, 1):
+        for epoch in (1, 2, 3):
+            row = {"seed": seed, "epoch": epoch, "accuracy": 0.5, "validation_accuracy": 0.4}
+            epochs.append(row | {"loss": 1 / epoch, "validation_loss": 2 / epoch})
+    return epochs
+
+
+def curves() -> list[TrainingCurve]:
+    mean = rows.mean_history(history())
+    finetuning = [TrainingCurve(method, "ratio 0.5", mean) for method in SHOWN]
+    return [
+        TrainingCurve("dense", "dense", mean),
+        *finetuning,
+        TrainingCurve("without_epochs", "ratio 0.9", []),
     ]
-    curves += [figures.Curve("nothing", "ratio 0.9", "blue", [])]
-    matrix, names = np.diag([5, 0, 7]), ["cat", "dog", "a_very long name"]
-    return {
-        "tradeoff": figures.tradeoff(POINTS, DENSE, "title"),
-        "training": figures.training(curves, "title"),
-        "confusion": figures.confusion(matrix, names, "title"),
-        "focus": figures.focus(rows.mean_history(HISTORY), matrix, names, "title", "red"),
-    }
 
 
-@pytest.mark.parametrize("name", drawings())
-def test_every_picture_is_the_same_to_the_byte_when_drawn_again(name, tmp_path):
-    for folder in ("a", "b"):
-        style.save(drawings()[name], tmp_path / folder / name)
-    for suffix in (".svg", ".png"):
-        first, again = (
-            (tmp_path / folder / name).with_suffix(suffix).read_bytes() for folder in "ab"
-        )
-        assert first == again
-        assert len(first) > 5000
+def draw(name: str) -> Figure:
+    if name == "tradeoff":
+        return figures.tradeoff(POINTS, DENSE, "title")
+    if name == "training":
+        return figures.training(curves(), "title")
+
+    confusion = Confusion(np.diag([5, 0, 7]), ["cat", "dog", "a_very long name"])
+    if name == "confusion":
+        return figures.confusion(confusion, "title")
+    return figures.focus(rows.mean_history(history()), confusion, "title", "red")
 
 
-@pytest.mark.parametrize("name", drawings())
-def test_numbers_are_words_and_no_formulas(name):
-    """Text is drawn as it stands, since names may hold a $; so no tick may be a formula."""
-    figure = drawings()[name]
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_the_same_to_the_byte_when_drawn_again(name, suffix, tmp_path):
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+
+    style.save_as(draw(name), first)
+    style.save_as(draw(name), second)
+
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size > 5000
+
+
+def test_saving_writes_both_formats(tmp_path):
+    style.save(draw("confusion"), tmp_path / "folder/confusion")
+
+    written = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert written == ["confusion.png", "confusion.svg"]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_ticks_contain_no_formulas(name):
+    """Text is drawn as it is, since names may contain a $. So no tick may be a formula."""
+    figure = draw(name)
     FigureCanvasAgg(figure).draw()
-    ticks = [
-        label.get_text()
-        for axis in figure.axes
-        for label in (*axis.get_xticklabels(), *axis.get_yticklabels())
-    ]
+
+    ticks = []
+    for axis in figure.axes:
+        labels = [*axis.get_xticklabels(), *axis.get_yticklabels()]
+        ticks += [label.get_text() for label in labels]
+
     assert any(ticks)
     assert not [tick for tick in ticks if "$" in tick]
 
 
-def test_the_trade_off_names_its_axes_and_logs_its_costs_and_stays_within_what_an_accuracy_can_be():
-    figure = drawings()["tradeoff"]
+def test_tradeoff_names_its_axes_and_methods():
+    figure = draw("tradeoff")
     axes = np.array(figure.axes).reshape(2, 3)
+
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+
+    assert legend == {*SHOWN, "dense"}
     assert [axis.get_xlabel() for axis in axes[1]] == [label for _, label, _ in figures.AGAINST]
-    assert all(axis.get_xscale() == "log" for axis in figure.axes)
     assert all("test accuracy" in axis.get_ylabel() for axis in axes[:, 0])
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*SHOWN, "dense"}
-    for axis in figure.axes:
+
+
+def test_tradeoff_has_log_costs_and_accuracies_from_0_to_1():
+    for axis in draw("tradeoff").axes:
         low, high = axis.get_ylim()
+        assert axis.get_xscale() == "log"
         assert low > -0.1
         assert high < 1.1
 
 
 @pytest.mark.parametrize("name", ["tradeoff", "training"])
 def test_legends_lie_inside_the_picture(name):
-    figure = drawings()[name]
+    figure = draw(name)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+
     box = figure.legends[0].get_window_extent(canvas.get_renderer())
+
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
 
 
-def test_controls_look_like_controls_and_colours_are_distinct_and_stable():
+def test_exactly_the_random_methods_are_dotted_controls():
     controls = [method for method in METHODS if style.is_control(method)]
-    assert controls == [method for method in METHODS if method.startswith("random")] != []
-    assert all(style.line_style(method) == ":" for method in controls)
-    assert all(style.line_style(method) == "-" for method in METHODS if method not in controls)
+    dotted = [method for method in METHODS if style.line_style(method) == ":"]
+
+    assert controls
+    assert controls == [method for method in METHODS if method.startswith("random")]
+    assert dotted == controls
+
+
+def test_colours_are_distinct_and_stable():
+    colour = style.colour("a_method_to_come")
+
     assert len(set(style.COLOURS.values())) == len(style.COLOURS)
-    assert (
-        style.colour("a_method_to_come") == style.colour("a_method_to_come") in style.OTHER_COLOURS
-    )
+    assert colour in style.OTHER_COLOURS
+    assert colour == style.colour("a_method_to_come")
 
 
-def test_the_table_has_one_line_per_configuration_and_says_what_was_asked_and_achieved():
-    lines = table(DENSE, POINTS, "title", imported=False).splitlines()
-    body = [line for line in lines if line.startswith("| ")]
-    assert len(body) == 1 + 1 + len(POINTS)
-    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
-    assert f"| {SHOWN[0]} | 0.9 | 90.0 % | 100 |" in "\n".join(body)
-    assert "90.00 ± 1.00 | 9.00 ± 2.00 |" in "\n".join(body)
+def table_lines(points: list[dict], *, imported: bool = False) -> list[str]:
+    """The lines of the table after the heading, the dense network's first."""
+    lines = table(DENSE, points, "title", imported=imported).splitlines()
+    return [line for line in lines if line.startswith("| ")][1:]
 
 
-def test_the_table_says_where_no_difference_was_shown():
-    small, large = (
-        {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02},
-        {"accuracy_drop": 0.03, "same_as": "l2_channel"},
-    )
-    body = table(
-        DENSE, [POINTS[0] | small, POINTS[0] | large], "title", imported=False
-    ).splitlines()[5:7]
-    assert "| 1.00 ± 2.00 = |  |" in body[0]
-    assert "| 3.00 ± 2.00 | l2_channel |" in body[1]
+def test_table_has_one_line_per_configuration():
+    lines = table_lines(POINTS)
+
+    assert len(lines) == 1 + len(POINTS)
+    assert len({line.count("|") for line in lines}) == 1
 
 
-def test_many_methods_that_are_alike_are_counted_and_few_are_named():
+def test_table_shows_what_was_asked_and_what_was_achieved():
+    text = "\n".join(table_lines(POINTS))
+
+    assert f"| {SHOWN[0]} | 0.9 | 90.0 % | 100 |" in text
+    assert "90.00 ± 1.00 | 9.00 ± 2.00 |" in text
+
+
+def test_table_marks_drops_that_were_not_shown():
+    small = {"accuracy_drop": 0.01, "accuracy_drop_ci95": 0.02}
+    large = {"accuracy_drop": 0.03, "same_as": "l2_channel"}
+
+    _, first, second = table_lines([POINTS[0] | small, POINTS[0] | large])
+
+    assert "| 1.00 ± 2.00 = |  |" in first
+    assert "| 3.00 ± 2.00 | l2_channel |" in second
+
+
+def test_table_names_the_first_similar_methods_and_counts_the_others():
     names = ", ".join(METHODS)
-    (row,) = table(DENSE, [POINTS[0] | {"same_as": names}], "title", imported=False).splitlines()[
-        5:6
-    ]
-    said = row.split(" | ")[-2].split(" and ")
-    assert names.startswith(said[0])
-    assert len(said[0].split(", ")) + int(said[1].split()[0]) == len(METHODS)
-    assert few("a, b") == "a, b"
+
+    _, line = table_lines([POINTS[0] | {"same_as": names}])
+
+    shown, more = line.split(" | ")[-2].split(" and ")
+    assert names.startswith(shown)
+    assert len(shown.split(", ")) + int(more.split()[0]) == len(METHODS)
 
 
-def test_a_name_with_dollars_is_a_name_and_no_formula():
-    names = ["$\\no_such_command$", "5$ or 6$", "<b>"]
-    figure = figures.confusion(np.diag([5, 0, 7]), names, "$\\title$")
-    FigureCanvasAgg(figure).draw()
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+def test_few_similar_methods_are_all_named():
+    assert same_as("a, b") == "a, b"
+    assert same_as("") == ""
 
 
-def test_imported_weights_are_flagged():
+def test_table_warns_of_imported_weights():
     assert "imported" in table(DENSE, POINTS, "title", imported=True)
     assert "imported" not in table(DENSE, POINTS, "title", imported=False)
+
+
+def test_names_with_dollars_are_drawn_as_they_are():
+    names = ["$\\no_such_command$", "5$ or 6$", "<b>"]
+
+    figure = figures.confusion(Confusion(np.diag([5, 0, 7]), names), "$\\title$")
+    FigureCanvasAgg(figure).draw()
+
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
 
 
 def test_histories_are_averaged_over_seeds():
@@ -162,11 +227,49 @@ def test_histories_are_averaged_over_seeds():
         {"seed": 1, "epoch": 1, "loss": 4.0},
         {"seed": 1, "epoch": 2, "loss": 2.0},
     ]
+
     assert rows.mean_history(history) == [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 1.5}]
 
 
-def test_a_matrix_comes_back_from_its_rows():
-    matrix = rows.matrix_of(
-        [{"actual": 0, "predicted": 1, "count": 4}, {"actual": 2, "predicted": 2, "count": 1}], 3
-    )
+def test_matrix_comes_back_from_its_rows():
+    cells = [
+        {"actual": 0, "predicted": 1, "count": 4},
+        {"actual": 2, "predicted": 2, "count": 1},
+    ]
+
+    matrix = rows.matrix_of(cells, 3)
+
     np.testing.assert_array_equal(matrix, [[0, 4, 0], [0, 0, 0], [0, 0, 1]])
+
+
+def test_confusion_shares_are_of_the_actual_class():
+    confusion = Confusion(np.array([[3, 1], [0, 0]]), ["cat", "dog"])
+
+    np.testing.assert_array_equal(confusion.shares, [[0.75, 0.25], [0, 0]])
+
+
+def test_training_curves_come_back_from_their_rows():
+    with_epochs = [curve for curve in curves() if curve.rows]
+
+    stored = training_rows(curves())
+    read = training_curves(stored)
+
+    assert training_rows(read) == stored
+    assert [(curve.name, curve.group, curve.colour) for curve in read] == [
+        (curve.name, curve.group, curve.colour) for curve in with_epochs
+    ]
+
+
+def test_heat_map_marks_what_was_not_measured():
+    points = [("conv1", 0.5, 0.8), ("conv1", 0.9, 0.4), ("conv2", 0.5, 0.7), ("all", 0.5, 0.1)]
+    measured_rows = []
+    for layer, ratio, accuracy in points:
+        row = {"granularity": "weight", "layer": layer, "ratio": ratio, "accuracy": accuracy}
+        measured_rows.append(row)
+
+    (panel,) = sensitivity_panels({"accuracy": 0.9, "rows": measured_rows})
+
+    assert panel.layers == ["conv1", "conv2", "all"]
+    assert [curve.is_all for curve in panel.curves] == [False, False, True]
+    expected = [[0.8, 0.4], [0.7, np.nan], [0.1, np.nan]]
+    np.testing.assert_array_equal(panel.heat_map(panel.ratios), expected)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 import typer
 from helpers.data import write_image_folder
-from helpers.page import findings
+from helpers.page import report_data
 from helpers.params import PROJECT, edit_params
 from helpers.repository import Clone, stages_run
 from hypothesis import given, settings
@@ -19,8 +19,8 @@ from prunelab.commands.sweep.axes import read_axes, resolve_sweep
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.escape import as_code, escape_markdown
 from prunelab.page.page import page
-from prunelab.project.experiments import chain
-from prunelab.project.revisions import Revision
+from prunelab.project.experiments import stage_closure
+from prunelab.project.revisions import RevisionResult
 from prunelab.report import text_table
 from prunelab.report.markdown import escaped_table
 from prunelab.report.pareto import NEEDED, compare, comparison_table, notes
@@ -97,8 +97,8 @@ def test_table_has_exactly_the_given_cells(lines):
 def test_revisions_with_hostile_names_are_compared(name, key, value):
     metrics = dict.fromkeys(NEEDED, 1)
     named = [
-        Revision("workspace", None, {"method": "l1_channel", "ratio": 0.5}, metrics, metrics, []),
-        Revision(
+        RevisionResult("workspace", None, {"method": "l1_channel", "ratio": 0.5}, metrics, metrics, []),
+        RevisionResult(
             name,
             None,
             {"method": value, "ratio": value, f"data.{key}": value},
@@ -165,7 +165,7 @@ def test_page_has_the_same_elements_for_hostile_names(name):
         return parsed(
             page(
                 replace(
-                    findings(),
+                    report_data(),
                     title=word,
                     facts={"data": word, word or "x": word, "measured on": word},
                     classes=["cat", word],
@@ -188,7 +188,7 @@ def test_page_has_the_same_elements_for_hostile_names(name):
 
 
 def test_all_problems_of_a_sweep_are_reported_at_once():
-    used = chain((PROJECT / "dvc.yaml").read_text())
+    used = stage_closure((PROJECT / "dvc.yaml").read_text())
 
     with pytest.raises(InputError) as refused:
         resolve_sweep(
