@@ -29,17 +29,18 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     params = load_params()
     keys = [key for *_, key in params.grid.cells()]
 
+    points = _read_points(plots / "tradeoff.json", params)
     data_info = read_data_info(prepared)
     class_names = read_class_names(prepared)
     speed = read_record(metrics / "speed" / "benchmark.json", Speed)
     _check_speed(speed["latency"], ["dense", *keys], metrics / "speed")
     details = _read_details(metrics / "details", keys)
 
-    findings = ReportData(
+    data = ReportData(
         title=f"{params.model} on {params.dataset}",
         facts=_facts(params, data_info, details["dense"]["seeds"], speed["environment"]),
         dense=read_metrics(metrics / "base.json"),
-        points=_read_points(plots / "tradeoff.json", params),
+        points=points,
         details=details,
         training=read_rows(plots / "training.json", CURVE, CURVE_TEXTS),
         confusion=read_confusion(plots / "dense_confusion.json", len(class_names)),
@@ -47,7 +48,7 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         sensitivity=read_record(metrics / "sensitivity.json", Sensitivity),
         speed=speed,
     )
-    write(out, page(findings).encode())
+    write(out, page(data).encode())
 
 
 def _read_points(path: Path, params: Params) -> list[Row]:
