@@ -36,7 +36,7 @@ from prunelab.commands.sweep.ray import node
 from prunelab.commands.sweep.ray.driver import sweep_spec
 from prunelab.commands.sweep.ray.remotes import fetch_experiments
 from prunelab.config.params import PARAMS_FILE
-from prunelab.project.experiments import chain
+from prunelab.project.experiments import stage_closure
 
 PROJECT = Path(__file__).parent.parent
 MANY = 1000
@@ -184,7 +184,7 @@ def cpu_seconds() -> float:
 
 def jobs(project: Project, ratios: list[float]) -> list[Job]:
     settings = resolve_sweep(
-        {"ratio": ratios}, PARAMS_FILE, chain((project.folder / "dvc.yaml").read_text())
+        {"ratio": ratios}, PARAMS_FILE, stage_closure((project.folder / "dvc.yaml").read_text())
     )
     return plan_jobs(project.folder, settings, lambda _, params: (NAME, params_name(params)))
 

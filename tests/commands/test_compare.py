@@ -21,10 +21,11 @@ from prunelab.cli import app
 from prunelab.commands.compare import revision_latency
 from prunelab.config.params import Normalise, read_params
 from prunelab.core.errors import InputError
+from prunelab.core.mappings import flatten
 from prunelab.figures import pareto_figure
 from prunelab.models.catalogue import build
 from prunelab.project.paths import BASE, FOCUS
-from prunelab.project.revisions import flatten, read_revisions
+from prunelab.project.revisions import read_revisions
 from prunelab.pruning.prune import prune
 from prunelab.report import style
 from prunelab.report.pareto import (

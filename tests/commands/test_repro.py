@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.commands.repro.cores import core_shares, cores, crowded, pin
+from prunelab.commands.repro.cores import available_cores, core_shares, pin, sharing_warnings
 from prunelab.commands.repro.pool import WorkerPool
 from prunelab.commands.repro.runner import reproduce
-from prunelab.commands.repro.scheduler import Schedule, chains
+from prunelab.commands.repro.scheduler import TaskGraph, chain_lengths
 from prunelab.core.errors import InputError
 from prunelab.project import dvc_lock
-from prunelab.project.dvc_graph import opened, pipeline
+from prunelab.project.dvc_graph import load_pipeline, open_repo
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -56,10 +56,10 @@ def longest(needs: dict[str, set[str]], name: str) -> int:
 @pytest.mark.parametrize("seed", range(40))
 def test_tasks_start_when_they_can_and_never_before(seed):
     needs, alone, jobs = random_tasks(seed)
-    draw, schedule, done, order = random.Random(seed), Schedule(needs, jobs, alone), set(), []
-    while not schedule.over:
+    draw, schedule, done, order = random.Random(seed), TaskGraph(needs, jobs, alone), set(), []
+    while not schedule.finished:
         before = set(schedule.running)
-        started = schedule.begin()
+        started = schedule.start_ready()
         assert schedule.running == before | set(started)
         for name in started:
             assert needs[name] <= done
@@ -76,7 +76,7 @@ def test_tasks_start_when_they_can_and_never_before(seed):
             )
             assert name not in alone or not ready - alone
         ended = draw.choice(sorted(running))
-        schedule.done(ended)
+        schedule.mark_done(ended)
         done.add(ended)
     assert sorted(order) == sorted(needs)
 
@@ -86,19 +86,19 @@ def test_a_failure_skips_exactly_what_rests_on_it(seed):
     needs, alone, jobs = random_tasks(seed)
     draw, schedule, done, failed, skipped = (
         random.Random(seed),
-        Schedule(needs, jobs, alone),
+        TaskGraph(needs, jobs, alone),
         set(),
         set(),
         [],
     )
-    while not schedule.over:
-        schedule.begin()
+    while not schedule.finished:
+        schedule.start_ready()
         ended = draw.choice(sorted(schedule.running))
         if draw.random() < 0.2:
             failed.add(ended)
-            skipped += schedule.failed(ended)
+            skipped += schedule.mark_failed(ended)
         else:
-            schedule.done(ended)
+            schedule.mark_done(ended)
             done.add(ended)
     assert len(skipped) == len(set(skipped))
     assert set(skipped) == {name for name in needs if above(needs, name) & failed} - failed
@@ -108,10 +108,10 @@ def test_a_failure_skips_exactly_what_rests_on_it(seed):
 
 def test_the_longest_chain_begins_first():
     needs = {"lone": [], "one": [], "two": ["one"], "three": ["two"], "pair": [], "end": ["pair"]}
-    assert chains(needs) == {
+    assert chain_lengths(needs) == {
         name: longest({n: set(its) for n, its in needs.items()}, name) for name in needs
     }
-    assert Schedule(needs, 2).begin() == ["one", "pair"]
+    assert TaskGraph(needs, 2).start_ready() == ["one", "pair"]
 
 
 @pytest.mark.parametrize("count", range(1, 12))
@@ -139,32 +139,32 @@ def test_a_process_and_what_is_below_it_are_pinned():
                 children = (
                     Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
                 )
-            pin(process.pid, cores()[:1])
+            pin(process.pid, available_cores()[:1])
             for pid in (process.pid, *map(int, children)):
-                assert os.sched_getaffinity(pid) == set(cores()[:1])
+                assert os.sched_getaffinity(pid) == set(available_cores()[:1])
         finally:
             for child in children:
                 os.kill(int(child), signal.SIGKILL)
             process.kill()
-    pin(process.pid, cores())  # gone by now, which is no error
+    pin(process.pid, available_cores())  # gone by now, which is no error
 
 
 def test_what_is_too_much_is_said():
-    assert list(crowded(1, 8, 2, 1)) == []
-    assert list(crowded(2, 2, 4, 2)) == []
-    (line,) = crowded(3, 2, 4, 0)
+    assert list(sharing_warnings(1, 8, 2, 1)) == []
+    assert list(sharing_warnings(2, 2, 4, 2)) == []
+    (line,) = sharing_warnings(3, 2, 4, 0)
     assert "3 jobs x 2 threads" in line
     assert "runtime.threads: 1" in line
-    (line,) = crowded(3, 1, 4, 2)
+    (line,) = sharing_warnings(3, 1, 4, 2)
     assert "3 jobs share 2 GPUs" in line
 
 
 def test_the_lock_is_taken_apart_and_put_together_as_it_was():
     text = (PROJECT / "dvc.lock").read_text()
-    found = dvc_lock.blocks(text)
+    found = dvc_lock.split_entries(text)
     assert list(found) == list(YAML(typ="safe").load(text)["stages"])
-    assert dvc_lock.ordered(found, []) == dvc_lock.ordered(found, list(found)) == text
-    backwards = dvc_lock.blocks(dvc_lock.ordered(found, [*reversed(found), "of another time"]))
+    assert dvc_lock.join_entries(found, []) == dvc_lock.join_entries(found, list(found)) == text
+    backwards = dvc_lock.split_entries(dvc_lock.join_entries(found, [*reversed(found), "of another time"]))
     assert list(backwards) == list(reversed(found))
     assert backwards == found
     for strange in (
@@ -173,16 +173,16 @@ def test_the_lock_is_taken_apart_and_put_together_as_it_was():
         text + "datasets: []\n",
         text.replace("\n  prepare:", "\n prepare:"),
     ):
-        assert dvc_lock.blocks(strange) is None
+        assert dvc_lock.split_entries(strange) is None
 
 
 def test_stages_are_known_by_name_and_group_and_the_clock_stands_alone():
-    with opened(PROJECT) as repo:
-        everything = pipeline(repo)
-        some = pipeline(repo, ["prune@l1_channel-0.5", "evaluate_base"])
-        group = pipeline(repo, ["prune"])
+    with open_repo(PROJECT) as repo:
+        everything = load_pipeline(repo)
+        some = load_pipeline(repo, ["prune@l1_channel-0.5", "evaluate_base"])
+        group = load_pipeline(repo, ["prune"])
         with pytest.raises(InputError) as refused:
-            pipeline(repo, ["evaluat_base", "prune@l1_chanel-0.5", "plot"])
+            load_pipeline(repo, ["evaluat_base", "prune@l1_chanel-0.5", "plot"])
     assert everything.alone == {"benchmark"}
     names = list(everything.stages)
     for name in names:
@@ -321,9 +321,9 @@ def test_failures_are_told_and_stop_only_what_rests_on_them(tmp_path, monkeypatc
     assert result.exit_code == 1
     told = result.stderr.splitlines()
     assert any("broken on purpose" in line for line in told)
-    assert any("its process was killed" in line for line in told)
+    assert any("the process was killed" in line for line in told)
     assert "2 failed, 4 skipped" in told[-1]
-    skipped = {line.split()[0] for line in told if " was skipped, since " in line}
+    skipped = {line.split()[0] for line in told if " was skipped, because " in line}
     assert skipped == {"measure@a-1", "measure@b-2", "clock", "last"}
     assert {path.name for path in Path("metrics").iterdir()} == {"a-2.json", "b-1.json"}
     (folder / "cell.sh").write_text("true")
@@ -339,7 +339,7 @@ def test_wrong_targets_are_refused_in_a_line(tmp_path, monkeypatch):
     folder = project(tmp_path / "one")
     monkeypatch.chdir(folder)
     monkeypatch.setattr("prunelab.commands.repro.command._check", lambda: None)
-    monkeypatch.setattr(WorkerPool, "give", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr(WorkerPool, "submit", lambda *_: pytest.fail("work was started"))
     result = CliRunner().invoke(app, ["repro", "meassure", "--jobs", "2"])
     assert result.exit_code == 1
     assert result.stderr == (
@@ -402,7 +402,7 @@ def test_a_stopped_run_leaves_nothing_behind_and_goes_on(tmp_path, monkeypatch, 
             time.sleep(0.05)
     else:
         assert run.returncode == 128 + number
-        assert told.splitlines()[-1] == "stopped; the same command goes on where this one was"
+        assert told.splitlines()[-1] == "stopped; run the same command again to continue"
         assert "Traceback" not in told
     assert below(folder) == []
     path = folder / "dvc.yaml"

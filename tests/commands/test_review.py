@@ -19,8 +19,8 @@ from prunelab.commands.review.document import ReviewResult, document
 from prunelab.commands.review.pictures import Picture, changed_pictures
 from prunelab.commands.review.significance import Change, Significance, configurations
 from prunelab.core.escape import as_code
-from prunelab.project.environments import Environments, environments
-from prunelab.project.lock_state import Lock, lock_state
+from prunelab.project.environments import EnvironmentDiff, compare_environments
+from prunelab.project.lock_state import LockState, lock_state
 from prunelab.project.trees import Tree
 from prunelab.report.markdown import MAX_ROWS
 
@@ -37,11 +37,11 @@ def told(metrics: dict, params: dict | None = None, **others: object) -> str:
         "before": ("main", "1234567"),
         "after": ("workspace", "89abcde"),
         "commits_behind": 0,
-        "lock": Lock([]),
+        "lock": LockState([]),
         "configurations": configurations(metrics),
         "params": params or {},
         "pictures": [],
-        "environments": Environments(),
+        "environments": EnvironmentDiff(),
         "troubles": [],
     }
     return document(ReviewResult(**findings | others))
@@ -233,8 +233,8 @@ def test_hostile_names_become_neither_markup_nor_cells():
         },
         {"params.yaml": differing({"name": NASTY}, {"name": f"<!-- {NASTY}"})},
         pictures=[Picture(f"plots/{NASTY}.png", True, False)],
-        environments=Environments({("device", NASTY, None): [NASTY]}, compared=2, astray=[NASTY]),
-        lock=Lock([NASTY]),
+        environments=EnvironmentDiff({("device", NASTY, None): [NASTY]}, compared=2, mismatched=[NASTY]),
+        lock=LockState([NASTY]),
         troubles=[NASTY],
     )
 
@@ -525,15 +525,15 @@ def test_environment_of_other_numbers_is_not_compared(study):
         {"metrics/base.json": cell(0.9), "metrics/focus.json": cell(0.8)}, device="another"
     )
     study.write("metrics/focus.json", json.dumps(cell(0.7)))
-    found = environments(study.tree("HEAD"), study.tree())
+    found = compare_environments(study.tree("HEAD"), study.tree())
 
     assert found.differing == {("device", "a CPU", "another"): ["base"]}
     assert found.compared == 1
-    assert found.astray == ["focus of workspace"]
+    assert found.mismatched == ["focus of workspace"]
 
     for damaged in ("{", "[1]", "3"):
         study.write("metrics/environment/base.json", damaged)
-        assert environments(study.tree("HEAD"), study.tree()).astray == [
+        assert compare_environments(study.tree("HEAD"), study.tree()).mismatched == [
             "base of workspace",
             "focus of workspace",
         ]

@@ -37,7 +37,7 @@ def test_settings_of_a_shipped_study_are_valid_and_named_apart(name, quick):
 
     assert settings
     names = {
-        experiment_name(name, label, PIPELINE.used(params), {})
+        experiment_name(name, label, PIPELINE.select(params), {})
         for label, params in settings.items()
     }
     assert len(names) == len(settings)

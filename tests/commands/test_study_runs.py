@@ -21,7 +21,7 @@ from prunelab.commands.studies.study_file import load_study, resolve
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.project.clones import cache_folder, clone_at, use_cache
-from prunelab.project.experiments import chain, code_of, experiment_name
+from prunelab.project.experiments import code_of, experiment_name, stage_closure
 from prunelab.project.git import git
 
 LABEL = "l1_channel-0.5"  # a setting of the tiny study
@@ -52,17 +52,17 @@ def test_chain_of_the_focus_contains_its_inputs_and_nothing_of_the_grid():
 
 def test_a_pipeline_without_the_target_is_refused():
     with pytest.raises(InputError, match="cannot be read as YAML"):
-        chain("stages: [")
+        stage_closure("stages: [")
     with pytest.raises(InputError, match="dvc.yaml has no stage evaluate_focus"):
-        chain("stages: {a: {cmd: x}}")
-    assert chain("stages: {a: {cmd: x}}", "a").files == []
+        stage_closure("stages: {a: {cmd: x}}")
+    assert stage_closure("stages: {a: {cmd: x}}", "a").files == []
 
 
 def test_experiment_names_follow_the_parameters_that_stages_read():
     params = read_params(SHIPPED)
 
     def name(input_hashes: dict | None = None, **changes: object) -> str:
-        return experiment_name("study", "one", PIPELINE.used(params | changes), input_hashes or {})
+        return experiment_name("study", "one", PIPELINE.select(params | changes), input_hashes or {})
 
     assert name().startswith("study-one-")
     assert name(grid={}) == name()

@@ -98,7 +98,7 @@ def test_values_out_of_range_are_reported_with_their_setting():
 def test_experiment_names_do_not_depend_on_the_rest_of_the_sweep():
     def names(*assignments: str) -> list[str]:
         return [
-            experiment_name(NAME, params_name(params), PIPELINE.used(params), {})
+            experiment_name(NAME, params_name(params), PIPELINE.select(params), {})
             for params in settings_of(*assignments).values()
         ]
 

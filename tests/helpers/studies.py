@@ -10,11 +10,11 @@ from ruamel.yaml import YAML
 
 from helpers.params import PROJECT
 from prunelab.commands.studies.study_file import Study
-from prunelab.project.experiments import chain, experiment_name
+from prunelab.project.experiments import experiment_name, stage_closure
 from prunelab.project.git import git
 
 SHIPPED = PROJECT / "params.yaml"
-PIPELINE = chain((PROJECT / "dvc.yaml").read_text())
+PIPELINE = stage_closure((PROJECT / "dvc.yaml").read_text())
 
 TINY = {
     "title": "A tiny study",
@@ -144,6 +144,6 @@ class StudyRepository:
         (self.folder / "metrics/environment/focus.json").write_text(json.dumps(note))
 
         commit = self.commit("An experiment")
-        name = experiment_name("tiny", label, PIPELINE.used(params), {})
+        name = experiment_name("tiny", label, PIPELINE.select(params), {})
         git(self.folder, "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", commit)
         git(self.folder, "reset", "--quiet", "--hard", baseline)

@@ -25,7 +25,7 @@ from helpers.params import PROJECT, edit_params
 from helpers.repository import Clone, outputs, stages_run
 from ruamel.yaml import YAML
 
-from prunelab.project.dvc_lock import HEAD, blocks
+from prunelab.project.dvc_lock import HEADER, split_entries
 from prunelab.project.recovery import repair
 
 # DVC's own use of another package.
@@ -418,13 +418,13 @@ def test_a_lock_cut_short_anywhere_is_mended_and_nothing_whole_is_lost(pipeline)
     folder = pipeline
     lock = folder / "dvc.lock"
     text, mended = lock.read_text(), 0
-    whole = blocks(text)
+    whole = split_entries(text)
     for length in range(0, len(text), len(text) // 9):
         lock.write_text(text[:length])
         mended += len(list(repair(folder)))
         if lock.exists():
             COMPILED_LOCKFILE_SCHEMA(parse_yaml(lock.read_text(), "dvc.lock"))
-            if text[:length].startswith(HEAD + whole["first"] + "  last:\n"):
+            if text[:length].startswith(HEADER + whole["first"] + "  last:\n"):
                 assert whole["first"] in lock.read_text()
     assert mended > 2
     lock.write_text(text)

@@ -1,1 +1,4 @@
-"""The project around the code: Git, DVC, and the paths of the pipeline. The only room that knows them."""
+"""The project around the code: Git, DVC, and the paths of the pipeline.
+
+Only this package, and the worker of `prunelab repro`, may import DVC.
+"""

@@ -1,12 +1,20 @@
-"""Clones of the project in which settings run, so that a study never touches the user's working tree.
+"""Clones of the project in which settings run, so that a study never touches the working tree.
 
-Why not `dvc exp run --temp` or DVC's queue: both start every experiment in a new folder, so a killed one loses its
-finished epochs and its copy of the prepared data; a killed `--temp` leaves a stash entry that the next one picks up
-instead of its own; ignored files (data/raw) do not travel; and lists need Hydra's quoting. A clone of ours is kept from
-run to run, gets params.yaml written as a whole, shares the project's DVC cache and with it the run cache, and takes
-`dvc repro` and `dvc exp save`, each of which can be killed and typed again. A clone rather than a linked worktree,
-since worktrees share the references by which a running `dvc exp run` keeps its state. What comes out is an experiment
-like any other: its reference is fetched into the project, where `dvc exp show` lists it.
+Why not `dvc exp run --temp` or DVC's queue:
+
+- Both start every experiment in a new folder. A killed one loses its finished epochs and its copy
+  of the prepared data.
+- A killed `--temp` leaves a stash entry, which the next one picks up instead of its own.
+- Ignored files (data/raw) are not copied.
+- Lists need Hydra's quoting.
+
+A clone of ours is kept from run to run. Its params.yaml is written as a whole. It shares the
+project's DVC cache, and with it the run cache. In it run `dvc repro` and `dvc exp save`, which can
+be killed and started again. A linked worktree would not do: worktrees share the references in which
+a running `dvc exp run` keeps its state.
+
+The result is an ordinary experiment. Its reference is fetched into the project, where
+`dvc exp show` lists it.
 """
 
 import fcntl
@@ -29,160 +37,205 @@ from prunelab.project.git import git
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, RAW, TARGET
 
 FOLDER = Path(".prunelab/studies")
-PATIENCE_S = 5.0
+RELEASE_TIMEOUT_S = 5.0  # a killed run may need a moment to release its checkout
+EXTRA_CHECKOUTS = 64  # may be made beyond the number of slots after that time
+RETRY_INTERVAL_S = 0.2
+
+# Variables by which a DVC around this process would change what a DVC below it does.
+DVC_VARIABLES = ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")
 
 
-class Failed(Exception):
-    """A command ended badly; the log tells."""
+class DvcCommandError(Exception):
+    """A DVC command failed; its log says why."""
 
 
 class Checkout:
     """A clone under .prunelab/studies/checkouts, used by one process at a time."""
 
-    def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root, folder
-        self._last = folder.with_suffix(".last")
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root = root
+        self.folder = folder
+        self.lock_file = folder.with_suffix(".lock")
+        self._last_file = folder.with_suffix(".last")
 
     def last(self) -> str | None:
-        """The experiment that ran here last: its epochs, if it was killed, lie here."""
-        return self._last.read_text() if self._last.exists() else None
+        """Return the experiment that ran here last. If it was killed, its epochs are here."""
+        if not self._last_file.exists():
+            return None
+        return self._last_file.read_text()
 
     def start(self, name: str, revision: str, params: Mapping[str, Any], cache: Path) -> None:
-        """Bring the clone to a commit of the project, with these parameters and the project's data and cache."""
+        """Bring the clone to a commit of the project, with these parameters and this DVC cache."""
         clone_at(self.root, self.folder, revision)
         for key in ("user.name", "user.email"):
-            if value := _configured(self.root, key):
+            value = _git_setting(self.root, key)
+            if value:
                 git(self.folder, "config", key, value)
         use_cache(self.folder, cache)
+
         _write_params(self.folder / "params.yaml", params)
         (self.folder / ENVIRONMENT).unlink(missing_ok=True)
-        self._last.write_text(name)
+        self._last_file.write_text(name)
 
     def dvc(
         self,
         *arguments: str,
         log: TextIO,
-        said: Callable[[str], None],
-        started: set[subprocess.Popen],
+        on_line: Callable[[str], None],
+        processes: set[subprocess.Popen[str]],
         variables: Mapping[str, str],
     ) -> None:
-        """Run a DVC command here, its output into `log` and line by line to `said`; raises Failed."""
+        """Run a DVC command in the clone.
+
+        Its output goes to `log`, and every line also to `on_line`. While it runs, it is in
+        `processes`, so that another thread can end it.
+
+        Raises:
+            DvcCommandError: if the command fails.
+        """
         process = subprocess.Popen(
             [sys.executable, "-m", "prunelab.project.dvc_child", *arguments],
             cwd=self.folder,
-            env={**_variables(), **variables},
+            env={**_child_environment(), **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
-        started.add(process)
+        processes.add(process)
         try:
             with process:
                 assert process.stdout is not None
                 for line in process.stdout:
                     log.write(line)
                     log.flush()
-                    said(line)
-            if process.returncode != 0:
-                raise Failed(f"dvc {arguments[0]} ended with {process.returncode}")
+                    on_line(line)
         finally:
-            started.discard(process)
+            processes.discard(process)
+
+        if process.returncode != 0:
+            raise DvcCommandError(f"dvc {arguments[0]} failed with exit code {process.returncode}")
 
     def keep_environment(self) -> None:
-        """Where numbers came out of DVC's cache, so must the note on what they were measured on: DVC stores none."""
-        metrics, noted = self.folder / METRICS, self.folder / ENVIRONMENT
+        """Store the environment file of these metrics, or restore it.
+
+        DVC does not cache the file. If the metrics came out of DVC's cache, the file has to come
+        from an earlier run as well.
+        """
+        metrics = self.folder / METRICS
+        environment = self.folder / ENVIRONMENT
         if not metrics.exists():
             return
-        stored = self.root / FOLDER / "environment" / f"{sha256(metrics)}.json"
-        if noted.exists() and read_json(noted).get("metrics_sha256") == sha256(metrics):
+
+        metrics_hash = sha256(metrics)
+        stored = self.root / FOLDER / "environment" / f"{metrics_hash}.json"
+        if environment.exists() and read_json(environment).get("metrics_sha256") == metrics_hash:
             with replacing(stored) as partial:
-                shutil.copyfile(noted, partial)
+                shutil.copyfile(environment, partial)
         elif stored.exists():
-            noted.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(stored, noted)
+            environment.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(stored, environment)
 
     def save(self, name: str, message: str, dvc: Callable[..., None]) -> None:
-        """Make an experiment of what lies here and hand it to the project."""
-        saving = ["exp", "save", "--force", "--name", name, "--message", message]
-        for path in (METRICS, DENSE_METRICS, ENVIRONMENT):  # Git may not know them yet
-            saving += ["--include-untracked", str(path)] if (self.folder / path).exists() else []
-        dvc(*saving, TARGET)
-        for reference in git(
-            self.folder, "for-each-ref", "--format=%(refname)", "refs/exps"
-        ).splitlines():
+        """Save the clone's state as an experiment and move its reference to the project."""
+        command = ["exp", "save", "--force", "--name", name, "--message", message]
+        for path in (METRICS, DENSE_METRICS, ENVIRONMENT):
+            if (self.folder / path).exists():
+                # Git may not track the file yet.
+                command += ["--include-untracked", str(path)]
+        dvc(*command, TARGET)
+
+        references = git(self.folder, "for-each-ref", "--format=%(refname)", "refs/exps")
+        for reference in references.splitlines():
             if reference.endswith(f"/{name}"):
-                fetch = ("fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head")
-                git(self.root, *fetch, str(self.folder), f"+{reference}:{reference}")
-                git(self.folder, "update-ref", "-d", reference)
+                self._move_to_project(reference)
+
+    def _move_to_project(self, reference: str) -> None:
+        options = ("--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head")
+        git(self.root, "fetch", *options, str(self.folder), f"+{reference}:{reference}")
+        git(self.folder, "update-ref", "-d", reference)
 
 
 @contextmanager
-def checkout(root: Path, wanted: str, slots: int) -> Iterator[Checkout]:
-    """Hold a free checkout, the one where the experiment `wanted` ran last if that is free.
+def checkout(root: Path, experiment: str, slots: int) -> Iterator[Checkout]:
+    """Reserve a free checkout, preferably the one in which the experiment ran last.
 
-    A killed run may need a moment to let go of its own; after that, checkouts beyond `slots` are made.
+    There are `slots` checkouts. If all stay reserved for some seconds, more are made.
     """
     folder = root / FOLDER / "checkouts"
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RELEASE_TIMEOUT_S
     while True:
-        count = slots if time.monotonic() < deadline else slots + 64
-        places = [Checkout(root, folder / str(number)) for number in range(count)]
-        for place in sorted(places, key=lambda place: place.last() != wanted):
-            with place.folder.with_suffix(".lock").open("w") as lock:
+        count = slots
+        if time.monotonic() >= deadline:
+            count += EXTRA_CHECKOUTS
+        checkouts = [Checkout(root, folder / str(number)) for number in range(count)]
+        checkouts.sort(key=lambda candidate: candidate.last() != experiment)
+
+        for candidate in checkouts:
+            with candidate.lock_file.open("w") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                yield place
+                yield candidate
                 return
-        time.sleep(0.2)
+        time.sleep(RETRY_INTERVAL_S)
 
 
 def clone_at(root: Path, folder: Path, revision: str) -> None:
-    """Make `folder` a clone of the project at a commit, with the project's raw data; what DVC made there stays."""
+    """Make `folder` a clone of the project at a commit, with the project's raw data.
+
+    A clone that exists is reused, with what DVC made in it.
+    """
     if not _is_clone(folder):
-        partial = folder.with_name(f"{folder.name}.partial")
-        for place in (folder, partial):
-            shutil.rmtree(place, ignore_errors=True)
-        git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(partial))
-        partial.rename(folder)
-    for lock in (folder / ".git").glob(
-        "*.lock"
-    ):  # of a git that was killed: nobody else uses this clone
+        _make_clone(root, folder)
+
+    # Locks are left over from a Git that was killed: no other process uses this clone.
+    for lock in (folder / ".git").glob("*.lock"):
         lock.unlink()
     git(folder, "fetch", "--quiet", "--no-tags", str(root), revision)
     git(folder, "checkout", "--quiet", "--force", "--detach", revision)
     git(folder, "clean", "--quiet", "-d", "--force")
-    (folder / ".git/info/exclude").write_text(
-        f"/{RAW}\n"
-    )  # .gitignore means the folder, and this is a link
+
+    # .gitignore excludes a folder, and here the path is a link.
+    (folder / ".git/info/exclude").write_text(f"/{RAW}\n")
     _link(folder / RAW, root / RAW)
 
 
+def _make_clone(root: Path, folder: Path) -> None:
+    """Clone the project. A clone that was interrupted is not taken for a whole one."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    for leftover in (folder, partial):
+        shutil.rmtree(leftover, ignore_errors=True)
+    git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(partial))
+    partial.rename(folder)
+
+
 def _is_clone(folder: Path) -> bool:
-    """Whether Git takes this for a repository of its own: in half a one it would act on the project around it."""
+    """Whether the folder is a Git repository itself.
+
+    In half a repository, Git would act on the project around it.
+    """
     try:
-        found = git(folder, "rev-parse", "--absolute-git-dir").strip()
+        git_folder = git(folder, "rev-parse", "--absolute-git-dir").strip()
     except InputError:
         return False
-    return Path(found) == (folder / ".git").resolve()
+    return Path(git_folder) == (folder / ".git").resolve()
 
 
 def use_cache(folder: Path, cache: Path) -> None:
-    """Have the DVC of a clone keep everything in this cache."""
-    local = ConfigObj(
-        encoding="utf-8"
-    )  # which quotes what a folder's name may hold: a # would begin a comment
-    local["cache"] = {"dir": str(cache)}
+    """Let the DVC of a clone use this cache."""
+    # ConfigObj quotes folder names: a plain # would begin a comment.
+    config = ConfigObj(encoding="utf-8")
+    config["cache"] = {"dir": str(cache)}
     with (folder / ".dvc/config.local").open("wb") as file:
-        local.write(file)
+        config.write(file)
 
 
 def cache_folder(root: Path) -> Path:
-    """Where the project's DVC keeps its cache."""
+    """Return the folder in which the project's DVC keeps its cache."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -198,32 +251,41 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _write_params(path: Path, params: Mapping[str, Any]) -> None:
+    """Set values in params.yaml and keep its comments: the experiment's diff shows values alone."""
     yaml = YAML()
-    content = yaml.load(path)  # with its comments: the experiment's difference is then what differs
+    content = yaml.load(path)
     for key, value in params.items():
-        if isinstance(value, Mapping) and isinstance(content.get(key), dict):
-            for inner, its in value.items():
-                if content[key].get(inner) != its:
-                    content[key][inner] = its
-        elif content.get(key) != value:
-            content[key] = value
+        is_section = isinstance(value, Mapping) and isinstance(content.get(key), dict)
+        if is_section:
+            _update(content[key], value)
+        else:
+            _update(content, {key: value})
     yaml.dump(content, path)
 
 
-def _configured(root: Path, key: str) -> str | None:
+def _update(section: Any, values: Mapping[str, Any]) -> None:
+    """Set the values that differ: setting an equal one could change how it is written."""
+    for key, value in values.items():
+        if section.get(key) != value:
+            section[key] = value
+
+
+def _git_setting(root: Path, key: str) -> str | None:
     try:
         return git(root, "config", key).strip()
     except InputError:
         return None
 
 
-def _variables() -> dict[str, str]:
-    """The environment with this interpreter first, this package importable, and no trace of a DVC around us."""
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")
-    }
-    source = str(Path(__file__).parents[2])
-    path = [str(Path(sys.executable).parent), kept.get("PATH", "")]
-    return kept | {"PATH": os.pathsep.join(path), "PYTHONPATH": source, "PYTHONUNBUFFERED": "1"}
+def _child_environment() -> dict[str, str]:
+    """Return the environment variables of a DVC command in a clone.
+
+    This interpreter comes first, this package can be imported, and nothing shows of a DVC around
+    this process.
+    """
+    variables = {key: value for key, value in os.environ.items() if key not in DVC_VARIABLES}
+    interpreter_folder = str(Path(sys.executable).parent)
+    variables["PATH"] = os.pathsep.join([interpreter_folder, variables.get("PATH", "")])
+    variables["PYTHONPATH"] = str(Path(__file__).parents[2])
+    variables["PYTHONUNBUFFERED"] = "1"
+    return variables

@@ -1,4 +1,7 @@
-"""DVC in a process of its own that ends when the study that started it does: `python -m prunelab.project.dvc_child`."""
+"""DVC in a process that ends when the study that started it ends.
+
+Run as `python -m prunelab.project.dvc_child ARGUMENTS`, with the arguments of `dvc`.
+"""
 
 import sys
 

@@ -1,62 +1,96 @@
-"""Where the numbers of two revisions were measured, and what of it differs."""
+"""The environments in which the metrics of two revisions were measured, and their differences."""
 
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prunelab.core.errors import InputError
+from prunelab.core.mappings import flatten
 from prunelab.project.experiments import environment_of
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, GRID, METRICS
-from prunelab.project.revisions import flatten
 from prunelab.project.trees import Tree
 
-OWN = {DENSE_METRICS.stem: DENSE_METRICS, METRICS.stem: METRICS}
+# Metrics files outside of the grid, by the name of their configuration.
+METRICS_FILES = {DENSE_METRICS.stem: DENSE_METRICS, METRICS.stem: METRICS}
+
+Difference = tuple[str, Any, Any]  # a dotted key, its value before, its value after
 
 
 @dataclass(frozen=True)
-class Environments:
-    """By key and its two values, the configurations that differ so, of `compared` ones.
+class EnvironmentDiff:
+    """The differences between the environments of two revisions.
 
-    `astray` are those, by side, whose file says that it belongs to other numbers.
+    `differing` holds the names of the configurations that have a difference; `compared` is the
+    number of configurations that both revisions have. `mismatched` names environment files that
+    belong to other metrics and are therefore left out.
     """
 
-    differing: dict[tuple[str, Any, Any], list[str]] = field(default_factory=dict)
+    differing: dict[Difference, list[str]] = field(default_factory=dict)
     compared: int = 0
-    astray: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
 
 
-def environments(before: Tree, after: Tree) -> Environments:
-    """Compare what both sides noted for the same configuration."""
-    sides = [noted_environments(tree) for tree in (before, after)]
-    astray = [f"{name} of {tree.name}" for tree, side in zip((before, after), sides, strict=True)
-              for name, noted in side.items() if noted is None]  # fmt: skip
-    known = [{name: noted for name, noted in side.items() if noted is not None} for side in sides]
-    both = sorted(known[0].keys() & known[1].keys())
-    found = defaultdict(list)
-    for name in both:
-        old, new = known[0][name], known[1][name]
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                found[key, _hashable(old.get(key)), _hashable(new.get(key))].append(name)
-    return Environments(
-        dict(sorted(found.items(), key=lambda one: tuple(map(str, one[0])))), len(both), astray
-    )
+def compare_environments(before: Tree, after: Tree) -> EnvironmentDiff:
+    """Compare the environments of every configuration that both revisions have."""
+    old = read_environments(before)
+    new = read_environments(after)
+
+    mismatched = []
+    for tree, environments in ((before, old), (after, new)):
+        for name, environment in environments.items():
+            if environment is None:
+                mismatched.append(f"{name} of {tree.name}")
+
+    compared = 0
+    differing: dict[Difference, list[str]] = {}
+    for name in sorted(old.keys() & new.keys()):
+        old_environment, new_environment = old[name], new[name]
+        if old_environment is None or new_environment is None:
+            continue
+        compared += 1
+        for difference in _differences(old_environment, new_environment):
+            differing.setdefault(difference, []).append(name)
+
+    ordered = sorted(differing.items(), key=lambda entry: tuple(map(str, entry[0])))
+    return EnvironmentDiff(dict(ordered), compared, mismatched)
 
 
-def noted_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
-    """What each configuration was measured on, by dotted keys; None where the file belongs to other numbers."""
-    noted: dict[str, dict[str, Any] | None] = {}
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    differences = []
+    for key in sorted({*old, *new}):
+        old_value, new_value = old.get(key), new.get(key)
+        if old_value != new_value:
+            differences.append((key, _hashable(old_value), _hashable(new_value)))
+    return differences
+
+
+def read_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
+    """Return the environment of every configuration by dotted keys.
+
+    It is None if the file is damaged or belongs to other metrics.
+    """
+    environments: dict[str, dict[str, Any] | None] = {}
     for path in tree.files(f"{ENVIRONMENT.parent}/"):
         name = Path(path).stem
-        text, metrics = tree.read(path), tree.read(str(OWN.get(name, GRID / f"{name}.json")))
-        try:
-            environment = environment_of(text or b"", metrics or b"")
-            noted[name] = environment if environment is None else flatten(environment)
-        except InputError:  # no JSON
-            noted[name] = None
-    return noted
+        metrics_file = METRICS_FILES.get(name, GRID / f"{name}.json")
+        environments[name] = _read_environment(tree, path, str(metrics_file))
+    return environments
+
+
+def _read_environment(tree: Tree, path: str, metrics_path: str) -> dict[str, Any] | None:
+    content = tree.read(path) or b""
+    metrics = tree.read(metrics_path) or b""
+    try:
+        environment = environment_of(content, metrics)
+    except InputError:
+        return None
+    if environment is None:
+        return None
+    return flatten(environment)
 
 
 def _hashable(value: Any) -> Any:
-    return str(value) if isinstance(value, list | dict) else value
+    if isinstance(value, list | dict):
+        return str(value)
+    return value

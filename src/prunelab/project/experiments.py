@@ -1,4 +1,4 @@
-"""What Git knows: DVC's experiments and their numbers, the code that made them, and what of the parameters they use."""
+"""DVC's experiments as Git stores them: parameters, results, and a hash of their code."""
 
 import hashlib
 import json
@@ -16,92 +16,134 @@ from prunelab.core.files import parse_json
 from prunelab.project.git import git, git_bytes
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
 
-Record = dict[str, Any]  # experiment, baseline, code, parameters, metrics, dense, environment
+# The result of a setting. Keys: experiment, baseline, code, parameters, metrics, dense and
+# environment.
+Record = dict[str, Any]
+
+EXPERIMENT_REFERENCE = re.compile(r"refs/exps/(?P<baseline>[0-9a-f]{2}/[0-9a-f]{38})/(?P<name>.+)")
 
 
 @dataclass(frozen=True)
-class Chain:
-    """All that a stage rests on: files that no stage makes, keys of params.yaml, and commands."""
+class StageClosure:
+    """Everything that a stage depends on, directly or through other stages.
+
+    `files` are those that no stage writes, `parameters` are dotted keys of params.yaml, and
+    `commands` belong to the stage and to all stages before it.
+    """
 
     files: list[str]
     parameters: list[str]
     commands: list[str]
 
-    def used(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What these stages read of the parameters, by dotted keys."""
-        return {key: _at(params, key) for key in self.parameters}
+    def select(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters that these stages read, by dotted key."""
+        return {key: _value_at(params, key) for key in self.parameters}
 
 
-def _at(params: Mapping[str, Any], key: str) -> Any:
-    section, _, inner = key.partition(".")
+def _value_at(params: Mapping[str, Any], key: str) -> Any:
+    section, _, inner_key = key.partition(".")
     value = params.get(section)
-    return value if not inner else value.get(inner) if isinstance(value, Mapping) else None
+    if not inner_key:
+        return value
+    if isinstance(value, Mapping):
+        return value.get(inner_key)
+    return None
 
 
 @cache
-def chain(pipeline: str, target: str = TARGET) -> Chain:
-    """Walk the text of dvc.yaml from a stage to everything it rests on."""
-    stages = {
-        name: stage
-        for name, stage in parse_yaml(pipeline)["stages"].items()
-        if "matrix" not in stage
-    }
-    makers = {out: name for name, stage in stages.items() for out in _outputs(stage)}
+def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
+    """Return everything that a stage depends on, from the text of dvc.yaml.
+
+    Stages with a `matrix` are left out: no target depends on them.
+
+    Raises:
+        InputError: if there is no such stage.
+    """
+    stages = {}
+    for name, stage in parse_yaml(pipeline)["stages"].items():
+        if "matrix" not in stage:
+            stages[name] = stage
     if target not in stages:
-        raise InputError(f"dvc.yaml has no stage {target}; there are: {', '.join(stages)}")
-    queue, reached, files = [target], set(), set()
+        raise InputError(f"dvc.yaml has no stage {target}. Stages: {', '.join(stages)}")
+
+    stage_of_output = {}
+    for name, stage in stages.items():
+        for output in _outputs(stage):
+            stage_of_output[output] = name
+
+    queue = [target]
+    reached: set[str] = set()
+    files: set[str] = set()
     while queue:
         name = queue.pop()
-        if name not in reached:
-            reached.add(name)
-            for dep in stages[name].get("deps", []):
-                owners = [maker for out, maker in makers.items() if _overlap(out, dep)]
-                queue += owners
-                files |= set() if owners else {dep}
+        if name in reached:
+            continue
+        reached.add(name)
+        for dependency in stages[name].get("deps", []):
+            writers = [
+                writer for output, writer in stage_of_output.items() if _overlap(output, dependency)
+            ]
+            queue += writers
+            if not writers:
+                files.add(dependency)
+
     commands = [json.dumps(stages[name]["cmd"]) for name in sorted(reached)]
-    parameters = {key for name in reached for key in stages[name].get("params", [])}
-    return Chain(sorted(files), sorted(parameters), commands)
+    parameters: set[str] = set()
+    for name in reached:
+        parameters.update(stages[name].get("params", []))
+    return StageClosure(sorted(files), sorted(parameters), commands)
 
 
 def _outputs(stage: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("outs", "metrics", "plots"):
-        for out in stage.get(kind, []):
-            yield out if isinstance(out, str) else next(iter(out))
+        for output in stage.get(kind, []):
+            # An output with options is a mapping of one key: {path: options}.
+            yield output if isinstance(output, str) else next(iter(output))
 
 
-def _overlap(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+def _overlap(path: str, other_path: str) -> bool:
+    """Whether two paths are the same, or one is a folder that holds the other."""
+    if path == other_path:
+        return True
+    return path.startswith(f"{other_path}/") or other_path.startswith(f"{path}/")
 
 
 def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    """Return a hash of 12 hexadecimal digits of anything that JSON can hold."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def code_of(root: Path, revision: str) -> str:
-    """A hash of the commands and of every file that the target rests on, as they are in a commit."""
-    used = chain(git(root, "show", f"{revision}:dvc.yaml"))
-    return digest([used.commands, git(root, "ls-tree", "-r", revision, "--", *used.files)])
+    """Return a hash of the commands and of all files in a commit that the target depends on."""
+    closure = stage_closure(git(root, "show", f"{revision}:dvc.yaml"))
+    listing = git(root, "ls-tree", "-r", revision, "--", *closure.files)
+    return digest([closure.commands, listing])
 
 
-def uncommitted(root: Path, used: Chain) -> list[str]:
-    """The files the target rests on that differ from the last commit."""
-    status = git(root, "status", "--porcelain", "--", "dvc.yaml", *used.files)
+def uncommitted(root: Path, closure: StageClosure) -> list[str]:
+    """Return the files of the closure that differ from the last commit, dvc.yaml included."""
+    status = git(root, "status", "--porcelain", "--", "dvc.yaml", *closure.files)
     return [line[3:] for line in status.splitlines()]
 
 
 def experiment_name(
-    study: str, setting: str, used: Mapping[str, Any], held: Mapping[str, Any]
+    study: str, setting: str, parameters: Mapping[str, Any], input_hashes: Mapping[str, Any]
 ) -> str:
-    """The name of the experiment that measures a setting: study, setting, and a short hash of its parameters.
+    """Return the name of the experiment that measures a setting: study, setting and a short hash.
 
-    `held` are hashes of what the parameters name and DVC does not look into.
+    The hash covers `parameters` and `input_hashes`. The latter are hashes of the user's own files:
+    parameters name these files, and DVC does not track their content.
     """
-    return f"{study}-{setting}-{digest({**used, **{f'{key} holds': its for key, its in held.items()}})[:8]}"
+    hashed = dict(parameters)
+    for key, input_hash in input_hashes.items():
+        hashed[f"{key} holds"] = input_hash
+    return f"{study}-{setting}-{digest(hashed)[:8]}"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One of DVC's experiments: its name, its commit, and the commit it was derived from."""
+    """A DVC experiment: its name, its commit, and the commit it was derived from."""
 
     name: str
     commit: str
@@ -109,67 +151,70 @@ class Experiment:
 
 
 def experiments(root: Path) -> Iterator[Experiment]:
-    """DVC's experiments, whatever commit they rest on; the newest first."""
-    listed = git(
-        root,
-        "for-each-ref",
-        "--sort=-creatordate",
-        "--format=%(objectname) %(refname)",
-        "refs/exps",
-    )
-    for line in listed.splitlines():
+    """Yield DVC's experiments of every baseline, the newest first."""
+    line_format = "--format=%(objectname) %(refname)"
+    listing = git(root, "for-each-ref", "--sort=-creatordate", line_format, "refs/exps")
+    for line in listing.splitlines():
         commit, reference = line.split(" ", 1)
-        if found := re.fullmatch(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)", reference):
-            yield Experiment(name=found[3], commit=commit, baseline=found[1] + found[2])
+        match = EXPERIMENT_REFERENCE.fullmatch(reference)
+        if match:
+            baseline = match["baseline"].replace("/", "")
+            yield Experiment(name=match["name"], commit=commit, baseline=baseline)
 
 
 def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
-    """What DVC's experiments, whatever commit they rest on, say about a setting; the newest first."""
+    """Yield the records of all experiments that measured a setting, the newest first."""
+    name_pattern = re.compile(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}")
     for experiment in experiments(root):
-        if re.fullmatch(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}", experiment.name):
-            with suppress(InputError):  # made by hand, without what a study stores
-                yield _record(
-                    root, experiment.commit, name=experiment.name, baseline=experiment.baseline
-                )
+        if name_pattern.fullmatch(experiment.name):
+            # An experiment made by hand may lack files that a study stores.
+            with suppress(InputError):
+                yield _record(root, experiment)
 
 
-def _record(root: Path, commit: str, *, name: str, baseline: str) -> Record:
+def _record(root: Path, experiment: Experiment) -> Record:
+    commit = experiment.commit
     return {
-        "experiment": name,
-        "baseline": baseline,
+        "experiment": experiment.name,
+        "baseline": experiment.baseline,
         "code": code_of(root, commit),
         "parameters": parse_yaml(git(root, "show", f"{commit}:params.yaml")),
         "metrics": parse_json(git(root, "show", f"{commit}:{METRICS}")),
         "dense": parse_json(git(root, "show", f"{commit}:{DENSE_METRICS}")),
-        "environment": _environment(root, commit),
+        "environment": _committed_environment(root, commit),
     }
 
 
-def _environment(root: Path, commit: str) -> Any:
+def _committed_environment(root: Path, commit: str) -> Any:
     try:
-        return environment_of(
-            *(git_bytes(root, "show", f"{commit}:{path}") for path in (ENVIRONMENT, METRICS))
-        )
+        environment = git_bytes(root, "show", f"{commit}:{ENVIRONMENT}")
+        metrics = git_bytes(root, "show", f"{commit}:{METRICS}")
+        return environment_of(environment, metrics)
     except InputError:
         return None
 
 
-def environment_of(noted: bytes, metrics: bytes) -> Any:
-    """What the file of an environment says, if it belongs to these metrics: it is no output of a stage, so one that
-    belongs to other numbers may lie there.
+def environment_of(content: bytes, metrics: bytes) -> Any:
+    """Return the content of an environment file; None if it does not belong to these metrics.
+
+    The file is no output of a stage. After a change of metrics it may still describe older ones.
+
+    Raises:
+        InputError: if the content is not JSON.
     """
-    environment = parse_json(noted)
+    environment = parse_json(content)
     if not isinstance(environment, dict):
         return None
-    return (
-        environment
-        if environment.pop("metrics_sha256", None) == hashlib.sha256(metrics).hexdigest()
-        else None
-    )
+    if environment.pop("metrics_sha256", None) != hashlib.sha256(metrics).hexdigest():
+        return None
+    return environment
 
 
-def prefer_current_code(fitting: Sequence[Record], code: str) -> Record | None:
-    """The first record, or the first made by this code if there is one."""
-    return next(
-        (record for record in fitting if record["code"] == code), fitting[0] if fitting else None
-    )
+def prefer_current_code(records: Sequence[Record], code: str) -> Record | None:
+    """Return the first record that this code made; if there is none, the first of all."""
+    for record in records:
+        if record["code"] == code:
+            return record
+    if records:
+        return records[0]
+    return None

@@ -1,4 +1,4 @@
-"""Git as a command."""
+"""Git as a command. No other module of the package starts it, except on nodes of a cluster."""
 
 import subprocess
 from pathlib import Path
@@ -6,16 +6,24 @@ from pathlib import Path
 from prunelab.core.errors import InputError
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """The output of a git command; raises InputError with what git said."""
-    return git_bytes(folder, *arguments).decode(errors="replace")
+def git(folder: Path, *arguments: str, stdin: str = "") -> str:
+    """Run a Git command in a folder and return its output as text.
+
+    Raises:
+        InputError: with Git's own message, if the command fails.
+    """
+    return git_bytes(folder, *arguments, stdin=stdin.encode()).decode(errors="replace")
 
 
-def git_bytes(folder: Path, *arguments: str) -> bytes:
-    """The same of a command whose output may be no text."""
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
-    if done.returncode != 0:
-        raise InputError(
-            f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}"
-        )
-    return done.stdout
+def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    """Run a Git command in a folder and return its output, which may be the content of a file.
+
+    Raises:
+        InputError: with Git's own message, if the command fails.
+    """
+    command = ["git", "-C", str(folder), *arguments]
+    process = subprocess.run(command, input=stdin, capture_output=True, check=False)
+    if process.returncode != 0:
+        message = " ".join(process.stderr.decode(errors="replace").split())
+        raise InputError(f"git {arguments[0]}: {message}")
+    return process.stdout

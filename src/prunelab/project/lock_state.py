@@ -1,4 +1,4 @@
-"""What DVC says: whether dvc.lock belongs to the code, and what differs in metrics and parameters."""
+"""What DVC's own commands report: whether dvc.lock is up to date, and differences of revisions."""
 
 import json
 import re
@@ -14,15 +14,15 @@ from prunelab.core.errors import InputError
 from prunelab.project.git import git
 from prunelab.project.trees import Tree
 
-WOULD_RUN = re.compile(r"(?:Running stage|failed to reproduce) '([^']+)'")
-Differences = dict[
-    str, dict[str, Mapping[str, Any]]
-]  # by file and key: old and new, of which one may be missing
+STALE_STAGE = re.compile(r"(?:Running stage|failed to reproduce) '([^']+)'")
+
+# By file and key: the values `old` and `new`, one of which may be missing.
+Differences = dict[str, dict[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Lock:
-    """`stages` would run again; `trouble` is why DVC could not tell of all."""
+class LockState:
+    """The stages that would run again, and why DVC could not check all of them, if it could not."""
 
     stages: list[str]
     trouble: str = ""
@@ -32,40 +32,50 @@ class Lock:
         return bool(self.stages or self.trouble)
 
 
-def lock_state(tree: Tree) -> Lock:
-    """Whether dvc.lock has the hashes of the code, parameters and files beside it. Nothing is run, nothing needed.
+def lock_state(tree: Tree) -> LockState:
+    """Return whether dvc.lock has the hashes of the code, parameters and files beside it.
 
-    A commit is looked at in a clone that goes away again.
+    Nothing runs, and no data is needed. A commit is checked in a temporary clone.
     """
     if tree.commit is None:
         return _dry_run(tree.root)
+
     with TemporaryDirectory(prefix="prunelab-review-") as folder:
         git(tree.root, "clone", "--quiet", "--shared", "--no-checkout", ".", folder)
         git(Path(folder), "checkout", "--quiet", "--detach", tree.commit)
         return _dry_run(Path(folder))
 
 
-def _dry_run(folder: Path) -> Lock:
-    # The exit status alone would not do: a stage whose inputs are all here would run, and DVC ends with 0.
-    done = _dvc(folder, "repro", "--allow-missing", "--dry", "--keep-going")
-    stages = list(dict.fromkeys(WOULD_RUN.findall(done.stdout + done.stderr)))
-    return Lock(stages, _words(done.stderr) if done.returncode and not stages else "")
+def _dry_run(folder: Path) -> LockState:
+    process = _dvc(folder, "repro", "--allow-missing", "--dry", "--keep-going")
+
+    # The exit status does not suffice: for a stage that would run and has all inputs, DVC exits
+    # with 0.
+    stages = list(dict.fromkeys(STALE_STAGE.findall(process.stdout + process.stderr)))
+    if process.returncode and not stages:
+        return LockState([], _one_line(process.stderr))
+    return LockState(stages)
 
 
-def differences(kind: str, before: Tree, after: Tree) -> tuple[Differences, str]:
-    """What `dvc metrics diff` or `dvc params diff` has, metrics that are the same too; and what it could not read.
+def dvc_diff(kind: str, before: Tree, after: Tree) -> tuple[Differences, str]:
+    """Return the output of `dvc metrics diff` or `dvc params diff`, and what DVC could not read.
+
+    Metrics that did not change are included.
 
     Raises:
-        InputError: with what DVC said, if it could tell nothing.
+        InputError: with DVC's message, if it could compare nothing.
     """
-    commits = [
-        tree.commit for tree in (before, after) if tree.commit
-    ]  # without a second DVC takes the workspace
-    everything = ["--all"] if kind == "metrics" else []
-    done = _dvc(before.root, kind, "diff", "--json", *everything, *commits)
-    if done.returncode:
-        raise InputError(f"dvc {kind} diff: {_words(done.stderr)}")
-    return json.loads(done.stdout or "{}"), _words(done.stderr)
+    command = [kind, "diff", "--json"]
+    if kind == "metrics":
+        command.append("--all")
+    # With a single commit, DVC compares it with the workspace.
+    command += [tree.commit for tree in (before, after) if tree.commit]
+
+    process = _dvc(before.root, *command)
+    if process.returncode:
+        raise InputError(f"dvc {kind} diff: {_one_line(process.stderr)}")
+    differences: Differences = json.loads(process.stdout or "{}")
+    return differences, _one_line(process.stderr)
 
 
 def _dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,5 +85,5 @@ def _dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _words(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())

@@ -1,8 +1,11 @@
-"""The paths and names of dvc.yaml that commands look for."""
+"""The paths and stage names of dvc.yaml that commands use."""
 
 from pathlib import Path
 
-# The target of studies and sweeps, and what it leaves behind.
+# DVC's record of every stage's inputs and outputs.
+LOCK_FILE = Path("dvc.lock")
+
+# The stage that studies and sweeps run, and what it writes.
 TARGET = "evaluate_focus"
 METRICS = Path("metrics/focus.json")
 ENVIRONMENT = Path("metrics/environment/focus.json")
@@ -13,8 +16,8 @@ BASE = Path("models/base/final")
 DENSE_METRICS = Path("metrics/base.json")
 GRID = Path("metrics/grid")
 
-# Data as downloaded or put there by hand.
+# Raw data, as downloaded or as the user put it there.
 RAW = Path("data/raw")
 
-# The module that `prunelab repro` starts its workers from.
+# The module that `prunelab repro` runs in its worker processes.
 WORKER = "prunelab.commands.repro.worker"

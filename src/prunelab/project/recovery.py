@@ -1,4 +1,7 @@
-"""What a killed DVC leaves behind that keeps it from running again: cleared here, since DVC itself asks for hands."""
+"""Repairs of what a killed DVC leaves behind and another DVC stumbles over.
+
+DVC itself asks the user to repair these files by hand.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,103 +10,141 @@ from typing import Any
 import psutil
 
 from prunelab.core.files import write
-from prunelab.project.dvc_lock import HEAD, uncut
-from prunelab.project.paths import WORKER
+from prunelab.project.dvc_lock import HEADER, complete_part
+from prunelab.project.paths import LOCK_FILE, WORKER
 
-RWLOCK = "rwlock"
+RWLOCK = "rwlock"  # DVC's table of files in use
+CLOCK_TOLERANCE_S = 1.0  # between the start time of a process and the time stamp of a file
 
 
 def repair(root: Path) -> Iterator[str]:
-    """Mend a dvc.lock that a kill cut short and DVC's table of files in use; a line for each thing done.
+    """Repair a dvc.lock that was cut short, and DVC's table of files in use.
 
-    A dvc.lock that is damaged in any other way, by a merge say, is left for people to look at. Waits while a DVC that
-    is alive holds its lock.
+    Yields a line for each repair. A dvc.lock with other damage, such as marks of a merge conflict,
+    stays as it is. While another DVC holds the lock, this waits.
     """
-    lock, table = root / "dvc.lock", root / ".dvc/tmp" / RWLOCK
-    if not (lock.exists() and _is_cut(lock)) and (
-        not table.exists() or table.read_bytes() == b"{}"
-    ):
+    lock = root / LOCK_FILE
+    table = root / ".dvc/tmp" / RWLOCK
+    table_has_entries = table.exists() and table.read_bytes() != b"{}"
+    if not table_has_entries and not _is_cut_short(lock):
         return
     from dvc.repo import lock_repo
 
-    from prunelab.project.dvc_graph import opened
+    from prunelab.project.dvc_graph import open_repo
 
-    with opened(root) as repo, lock_repo(repo):  # under which both files are written
-        if lock.exists() and _is_cut(lock):  # and not just being written
-            kept = uncut(lock.read_text(encoding="utf-8", errors="replace")) or HEAD
-            write(lock, kept.encode()) if kept != HEAD else lock.unlink()
-            yield "dvc.lock was cut short by a kill; DVC takes what it lacks out of its cache, or runs it again"
-        if stale := clear_stale_locks(repo):
+    # DVC writes both files while it holds this lock. The check is repeated under it: the file may
+    # have looked cut short because DVC was just writing it.
+    with open_repo(root) as repo, lock_repo(repo):
+        if _is_cut_short(lock):
+            _repair_lock(lock)
+            yield (
+                "repaired dvc.lock, which a kill had cut short; DVC restores lost entries from its "
+                "cache, or runs their stages again"
+            )
+        stale = clear_stale_locks(repo)
+        if stale:
             yield f"cleared from DVC's table of files in use: {', '.join(sorted(stale))}"
 
 
-def _is_cut(lock: Path) -> bool:
-    """Whether DVC cannot read its lock file, and that is because the end is missing."""
+def _repair_lock(lock: Path) -> None:
+    kept = complete_part(lock.read_text(encoding="utf-8", errors="replace")) or HEADER
+    if kept == HEADER:
+        lock.unlink()
+    else:
+        write(lock, kept.encode())
+
+
+def _is_cut_short(lock: Path) -> bool:
+    """Whether DVC cannot read dvc.lock, and the only damage is that its end is missing."""
+    if not lock.exists():
+        return False
     from dvc.exceptions import DvcException
+
+    # The schema is internal to DVC. The public way to use it is to load the whole project, which
+    # fails for other reasons as well. If DVC changes it, test_a_lock_cut_short_is_repaired fails.
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import ParseError, parse_yaml
     from voluptuous import Invalid
 
     text = lock.read_text(encoding="utf-8", errors="replace")
-    if (kept := uncut(text)) is None:
+    complete = complete_part(text)
+    if complete is None:
         return False
-    try:  # the end alone: to read all of it takes seconds
-        COMPILED_LOCKFILE_SCHEMA(
-            parse_yaml(HEAD + text[len(kept) :] if text.startswith(HEAD) else text, str(lock))
-        )
+
+    # Only the end is parsed: the whole file would take seconds.
+    doubtful = text
+    if text.startswith(HEADER):
+        doubtful = HEADER + text[len(complete) :]
+    try:
+        COMPILED_LOCKFILE_SCHEMA(parse_yaml(doubtful, str(lock)))
     except (DvcException, ParseError, Invalid):
         return True
     return False
 
 
 def clear_stale_locks(repo: Any) -> set[str]:
-    """Take from DVC's table of files in use what processes that have ended left in it; what was taken.
+    """Remove ended processes from DVC's table of files in use, and return what was removed.
 
-    DVC does so itself, but not where a process is a zombie, which in containers it may stay, or where another one has
-    got its number; nor does it bear a table that a kill cut short.
+    DVC does so itself, with three exceptions: a process that is a zombie, which in a container it
+    may remain; a process whose id another process has now; and a table that was cut short.
     """
+    # `_edit_rwlock` is internal to DVC: it reads and writes the table under the table's own lock.
+    # There is no public way to edit the table. If DVC changes it,
+    # test_a_reused_process_id_does_not_block fails.
     from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError, _edit_rwlock
 
     path = Path(repo.tmp_dir) / RWLOCK
-    written = path.stat().st_mtime if path.exists() else 0.0
-    stale: set[str] = set()
-
-    def ended(user: dict[str, Any]) -> bool:
-        if gone := _ended(**user, written=written):
-            stale.add(f"process {user['pid']} ({user['cmd']})")
-        return gone
-
+    written = 0.0
+    if path.exists():
+        written = path.stat().st_mtime
+    hardlink = repo.config["core"].get("hardlink_lock", False)
     try:
-        with _edit_rwlock(
-            repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock", False)
-        ) as table:
-            table["write"] = {
-                file: user for file, user in table["write"].items() if not ended(user)
-            }
-            readers = {
-                file: [user for user in users if not ended(user)]
-                for file, users in table["read"].items()
-            }
-            table["read"] = {file: users for file, users in readers.items() if users}
+        with _edit_rwlock(repo.tmp_dir, repo.fs, hardlink) as table:
+            return _remove_ended(table, written)
     except (RWLockFileCorruptedError, RWLockFileFormatError, UnicodeDecodeError):
         path.unlink()
-        stale.add("all, for it was cut short")
-    return stale
+        return {"everything, because the table was cut short"}
 
 
-def _ended(pid: int, cmd: str, written: float) -> bool:
-    """Whether the process that DVC noted is no more; the table was last `written` then or later."""
+def _remove_ended(table: dict[str, Any], written: float) -> set[str]:
+    """Remove ended processes from the table in place, and return their descriptions."""
+    removed = set()
+    writers = {}
+    for file, user in table["write"].items():
+        if _has_ended(**user, written=written):
+            removed.add(_describe_user(user))
+        else:
+            writers[file] = user
+
+    readers: dict[str, list[dict[str, Any]]] = {}
+    for file, users in table["read"].items():
+        for user in users:
+            if _has_ended(**user, written=written):
+                removed.add(_describe_user(user))
+            else:
+                readers.setdefault(file, []).append(user)
+
+    table["write"] = writers
+    table["read"] = readers
+    return removed
+
+
+def _describe_user(user: dict[str, Any]) -> str:
+    return f"process {user['pid']} ({user['cmd']})"
+
+
+def _has_ended(pid: int, cmd: str, written: float) -> bool:
+    """Whether a process in the table has ended. The table was `written` while it was alive."""
     try:
         process = psutil.Process(pid)
-        if process.create_time() > written + 1:  # clocks are rough
-            return True
-        its = " ".join(process.cmdline())
-        return (
-            not its.endswith(cmd)
-            if cmd.startswith(WORKER)
-            else "dvc" not in its and "python" not in its
-        )
-    except psutil.NoSuchProcess:  # nor does a zombie have a command line
+        if process.create_time() > written + CLOCK_TOLERANCE_S:
+            return True  # another process has the number now
+        command = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # also raised for a zombie, which has no command line
         return True
-    except psutil.AccessDenied:  # somebody else's, so it is there
-        return False
+    except psutil.AccessDenied:
+        return False  # it exists and belongs to another user
+
+    if cmd.startswith(WORKER):
+        return not command.endswith(cmd)
+    return "dvc" not in command and "python" not in command

@@ -1,4 +1,4 @@
-"""What the focus is and does in the workspace, in Git's commits and in DVC's experiments."""
+"""The parameters and metrics of the focus in the workspace, in commits and in experiments."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +11,25 @@ from prunelab.config.params import PARAMS_FILE
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import parse_json
+from prunelab.core.mappings import flatten, nested_mapping
 from prunelab.core.text import abbreviate
 from prunelab.project.experiments import experiments
 from prunelab.project.git import git
-from prunelab.project.paths import DENSE_METRICS, METRICS
+from prunelab.project.paths import DENSE_METRICS, LOCK_FILE, METRICS
 
 WORKSPACE, HEAD = "workspace", "HEAD"
-LOCK = Path("dvc.lock")
-Read = Callable[[Path], str]  # raises OSError or InputError where there is no such file
+MAX_INTEGER = 2**63  # larger ones are shown abbreviated
+
+# Returns the text of a file of a revision; raises OSError or InputError if there is no such file.
+ReadText = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
-class Revision:
-    """The parameters of a revision, by dotted keys, what was measured of its focus and of its dense network.
+class RevisionResult:
+    """The parameters of a revision by dotted key, and the metrics of its focus and dense network.
 
-    `commit` is None for the workspace. `stale` are the keys whose values dvc.lock remembers otherwise: the numbers are
-    not theirs.
+    `commit` is None for the workspace. `stale` names the parameters whose values differ from those
+    in dvc.lock: the metrics were measured with the values in dvc.lock.
     """
 
     name: str
@@ -37,135 +40,146 @@ class Revision:
     stale: list[str]
 
 
-def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[Revision], dict[str, str]]:
-    """The revisions of these names, and by name why others have nothing to show.
+def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[RevisionResult], dict[str, str]]:
+    """Return the results of revisions, and why others have none, by name.
 
-    A name is `workspace`, whatever Git takes for a commit, or an experiment's; without any they are the workspace, HEAD
-    and the experiments derived from it.
+    A name is `workspace`, anything that Git resolves to a commit, or the name of an experiment.
+    Without names, the revisions are the workspace, HEAD and all experiments derived from HEAD.
 
     Raises:
-        InputError: for each name that is none of these, with names that are like it.
+        InputError: for every unknown name, with similar names that exist.
     """
-    found, without = [], {}
-    for name, commit in resolve(root, names or _ours(root)).items():
+    results = []
+    reasons = {}
+    for name, commit in resolve_commits(root, names or _default_names(root)).items():
         try:
-            found.append(_revision(name, commit, _reader(root, commit)))
+            results.append(_read_revision(name, commit, _reader(root, commit)))
         except (InputError, OSError, UnicodeDecodeError) as error:
-            without[name] = " ".join(str(error).split())
-    return found, without
+            reasons[name] = " ".join(str(error).split())
+    return results, reasons
 
 
-def _ours(root: Path) -> list[str]:
+def _default_names(root: Path) -> list[str]:
     head = git(root, "rev-parse", HEAD).strip()
-    derived = [one.name for one in experiments(root) if one.baseline == head]
-    return [WORKSPACE, HEAD, *reversed(derived)]  # the oldest first
+    derived = [experiment.name for experiment in experiments(root) if experiment.baseline == head]
+    oldest_first = reversed(derived)
+    return [WORKSPACE, HEAD, *oldest_first]
 
 
-def resolve(root: Path, names: Sequence[str]) -> dict[str, str | None]:
-    """The commit that each name stands for; None for the workspace.
+def resolve_commits(root: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """Return the commit of each name, None for the workspace.
 
     Raises:
-        InputError: for each name that is unknown, with names that are like it.
+        InputError: for every unknown name, with similar names that exist.
     """
-    head, known = git(root, "rev-parse", HEAD).strip(), list(experiments(root))[::-1]
-    # The newest of a name, and one of this commit rather than any other.
-    commits = {one.name: one.commit for one in sorted(known, key=lambda one: one.baseline == head)}
-    found = {
-        name: None if name == WORKSPACE else _commit(root, name) or commits.get(name, "")
-        for name in names
-    }
-    if unknown := [name for name, commit in found.items() if commit == ""]:
-        branches = git(
-            root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags"
-        ).split()
-        raise InputError(_unknown(name, [WORKSPACE, HEAD, *branches, *commits]) for name in unknown)
-    return found
+    experiment_commits = _experiment_commits(root)
+    commits: dict[str, str | None] = {}
+    unknown = []
+    for name in names:
+        if name == WORKSPACE:
+            commits[name] = None
+            continue
+        commit = _git_commit(root, name) or experiment_commits.get(name)
+        if commit is None:
+            unknown.append(name)
+        commits[name] = commit
+
+    if unknown:
+        name_format = "--format=%(refname:short)"
+        branches = git(root, "for-each-ref", name_format, "refs/heads", "refs/tags").split()
+        known = [WORKSPACE, HEAD, *branches, *experiment_commits]
+        raise InputError(_unknown_revision(name, known) for name in unknown)
+    return commits
 
 
-def _commit(root: Path, name: str) -> str:
+def _experiment_commits(root: Path) -> dict[str, str]:
+    """Return the commit of every experiment by name.
+
+    Of experiments with the same name, one derived from HEAD wins, then the newest.
+    """
+    head = git(root, "rev-parse", HEAD).strip()
+    oldest_first = list(experiments(root))[::-1]
+    by_priority = sorted(oldest_first, key=lambda experiment: experiment.baseline == head)
+    return {experiment.name: experiment.commit for experiment in by_priority}
+
+
+def _git_commit(root: Path, name: str) -> str | None:
+    options = ("--verify", "--quiet", "--end-of-options")
     try:
-        return git(
-            root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
-        ).strip()
+        return git(root, "rev-parse", *options, f"{name}^{{commit}}").strip()
     except InputError:
-        return ""
+        return None
 
 
-def _reader(root: Path, commit: str | None) -> Read:
+def _unknown_revision(name: str, known: Iterable[str]) -> str:
+    guess = ""
+    similar = get_close_matches(name, list(known), n=3)
+    if similar:
+        guess = f" (did you mean {' or '.join(map(repr, similar))}?)"
+    return (
+        f"unknown revision {name!r}{guess}; valid: {WORKSPACE}, a commit, branch or tag of Git, "
+        "the name of an experiment"
+    )
+
+
+def _reader(root: Path, commit: str | None) -> ReadText:
     if commit is None:
         return lambda path: (root / path).read_text()
     return lambda path: git(root, "show", f"{commit}:{path}")
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), n=3)
-    guess = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-    return f"unknown revision {name!r}{guess}; valid: {WORKSPACE}, what Git takes for a commit, an experiment's name"
+def _read_revision(name: str, commit: str | None, read: ReadText) -> RevisionResult:
+    metrics = _parse_mapping(METRICS, read(METRICS), parse_json)
+    dense = _parse_mapping(DENSE_METRICS, read(DENSE_METRICS), parse_json)
+    params = _parse_mapping(PARAMS_FILE, read(PARAMS_FILE), parse_yaml)
+    lock = _read_lock(read)
+    displayed = {key: _displayed(value) for key, value in flatten(params).items()}
+    return RevisionResult(name, commit, displayed, metrics, dense, _stale_keys(params, lock))
 
 
-def _revision(name: str, commit: str | None, read: Read) -> Revision:
-    metrics, dense = (_mapping(path, parse_json, read) for path in (METRICS, DENSE_METRICS))
-    params = _mapping(PARAMS_FILE, parse_yaml, read)
+def _read_lock(read: ReadText) -> dict[str, Any]:
+    """Return the content of dvc.lock; empty if there is none, so that nothing is stale."""
     try:
-        text = read(LOCK)
+        text = read(LOCK_FILE)
     except (InputError, OSError):
-        text = ""  # nothing that could contradict
-    lock = _mapping(LOCK, partial(parse_yaml, fast=True), lambda _: text) if text else {}
-    shown = {key: _shown(value) for key, value in flatten(params).items()}
-    return Revision(name, commit, shown, metrics, dense, _stale(params, lock))
+        return {}
+    if not text:
+        return {}
+    return _parse_mapping(LOCK_FILE, text, partial(parse_yaml, fast=True))
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], read: Read) -> dict[str, Any]:
-    text = read(path)
+def _parse_mapping(path: Path, text: str, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         content = parse(text)
-    except InputError as refused:
-        raise InputError(f"{path} {refused}") from None
+    except InputError as error:
+        raise InputError(f"{path} {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a mapping")
     return content
 
 
-def _stale(params: Mapping[str, Any], lock: Mapping[str, Any]) -> list[str]:
-    """The keys that the stages of the focus last ran with other values of."""
-    ran = [
-        stage
-        for name, stage in inner(lock, "stages").items()
-        if "@" not in str(name) and name != "plot"
-    ]
-    now = flatten(params)
-    before = {
-        key: value
-        for stage in ran
-        for key, value in flatten(inner(stage, "params", str(PARAMS_FILE))).items()
-    }
-    return sorted(key for key in before if key in now and now[key] != before[key])
+def _stale_keys(params: Mapping[str, Any], lock: Mapping[str, Any]) -> list[str]:
+    """Return the keys with which the stages of the focus last ran at other values."""
+    locked_values: dict[str, Any] = {}
+    for name, stage in nested_mapping(lock, "stages").items():
+        is_of_the_focus = "@" not in str(name) and name != "plot"
+        if is_of_the_focus:
+            locked_values.update(flatten(nested_mapping(stage, "params", str(PARAMS_FILE))))
+
+    values = flatten(params)
+    stale = []
+    for key, locked_value in locked_values.items():
+        if key in values and values[key] != locked_value:
+            stale.append(key)
+    return sorted(stale)
 
 
-def inner(content: Any, *keys: str) -> Mapping[str, Any]:
-    """What stands under these keys, from the outside in; empty where that is no mapping."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content if isinstance(content, Mapping) else {}
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys; lists and empty sections are values."""
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        values |= (
-            flatten(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping) and value
-            else {f"{prefix}{key}": value}
-        )
-    return values
-
-
-def _shown(value: Any) -> Any:
-    """A parameter as it is, or in words if it is of no kind that there is: a date, a number of thousands of digits."""
+def _displayed(value: Any) -> Any:
+    """Return a parameter as it is; abbreviated text for a date, a huge integer and the like."""
     if isinstance(value, list):
-        return [_shown(one) for one in value]
-    is_one = isinstance(value, bool | float | str | Mapping | None) or (
-        isinstance(value, int) and abs(value) < 2**63
-    )
-    return value if is_one else abbreviate(value)
+        return [_displayed(entry) for entry in value]
+    if isinstance(value, bool | float | str | Mapping | None):
+        return value
+    if isinstance(value, int) and abs(value) < MAX_INTEGER:
+        return value
+    return abbreviate(value)

@@ -1,4 +1,4 @@
-"""The files of one side of a review: a commit's, or those in the workspace."""
+"""The files of a revision: those of a commit, or those in the workspace."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,32 +6,50 @@ from pathlib import Path
 from prunelab.core.errors import InputError
 from prunelab.project.git import git, git_bytes
 
+SHORT_HASH_LENGTH = 7
+
 
 @dataclass(frozen=True)
 class Tree:
-    """One side: its name as it was given, and its commit; None for the workspace."""
+    """The files of a revision: its name as the user gave it, and its commit.
+
+    `commit` is None for the workspace.
+    """
 
     root: Path
     name: str
     commit: str | None
 
     def files(self, folder: str) -> dict[str, str]:
-        """Git's hash of every file in a folder; in the workspace of those too that nobody has added yet."""
+        """Return Git's hash of every file in a folder, by path.
+
+        In the workspace that includes files that nobody has added to Git yet.
+        """
         if self.commit:
-            lines = git(self.root, "ls-tree", "-r", "-z", self.commit, "--", folder).split("\0")
-            return {
-                path: about.split()[2]
-                for about, _, path in (line.partition("\t") for line in lines if line)
-            }
-        listed = git(
-            self.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", folder
-        )
-        paths = sorted({path for path in listed.split("\0") if (self.root / path).is_file()})
-        hashes = git(self.root, "hash-object", "--", *paths).split() if paths else []
+            return self._committed_files(self.commit, folder)
+        return self._workspace_files(folder)
+
+    def _committed_files(self, commit: str, folder: str) -> dict[str, str]:
+        listing = git(self.root, "ls-tree", "-r", "-z", commit, "--", folder)
+        hashes = {}
+        for line in listing.split("\0"):
+            if line:
+                entry, path = line.split("\t", 1)
+                _mode, _type, file_hash = entry.split()
+                hashes[path] = file_hash
+        return hashes
+
+    def _workspace_files(self, folder: str) -> dict[str, str]:
+        options = ("-z", "--cached", "--others", "--exclude-standard")
+        listing = git(self.root, "ls-files", *options, "--", folder)
+        paths = sorted({path for path in listing.split("\0") if (self.root / path).is_file()})
+        if not paths:
+            return {}
+        hashes = git(self.root, "hash-object", "--", *paths).split()
         return dict(zip(paths, hashes, strict=True))
 
     def read(self, path: str) -> bytes | None:
-        """A file's content; None where there is no such file."""
+        """Return the content of a file, or None if there is no such file."""
         try:
             if self.commit is None:
                 return (self.root / path).read_bytes()
@@ -39,10 +57,14 @@ class Tree:
         except (InputError, FileNotFoundError):
             return None
 
-    def told(self) -> str:
-        """Its commit, shortened, and how many files of the workspace are not what the last commit has."""
+    def describe(self) -> str:
+        """Return the short commit; for the workspace, HEAD and the number of changed files."""
         if self.commit:
-            return self.commit[:7]
-        edited = len(git(self.root, "status", "--porcelain").splitlines())
-        head = git(self.root, "rev-parse", "HEAD")[:7]
-        return f"{head} and {edited} file{'s' * (edited > 1)} not committed" if edited else head
+            return self.commit[:SHORT_HASH_LENGTH]
+
+        head = git(self.root, "rev-parse", "HEAD")[:SHORT_HASH_LENGTH]
+        changed = len(git(self.root, "status", "--porcelain").splitlines())
+        if changed == 0:
+            return head
+        plural = "s" if changed > 1 else ""
+        return f"{head} and {changed} file{plural} not committed"

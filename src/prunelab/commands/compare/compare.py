@@ -7,7 +7,7 @@ from pathlib import Path
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.escape import escape_markdown
-from prunelab.project.revisions import Revision, read_revisions
+from prunelab.project.revisions import RevisionResult, read_revisions
 from prunelab.report.markdown import escaped_table
 from prunelab.report.pareto import FASTER, Row, compare, comparison_table, lacking, notes
 from prunelab.report.text_table import aligned_table
@@ -60,7 +60,7 @@ def compare_revisions(
 
 def _complete_revisions(
     root: Path, names: Sequence[str]
-) -> tuple[list[Revision], Mapping[str, str]]:
+) -> tuple[list[RevisionResult], Mapping[str, str]]:
     """Return the revisions that have all metrics, and why others are left out, by name."""
     revisions, left_out = read_revisions(root, names)
 
@@ -76,7 +76,7 @@ def _complete_revisions(
 
 
 def _add_latency(
-    root: Path, revisions: Sequence[Revision], rows: Sequence[Row], batch_size: int
+    root: Path, revisions: Sequence[RevisionResult], rows: Sequence[Row], batch_size: int
 ) -> list[str]:
     """Measure the networks of the rows, add the results to the rows, and return notes on them."""
     from prunelab.commands.compare.revision_latency import time_revisions

@@ -14,8 +14,9 @@ from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.models.catalogue import Shape
+from prunelab.project.outputs import fetch_output
 from prunelab.project.paths import BASE, FOCUS
-from prunelab.project.revisions import Revision
+from prunelab.project.revisions import RevisionResult
 from prunelab.runtime.device import Execution, configure, fingerprint
 
 DENSE_NAME = ""  # no revision has this name
@@ -23,7 +24,7 @@ SPEEDUP_KEYS = ("faster", "faster_low", "faster_high", "told")
 ROUNDS, SECONDS = 10, 1.0
 
 # Returns a file of a revision. A committed one is first copied into the folder.
-Fetch = Callable[[Revision, Path, Path], Path]
+Fetch = Callable[[RevisionResult, Path, Path], Path]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RevisionLatency:
 
 
 def time_revisions(
-    root: Path, revisions: Sequence[Revision], runtime: Runtime, batch_size: int
+    root: Path, revisions: Sequence[RevisionResult], runtime: Runtime, batch_size: int
 ) -> RevisionLatency:
     """Measure the focus of each revision, first seed, against its dense network.
 
@@ -90,7 +91,7 @@ class _Family:
 
 
 def _load_families(
-    revisions: Sequence[Revision], fetch: Fetch, folder: Path
+    revisions: Sequence[RevisionResult], fetch: Fetch, folder: Path
 ) -> tuple[list[_Family], dict[str, str]]:
     """Group revisions by their dense network; return also why revisions have no network."""
     families: dict[str, _Family] = {}  # by the hash of the dense network's file
@@ -117,23 +118,11 @@ def _load_families(
 def fetch_from(root: Path) -> Fetch:
     """Return a function that reads the workspace, and DVC's cache or remote for commits."""
 
-    def fetch(revision: Revision, path: Path, folder: Path) -> Path:
+    def fetch(revision: RevisionResult, path: Path, folder: Path) -> Path:
         if revision.commit is None:
             return root / path
-        return _fetch_committed(root, revision.commit, path, folder / revision.commit / path)
+        target = folder / revision.commit / path
+        fetch_output(root, revision.commit, path, target)
+        return target
 
     return fetch
-
-
-def _fetch_committed(root: Path, commit: str, path: Path, target: Path) -> Path:
-    """Copy a file that DVC keeps for a commit to `target`."""
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        DVCFileSystem(str(root), rev=commit).get_file(path.as_posix(), str(target))
-    except (DvcException, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is neither in DVC's cache nor in a remote ({reason})") from None
-    return target

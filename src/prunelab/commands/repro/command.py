@@ -1,14 +1,17 @@
-"""`prunelab repro`."""
+"""`prunelab repro`: arguments, help and printed lines; `runner.reproduce` does the work."""
 
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import reporting_errors
+
+if TYPE_CHECKING:
+    from prunelab.commands.repro.runner import ReproResult
 
 
 def repro(
@@ -24,59 +27,72 @@ def repro(
 ) -> None:
     """Reproduce the pipeline as `dvc repro` does, several stages at a time, after `prunelab check`.
 
-    A stage starts as soon as all it needs is done, longest chains first; those marked `meta: {alone: true}` in dvc.yaml
-    (what rests on a clock) start when nothing else runs. Results and dvc.lock are those of `dvc repro` to the byte.
-    Every stage has its share of the CPU cores, and where there are GPUs one of them, which several share if there are
-    fewer than jobs. A failure stops only what depends on it. Logs are in .prunelab/logs.
+    A stage starts as soon as all stages that it needs are done. Stages with the longest chains
+    behind them go first. A stage marked `meta: {alone: true}` in dvc.yaml, because it measures
+    time, starts when nothing else runs. Results and dvc.lock have the same bytes as with
+    `dvc repro`.
 
-    runtime.threads stays what it is, since other numbers of threads round otherwise. Where jobs x runtime.threads is
-    more than the cores, runtime.threads: 1 is faster, and its results differ in the last bits.
+    The running stages share the CPU cores evenly. If there are GPUs, each stage gets one; with more
+    jobs than GPUs, several stages share one. A failure stops only the stages that depend on it.
+    Logs are in .prunelab/logs.
+
+    runtime.threads is not changed, because results depend on it. If jobs x runtime.threads is more
+    than the cores, runtime.threads: 1 is faster, but the last bits of results change.
 
     Example: prunelab repro --jobs 4, or for one group of stages: prunelab repro evaluate --jobs 4
     """
-    from prunelab.commands.common import last_lines
-    from prunelab.commands.gpus import devices
-    from prunelab.commands.repro.cores import cores, crowded
+    from prunelab.commands.common import print_line
     from prunelab.commands.repro.runner import Stopped, reproduce, stoppable
-    from prunelab.config.params import PARAMS_FILE, read_params
     from prunelab.project.recovery import repair
 
+    root = Path.cwd()
     try:
         with reporting_errors(), stoppable():
-            for line in repair(Path.cwd()):
-                _tell(line)
+            for line in repair(root):
+                print_line(line)
             _check()
-            for line in crowded(
-                jobs, read_params(PARAMS_FILE)["runtime"]["threads"], len(cores()), len(devices())
-            ):
-                _tell(line)
-            outcome = reproduce(Path.cwd(), targets or [], jobs, tell=_tell)
-    except Stopped as stopped:
-        print("\nstopped; the same command goes on where this one was", file=sys.stderr)
-        raise typer.Exit(128 + stopped.args[0]) from None
-    for stage, log in outcome.failed.items():
-        print(f"\n{stage} failed; the end of {log}:\n{last_lines(log)}", file=sys.stderr)
-    for stage, cause in outcome.skipped.items():
-        print(f"{stage} was skipped, since {cause} failed", file=sys.stderr)
-    if outcome.failed:
-        print(
-            f"\n{len(outcome.failed)} failed, {len(outcome.skipped)} skipped; the same command tries them again",
-            file=sys.stderr,
-        )
+            for line in _warnings(jobs):
+                print_line(line)
+            result = reproduce(root, targets or [], jobs, print_line)
+    except Stopped as error:
+        print("\nstopped; run the same command again to continue", file=sys.stderr)
+        raise typer.Exit(128 + error.args[0]) from None
+
+    if result.failed:
+        _print_failures(result)
         raise typer.Exit(1)
-    print(f"all {len(outcome.made) + len(outcome.unchanged)} stages are up to date")
+    print(f"all {len(result.made) + len(result.unchanged)} stages are up to date")
 
 
 def _check() -> None:
-    """`prunelab check` in a process of its own: it needs torch, and this one is to stay small."""
+    """Run `prunelab check` in a process of its own: it loads torch, which this one need not."""
     from prunelab.core.errors import InputError
 
-    done = subprocess.run(
-        [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
+    command = [sys.executable, "-m", "prunelab", "check"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise InputError(process.stderr.splitlines())
+
+
+def _warnings(jobs: int) -> list[str]:
+    from prunelab.commands.gpus import devices
+    from prunelab.commands.repro.cores import available_cores, sharing_warnings
+    from prunelab.config.params import PARAMS_FILE, read_params
+
+    threads = read_params(PARAMS_FILE)["runtime"]["threads"]
+    return list(sharing_warnings(jobs, threads, cores=len(available_cores()), gpus=len(devices())))
+
+
+def _print_failures(result: "ReproResult") -> None:
+    from prunelab.commands.common import last_lines
+
+    lines = []
+    for stage, log in result.failed.items():
+        lines.append(f"\n{stage} failed; the end of {log}:\n{last_lines(log)}")
+    for stage, failed_stage in result.skipped.items():
+        lines.append(f"{stage} was skipped, because {failed_stage} failed")
+    lines.append(
+        f"\n{len(result.failed)} failed, {len(result.skipped)} skipped; "
+        "run the same command again to retry them"
     )
-    if done.returncode:
-        raise InputError(done.stderr.splitlines())
-
-
-def _tell(line: str) -> None:
-    print(line, flush=True)
+    print("\n".join(lines), file=sys.stderr)

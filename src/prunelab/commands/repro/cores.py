@@ -1,4 +1,4 @@
-"""What workers share out among them: the machine's cores and its GPUs."""
+"""How workers share the cores of the machine, and warnings if there are few cores or GPUs."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,38 +9,49 @@ from pathlib import Path
 import psutil
 
 
-def cores() -> list[int]:
-    """The cores this process may use; none where the system does not let processes choose."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+def available_cores() -> list[int]:
+    """Return the cores that this process may use; none if the system does not let us choose."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0))
 
 
 def core_shares(cores: Sequence[int], count: int) -> list[Sequence[int]]:
-    """Deal cores to `count` processes, as evenly as it goes; where there are too few, several get the same."""
+    """Divide cores among `count` processes as evenly as possible.
+
+    If there are more processes than cores, several processes share a core.
+    """
     if not cores:
         return [[]] * count
     if count > len(cores):
-        return [[cores[place % len(cores)]] for place in range(count)]
-    bounds = [place * len(cores) // count for place in range(count + 1)] if count else []
+        return [[cores[index % len(cores)]] for index in range(count)]
+    if count == 0:
+        return []
+    bounds = [index * len(cores) // count for index in range(count + 1)]
     return [cores[start:end] for start, end in pairwise(bounds)]
 
 
-def pin(process: int, cores: Iterable[int]) -> None:
-    """Keep a process, all below it and all their threads on these cores; what they start later stays there too."""
+def pin(pid: int, cores: Iterable[int]) -> None:
+    """Keep a process and all its descendants on these cores, with all their threads.
+
+    Threads and processes that they start later inherit the setting.
+    """
+    allowed = list(cores)
     with suppress(psutil.NoSuchProcess):
-        tree = [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]
-        for thread in (
-            int(thread.name) for its in tree for thread in Path(f"/proc/{its}/task").glob("*")
-        ):
-            with suppress(ProcessLookupError):  # it ended meanwhile
-                os.sched_setaffinity(thread, cores)
+        descendants = psutil.Process(pid).children(recursive=True)
+        for process_id in [pid, *(child.pid for child in descendants)]:
+            for thread in Path(f"/proc/{process_id}/task").glob("*"):
+                with suppress(ProcessLookupError):  # it ended meanwhile
+                    os.sched_setaffinity(int(thread.name), allowed)
 
 
-def crowded(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:
-    """What is to be said before stages of so many threads share so many cores and GPUs."""
+def sharing_warnings(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:
+    """Yield a line if `jobs` stages of `threads` threads each must share cores or GPUs."""
     if jobs > 1 and cores < jobs * threads:
         yield (
-            f"{jobs} jobs x {threads} threads (runtime.threads) share {cores} cores; runtime.threads: 1 is faster "
-            "then, but rounds otherwise, so that all results change in their last bits"
+            f"{jobs} jobs x {threads} threads (runtime.threads) share {cores} cores. "
+            "runtime.threads: 1 is faster, but it changes the last bits of all results."
         )
     if 0 < gpus < jobs:
-        yield f"{jobs} jobs share {gpus} GPU{'s' * (gpus > 1)} in turn, and their memory"
+        plural = "s" if gpus > 1 else ""
+        yield f"{jobs} jobs share {gpus} GPU{plural} and their memory."

@@ -1,4 +1,4 @@
-"""The run itself: a schedule, a crew that works it off, and what became of every stage."""
+"""The run itself: a graph of stages, workers that reproduce them, and the result of each stage."""
 
 import re
 import signal
@@ -9,24 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.commands import gpus
-from prunelab.commands.repro.cores import core_shares, cores, pin
+from prunelab.commands.repro.cores import available_cores, core_shares, pin
 from prunelab.commands.repro.display import Display
-from prunelab.commands.repro.pool import WorkerPool
-from prunelab.commands.repro.scheduler import Schedule
-from prunelab.project.dvc_graph import Pipeline, lock_order, opened, pipeline, up_to_date
+from prunelab.commands.repro.pool import StageResult, StageTask, WorkerPool
+from prunelab.commands.repro.scheduler import TaskGraph
+from prunelab.project.dvc_graph import (
+    Pipeline,
+    load_pipeline,
+    lock_order,
+    open_repo,
+    up_to_date,
+)
 from prunelab.project.recovery import clear_stale_locks
 
 LOGS = Path(".prunelab/logs")
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REFRESH_INTERVAL_S = 1.0
 
 
 class Stopped(BaseException):
-    """Somebody wants the run to end; `args` holds the signal's number."""
+    """The run was stopped by a signal, whose number is in `args`."""
 
 
 @dataclass
-class Outcome:
-    """Stages by what became of them; for a failed one its log, for a skipped one the stage that failed."""
+class ReproResult:
+    """All stages by result.
+
+    `failed` holds the log of each stage, `skipped` the failed stage that each stage needs.
+    """
 
     unchanged: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
@@ -35,115 +45,139 @@ class Outcome:
 
 
 def reproduce(
-    root: Path, targets: Sequence[str], jobs: int, tell: Callable[[str], None]
-) -> Outcome:
-    """Bring the targets, or all of dvc.yaml, up to date, `jobs` stages at a time, as `dvc repro` would.
+    root: Path, targets: Sequence[str], jobs: int, print_line: Callable[[str], None]
+) -> ReproResult:
+    """Bring the targets, or all of dvc.yaml, up to date, as `dvc repro` does.
 
-    A failure stops only what depends on it.
+    Up to `jobs` stages run at a time. A failure stops only the stages that depend on it.
 
     Raises:
-        InputError: for targets that are no stages, or a pipeline that DVC cannot read.
-        Stopped: within `stoppable`, on Ctrl-C, SIGTERM or SIGHUP, once everything that was started has ended.
+        InputError: for targets that are not stages, or a pipeline that DVC cannot read.
+        Stopped: within `stoppable`, on Ctrl-C, SIGTERM or SIGHUP, once everything that was started
+            has ended.
     """
-    with opened(root) as repo:
-        plan = pipeline(repo, targets)
+    with open_repo(root) as repo:
+        pipeline = load_pipeline(repo, targets)
         clear_stale_locks(repo)
-        outcome = Outcome(unchanged=up_to_date(repo, plan))
-        if outcome.unchanged:
-            tell(f"{len(outcome.unchanged)} of {len(plan.stages)} stages are up to date")
-        if len(outcome.unchanged) < len(plan.stages):
-            _Run(root, plan, jobs, outcome).work_off(repo)
-        return outcome
+        result = ReproResult(unchanged=up_to_date(repo, pipeline))
+        if result.unchanged:
+            print_line(f"{len(result.unchanged)} of {len(pipeline.stages)} stages are up to date")
+        if len(result.unchanged) < len(pipeline.stages):
+            _Run(root, pipeline, jobs, result).run_stages(repo)
+        return result
 
 
 class _Run:
-    def __init__(self, root: Path, plan: Pipeline, jobs: int, outcome: Outcome):
-        left = {
-            name: needed.difference(outcome.unchanged)
-            for name, needed in plan.needs.items()
-            if name not in outcome.unchanged
-        }
-        self.root, self.alone, self.outcome = root, plan.alone, outcome
-        self.order = lock_order(root, plan)
-        self.schedule = Schedule(left, jobs, plan.alone)
-        self.crew = WorkerPool(root, jobs)
-        self.display = Display(len(left))
-        self.cores, self.variables = cores(), gpus.worker_environments(jobs)
+    """Runs the stages of a pipeline that are not in `result` yet, and adds them to it."""
 
-    def work_off(self, repo: Any) -> None:
+    def __init__(self, root: Path, pipeline: Pipeline, jobs: int, result: ReproResult) -> None:
+        needs = {}
+        for name, needed in pipeline.needs.items():
+            if name not in result.unchanged:
+                needs[name] = needed.difference(result.unchanged)
+
+        self.root = root
+        self.alone = pipeline.alone
+        self.result = result
+        self.lock_order = lock_order(root, pipeline)
+        self.graph = TaskGraph(needs, jobs, pipeline.alone)
+        self.pool = WorkerPool(root, jobs)
+        self.display = Display(len(needs))
+        self.cores = available_cores()
+        self.worker_variables = gpus.worker_environments(jobs)
+
+    def run_stages(self, repo: Any) -> None:
+        """Run all stages. However this ends, no worker is left."""
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
         try:
-            while not self.schedule.over:
-                started = self.schedule.begin()
+            while not self.graph.finished:
+                started = self.graph.start_ready()
                 for name in started:
                     self._start(name)
                 if started:
                     self._share_cores()
-                ended = self.crew.wait(timeout_s=1)
-                for name, how in ended:
-                    self._end(name, how)
+
+                ended = self.pool.wait(REFRESH_INTERVAL_S)
+                for name, stage_result in ended:
+                    self._note_result(name, stage_result)
                 if ended:
                     self._share_cores()
                 self.display.refresh()
         finally:
-            self.crew.stop()
+            self.pool.stop()
             clear_stale_locks(repo)
             self.display.close()
 
-    def log(self, name: str) -> Path:
-        return LOGS / f"{name.replace('/', '_')}.log"
-
     def _start(self, name: str) -> None:
-        number = self.crew.free()
-        variables = {} if name in self.alone else self.variables[number]
-        where = f" on GPU {variables[gpus.VISIBLE]}" if gpus.VISIBLE in variables else ""
-        log = self.root / self.log(name)
-        log.write_bytes(b"")  # what an earlier run left is no news
-        self.crew.give(number, name, log, variables, self.order)
-        self.display.started(name, where)
+        number = self.pool.idle_worker()
+        variables: dict[str, str] = {}
+        if name not in self.alone:
+            variables = self.worker_variables[number]
+
+        log = self.root / _log_path(name)
+        log.write_bytes(b"")  # without the output of an earlier run
+        self.pool.submit(number, StageTask(name, log, variables, self.lock_order))
+
+        detail = ""
+        if gpus.VISIBLE in variables:
+            detail = f" on GPU {variables[gpus.VISIBLE]}"
+        self.display.started(name, detail)
 
     def _share_cores(self) -> None:
-        """Every running stage has its share of the cores, and one that is by itself has all of them."""
-        busy = self.crew.busy()
-        for (_, process), its in zip(
-            sorted(busy.items()), core_shares(self.cores, len(busy)), strict=True
-        ):
-            if its:
-                pin(process, its)
+        """Divide the cores among the running stages. A stage that runs alone gets all of them."""
+        pids = [pid for _, pid in sorted(self.pool.busy_pids().items())]
+        for pid, share in zip(pids, core_shares(self.cores, len(pids)), strict=True):
+            if share:
+                pin(pid, share)
 
-    def _end(self, name: str, how: str) -> None:
-        log = self.root / self.log(name)
-        if how in ("failed", "killed"):
-            if how == "killed":
-                with log.open("a") as file:
-                    file.write("its process was killed, as happens where memory runs out\n")
-            self.outcome.failed[name] = self.log(name)
-            skipped = self.schedule.failed(name)
-            self.outcome.skipped |= dict.fromkeys(skipped, name)
-            self.display.ended(
-                name, "FAILED", f"; what does not need it goes on ({self.log(name)})"
-            )
-            self.display.skipped(skipped)
+    def _note_result(self, name: str, stage_result: StageResult) -> None:
+        log = self.root / _log_path(name)
+        if stage_result is StageResult.killed:
+            with log.open("a") as file:
+                file.write("the process was killed, as happens if memory runs out\n")
+        if stage_result in (StageResult.failed, StageResult.killed):
+            self._note_failure(name)
             return
-        self.schedule.done(name)
-        (self.outcome.made if how == "made" else self.outcome.unchanged).append(name)
-        ran = re.search(r"^Running stage '", log.read_text(errors="replace"), re.MULTILINE)
-        told = "unchanged" if how == "unchanged" else "done" if ran else "out of DVC's cache"
-        self.display.ended(name, told)
+
+        self.graph.mark_done(name)
+        if stage_result is StageResult.unchanged:
+            self.result.unchanged.append(name)
+            self.display.ended(name, "unchanged")
+        else:
+            self.result.made.append(name)
+            command_ran = re.search(r"(?m)^Running stage '", log.read_text(errors="replace"))
+            if command_ran:
+                self.display.ended(name, "done")
+            else:
+                self.display.ended(name, "out of DVC's cache")
+
+    def _note_failure(self, name: str) -> None:
+        skipped = self.graph.mark_failed(name)
+        self.result.failed[name] = _log_path(name)
+        self.result.skipped.update(dict.fromkeys(skipped, name))
+
+        detail = f"; stages that do not need it go on ({_log_path(name)})"
+        self.display.ended(name, "FAILED", detail)
+        self.display.skipped(skipped)
+
+
+def _log_path(stage: str) -> Path:
+    return LOGS / f"{stage.replace('/', '_')}.log"
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, the signals by which people and machines end programs raise Stopped."""
+    """Raise Stopped in the body on any of STOP_SIGNALS."""
 
     def stop(number: int, _: object) -> None:
-        for ending in ENDINGS:
-            signal.signal(ending, signal.SIG_IGN)  # once is enough: what was started is being ended
+        # Further signals must not disturb the clean-up.
+        for stop_signal in STOP_SIGNALS:
+            signal.signal(stop_signal, signal.SIG_IGN)
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in ENDINGS}
+    handlers = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

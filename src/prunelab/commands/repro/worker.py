@@ -1,7 +1,9 @@
-"""A process that reproduces one stage after another as its master asks: `python -m prunelab.commands.repro.worker PID`.
+"""A process that reproduces stages for `prunelab repro`, one after another.
 
-PID is the master's, and tells when it is gone. A task comes as a line of JSON and is answered by a line. DVC is loaded
-once; its own lock is held as `dvc repro` holds it, which is not while a stage's command runs.
+Run as `python -m prunelab.commands.repro.worker PID`, with the process id of the runner: when that
+process is gone, this one ends as well. A task arrives as a line of JSON on standard input, and the
+result is a line on standard output. DVC is loaded once. DVC's own lock is held as `dvc repro` holds
+it, that is, not while the command of a stage runs.
 """
 
 import json
@@ -12,16 +14,15 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
-from prunelab.commands.repro.pool import GRACE_S
+from prunelab.commands.repro.pool import GRACE_S, StageResult
 from prunelab.project.paths import WORKER
 
-WATCH_S = 0.5
+WATCH_INTERVAL_S = 0.5
 
 
 class Stages:
-    """The pipeline as DVC sees it, loaded when the first stage is asked for."""
+    """The stages of the pipeline, loaded by DVC."""
 
     def __init__(self) -> None:
         from dvc.repo import Repo
@@ -29,74 +30,82 @@ class Stages:
         self.repo = Repo(_wait_for_lock=True)
         self._stages = {stage.addressing: stage for stage in self.repo.index.stages}
 
-    def reproduce(self, name: str, order: list[str]) -> bool:
-        """Bring a stage up to date as `dvc repro --single-item` does; whether there was anything to do."""
+    def reproduce(self, name: str, order: list[str]) -> StageResult:
+        """Bring a stage up to date, as `dvc repro --single-item` does."""
         from dvc.repo import lock_repo
 
-        from prunelab.project.dvc_lock import store
+        from prunelab.project.dvc_lock import write_entry
 
         with lock_repo(self.repo), self.repo.scm_context(quiet=True):
             stage = self._stages[name]
             if not stage.reproduce():
-                return False
-            store(stage, order)
-            return True
+                return StageResult.unchanged
+            write_entry(stage, order)
+            return StageResult.made
 
 
 def work() -> None:
-    tasks, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    with Path(os.devnull).open() as nothing:
-        os.dup2(nothing.fileno(), 0)  # stages inherit it
+    """Reproduce the stages that standard input names, until it is closed."""
+    tasks = os.fdopen(os.dup(0))
+    results = os.fdopen(os.dup(1), "w")
+    with Path(os.devnull).open() as empty_input:
+        os.dup2(empty_input.fileno(), 0)  # stages inherit it
+
     environment = dict(os.environ)
     stages = None
     for line in tasks:
         task = json.loads(line)
         os.environ.clear()
         os.environ.update(environment | task["variables"])
-        _write_to(Path(task["log"]))
+        _redirect_output(Path(task["log"]))
+
         try:
-            stages = stages or Stages()
-            answer = "made" if stages.reproduce(task["stage"], task["order"]) else "unchanged"
+            # Loaded here, so that an error of DVC is written to the log of a stage.
+            if stages is None:
+                stages = Stages()
+            result = stages.reproduce(task["stage"], task["order"])
         except Exception as error:
-            _explain(error)
-            answer = "failed"
-        print(json.dumps(answer), file=answers, flush=True)
+            _print_error(error)
+            result = StageResult.failed
+        print(json.dumps(result), file=results, flush=True)
 
 
-def _write_to(log: Path) -> None:
-    """Send what this process and its children print to a file."""
+def _redirect_output(log: Path) -> None:
+    """Write what this process and its children print to a file."""
     sys.stdout.flush()
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
 
-def _explain(error: BaseException) -> None:
+def _print_error(error: BaseException) -> None:
+    """Print DVC's errors as DVC does, with their causes, and any other with its traceback."""
     from dvc.exceptions import DvcException
 
     if not isinstance(error, DvcException):
         traceback.print_exc()
-    cause: Any = error
+    cause: BaseException | None = error
     while isinstance(cause, DvcException):
         print(f"ERROR: {cause}", flush=True)
         cause = cause.__cause__
 
 
 def _stop(number: int, _: object) -> None:
-    raise SystemExit(128 + number)  # through DVC, which lets go of its locks
+    # An exception passes through DVC, which then releases its locks.
+    raise SystemExit(128 + number)
 
 
-def _watch(master: int) -> None:
-    """End this process and the stage below it once the master is gone, whatever ended it."""
-    while os.getppid() == master:
-        time.sleep(WATCH_S)
+def _end_with_runner(runner: int) -> None:
+    """End this process and its stage once the runner is gone, however that ended."""
+    while os.getppid() == runner:
+        time.sleep(WATCH_INTERVAL_S)
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    sys.argv[0] = WORKER  # by this DVC notes who uses which files
+    sys.argv[0] = WORKER  # the name that DVC writes into its table of files in use
     signal.signal(signal.SIGTERM, _stop)
-    threading.Thread(target=_watch, args=[int(sys.argv[1])], daemon=True).start()
+    threading.Thread(target=_end_with_runner, args=[int(sys.argv[1])], daemon=True).start()
     work()

@@ -6,10 +6,10 @@ from prunelab.commands.review.document import ReviewResult
 from prunelab.commands.review.pictures import changed_pictures
 from prunelab.commands.review.significance import configurations
 from prunelab.core.errors import InputError
-from prunelab.project.environments import environments
+from prunelab.project.environments import compare_environments
 from prunelab.project.git import git
-from prunelab.project.lock_state import differences, lock_state
-from prunelab.project.revisions import HEAD, WORKSPACE, resolve
+from prunelab.project.lock_state import dvc_diff, lock_state
+from prunelab.project.revisions import HEAD, WORKSPACE, resolve_commits
 from prunelab.project.trees import Tree
 
 
@@ -22,7 +22,7 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
     if not (root / "dvc.yaml").is_file():
         raise InputError("no dvc.yaml here; run this in the top folder of a study")
 
-    commits = resolve(root, [base, head])
+    commits = resolve_commits(root, [base, head])
     if commits[base] is None:
         raise InputError(
             f"BASE: {WORKSPACE} is no revision to start from; "
@@ -33,20 +33,20 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
 
 def collect(before: Tree, after: Tree) -> ReviewResult:
     """Everything that a review shows."""
-    metrics, metrics_trouble = differences("metrics", before, after)
-    params, params_trouble = differences("params", before, after)
+    metrics, metrics_trouble = dvc_diff("metrics", before, after)
+    params, params_trouble = dvc_diff("params", before, after)
     troubles = dict.fromkeys((metrics_trouble, params_trouble))
 
     missing = git(before.root, "rev-list", "--count", f"{after.commit or HEAD}..{before.commit}")
 
     return ReviewResult(
-        before=(before.name, before.told()),
-        after=(after.name, after.told()),
+        before=(before.name, before.describe()),
+        after=(after.name, after.describe()),
         commits_behind=int(missing),
         lock=lock_state(after),
         configurations=configurations(metrics),
         params=params,
         pictures=changed_pictures(before, after),
-        environments=environments(before, after),
+        environments=compare_environments(before, after),
         troubles=[trouble for trouble in troubles if trouble],
     )

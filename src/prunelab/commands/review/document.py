@@ -16,8 +16,8 @@ from prunelab.commands.review.result_tables import (
 from prunelab.commands.review.significance import Configuration
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.escape import as_code
-from prunelab.project.environments import Environments
-from prunelab.project.lock_state import Differences, Lock
+from prunelab.project.environments import EnvironmentDiff
+from prunelab.project.lock_state import Differences, LockState
 from prunelab.report.labels import name_list
 from prunelab.report.markdown import details_block, image, link, table
 from prunelab.report.pareto import BASIS, BASIS_BUT
@@ -36,11 +36,11 @@ class ReviewResult:
     before: tuple[str, str]
     after: tuple[str, str]
     commits_behind: int
-    lock: Lock
+    lock: LockState
     configurations: Sequence[Configuration]
     params: Differences
     pictures: Sequence[Picture]
-    environments: Environments
+    environments: EnvironmentDiff
     troubles: Sequence[str]
 
 
@@ -88,7 +88,7 @@ def _params_rows(params: Differences) -> Rows:
     return rows
 
 
-def _lock_line(lock: Lock) -> str:
+def _lock_line(lock: LockState) -> str:
     if lock.trouble:
         return f"- **dvc.lock cannot be checked**: {as_code(lock.trouble)}"
     if not lock.stages:
@@ -144,7 +144,7 @@ def _warnings(result: ReviewResult) -> list[str]:
             "Merge them first, or name the commit that `git merge-base` finds."
         )
 
-    mismatched = result.environments.astray
+    mismatched = result.environments.mismatched
     if mismatched:
         warnings.append(
             "- Environments that belong to other numbers, and are left out: "
@@ -200,7 +200,7 @@ def _copies(paths: Sequence[str], side: str, folder: PurePosixPath | None) -> st
     return " ".join([image(side, first), *links])
 
 
-def _environments(environments: Environments) -> list[str]:
+def _environments(environments: EnvironmentDiff) -> list[str]:
     """The section of environments; empty if they are the same."""
     rows = []
     for (key, old, new), names in environments.differing.items():

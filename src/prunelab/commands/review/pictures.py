@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
-from prunelab.project.revisions import LOCK
+from prunelab.project.paths import LOCK_FILE
 from prunelab.project.trees import Tree
 
 FOLDER = "plots/"
@@ -64,7 +64,7 @@ def _in_dvc(tree: Tree) -> dict[str, str]:
     """DVC's hashes, from dvc.lock, of the plots that Git does not have."""
     hashes: dict[str, str] = {}
     try:
-        lock = parse_yaml(tree.read(str(LOCK)) or b"", fast=True) or {}
+        lock = parse_yaml(tree.read(str(LOCK_FILE)) or b"", fast=True) or {}
         for stage in lock.get("stages", {}).values():
             for out in stage.get("outs", []):
                 hashes[str(out["path"])] = out.get("md5", "")

@@ -11,11 +11,11 @@ from typing import Any
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.project.experiments import (
-    chain,
     code_of,
     digest,
     experiment_name,
     experiments,
+    stage_closure,
     uncommitted,
 )
 from prunelab.project.git import git
@@ -54,10 +54,10 @@ def plan_jobs(root: Path, settings: Settings, name_parts: NameParts) -> list[Job
         InputError: if files that the results depend on differ from the last commit.
     """
     pipeline = (root / "dvc.yaml").read_text()
-    focus_chain = chain(pipeline)
-    dense_chain = chain(pipeline, DENSE_TARGET)
+    focus_closure = stage_closure(pipeline)
+    dense_closure = stage_closure(pipeline, DENSE_TARGET)
 
-    changed_files = uncommitted(root, focus_chain)
+    changed_files = uncommitted(root, focus_closure)
     if changed_files:
         raise InputError(
             f"{path} differs from the last commit, and every setting runs the code of that commit. "
@@ -70,14 +70,14 @@ def plan_jobs(root: Path, settings: Settings, name_parts: NameParts) -> list[Job
     for label, params in settings.items():
         hashes = hashes_by_label[label]
         study, setting = name_parts(label, params)
-        name = experiment_name(study, setting, focus_chain.used(params), hashes)
+        name = experiment_name(study, setting, focus_closure.select(params), hashes)
 
         job = Job(
             label=label,
             name=name,
             params=params,
             input_hashes=hashes,
-            dense_key=digest([dense_chain.used(params), hashes]),
+            dense_key=digest([dense_closure.select(params), hashes]),
         )
         jobs.append(job)
 

@@ -19,7 +19,7 @@ from prunelab.commands.studies.jobs import Job, PrintLine, first_job_per_dense, 
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
-from prunelab.project.clones import FOLDER, Checkout, Failed, cache_folder, checkout
+from prunelab.project.clones import FOLDER, Checkout, DvcCommandError, cache_folder, checkout
 from prunelab.project.git import git
 from prunelab.project.paths import METRICS, RAW, TARGET
 
@@ -62,7 +62,7 @@ class LocalRun:
         start = time.monotonic()
         try:
             result = self._run_in_clone(job, title, log_path)
-        except (Failed, InputError, OSError) as error:
+        except (DvcCommandError, InputError, OSError) as error:
             if not self.stopped.is_set():
                 self.failures[job.label] = _describe_failure(log_path, error)
                 log_name = log_path.relative_to(self.root)
@@ -88,8 +88,8 @@ class LocalRun:
         return partial(
             clone.dvc,
             log=log,
-            said=partial(self._print_stage, title),
-            started=self.processes,
+            on_line=partial(self._print_stage, title),
+            processes=self.processes,
             variables=variables,
         )
 
@@ -160,7 +160,7 @@ def refresh_changed_inputs(job: Job, clone: Checkout, dvc: Dvc) -> None:
 def _describe_failure(log: Path, error: Exception) -> str:
     """Return the end of the log, and the error unless the log shows it."""
     log_end = last_lines(log)
-    log_shows_error = log_end and isinstance(error, Failed)
+    log_shows_error = log_end and isinstance(error, DvcCommandError)
     if log_shows_error:
         return log_end
     return f"{log_end}\n{error}".strip()

@@ -8,7 +8,13 @@ from typing import Any
 from prunelab.artifacts.records import Positive, Strict, read_record
 from prunelab.commands.studies.study_file import Study, override
 from prunelab.core.files import write_json
-from prunelab.project.experiments import Record, chain, code_of, measured, prefer_current_code
+from prunelab.project.experiments import (
+    Record,
+    code_of,
+    measured,
+    prefer_current_code,
+    stage_closure,
+)
 
 FOLDER = Path("studies/results")
 
@@ -73,7 +79,7 @@ def collect(
     The parameters `free`, as dotted keys, may have had any value. The key `current` of a record
     says whether the code of the last commit made it.
     """
-    pipeline_chain = chain((root / "dvc.yaml").read_text())
+    closure = stage_closure((root / "dvc.yaml").read_text())
     code = code_of(root, "HEAD")
     stored = _read_stored(results_file(root, name))
 
@@ -81,7 +87,7 @@ def collect(
         """The parameters that identify a result, comparable between machines."""
         comparable = deepcopy(_portable(params))
         override(comparable, dict.fromkeys(free))
-        return pipeline_chain.used(comparable)
+        return closure.select(comparable)
 
     records: dict[str, Record | None] = {}
     for label, params in settings.items():

@@ -17,7 +17,7 @@ from prunelab.commands.studies.study_file import (
 from prunelab.config.params import Params, parse_params, read_params
 from prunelab.core.errors import InputError
 from prunelab.core.text import did_you_mean
-from prunelab.project.experiments import Chain
+from prunelab.project.experiments import StageClosure
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -105,7 +105,7 @@ def _check_form(text: str, override_: "Override") -> None:
         )
 
 
-def resolve_sweep(axes: Axes, base: Path, used: Chain) -> dict[str, dict[str, Any]]:
+def resolve_sweep(axes: Axes, base: Path, used: StageClosure) -> dict[str, dict[str, Any]]:
     """Return the whole parameters of every combination of values, by a label of what is swept.
 
     Other keys have the values of the file `base`. `used` is what the pipeline's focus reads.
@@ -153,7 +153,7 @@ def _label(combination: Mapping[str, Any], axes: Axes) -> str:
     return " ".join(words)
 
 
-def _unusable_keys(axes: Axes, used: Chain) -> dict[str, str]:
+def _unusable_keys(axes: Axes, used: StageClosure) -> dict[str, str]:
     """Return why keys cannot be swept, by key."""
     problems = {}
     for key in axes:
@@ -167,7 +167,7 @@ def _unusable_keys(axes: Axes, used: Chain) -> dict[str, str]:
     return problems
 
 
-def _is_read(key: str, used: Chain) -> bool:
+def _is_read(key: str, used: StageClosure) -> bool:
     section = key.partition(".")[0]
     return any(
         read_key in (key, section) or read_key.startswith(f"{key}.") for read_key in used.parameters

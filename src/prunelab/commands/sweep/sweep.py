@@ -12,7 +12,7 @@ from prunelab.commands.studies.validate import check_settings
 from prunelab.commands.sweep.axes import NAME, params_name, read_axes, resolve_sweep
 from prunelab.config.params import PARAMS_FILE, load_params
 from prunelab.core.errors import InputError
-from prunelab.project.experiments import chain, experiments
+from prunelab.project.experiments import experiments, stage_closure
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run_sweep(
 
     axes = read_axes(assignments)
     load_params(PARAMS_FILE)
-    settings = resolve_sweep(axes, PARAMS_FILE, chain((root / "dvc.yaml").read_text()))
+    settings = resolve_sweep(axes, PARAMS_FILE, stage_closure((root / "dvc.yaml").read_text()))
     print_line(f"checking {len(settings)} settings ...")
     check_settings(root, settings, elsewhere=ray_options is not None)
 

@@ -83,10 +83,10 @@ def _tree(root: Path, revision: str, keep: Path | None) -> "Tree":
     """
     from prunelab.core.errors import InputError
     from prunelab.project.git import git
-    from prunelab.project.revisions import resolve
+    from prunelab.project.revisions import resolve_commits
     from prunelab.project.trees import Tree
 
-    commit = resolve(root, [revision])[revision]
+    commit = resolve_commits(root, [revision])[revision]
     if commit is None:
         raise InputError(
             "REV: the workspace cannot be cloned; valid: a commit, a branch, an experiment"

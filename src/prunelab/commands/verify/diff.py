@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prunelab.project.revisions import flatten
+from prunelab.core.mappings import flatten
 
 CHUNK_BYTES = 2**20
 MAX_VALUE_LENGTH = 40  # characters

@@ -7,8 +7,8 @@ from typing import Any
 
 from prunelab.commands.verify.diff import differences
 from prunelab.commands.verify.rerun import Outputs
-from prunelab.project.environments import noted_environments
-from prunelab.project.revisions import flatten
+from prunelab.core.mappings import flatten
+from prunelab.project.environments import read_environments
 from prunelab.project.trees import Tree
 
 MAX_LINES = 12  # about one output
@@ -66,7 +66,7 @@ def other_environment(tree: Tree, here: Mapping[str, Any]) -> dict[str, str] | N
 
     Empty if they are the same; None if no committed result records its environment.
     """
-    recorded = [environment for environment in noted_environments(tree).values() if environment]
+    recorded = [environment for environment in read_environments(tree).values() if environment]
     if not recorded:
         return None
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from prunelab.commands.common import last_lines
-from prunelab.commands.repro.runner import Outcome, reproduce
+from prunelab.commands.repro.runner import ReproResult, reproduce
 from prunelab.core.errors import InputError
 from prunelab.project.clones import cache_folder, clone_at, use_cache
-from prunelab.project.dvc_graph import Pipeline, opened, pipeline
+from prunelab.project.dvc_graph import Pipeline, load_pipeline, open_repo
+from prunelab.project.outputs import restore_outputs
+from prunelab.project.paths import LOCK_FILE
 
-LOCK = Path("dvc.lock")
 # Surroundings of every run but the first. None of them may change a result.
 OTHER_VARIABLES = {
     "TZ": "Pacific/Kiritimati",
@@ -41,11 +42,11 @@ def bare_clone(root: Path, folder: Path, commit: str) -> None:
     outside = [path for path in results if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
         raise InputError(
-            f"{LOCK}: {path} lies outside of the project, so it cannot be repeated"
+            f"{LOCK_FILE}: {path} lies outside of the project, so it cannot be repeated"
             for path in outside
         )
 
-    for path in [*results, folder / LOCK]:
+    for path in [*results, folder / LOCK_FILE]:
         _remove(path)
 
 
@@ -53,8 +54,7 @@ def committed_clone(root: Path, folder: Path, commit: str) -> None:
     """Clone a commit, with those of its results that the project's cache still holds."""
     clone_at(root, folder, commit)
     use_cache(folder, cache_folder(root))
-    with chdir(folder), opened(folder) as repo:
-        repo.checkout(allow_missing=True)
+    restore_outputs(folder)
 
 
 def repeatable(folder: Path, targets: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -66,8 +66,9 @@ def repeatable(folder: Path, targets: Sequence[str]) -> tuple[list[str], list[st
     Raises:
         InputError: for targets that are no stages, or that depend on a clock themselves.
     """
-    with chdir(folder), opened(folder) as repo:  # DVC names stages relative to the current folder
-        plan = pipeline(repo, targets)
+    # DVC names stages relative to the current folder.
+    with chdir(folder), open_repo(folder) as repo:
+        plan = load_pipeline(repo, targets)
     timed = clock_dependent(plan)
 
     refused = []
@@ -108,7 +109,7 @@ def repeat(folder: Path, stages: Sequence[str], jobs: int, tell: Callable[[str],
         raise InputError(_failure_lines(folder, outcome))
 
 
-def _failure_lines(folder: Path, outcome: Outcome) -> Iterator[str]:
+def _failure_lines(folder: Path, outcome: ReproResult) -> Iterator[str]:
     for stage, log in outcome.failed.items():
         yield f"{stage} failed; the end of its log:"
         yield from last_lines(folder / log).splitlines()
@@ -131,7 +132,7 @@ def surroundings(variables: Mapping[str, str], umask: int) -> Iterator[None]:
 
 def lock_of(folder: Path) -> str:
     """The text of dvc.lock; empty if there is none."""
-    path = folder / LOCK
+    path = folder / LOCK_FILE
     if not path.exists():
         return ""
     return path.read_text()

@@ -13,7 +13,6 @@ from prunelab.commands.verify.outcome import (
     other_environment,
 )
 from prunelab.commands.verify.rerun import (
-    LOCK,
     OTHER_UMASK,
     OTHER_VARIABLES,
     Outputs,
@@ -28,6 +27,7 @@ from prunelab.commands.verify.rerun import (
 from prunelab.config.params import Runtime, load_params
 from prunelab.core.errors import InputError
 from prunelab.project.lock_state import lock_state
+from prunelab.project.paths import LOCK_FILE
 from prunelab.project.trees import Tree
 from prunelab.runtime.device import configure, fingerprint
 
@@ -109,7 +109,7 @@ def _compare_with_committed(tree: Tree, result: RepeatResult, folder: Path, tell
 
     Returns False only if they differ although the commit was made in an environment like this one.
     """
-    committed = outputs((tree.read(str(LOCK)) or b"").decode(), result.stages)
+    committed = outputs((tree.read(str(LOCK_FILE)) or b"").decode(), result.stages)
     if not committed:
         tell("the commit has no results of its own to compare with")
         return True

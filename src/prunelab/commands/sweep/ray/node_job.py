@@ -17,7 +17,7 @@ from typing import Any
 from prunelab.commands.studies.jobs import DENSE_TARGET, Job
 from prunelab.commands.studies.local import Dvc, LocalRun, measure, refresh_changed_inputs
 from prunelab.core.errors import InputError
-from prunelab.project.clones import FOLDER, Checkout, Failed
+from prunelab.project.clones import FOLDER, Checkout, DvcCommandError
 from prunelab.project.git import git
 from prunelab.project.paths import TARGET
 
@@ -119,7 +119,7 @@ def _retry(action: Callable[[], object]) -> None:
         try:
             action()
             return
-        except (Failed, InputError) as error:
+        except (DvcCommandError, InputError) as error:
             print(f"{error}; trying again", flush=True)
             time.sleep(2.0**attempt)
 

@@ -1,7 +1,6 @@
 """What machines share: the Git remote with commits and experiments, and the DVC remote."""
 
 import re
-import subprocess
 from collections.abc import Sequence
 from configparser import ConfigParser, Error
 from pathlib import Path
@@ -115,11 +114,7 @@ def fetch_experiments(root: Path, url: str, names: Sequence[str]) -> None:
 
 
 def _fetch_references(root: Path, url: str, references: Sequence[str]) -> None:
-    options = ["--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--stdin"]
+    options = ("--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--stdin")
     # By standard input: a thousand references are too many for some systems' command lines.
-    subprocess.run(
-        ["git", "-C", str(root), "fetch", *options, url],
-        input="\n".join(f"+{reference}:{reference}" for reference in references),
-        text=True,
-        check=True,
-    )
+    lines = "\n".join(f"+{reference}:{reference}" for reference in references)
+    git(root, "fetch", *options, url, stdin=lines)
