@@ -49,23 +49,26 @@ def gpu_trainer(request, digits, normalise) -> Trainer:
 
 
 @pytest.mark.parametrize("name", SLOW_BUT_KINDS)
-def test_training_repeats_to_the_bit_and_resumes_to_the_bit(name, gpu_trainer, recipe, tmp_path):
+def test_training_repeats_and_resumes_to_the_bit(name, gpu_trainer, recipe, tmp_path):
     whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
+
     expected = gpu_trainer.fit(whole, recipe)
     assert gpu_trainer.fit(again, recipe).history == expected.history
     store = Checkpoint(tmp_path / "0.pt")
     with_store(gpu_trainer, _StopsAfterOne(store)).fit(build(name, 10, DIGITS_SHAPE), recipe)
     with_store(gpu_trainer, store).fit(resumed, recipe)
+
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
         assert torch.equal(value, resumed.state_dict()[key])
 
 
 class _StopsAfterOne:
-    """Saves the first epoch only, which is what a kill during the second leaves behind."""
+    """Saves the first epoch only: what a kill during the second leaves behind."""
 
     def __init__(self, store: Checkpoint):
-        self.store, self.saved = store, False
+        self.store = store
+        self.saved = False
 
     def load(self):
         return None
@@ -77,9 +80,9 @@ class _StopsAfterOne:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if small_network(name) == "resnet8"])
-def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_trainer, recipe):
+def test_masks_hold_and_channels_stay_removed_on_the_gpu(method, gpu_trainer, recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
-    full = parameters(model)
+    parameters_before = parameters(model)
     pruned = prune(
         model,
         "resnet8",
@@ -89,11 +92,14 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_trainer, recip
         retrainer=make_retrainer(gpu_trainer, recipe),
         dense_weights=dense_weights("resnet8", model),
     )
+
     gpu_trainer.execution.place(model)
     hold = CallAfterStep(masking.hold(model, pruned.masks))
     fitted = gpu_trainer.fit(model, recipe, callback=hold)
+
     masking.verify(model, pruned.masks)
-    assert METHODS[method].masks or parameters(model) < full
+    assert METHODS[method].masks or parameters(model) < parameters_before
+
     predictions = predict(model, gpu_trainer.validation_loader, 64, gpu_trainer.execution)
     labels = gpu_trainer.validation_loader.labels.cpu().numpy()
     assert (predictions.classes == labels).mean() == pytest.approx(
@@ -103,40 +109,45 @@ def test_masks_hold_and_channels_stay_away_on_the_gpu(method, gpu_trainer, recip
 
 @pytest.mark.parametrize("name", ["cuda_graph", "compiled"])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_backends_give_the_networks_own_outputs(name, batch_size, gpu_trainer):
+def test_backends_give_the_outputs_of_the_network(name, batch_size, gpu_trainer):
     execution = gpu_trainer.execution
     model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
     inputs = inputs_of(DIGITS_SHAPE, batch_size, execution)
     call = BACKENDS[name](model, inputs, execution)
     expected = BACKENDS["eager"](model, inputs, execution)()
+
     for _ in range(2):
         torch.testing.assert_close(call(), expected, rtol=2e-2, atol=2e-2)
 
 
-def test_everything_the_benchmark_measures_is_measured(gpu_trainer):
+def test_benchmark_measures_latency_operators_and_energy(gpu_trainer):
     models = {name: build("resnet8", 10, DIGITS_SHAPE).eval() for name in ("dense", "same")}
     load = {name: lambda: build("resnet8", 10, DIGITS_SHAPE).eval() for name in models}
     placed = {name: gpu_trainer.execution.place(model) for name, model in models.items()}
-    bench = Benchmark(placed, load, DIGITS_SHAPE, gpu_trainer.execution)
+    benchmark = Benchmark(placed, load, DIGITS_SHAPE, gpu_trainer.execution)
+
     for backend in ("eager", "cuda_graph"):
-        dense, same = bench.latency(backend, 64, rounds=10, seconds=1.0)
+        dense, same = benchmark.latency(backend, 64, rounds=10, seconds=1.0)
         assert 0 < dense["latency_ms_p50"] <= dense["latency_ms_p95"]
         assert same["faster"] == pytest.approx(1, abs=0.3)
-    operators = bench.operators([64])
+
+    operators = benchmark.operators([64])
     assert any(row["cuda_ms"] > 0 for row in operators)
-    energy = bench.energy(64)
+
+    energy = benchmark.energy(64)
     assert isinstance(energy, str) or all(row["joules"] > 0 for row in energy)
 
 
-def test_peak_memory_is_that_of_the_activations():
+def test_peak_memory_is_the_memory_of_the_activations():
     wide = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)
     ).eval()
+
     with meter(configure(runtime_params(device="cuda", channels_last=False))) as measure:
         peak = measure(lambda: wide, (1, 8, 8), 64)
-    assert peak == pytest.approx(
-        64 * (1 << 16) * 4, rel=0.05
-    )  # one float per input and output; weights left out
+
+    # One float per input and output, without the weights.
+    assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs")
