@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 from datetime import date
 from typing import Any
 
