@@ -51,16 +51,19 @@ MEASURES: dict[str, Callable[[nn.Module], int]] = {"params": parameters, "macs":
 )
 def test_predicted_costs_are_those_of_the_smaller_network(name, budget):
     model = build(name, 10, DIGITS_SHAPE)
-    found = groups_of(name, model)
+    network_groups = groups_of(name, model)
     costs = Costs(model, output_positions(model, EXAMPLE), macs=budget == "macs")
-    widths = [max(1, group.count // 3) for group in found]
+    widths = [max(1, group.count // 3) for group in network_groups]
     measure = MEASURES[budget]
 
-    before = costs.total(found, [group.count for group in found])
-    after = costs.total(found, widths)
+    before = costs.total(network_groups, [group.count for group in network_groups])
+    after = costs.total(network_groups, widths)
     dense = measure(model)
-    dropped = [list(range(group.count - width)) for group, width in zip(found, widths, strict=True)]
-    channels.remove_units(model, found, dropped, EXAMPLE)
+    dropped = [
+        list(range(group.count - width))
+        for group, width in zip(network_groups, widths, strict=True)
+    ]
+    channels.remove_units(model, network_groups, dropped, EXAMPLE)
 
     if budget == "params":
         assert (before, after) == (dense, measure(model))
@@ -254,9 +257,9 @@ def test_the_last_matching_layer_ratio_counts_and_protected_layers_stay_whole():
 
 def test_zeroing_units_zeroes_their_weights_and_norms_only():
     model = build("resnet20", 10, DIGITS_SHAPE)
-    found = groups_of("resnet20", model)
+    network_groups = groups_of("resnet20", model)
 
-    channels.zero_units(model, found, [[1, 3] for _ in found])
+    channels.zero_units(model, network_groups, [[1, 3] for _ in network_groups])
 
     block = model.layer1[0]
     filter_sums = block.conv1.weight.flatten(1).abs().sum(1)
@@ -267,10 +270,10 @@ def test_zeroing_units_zeroes_their_weights_and_norms_only():
 
 def test_penalties_follow_the_formulas_of_their_papers():
     model = build("resnet20", 10, DIGITS_SHAPE)
-    found = groups_of("resnet20", model)
-    selected = [(group, [0, 2]) for group in found]
-    convolutions = [model.get_submodule(group.name) for group in found]
-    norms = [model.get_submodule(group.name.replace("conv", "bn")) for group in found]
+    network_groups = groups_of("resnet20", model)
+    selected = [(group, [0, 2]) for group in network_groups]
+    convolutions = [model.get_submodule(group.name) for group in network_groups]
+    norms = [model.get_submodule(group.name.replace("conv", "bn")) for group in network_groups]
     with torch.no_grad():
         for norm in norms:
             norm.weight.normal_()

@@ -188,25 +188,12 @@ def _build_pruner(
 
     `known_groups` keeps the groups of the network from one call to the next: finding them is slow.
     """
-    inputs = example_input(shape)
-    if isinstance(method.granularity, Granularity):
-        assert isinstance(method.scope, select.Scope)
-        protected_layers = []
-        if method.granularity is granularity.FILTER:
-            # Each filter of the head is a class, and all of them must stay.
-            protected_layers = [MODELS[architecture].head]
+    if method.masks:
+        return _build_mask_pruner(method, model, architecture, spec, shape)
 
-        return MaskPruner(
-            model,
-            spec,
-            method.granularity,
-            method.scope,
-            protected_layers=protected_layers,
-            example_input=inputs,
-        )
-
-    assert not isinstance(method.scope, select.Scope)
-    kind = method.granularity
+    kind, scope = method.granularity, method.scope
+    assert not isinstance(kind, Granularity)
+    assert not isinstance(scope, select.Scope)
     find = partial(
         find_groups, architecture=architecture, kind=kind, shape=shape, method=spec.method
     )
@@ -219,10 +206,31 @@ def _build_pruner(
     return StructuredPruner(
         model,
         spec,
-        method.scope,
+        scope,
         find_groups=find,
-        example_input=inputs,
+        example_input=example_input(shape),
         groups=known_groups[kind],
+    )
+
+
+def _build_mask_pruner(
+    method: Method, model: nn.Module, architecture: str, spec: PruneSpec, shape: Shape
+) -> MaskPruner:
+    assert isinstance(method.granularity, Granularity)
+    assert isinstance(method.scope, select.Scope)
+
+    # Each filter of the head is a class, and all of them must stay.
+    protected_layers = []
+    if method.granularity is granularity.FILTER:
+        protected_layers = [MODELS[architecture].head]
+
+    return MaskPruner(
+        model,
+        spec,
+        method.granularity,
+        method.scope,
+        protected_layers=protected_layers,
+        example_input=example_input(shape),
     )
 
 

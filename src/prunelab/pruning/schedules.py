@@ -190,9 +190,10 @@ def _count_parameters(
 
 
 def repeated(run: PruningRun) -> PruneResult:
-    """Prune in 100 steps without training and score anew before each (SynFlow, Tanaka et al. 2020).
+    """Prune in 100 steps without training, and score again before each step.
 
-    After step k of n the share removed is 1 - (1 - target_ratio)^(k/n).
+    This is the schedule of SynFlow (Tanaka et al. 2020). After step k of n the share removed is
+    1 - (1 - target_ratio)^(k/n).
     """
     for step in range(1, SYNFLOW_STEPS + 1):
         result = run.prune_to(_geometric_ratio(run.target_ratio, step, SYNFLOW_STEPS))
