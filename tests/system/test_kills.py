@@ -1,6 +1,9 @@
-"""The pipeline killed at random moments, by every signal and at every stage, and what a kill may leave behind.
+"""The pipeline killed at random moments, by every signal and at every stage.
 
-`pytest tests/test_kills.py --kills 100 -s` kills a hundred times and prints what it did.
+Also tested: the repair of what a kill leaves behind.
+
+`pytest -m slow tests/system/test_kills.py --kills 100 -s` kills a hundred times and prints the
+result.
 """
 
 import contextlib
@@ -31,32 +34,47 @@ from prunelab.project.recovery import repair
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
-SEED = 20240611  # of all that is drawn; another one: PRUNELAB_KILL_SEED
-CHAIN = 10  # kills of one pipeline, between nothing and its end
-HANGS_S = 1200.0  # DVC may miss a Ctrl-C that comes as it starts a stage, and runs on to the end
-ENDS_S = 20.0  # for what was killed and what hung on it; a stage looks for its DVC twice a second
-BLOCKED = ("dvc.lock", "rwlock")  # DVC's own files, which DVC does not write in one step
-WAYS = [
-    *(
-        (target, number)
-        for target in ("stage", "dvc", "group")
-        for number in (signal.SIGKILL, signal.SIGTERM)
-    ),
-    *(
-        (target, signal.SIGINT) for target in ("stage", "group")
-    ),  # DVC by itself ignores it while a stage runs
-]
-# Every checkpoint saved is a line in this file, so that an epoch done twice is a line that is there twice.
-RECORD = """
-        from pathlib import Path as _Path
+SEED = 20240611  # of all random choices; PRUNELAB_KILL_SEED sets another one
+KILLS_PER_PIPELINE = 10  # between nothing and the end of the pipeline
+POLL_S = 0.01
+HANG_TIMEOUT_S = 1200.0  # DVC may miss a Ctrl-C as it starts a stage; it then runs to the end
+END_TIMEOUT_S = 20.0  # for orphans: a stage looks for its DVC twice a second
+DVC_FILES = ("dvc.lock", "rwlock")  # DVC does not write these in one step
+RESUMED = "going on after epoch"
+RESUME_HINT = "run the same command again to continue from the last finished epoch"
 
-        with _Path(".prunelab/saved.log").open("a") as log:
-            print(self._path, len(state["fitted"]["history"]), file=log, flush=True)
+# DVC alone ignores Ctrl-C while a stage runs, so (dvc, SIGINT) is missing.
+WAYS = [
+    ("stage", signal.SIGKILL),
+    ("stage", signal.SIGTERM),
+    ("dvc", signal.SIGKILL),
+    ("dvc", signal.SIGTERM),
+    ("group", signal.SIGKILL),
+    ("group", signal.SIGTERM),
+    ("stage", signal.SIGINT),
+    ("group", signal.SIGINT),
+]
+
+SAVED_LOG = ".prunelab/saved.log"
+# Appended to the module of checkpoints: every checkpoint saved becomes a line of a file. An epoch
+# that runs twice is then a line that occurs twice.
+LOG_CHECKPOINTS = f"""
+
+_save = Checkpoint.save
+
+
+def _save_and_log(self, state):
+    _save(self, state)
+    with Path("{SAVED_LOG}").open("a") as log:
+        print(self._path, len(state["result"]["history"]), file=log, flush=True)
+
+
+Checkpoint.save = _save_and_log
 """
 
 
 def tiny(folder: Path) -> Clone:
-    """All stages on one cell and one seed, with epochs long enough to be killed in."""
+    """All stages on one cell and one seed, with epochs that are long enough to be killed in."""
     clone = Clone(folder)
     edit_params(
         clone.folder / "params.yaml",
@@ -70,17 +88,15 @@ def tiny(folder: Path) -> Clone:
         sensitivity__ratios=[0.5],
         benchmark={"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
     )
-    path = clone.folder / "src/prunelab/training/checkpoints.py"
-    save = "        write(self._path, content.getvalue())\n"
-    assert save in path.read_text()
-    path.write_text(path.read_text().replace(save, save + RECORD))
+    with (clone.folder / "src/prunelab/training/checkpoints.py").open("a") as file:
+        file.write(LOG_CHECKPOINTS)
     clone.commit("Tiny configuration")
     return clone
 
 
 @dataclass
 class Reference:
-    """A run never killed: every output, and for how long each stage had DVC, in the order of stages."""
+    """A run that was never killed: its outputs, and the seconds of each stage, in their order."""
 
     clone: Clone
     outputs: dict[str, str]
@@ -90,44 +106,58 @@ class Reference:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> Reference:
     clone = tiny(tmp_path_factory.mktemp("reference"))
-    begun = {"start": time.monotonic()}
+
+    start_times = {"start": time.monotonic()}
     with started(clone) as dvc:
         for line in dvc.stdout:
-            if names := stages_run(line):
-                begun[names[0]] = time.monotonic()
+            for stage in stages_run(line):
+                start_times[stage] = time.monotonic()
     assert dvc.returncode == 0
-    times = [*begun.values(), time.monotonic()]
-    return Reference(
-        clone,
-        outputs(clone.folder),
-        {name: b - a for name, a, b in zip(begun, times, times[1:], strict=False)},
-    )
+
+    end_times = [*start_times.values(), time.monotonic()][1:]
+    seconds = {}
+    for (stage, start), end in zip(start_times.items(), end_times, strict=True):
+        seconds[stage] = end - start
+    return Reference(clone, outputs(clone.folder), seconds)
 
 
 def started(clone: Clone, *command: str) -> subprocess.Popen[str]:
+    """Start a command, `dvc repro` by default, in a session of its own."""
     return subprocess.Popen(
-        command or ("dvc", "repro"), cwd=clone.folder, env=clone.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        command or ("dvc", "repro"),
+        cwd=clone.folder,
+        env=clone.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def alive_in(folder: Path) -> list[psutil.Process]:
-    """Processes that work in a folder, zombies left out."""
-    found = []
+    """Processes that work in a folder, without zombies."""
+    alive = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(
-                folder
-            ):
-                found.append(process)
-    return found
+            is_inside = Path(process.cwd()).is_relative_to(folder)
+            if is_inside and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive
+
+
+def wait_until_dead(folder: Path, poll_s: float = POLL_S) -> None:
+    """Wait until no process works in a folder, up to END_TIMEOUT_S."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while alive_in(folder) and time.monotonic() < deadline:
+        time.sleep(poll_s)
 
 
 def strike(dvc: subprocess.Popen[str], target: str, number: int) -> str:
-    """Send a signal; what it hit."""
+    """Send a signal and return what it hit."""
     if target == "group":
         os.killpg(dvc.pid, number)
         return "group"
+
     with suppress(psutil.Error):
         for process in psutil.Process(dvc.pid).children(recursive=True):
             if target == "stage" and "prunelab.stages." in " ".join(process.cmdline()):
@@ -139,7 +169,7 @@ def strike(dvc: subprocess.Popen[str], target: str, number: int) -> str:
 
 @dataclass
 class Tally:
-    """What was tried and what it came to."""
+    """What was tried, and its results."""
 
     tried: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
@@ -150,293 +180,383 @@ class Tally:
     def describe(self) -> Iterator[str]:
         yield f"{sum(self.tried.values())} kills: {dict(sorted(self.tried.items()))}"
         yield f"at {dict(self.stages.most_common())}"
-        yield f"trainings that went on from an epoch: {self.resumed}"
-        yield f"the longest time from Ctrl-C to the end of everything: {self.longest_interrupt_s:.2f} s"
-        yield f"DVC alone was blocked {len(self.blocked)} times, until `prunelab check`: {self.blocked}"
+        yield f"trainings that were resumed: {self.resumed}"
+        yield f"longest time from Ctrl-C to the end of everything: {self.longest_interrupt_s:.2f} s"
+        yield f"DVC was blocked {len(self.blocked)} times before a repair: {self.blocked}"
 
 
-def now(said: list[str]) -> str:
-    """The stage that DVC began last, by what it has said so far."""
-    return (stages_run("".join(said)) or ["start"])[-1]
+@dataclass(frozen=True)
+class Kill:
+    """A signal to a target, `delay_s` seconds after a stage has begun."""
+
+    stage: str
+    delay_s: float
+    target: str
+    number: int
+
+    def describe(self) -> str:
+        signal_name = signal.Signals(self.number).name
+        return f"{self.stage} after {self.delay_s:.2f} s: {signal_name} to {self.target}"
 
 
-def kill_once(
-    clone: Clone, stage: str, delay_s: float, target: str, number: int, tally: Tally
-) -> bool:
-    """Run the pipeline and kill it so long after a stage began, or as that one ends; False if all has ended before."""
-    said: list[str] = []
+class Output:
+    """What a process prints, collected by a thread while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._lines: list[str] = []
+        self.thread = Thread(target=lambda: self._lines.extend(process.stdout), daemon=True)
+        self.thread.start()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that DVC has begun."""
+        return ["start", *stages_run(self.text)]
+
+
+def kill_once(clone: Clone, kill: Kill, tally: Tally) -> bool:
+    """Run the pipeline and kill it. Returns False if everything ended before.
+
+    The kill comes after the delay, or at the end of the stage if that is earlier.
+    """
     with started(clone) as dvc:
-        listener = Thread(target=lambda: said.extend(dvc.stdout), daemon=True)
-        listener.start()
-        while dvc.poll() is None and stage not in {"start", *stages_run("".join(said))}:
-            time.sleep(0.01)
-        moment = time.monotonic() + delay_s
-        while dvc.poll() is None and time.monotonic() < moment and now(said) == stage:
-            time.sleep(0.01)
+        output = Output(dvc)
+        wait_for_moment(dvc, output, kill)
         if dvc.poll() is not None:
-            listener.join()
-            assert dvc.returncode == 0 or any(name in "".join(said) for name in BLOCKED), "".join(
-                said
-            )
+            output.thread.join()
+            is_blocked = any(name in output.text for name in DVC_FILES)
+            assert dvc.returncode == 0 or is_blocked, output.text
             return False
-        hit = strike(dvc, target, number)
-        sent = time.monotonic()
-        dvc.wait(timeout=HANGS_S)
-        listener.join(
-            timeout=HANGS_S
-        )  # orphans hold its output open: one that lives on is found here
-        assert not listener.is_alive()
-    while number == signal.SIGINT and alive_in(clone.folder) and time.monotonic() < sent + ENDS_S:
-        time.sleep(0.01)
-    if number == signal.SIGINT:
-        tally.longest_interrupt_s = max(tally.longest_interrupt_s, time.monotonic() - sent)
-    tally.tried[f"{signal.Signals(number).name} to {hit}"] += 1
-    tally.stages[stage] += 1
-    tally.resumed += "".join(said).count("going on after epoch")
+
+        hit = strike(dvc, kill.target, kill.number)
+        kill_time = time.monotonic()
+        dvc.wait(timeout=HANG_TIMEOUT_S)
+
+        # An orphan holds DVC's output open, so one that lives on is found here.
+        output.thread.join(timeout=HANG_TIMEOUT_S)
+        assert not output.thread.is_alive()
+
+    if kill.number == signal.SIGINT:
+        wait_until_dead(clone.folder)
+        seconds = time.monotonic() - kill_time
+        tally.longest_interrupt_s = max(tally.longest_interrupt_s, seconds)
+    tally.tried[f"{signal.Signals(kill.number).name} to {hit}"] += 1
+    tally.stages[kill.stage] += 1
+    tally.resumed += output.text.count(RESUMED)
     return True
 
 
-def go_on(clone: Clone, tally: Tally) -> str:
-    """What `dvc repro` says; where it stumbles over a file of DVC's own, `make repro`'s first step must help."""
-    done = clone.run("dvc", "repro", check=False)
-    if done.returncode != 0:
-        said = done.stdout + done.stderr
-        assert any(name in said for name in BLOCKED), said
-        tally.blocked.append(next(name for name in BLOCKED if name in said))
+def wait_for_moment(dvc: subprocess.Popen[str], output: Output, kill: Kill) -> None:
+    while dvc.poll() is None and kill.stage not in output.stages:
+        time.sleep(POLL_S)
+
+    moment = time.monotonic() + kill.delay_s
+    while dvc.poll() is None and time.monotonic() < moment and output.stages[-1] == kill.stage:
+        time.sleep(POLL_S)
+
+
+def finish(clone: Clone, tally: Tally) -> None:
+    """Run `dvc repro`. If a file of DVC's own blocks it, `prunelab check` must repair that file."""
+    process = clone.run("dvc", "repro", check=False)
+    if process.returncode != 0:
+        text = process.stdout + process.stderr
+        blocking = [name for name in DVC_FILES if name in text]
+        assert blocking, text
+        tally.blocked.append(blocking[0])
         clone.run("python", "-m", "prunelab", "check")
-        done = clone.run("dvc", "repro")
-    tally.resumed += done.stdout.count("going on after epoch")
-    return done.stdout
+        process = clone.run("dvc", "repro")
+    tally.resumed += process.stdout.count(RESUMED)
 
 
 def unblock(clone: Clone, tally: Tally) -> None:
-    """As `go_on`, but without running anything."""
-    done = clone.run("dvc", "repro", "--dry", check=False)
-    said = done.stdout + done.stderr
-    if done.returncode != 0 and any(name in said for name in BLOCKED):
-        tally.blocked.append(next(name for name in BLOCKED if name in said))
+    """Repair the file that blocks DVC, if there is one, without running anything."""
+    process = clone.run("dvc", "repro", "--dry", check=False)
+    text = process.stdout + process.stderr
+    blocking = [name for name in DVC_FILES if name in text]
+    if process.returncode != 0 and blocking:
+        tally.blocked.append(blocking[0])
         clone.run("python", "-m", "prunelab", "check")
 
 
-@pytest.mark.slow
-def test_killed_anywhere_it_ends_with_the_bits_of_a_run_never_killed(reference, tmp_path, request):
-    wanted = request.config.getoption("--kills")
-    seed = int(os.environ.get("PRUNELAB_KILL_SEED", SEED))
-    draw, tally = random.Random(seed), Tally()
-    order, ways = list(reference.seconds), list(WAYS)
-    print(f"\nseed {seed}; a run never killed takes {sum(reference.seconds.values()):.0f} s")
-    targets = [
-        stage for _ in range(wanted // len(order) + 1) for stage in draw.sample(order, len(order))
-    ][:wanted]
-    while targets:
-        chain, targets = sorted(targets[:CHAIN], key=order.index), targets[CHAIN:]
-        (tmp_path / str(len(targets))).mkdir()
-        clone = tiny(tmp_path / str(len(targets)))
-        for stage in chain:
+def draw_kills(draw: random.Random, count: int, seconds: dict[str, float]) -> list[list[Kill]]:
+    """Random kills, those of each pipeline in the order of stages.
+
+    All stages and all ways come up equally often.
+    """
+    order = list(seconds)
+    stages: list[str] = []
+    for _ in range(count // len(order) + 1):
+        stages += draw.sample(order, len(order))
+    stages = stages[:count]
+
+    pipelines = []
+    ways = list(WAYS)
+    for first in range(0, count, KILLS_PER_PIPELINE):
+        kills = []
+        for stage in sorted(stages[first : first + KILLS_PER_PIPELINE], key=order.index):
             if not ways:
                 ways = list(WAYS)
             target, number = ways.pop(draw.randrange(len(ways)))
-            delay = draw.uniform(0, reference.seconds[stage])
-            done = kill_once(clone, stage, delay, target, number, tally)
-            late = "" if done else ", too late"
-            print(
-                f"{stage} after {delay:.2f} s: {signal.Signals(number).name} to {target}{late}",
-                flush=True,
-            )
-            if done:
-                unblock(clone, tally)
-        go_on(clone, tally)
-        assert stages_run(clone.run("dvc", "repro").stdout) == []
-        deadline = time.monotonic() + ENDS_S
-        while alive_in(clone.folder) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert alive_in(clone.folder) == []
-        assert outputs(clone.folder) == reference.outputs
-        assert not list(clone.folder.rglob("*.partial"))
-        saved = (clone.folder / ".prunelab/saved.log").read_text().splitlines()
-        assert [line for line, times in Counter(saved).items() if times > 1] == []
-    print("\n".join(tally.describe()))
-    assert sum(tally.tried.values()) >= wanted / 2  # a kill that comes too late kills nothing
+            kills.append(Kill(stage, draw.uniform(0, seconds[stage]), target, number))
+        pipelines.append(kills)
+    return pipelines
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_of_dvc_within_two_seconds_and_says_how_to_go_on(reference):
-    """As in a terminal, where everybody in the foreground hears of it; in the middle of training."""
-    with started(reference.clone, "dvc", "repro", "--force", "train_base") as dvc:
+def test_a_killed_pipeline_ends_with_the_same_bits(reference, tmp_path, request):
+    count = request.config.getoption("--kills")
+    seed = int(os.environ.get("PRUNELAB_KILL_SEED", SEED))
+    tally = Tally()
+    print(f"\nseed {seed}; a run never killed takes {sum(reference.seconds.values()):.0f} s")
+
+    pipelines = draw_kills(random.Random(seed), count, reference.seconds)
+    for number, kills in enumerate(pipelines):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        clone = tiny(folder)
+        for kill in kills:
+            killed = kill_once(clone, kill, tally)
+            print(f"{kill.describe()}{'' if killed else ', too late'}", flush=True)
+            if killed:
+                unblock(clone, tally)
+        finish(clone, tally)
+        assert_as_never_killed(clone, reference)
+
+    print("\n".join(tally.describe()))
+    assert sum(tally.tried.values()) >= count / 2  # a kill that comes too late kills nothing
+
+
+def assert_as_never_killed(clone: Clone, reference: Reference) -> None:
+    """No stage is left to run, no process is left, the bits are the same, no epoch ran twice."""
+    assert stages_run(clone.run("dvc", "repro").stdout) == []
+
+    wait_until_dead(clone.folder, poll_s=0.1)
+    assert alive_in(clone.folder) == []
+
+    assert outputs(clone.folder) == reference.outputs
+    assert not list(clone.folder.rglob("*.partial"))
+
+    saved = Counter((clone.folder / SAVED_LOG).read_text().splitlines())
+    assert [line for line, times in saved.items() if times > 1] == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_dvc_within_two_seconds_with_a_hint(reference):
+    """As in a terminal, where every process in the foreground receives it, during training."""
+    clone = reference.clone
+    with started(clone, "dvc", "repro", "--force", "train_base") as dvc:
         for line in dvc.stdout:
             if "Running stage 'train_base'" in line:
                 break
-        saved = reference.clone.folder / ".prunelab/checkpoints/models-base"
-        while not list(saved.rglob("*.pt")) and dvc.poll() is None:
-            time.sleep(0.01)
+        checkpoints = clone.folder / ".prunelab/checkpoints/models-base"
+        while not list(checkpoints.rglob("*.pt")) and dvc.poll() is None:
+            time.sleep(POLL_S)
+
         os.killpg(dvc.pid, signal.SIGINT)
-        sent = time.monotonic()
-        said = dvc.stdout.read()
+        kill_time = time.monotonic()
+        text = dvc.stdout.read()
         dvc.wait()
-        took = time.monotonic() - sent
-    print(f"\n{took:.2f} s")
-    assert "interrupted; run the same command again to continue from the last finished epoch" in said
-    assert "Traceback" not in said
-    assert alive_in(reference.clone.folder) == []
-    assert took < 2
+        seconds = time.monotonic() - kill_time
+
+    print(f"\n{seconds:.2f} s")
+    assert f"interrupted; {RESUME_HINT}" in text
+    assert "Traceback" not in text
+    assert alive_in(clone.folder) == []
+    assert seconds < 2
     assert dvc.returncode != 0
 
 
-GUARDED = "from prunelab.core.lifecycle import setup_process; setup_process(); print('up', flush=True); import time; time.sleep(600)"
+WAITING_STAGE = """
+import time
+from prunelab.core.lifecycle import setup_process
+
+setup_process()
+print("up", flush=True)
+time.sleep(600)
+"""
 
 
-@pytest.mark.parametrize("listened_to", [True, False])
+@pytest.mark.parametrize("with_terminal", [True, False])
 @pytest.mark.parametrize(
-    ("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
+    ("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
 )
-def test_a_stage_that_is_told_to_end_does_so_with_a_line_and_the_signals_code(
-    number, told, listened_to
-):
+def test_a_signal_ends_a_stage_with_a_hint_and_its_exit_code(number, reason, with_terminal):
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    text = ""
+
     with subprocess.Popen(
-        [sys.executable, "-c", GUARDED],
+        [sys.executable, "-c", WAITING_STAGE],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as stage:
         stage.stdout.readline()
-        if not listened_to:
-            stage.stderr.close()  # the terminal is gone, too
+        if not with_terminal:
+            stage.stderr.close()
         stage.send_signal(number)
-        said = stage.stderr.read() if listened_to else ""
+        if with_terminal:
+            text = stage.stderr.read()
+
     assert stage.returncode == 128 + number
-    assert (
-        not listened_to
-        or said.strip() == f"{told}; run the same command again to continue from the last finished epoch"
-    )
+    if with_terminal:
+        assert text.strip() == f"{reason}; {RESUME_HINT}"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A pipeline of two commands, made."""
+def finished_pipeline(tmp_path_factory) -> Path:
+    """A pipeline of two commands that has run."""
     from dvc.repo import Repo
 
-    folder = tmp_path_factory.mktemp("made")
-    stages = {
-        "first": {"cmd": "seq 1 9 > first.txt", "params": ["seeds"], "outs": ["first.txt"]},
-        "last": {
-            "cmd": "head -n 2 first.txt > last.txt",
-            "deps": ["first.txt"],
-            "outs": ["last.txt"],
-        },
+    folder = tmp_path_factory.mktemp("finished")
+    first = {"cmd": "seq 1 9 > first.txt", "params": ["seeds"], "outs": ["first.txt"]}
+    last = {
+        "cmd": "head -n 2 first.txt > last.txt",
+        "deps": ["first.txt"],
+        "outs": ["last.txt"],
     }
-    YAML().dump({"stages": stages}, folder / "dvc.yaml")
-    (folder / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
+    YAML().dump({"stages": {"first": first, "last": last}}, folder / "dvc.yaml")
+    shutil.copyfile(PROJECT / "params.yaml", folder / "params.yaml")
+
     Repo.init(str(folder), no_scm=True).close()
     with contextlib.chdir(folder):
-        reproduced(folder)
+        reproduce_all(folder)
     return folder
 
 
 @pytest.fixture
-def pipeline(made, tmp_path, monkeypatch) -> Path:
-    """A copy of it, which is the working folder."""
-    folder = shutil.copytree(made, tmp_path / "made", symlinks=True)
+def pipeline(finished_pipeline, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished pipeline, which is the working folder."""
+    folder = shutil.copytree(finished_pipeline, tmp_path / "pipeline", symlinks=True)
     monkeypatch.chdir(folder)
     return folder
 
 
-def reproduced(folder: Path) -> None:
+def reproduce_all(folder: Path) -> None:
+    """Run all stages by DVC alone."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
         repo.reproduce(force=True)
 
 
+def table_of(folder: Path) -> Path:
+    """DVC's table of files in use."""
+    return folder / ".dvc/tmp/rwlock"
+
+
 @pytest.fixture
-def foreign() -> Iterator[subprocess.Popen]:
+def unrelated_process() -> Iterator[subprocess.Popen]:
     """A process that is alive and has nothing to do with DVC."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
 
 
-def test_a_process_id_used_again_blocks_nobody(pipeline, foreign):
-    """DVC alone takes whoever has the number for the one it noted, and that cannot be helped from outside."""
+def test_a_reused_process_id_does_not_block(pipeline, unrelated_process):
+    """DVC takes any process with the number for the one in its table. A repair is needed."""
     from dvc.exceptions import DvcException
 
-    folder = pipeline
-    table, user = folder / ".dvc/tmp/rwlock", {"pid": foreign.pid, "cmd": "/usr/bin/dvc repro"}
-    table.write_text(json.dumps({"write": {str(folder / "last.txt"): user}, "read": {}}))
-    with pytest.raises(DvcException) as refused:
-        reproduced(folder)
-    assert "is busy" in str(refused.value.__cause__)
-    (line,) = repair(folder)
-    assert str(foreign.pid) in line
-    reproduced(folder)
-    assert list(repair(folder)) == []
+    user = {"pid": unrelated_process.pid, "cmd": "/usr/bin/dvc repro"}
+    content = {"write": {str(pipeline / "last.txt"): user}, "read": {}}
+    table_of(pipeline).write_text(json.dumps(content))
+    with pytest.raises(DvcException) as raised:
+        reproduce_all(pipeline)
+    assert "is busy" in str(raised.value.__cause__)
+
+    (line,) = repair(pipeline)
+
+    assert str(unrelated_process.pid) in line
+    reproduce_all(pipeline)
+    assert list(repair(pipeline)) == []
 
 
-def test_so_it_is_where_the_number_went_to_another_dvc_and_a_living_one_keeps_its_marks(pipeline):
-    folder = pipeline
-    table, its = (
-        folder / ".dvc/tmp/rwlock",
-        {"pid": os.getpid(), "cmd": "dvc repro"},
-    )  # this is a Python, and alive
-    content = {"write": {str(folder / "last.txt"): its}, "read": {str(folder / "first.txt"): [its]}}
+def test_rwlock_entries_of_a_live_dvc_are_kept(pipeline):
+    user = {"pid": os.getpid(), "cmd": "dvc repro"}  # this process is a Python, and alive
+    content = {
+        "write": {str(pipeline / "last.txt"): user},
+        "read": {str(pipeline / "first.txt"): [user]},
+    }
+    table = table_of(pipeline)
     table.write_text(json.dumps(content))
-    assert list(repair(folder)) == []
+
+    assert list(repair(pipeline)) == []
+
     assert json.loads(table.read_text()) == content
-    os.utime(
-        table, times=(0, psutil.Process().create_time() - 60)
-    )  # written before this process was there
-    assert len(list(repair(folder))) == 1
+
+
+def test_rwlock_entries_older_than_their_process_are_cleared(pipeline):
+    """The number then went to another DVC."""
+    user = {"pid": os.getpid(), "cmd": "dvc repro"}
+    content = {
+        "write": {str(pipeline / "last.txt"): user},
+        "read": {str(pipeline / "first.txt"): [user]},
+    }
+    table = table_of(pipeline)
+    table.write_text(json.dumps(content))
+    os.utime(table, times=(0, psutil.Process().create_time() - 60))
+
+    assert len(list(repair(pipeline))) == 1
+
     assert not any(json.loads(table.read_text()).values())
 
 
-def test_what_nobody_has_reaped_yet_uses_no_files(pipeline):
+def test_rwlock_entries_of_a_zombie_are_cleared(pipeline):
     zombie = subprocess.Popen(["/bin/sh", "-c", ": dvc"])
     while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
-    table = pipeline / ".dvc/tmp/rwlock"
+        time.sleep(POLL_S)
     user = {"pid": zombie.pid, "cmd": "dvc repro"}
-    table.write_text(json.dumps({"write": {str(pipeline / "last.txt"): user}, "read": {}}))
+    content = {"write": {str(pipeline / "last.txt"): user}, "read": {}}
+    table_of(pipeline).write_text(json.dumps(content))
+
     (line,) = repair(pipeline)
+
     assert str(zombie.pid) in line
     assert zombie.wait() == 0
 
 
-@pytest.mark.parametrize("left", [b"", b'{"write": {"/x": {"pi', b"\xff\xfe"])
-def test_a_table_cut_short_blocks_nobody(pipeline, left):
-    folder = pipeline
-    (folder / ".dvc/tmp/rwlock").write_bytes(left)
-    (line,) = repair(folder)
+@pytest.mark.parametrize("content", [b"", b'{"write": {"/x": {"pi', b"\xff\xfe"])
+def test_an_rwlock_cut_short_does_not_block(pipeline, content):
+    table_of(pipeline).write_bytes(content)
+
+    (line,) = repair(pipeline)
+
     assert "cut short" in line
-    reproduced(folder)
+    reproduce_all(pipeline)
 
 
-def test_a_lock_cut_short_anywhere_is_mended_and_nothing_whole_is_lost(pipeline):
+def test_a_lock_cut_short_is_repaired_and_keeps_whole_entries(pipeline):
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import parse_yaml
 
-    folder = pipeline
-    lock = folder / "dvc.lock"
-    text, mended = lock.read_text(), 0
-    whole = split_entries(text)
+    lock = pipeline / "dvc.lock"
+    text = lock.read_text()
+    first_entry = split_entries(text)["first"]
+
+    repairs = 0
     for length in range(0, len(text), len(text) // 9):
         lock.write_text(text[:length])
-        mended += len(list(repair(folder)))
+        repairs += len(list(repair(pipeline)))
         if lock.exists():
             COMPILED_LOCKFILE_SCHEMA(parse_yaml(lock.read_text(), "dvc.lock"))
-            if text[:length].startswith(HEADER + whole["first"] + "  last:\n"):
-                assert whole["first"] in lock.read_text()
-    assert mended > 2
+            if text[:length].startswith(HEADER + first_entry + "  last:\n"):
+                assert first_entry in lock.read_text()
+    assert repairs > 2
+
     lock.write_text(text)
-    reproduced(folder)
+    reproduce_all(pipeline)
     assert lock.read_text() == text
 
 
 @pytest.mark.parametrize("damage", [b"<<<<<<< ours\n", b"datasets: [\n", b"\xff\n"])
-def test_a_lock_damaged_otherwise_is_left_for_people(pipeline, damage):
-    folder = pipeline
-    lock = folder / "dvc.lock"
+def test_a_lock_with_other_damage_is_left_alone(pipeline, damage):
+    lock = pipeline / "dvc.lock"
     lock.write_bytes(lock.read_bytes().replace(b"  last:\n", damage + b"  last:\n"))
-    before = lock.read_bytes()
-    assert list(repair(folder)) == []
-    assert lock.read_bytes() == before
+    damaged = lock.read_bytes()
+
+    assert list(repair(pipeline)) == []
+
+    assert lock.read_bytes() == damaged

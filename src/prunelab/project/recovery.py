@@ -61,7 +61,8 @@ def _is_cut_short(lock: Path) -> bool:
     from dvc.exceptions import DvcException
 
     # The schema is internal to DVC. The public way to use it is to load the whole project, which
-    # fails for other reasons as well. If DVC changes it, test_a_lock_cut_short_is_repaired fails.
+    # fails for other reasons as well. If DVC changes it,
+    # test_a_lock_cut_short_is_repaired_and_keeps_whole_entries fails.
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import ParseError, parse_yaml
     from voluptuous import Invalid
