@@ -1,4 +1,4 @@
-"""`prunelab check` finds everything wrong before any work starts."""
+"""`prunelab check` and `prunelab list`: what they print, and their exit status."""
 
 import hashlib
 import os
@@ -27,20 +27,25 @@ def workspace(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def run(*arguments: str):
+    return CliRunner().invoke(app, arguments)
+
+
 def check(**changes: object):
     """Run `prunelab check` with some keys of the shipped parameters changed."""
     edit_params(Path("params.yaml"), **changes)
-    return CliRunner().invoke(app, ["check"])
+    return run("check")
 
 
-def test_the_shipped_parameters_are_in_order(workspace):
+def test_shipped_parameters_have_no_problems(workspace):
     result = check()
+
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "words"),
     [
         (
             {"method": "l1_chanel"},
@@ -63,111 +68,138 @@ def test_the_shipped_parameters_are_in_order(workspace):
         ({"weights": "no/such/file.pt"}, ["weights: no file no/such/file.pt"]),
     ],
 )
-def test_each_problem_is_one_line_on_stderr_and_the_exit_status_says_so(workspace, changes, named):
+def test_problem_is_one_line_on_stderr_and_exit_status_1(workspace, changes, words):
     result = check(**changes)
+
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    for part in named:
-        assert part in line
+    for word in words:
+        assert word in line
 
 
 def test_problems_of_every_kind_are_reported_together(workspace):
-    lines = check(
-        ratio=2, model="resnet21", grid__methods=["magic", "magic"], colour="red"
-    ).stderr.splitlines()
-    assert len(lines) == 6  # ratio, model, magic twice in one list, magic unknown (twice), colour
+    result = check(ratio=2, model="resnet21", grid__methods=["magic", "magic"], colour="red")
+
+    # ratio, model, magic twice in one list, magic unknown (twice), colour
+    assert len(result.stderr.splitlines()) == 6
     assert check(method="x", dataset="y").stderr.count("\n") > 6
 
 
-def test_files_are_looked_into_even_if_a_value_is_wrong(workspace):
+def test_files_are_checked_even_if_a_value_is_wrong(workspace):
     normalise = {"mean": [0.5] * 2, "std": [0.5] * 2}
-    lines = check(ratio=1.5, weights="nofile.pt", data__normalise=normalise).stderr.splitlines()
-    assert len(lines) == 3
-    assert {"ratio", "weights", "data.normalise"} <= {
-        word.strip(":") for line in lines for word in line.split()
-    }
+
+    result = check(ratio=1.5, weights="nofile.pt", data__normalise=normalise)
+
+    words = {word.strip(":") for word in result.stderr.split()}
+    assert len(result.stderr.splitlines()) == 3
+    assert {"ratio", "weights", "data.normalise"} <= words
 
 
 def test_weights_that_do_not_fit_the_classes_are_refused(workspace):
     torch.save(build("resnet8", 7, DIGITS_SHAPE).state_dict(), "seven.pt")
+
     result = check(weights="seven.pt")
+
     assert result.exit_code == 1
     assert "linear.weight as (7, 64), the network has (10, 64)" in result.stderr
 
 
 def test_weights_replaced_under_the_same_name_are_noticed(workspace):
-    """DVC tracks the file's name only, so results would silently be those of the old file."""
+    """DVC only tracks the name of the file, so it would keep the results of the old one."""
     model = build("resnet8", 10, DIGITS_SHAPE)
     torch.save(model.state_dict(), "w.pt")
     digest = hashlib.sha256(Path("w.pt").read_bytes()).hexdigest()
     card = ModelCard(
-        model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0], std=[1]), seed=0,
+        model="resnet8",
+        classes=10,
+        input_shape=DIGITS_SHAPE,
+        normalise=Normalise(mean=[0], std=[1]),
+        seed=0,
         imported=("w.pt", digest),
-    )  # fmt: skip
+    )
     save_network(seed_file(Path("models/base/final"), 0), Network(model=model, card=card))
     assert check(weights="w.pt").exit_code == 0
+
     torch.save(build("resnet8", 10, DIGITS_SHAPE, seed=1).state_dict(), "w.pt")
     result = check(weights="w.pt")
+
     assert result.exit_code == 1
     assert "w.pt has changed" in result.stderr
     assert "dvc repro -f train_base" in result.stderr
 
 
-def test_data_that_is_neither_there_nor_to_be_had_is_refused_file_by_file(workspace, monkeypatch):
+def test_missing_data_without_a_network_is_refused_file_by_file(workspace, monkeypatch):
     monkeypatch.setattr(Cifar, "reachable", lambda self: False)
+
     lines = check(dataset="cifar10").stderr.splitlines()
+
     assert len(lines) == 7
     assert all("is missing" in line and "MD5" in line and "https://" in line for line in lines)
+
+
+def test_missing_data_is_accepted_if_it_can_be_downloaded(workspace, monkeypatch):
     monkeypatch.setattr(Cifar, "reachable", lambda self: True)
-    assert check(dataset="cifar10").exit_code == 0  # prepare will download it
+
+    assert check(dataset="cifar10").exit_code == 0
 
 
-def test_damaged_data_is_refused_even_where_it_could_be_downloaded(workspace, monkeypatch):
+def test_damaged_data_is_refused_even_if_it_can_be_downloaded(workspace, monkeypatch):
     monkeypatch.setattr(Cifar, "reachable", lambda self: True)
     damaged = Path("data/raw/cifar-10-batches-py/data_batch_3")
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"half")
+
     result = check(dataset="cifar10")
+
     assert result.exit_code == 1
     assert "data_batch_3 is damaged" in result.stderr
 
 
-def test_help_and_list_tell_what_there_is():
-    assert "dvc repro" in CliRunner().invoke(app, ["--help"]).stdout
-    assert "Example:" in CliRunner().invoke(app, ["check", "--help"]).stdout
-    listed = [
-        line.split()[0] for line in CliRunner().invoke(app, ["list"]).stdout.splitlines() if line
-    ]
-    assert listed == ["method", *METHODS, "model", *MODELS, "dataset", *DATASETS]
-    only = CliRunner().invoke(app, ["list", "models"]).stdout
-    assert "resnet56" in only
-    assert "l1_channel" not in only
+def test_help_has_examples():
+    assert "dvc repro" in run("--help").stdout
+    assert "Example:" in run("check", "--help").stdout
 
 
-def test_git_is_not_told_which_repository_it_works_in(monkeypatch):
-    """As hooks and aliases tell it: then every git command, in a clone too, would work on that one."""
-    told = subprocess.run(
+def test_list_has_all_methods_models_and_data_sets():
+    first_words = [line.split()[0] for line in run("list").stdout.splitlines() if line]
+
+    assert first_words == ["method", *METHODS, "model", *MODELS, "dataset", *DATASETS]
+
+
+def test_list_can_be_limited_to_one_table():
+    models = run("list", "models").stdout
+
+    assert "resnet56" in models
+    assert "l1_channel" not in models
+
+
+def test_listed_layers_are_those_that_patterns_name(workspace):
+    lines = run("list", "layers").stdout.splitlines()
+
+    assert lines[0].split() == ["layer", "of", "resnet8", "weights"]
+    assert lines[1].split() == ["conv1", "16x1x3x3"]
+    assert lines[2].split()[0] == "layer1.0.conv1"
+
+
+def test_git_variables_of_a_hook_are_forgotten(monkeypatch):
+    """Otherwise every git command, even one in a clone, would work on the hook's repository."""
+    git_variables = subprocess.run(
         ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True
-    )
-    assert set(GIT_REPOSITORY_VARIABLES) <= set(told.stdout.split())
+    ).stdout.split()
+    assert set(GIT_REPOSITORY_VARIABLES) <= set(git_variables)
     for name in GIT_REPOSITORY_VARIABLES:
         monkeypatch.setenv(name, "elsewhere")
-    assert CliRunner().invoke(app, ["list", "datasets"]).exit_code == 0
+
+    assert run("list", "datasets").exit_code == 0
+
     assert not set(GIT_REPOSITORY_VARIABLES) & os.environ.keys()
 
 
-def test_layers_are_those_that_patterns_name(workspace):
-    listed = CliRunner().invoke(app, ["list", "layers"]).stdout.splitlines()
-    assert listed[0].split() == ["layer", "of", "resnet8", "weights"]
-    assert [line.split()[0] for line in listed[1:3]] == ["conv1", "layer1.0.conv1"]
-    assert listed[1].split()[1] == "16x1x3x3"
-    Path("params.yaml").unlink()
-    refused = CliRunner().invoke(app, ["list", "layers"])
-    assert refused.exit_code == 1
-    assert "Run this in the top folder" in refused.stderr
+@pytest.mark.parametrize("arguments", [("list", "layers"), ("study", "list")])
+def test_commands_outside_a_project_say_where_to_run(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
 
+    result = run(*arguments)
 
-def test_studies_are_those_of_the_folder_one_stands_in(workspace):
-    refused = CliRunner().invoke(app, ["study", "list"])
-    assert refused.exit_code == 1
-    assert "Run this in the top folder" in refused.stderr
+    assert result.exit_code == 1
+    assert "Run this in the top folder" in result.stderr

@@ -1,3 +1,5 @@
+"""Texts from tables to metrics: tables, encoders, tokenizers, and a whole study."""
+
 import hashlib
 import json
 import shutil
@@ -43,23 +45,28 @@ def table(path: Path, rows=ROWS, header=("label", "text"), separator: str = "\t"
     return path
 
 
-def dataset(path: Path | str | None, **wanted: object) -> Dataset:
-    source = DataConfig(
-        Path("unused"), str(path) if path is not None else None, **{"tokens": 8} | wanted
-    )  # type: ignore
-    return DATASETS["text_tsv"](source)
+def dataset(path: Path | str | None, **options: object) -> Dataset:
+    source = None
+    if path is not None:
+        source = str(path)
+    config = DataConfig(Path("unused"), source, **({"tokens": 8} | options))
+    return DATASETS["text_tsv"](config)
 
 
-def test_texts_become_token_ids_between_marks_cut_or_padded(tmp_path):
+def test_texts_become_token_ids_truncated_or_padded(tmp_path):
     long = ("good", " ".join(["word"] * 30))
     texts = dataset(table(tmp_path / "all.tsv", [*ROWS, long]))
+
     raw = texts.read()
+
     assert texts.info().shape == (8,)
     assert texts.info().classes == 2
     assert raw.class_names == ["bad", "good"]
     assert raw.train.labels.tolist() == [1, 0, 1, 0, 1]
     assert raw.test is None
     assert raw.validation is None
+    assert raw.train.inputs.dtype == np.int64
+
     words = tokenizer("none")
     for ids, (_, text) in zip(raw.train.inputs, [*ROWS, long], strict=True):
         expected = [
@@ -68,38 +75,37 @@ def test_texts_become_token_ids_between_marks_cut_or_padded(tmp_path):
             words.sep_token_id,
         ]
         assert ids.tolist() == expected + [words.pad_token_id] * (8 - len(expected))
-    assert raw.train.inputs.dtype == np.int64
 
 
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize("validation", ["validation", "dev"])
-def test_official_parts_are_found_in_a_folder_and_behind_a_prefix(tmp_path, prefix, validation):
+def test_official_splits_are_found_in_a_folder_or_by_a_prefix(tmp_path, prefix, validation):
     stem = f"{tmp_path}/mine{'_' if prefix else '/'}"
     for part, rows in (("train", ROWS), (validation, ROWS[:2]), ("test", ROWS[1:3])):
         table(Path(f"{stem}{part}.tsv"), rows)
+
     raw = dataset(tmp_path / "mine").read()
+
     assert [len(part.labels) for part in (raw.train, raw.validation, raw.test)] == [4, 2, 2]
     np.testing.assert_array_equal(raw.test.inputs, raw.train.inputs[1:3])
 
 
-def test_csv_has_quotes_and_tsv_has_not(tmp_path):
-    path = tmp_path / "quoted.csv"
-    path.write_text('id,label,text\n1,x,"one, ""two""\nthree"\n2,y,four\n', encoding="utf-8")
-    assert read_table(path, text_column="text", label_column="label").texts == [
-        'one, "two"\nthree',
-        "four",
-    ]
+def test_quotes_have_a_meaning_in_csv_but_not_in_tsv(tmp_path):
+    csv = tmp_path / "quoted.csv"
+    csv.write_text('id,label,text\n1,x,"one, ""two""\nthree"\n2,y,four\n', encoding="utf-8")
     tsv = table(tmp_path / "plain.tsv", [("x", '"an open quote'), ("y", 'five" wide')])
-    assert read_table(tsv, text_column="text", label_column="label").texts == [
-        '"an open quote',
-        'five" wide',
-    ]
+
+    csv_texts = read_table(csv, text_column="text", label_column="label").texts
+    tsv_texts = read_table(tsv, text_column="text", label_column="label").texts
+
+    assert csv_texts == ['one, "two"\nthree', "four"]
+    assert tsv_texts == ['"an open quote', 'five" wide']
 
 
 @pytest.mark.parametrize(
     ("labels", "order"), [(("10", "9"), ["9", "10"]), (("b", "10"), ["10", "b"])]
 )
-def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
+def test_labels_are_sorted_and_numbers_by_value(tmp_path, labels, order):
     rows = [(label, "some text") for label in labels]
     assert dataset(table(tmp_path / "t.tsv", rows)).read().class_names == order
 
@@ -124,17 +130,19 @@ def test_labels_are_sorted_numbers_by_value(tmp_path, labels, order):
         (b"", ["has no rows below a header"]),
     ],
 )
-def test_tables_that_cannot_be_used_are_refused_by_line(tmp_path, content, problems):
+def test_unusable_table_is_refused_with_line_numbers(tmp_path, content, problems):
     path = tmp_path / "t.tsv"
     path.write_bytes(content)
+
     (line,) = dataset(path).damaged()
-    assert all(problem in line for problem in [str(path), *problems])
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         dataset(path).read()
-    assert refused.value.problems == [line]
+
+    assert all(problem in line for problem in [str(path), *problems])
+    assert error.value.problems == [line]
 
 
-def test_labels_must_be_the_same_in_all_parts(tmp_path):
+def test_labels_must_be_the_same_in_all_splits(tmp_path):
     table(tmp_path / "train.tsv")
     table(tmp_path / "test.tsv", [*ROWS[:2], ("odd", "text")])
     (line,) = dataset(tmp_path).damaged()
@@ -142,61 +150,67 @@ def test_labels_must_be_the_same_in_all_parts(tmp_path):
     assert "not in" in line
 
 
-def test_sources_that_lead_nowhere_are_named(tmp_path):
+@pytest.mark.parametrize("name", [None, "absent", "notes.txt", "."])
+def test_source_without_a_table_is_refused_by_its_key(tmp_path, name):
     (tmp_path / "notes.txt").write_text("label\ttext\n")
-    for path in (None, tmp_path / "absent", tmp_path / "notes.txt", tmp_path):
-        (line,) = dataset(path).missing()
-        assert line.startswith("data.source: ")
-        assert "valid" in line or "needs" in line
-        assert not dataset(path).reachable()
-        with pytest.raises(InputError, match=r"data\.source"):
-            dataset(path).info()
+    texts = dataset(tmp_path / name if name else None)
+
+    (line,) = texts.missing()
+
+    assert line.startswith("data.source: ")
+    assert "valid" in line or "needs" in line
+    assert not texts.reachable()
+    with pytest.raises(InputError, match=r"data\.source"):
+        texts.info()
+
+
+def test_two_tables_for_one_split_are_refused(tmp_path):
     table(tmp_path / "train.tsv")
     table(tmp_path / "train.csv")
+
     with pytest.raises(InputError, match="could both be the train split"):
         dataset(tmp_path).read()
 
 
-def test_the_digest_follows_the_content(tmp_path):
+def test_digest_depends_on_the_content_only(tmp_path):
     digests = [dataset(table(tmp_path / "t.tsv", rows)).digest() for rows in (ROWS, ROWS, ROWS[:3])]
-    assert digests[0] == digests[1] != digests[2]
     used = dataset(tmp_path / "t.tsv")
-    used.read()
-    assert used.digest() == digests[2]  # whatever was done with the tokenizer before
+    used.read()  # with the tokenizer
+
+    assert digests[0] == digests[1] != digests[2]
+    assert used.digest() == digests[2]
 
 
-def test_real_sentences_are_read_whole(tmp_path):
+def test_official_splits_of_sst2_are_read_completely(tmp_path):
     folder = real_data("PRUNELAB_TEXT", Path("data/raw/text"), "SST-2", "sst2_train.tsv")
+
     raw = dataset(folder / "sst2", tokens=64, weights="minilm").read()
+
     assert [len(part.labels) for part in (raw.train, raw.validation, raw.test)] == [6920, 872, 1821]
     assert raw.class_names == ["0", "1"]
 
 
-def test_the_packaged_encoder_is_the_one_that_its_library_computes(tmp_path):
+def test_packaged_encoder_gives_the_outputs_of_its_library(tmp_path):
     from transformers import BertModel
 
-    options = encoder_options("minilm")
-    model = build("bert", 2, (16,), **options).eval()
+    model = build("bert", 2, (16,), **encoder_options("minilm")).eval()
     path = weights_file("minilm", "bert")
     load_weights(model, path)
-    ids = torch.from_numpy(
-        dataset(table(tmp_path / "t.tsv"), tokens=16, weights="minilm").read().train.inputs
-    )
+    reference = BertModel.from_pretrained(path.parent).eval()
+    texts = dataset(table(tmp_path / "t.tsv"), tokens=16, weights="minilm")
+    ids = torch.from_numpy(texts.read().train.inputs)
+    mask = ids != 0
+
     with torch.no_grad():
-        theirs = (
-            BertModel.from_pretrained(path.parent)
-            .eval()(ids, attention_mask=(ids != 0).long())
-            .last_hidden_state
-        )
-        lengths = (ids != 0).sum(1)
-        pooled = torch.stack(
-            [states[:length].mean(0) for states, length in zip(theirs, lengths, strict=True)]
-        )
+        states = reference(ids, attention_mask=mask.long()).last_hidden_state
+        rows = zip(states, mask.sum(1), strict=True)
+        pooled = torch.stack([state[:length].mean(0) for state, length in rows])
+
         torch.testing.assert_close(model(ids), model.classifier(pooled), rtol=1e-4, atol=1e-5)
 
 
 def keyword_texts(folder: Path, count: int) -> Path:
-    """A table of random words among which one tells the label."""
+    """A table of random words, one of which gives the label away."""
     random = np.random.default_rng(0)
     fill = ["the", "film", "was", "and", "it", "of", "actor", "scene", "music", "then"]
     rows = []
@@ -206,28 +220,30 @@ def keyword_texts(folder: Path, count: int) -> Path:
     return table(folder / "keywords.tsv", rows)
 
 
-def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(
-    tmp_path, execution, recipe
-):
+def test_encoder_learns_keeps_its_masks_and_is_saved(tmp_path, execution, recipe):
     raw = dataset(keyword_texts(tmp_path, 240), tokens=16).read()
     train, validation = split_off(raw.train, 0.2, seed=0)
     trainer = make_trainer(train, validation, execution=execution)
     options = SMALL | {"hidden": 32, "intermediate": 64}
     model = build("bert", 2, (16,), seed=0, **options)
-    recipe = recipe.model_copy(
-        update={"epochs": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3}
-    )
-    before = trainer.fit(model, recipe.model_copy(update={"epochs": 0})).history
-    assert before == []
+    settings = {"epochs": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3}
+    recipe = recipe.model_copy(update=settings)
+
+    # It learns.
+    assert trainer.fit(model, recipe.model_copy(update={"epochs": 0})).history == []
     assert trainer.fit(model, recipe).history[-1]["validation_accuracy"] > 0.95
+
+    # It keeps its masks.
     saliency = {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
     selection = Selection(WEIGHT, Scope.GLOBAL, prune_spec("l1_unstructured", 0.5))
-    kept = choose_masks(saliency, 0.5, selection)
-    masking.apply(model, kept)
-    one_epoch = recipe.model_copy(update={"epochs": 1})
-    fitted = trainer.fit(model, one_epoch, callback=CallAfterStep(masking.hold(model, kept)))
-    masking.verify(model, kept)
-    assert fitted.history[-1]["validation_accuracy"] > 0.95
+    masks = choose_masks(saliency, 0.5, selection)
+    masking.apply(model, masks)
+    hold = CallAfterStep(masking.hold(model, masks))
+    result = trainer.fit(model, recipe.model_copy(update={"epochs": 1}), callback=hold)
+    masking.verify(model, masks)
+    assert result.history[-1]["validation_accuracy"] > 0.95
+
+    # It is saved.
     card = ModelCard(
         model="bert",
         classes=2,
@@ -237,7 +253,7 @@ def test_an_encoder_learns_from_a_table_keeps_its_masks_and_is_saved_whole(
         seed=0,
         imported=None,
     )
-    save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=kept))
+    save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=masks))
     loaded = load_network(tmp_path / "net.safetensors")
     ids = torch.from_numpy(validation.inputs)
     assert torch.equal(loaded.model(ids), model.eval()(ids))
@@ -249,9 +265,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
     """A folder with parameters for a table of keywords and a tiny local encoder."""
     shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
     encoder_folder(tmp_path / "mine")
-    rows = [
-        (label, f"a film a {word} film") for label, word in (("bad", "dull"), ("good", "fine"))
-    ] * 30
+    rows = [("bad", "a film a dull film"), ("good", "a film a fine film")] * 30
     edit_params(
         tmp_path / "params.yaml",
         dataset="text_tsv",
@@ -271,33 +285,34 @@ def workspace(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_study_of_texts_runs_from_the_table_to_the_metrics(workspace):
+def test_study_of_texts_runs_from_table_to_metrics(workspace):
     assert find_problems() == []
     prepared, base, focus = Path("data/prepared"), Path("models/base"), Path("models/focus")
+
     prepare.main(Path("data/raw"), prepared)
     train_base.main(prepared, base, Path("history.json"))
     prune.main(base, prepared, focus / "pruned", "l1_head", 0.5)
     finetune.main(
         focus / "pruned", base / "final", prepared, focus / "final", Path("finetuned.json")
     )
-    dense, said = Path("base.safetensors"), Path("said.safetensors")
+    dense, pruned = Path("base.safetensors"), Path("pruned.safetensors")
     evaluate.main(prepared, base / "final", Path("base.json"), dense)
-    evaluate.main(prepared, focus / "final", Path("m.json"), said, focus / "pruned", dense)
+    evaluate.main(prepared, focus / "final", Path("m.json"), pruned, focus / "pruned", dense)
+
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["accuracy"] == 1
     assert metrics["ratio_achieved"] == 0.5
     assert metrics["macs_ratio"] > 1
     assert metrics["imported"] == 1
+
     card = load_network(focus / "final" / "0.safetensors").card
-    assert card.imported == (
-        "mine",
-        hashlib.sha256(Path("mine/model.safetensors").read_bytes()).hexdigest(),
-    )
+    digest = hashlib.sha256(Path("mine/model.safetensors").read_bytes()).hexdigest()
+    assert card.imported == ("mine", digest)
     assert card.options == encoder_options("mine")
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "words"),
     [
         (
             {"model": "resnet8", "weights": "none"},
@@ -313,19 +328,23 @@ def test_a_study_of_texts_runs_from_the_table_to_the_metrics(workspace):
         ({"data__text_column": "sentence"}, "data.text_column"),
     ],
 )
-def test_what_does_not_fit_is_found_before_any_work_in_one_line(workspace, changes, named):
+def test_misfit_is_found_before_any_work_in_one_line(workspace, changes, words):
     edit_params(workspace / "params.yaml", **changes)
+
     (line,) = find_problems()
-    assert named in line
+
+    assert words in line
 
 
-def test_weights_that_changed_under_their_name_are_noticed(workspace):
+def test_weights_that_changed_under_the_same_name_are_noticed(workspace):
     prepare.main(Path("data/raw"), Path("data/prepared"))
     edit_params(workspace / "params.yaml", train__epochs=0)
     train_base.main(Path("data/prepared"), Path("models/base"), Path("history.json"))
     assert find_problems() == []
+
     encoder = build("bert", 2, (16,), seed=7, **encoder_options("mine")).encoder
     save_file(encoder.state_dict(), "mine/model.safetensors")
+
     (line,) = find_problems()
     assert "mine has changed since" in line
 
@@ -337,43 +356,46 @@ def test_scores_do_not_depend_on_padding():
     torch.testing.assert_close(model(padded), model(ids), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("said", [True, False])
-def test_marks_may_be_left_unsaid_but_must_be_there(tmp_path, said):
+def test_special_tokens_may_be_left_out_of_the_tokenizer_config(tmp_path):
     folder = encoder_folder(tmp_path / "mine")
-    (folder / "tokenizer_config.json").write_text(
-        "{}"
-    )  # the vocabulary still has [PAD], [CLS] and [SEP]
-    if said:
-        assert tokenizer(str(folder)).pad_token_id == 0
-        return
+    (folder / "tokenizer_config.json").write_text("{}")  # the vocabulary still has [PAD]
+
+    assert tokenizer(str(folder)).pad_token_id == 0
+
+
+def test_special_tokens_must_be_in_the_vocabulary(tmp_path):
+    folder = encoder_folder(tmp_path / "mine")
+    (folder / "tokenizer_config.json").write_text("{}")
     content = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(content.replace("[PAD]", "[FILL]"), encoding="utf-8")
+
     with pytest.raises(InputError, match="no pad_token"):
         tokenizer(str(folder))
 
 
-def test_a_local_encoder_brings_its_sizes_its_weights_and_its_words(tmp_path):
+def test_local_encoder_has_its_own_sizes_weights_and_vocabulary(tmp_path):
     folder = encoder_folder(tmp_path / "mine")
     options = encoder_options(str(folder))
     source = build("bert", 2, (8,), seed=1, **options)
-    state = {f"bert.{name}": value for name, value in source.encoder.state_dict().items()}
-    # As older files have them: other names for the norms, and parts that are not the encoder's.
-    state = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma"): value for name, value in state.items()
-    }
-    save_file(state | {"cls.predictions.bias": torch.zeros(9)}, folder / "model.safetensors")
+    # Older files have a prefix, other names for the norms, and parts outside the encoder.
+    state = {"cls.predictions.bias": torch.zeros(9)}
+    for name, value in source.encoder.state_dict().items():
+        old_name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        state[f"bert.{old_name}"] = value
+    save_file(state, folder / "model.safetensors")
+
     model = build("bert", 2, (8,), seed=2, **options)
     load_weights(model, weights_file(str(folder), "bert"))
-    assert all(
-        torch.equal(value, model.encoder.state_dict()[name])
-        for name, value in source.encoder.state_dict().items()
-    )
     raw = dataset(table(tmp_path / "t.tsv"), weights=str(folder)).read()
+
+    loaded = model.encoder.state_dict()
+    for name, value in source.encoder.state_dict().items():
+        assert torch.equal(value, loaded[name])
     assert raw.train.inputs[0].tolist() == [2, 4, 6, 5, 3, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("config", "named"),
+    ("config", "words"),
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
@@ -382,12 +404,13 @@ def test_a_local_encoder_brings_its_sizes_its_weights_and_its_words(tmp_path):
         ({"pad_token_id": 1}, "padding 0, but the encoder's is 1"),
     ],
 )
-def test_encoders_that_do_not_fit_are_refused(tmp_path, config, named):
-    with pytest.raises(InputError, match=named):
+def test_unsupported_encoder_is_refused(tmp_path, config, words):
+    with pytest.raises(InputError, match=words):
         tokenizer(str(encoder_folder(tmp_path / "mine", **config)))
 
 
-def test_weights_that_lead_nowhere_are_refused_in_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("weights", ["{folder}/absent", "{folder}/empty", "somebody/something"])
+def test_weights_that_do_not_exist_are_refused_in_one_line(tmp_path, monkeypatch, weights):
     import huggingface_hub
 
     def no_network(*args: object, **kwargs: object) -> str:
@@ -395,27 +418,32 @@ def test_weights_that_lead_nowhere_are_refused_in_one_line(tmp_path, monkeypatch
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
     (tmp_path / "empty").mkdir()
-    for weights in (str(tmp_path / "absent"), str(tmp_path / "empty"), "somebody/something"):
-        with pytest.raises(InputError) as refused:
-            encoder_options(weights)
-        (line,) = refused.value.problems
-        assert line.startswith("weights: ")
-        assert "minilm" in line
 
+    with pytest.raises(InputError) as error:
+        encoder_options(weights.format(folder=tmp_path))
 
-def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr("prunelab.encoders.pretrained.find_spec", lambda name: None)
-    for use in (
-        lambda: build("bert", 2, (8,)),
-        lambda: tokenizer("none"),
-        lambda: encoder_options("minilm"),
-    ):
-        with pytest.raises(InputError, match=r"pip install prunelab\[text\]"):
-            use()
+    (line,) = error.value.problems
+    assert line.startswith("weights: ")
+    assert "minilm" in line
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    "use",
+    [
+        lambda: build("bert", 2, (8,)),
+        lambda: tokenizer("none"),
+        lambda: encoder_options("minilm"),
+    ],
+)
+def test_missing_package_is_refused_with_the_command_to_install_it(monkeypatch, use):
+    monkeypatch.setattr("prunelab.encoders.pretrained.find_spec", lambda name: None)
+
+    with pytest.raises(InputError, match=r"pip install prunelab\[text\]"):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
     [
         ({"heads": 3}, "hidden size 128 is not a multiple of 3 heads"),
         ({"layers": 0}, "layers is 0"),
@@ -424,20 +452,25 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
         ({"wings": 2}, "wings"),
     ],
 )
-def test_sizes_that_contradict_each_other_are_refused(options, named):
-    with pytest.raises(InputError, match=named):
+def test_sizes_that_contradict_each_other_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
         build("bert", 2, (8,), **options)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_networks_refuse_the_wrong_kind_of_input_and_name_those_that_fit(name):
-    shape = (3, 8, 8) if MODELS[name].reads == "texts" else (8,)
-    with pytest.raises(InputError) as refused:
-        build(name, 2, shape)
-    (line,) = refused.value.problems
+def test_model_for_another_kind_of_input_is_refused_with_valid_ones(name):
+    reads = MODELS[name].reads
+    wrong_shape = (8,)
+    if reads == "texts":
+        wrong_shape = (3, 8, 8)
+
+    with pytest.raises(InputError) as error:
+        build(name, 2, wrong_shape)
+
+    (line,) = error.value.problems
     assert f"{name} reads" in line
-    assert ("bert" in line.split("valid: ")[1]) == (MODELS[name].reads == "images")
+    assert ("bert" in line.split("valid: ")[1]) == (reads == "images")
 
 
-def test_from_scratch_the_vocabulary_is_that_of_the_tokenizer():
+def test_vocabulary_from_scratch_is_that_of_the_tokenizer():
     assert len(tokenizer("none")) == SMALL["vocab"]

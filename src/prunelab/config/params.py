@@ -331,7 +331,7 @@ def read_params(path: Path = PARAMS_FILE) -> Any:
     try:
         content = parse_yaml(path)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; run this in the top folder of the project") from None
+        raise InputError(f"{path} is missing. Run this in the top folder of the project") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except InputError as error:

@@ -20,7 +20,7 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
         InputError: for unknown revisions, a base that is no commit, or a folder without a pipeline.
     """
     if not (root / "dvc.yaml").is_file():
-        raise InputError("no dvc.yaml here; run this in the top folder of a study")
+        raise InputError("no dvc.yaml here. Run this in the top folder of a study")
 
     commits = resolve_commits(root, [base, head])
     if commits[base] is None:
