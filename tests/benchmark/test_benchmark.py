@@ -1,4 +1,7 @@
-"""What the benchmark measures beside time, and what it writes; nothing here depends on how fast the machine is."""
+"""What the benchmark measures besides time, and what it writes.
+
+No test here depends on the speed of the machine.
+"""
 
 import json
 import sys
@@ -6,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers.networks import DIGITS_SHAPE
@@ -24,39 +26,68 @@ from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build
 
+MIB = 2**20
+TEXT_SHAPE = (12,)
+# The others are slow, or need a GPU.
+QUICK_BACKENDS = [name for name in BACKENDS if name not in ("compiled", "cuda_graph")]
+
+needs_peak_reset = pytest.mark.skipif(
+    not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only"
+)
+
 
 @pytest.fixture
 def files(tmp_path) -> dict[str, Path]:
+    """Two stored networks."""
     card = ModelCard(
-        model="resnet8", classes=10, input_shape=DIGITS_SHAPE, normalise=Normalise(mean=[0.0], std=[1.0]), seed=0,
+        model="resnet8",
+        classes=10,
+        input_shape=DIGITS_SHAPE,
+        normalise=Normalise(mean=[0.0], std=[1.0]),
+        seed=0,
         imported=None,
-    )  # fmt: skip
+    )
     paths = {name: tmp_path / f"{name}.safetensors" for name in ("dense", "l1_channel-0.5")}
     for path in paths.values():
         save_network(path, Network(model=build("resnet8", 10, DIGITS_SHAPE), card=card))
     return paths
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in BACKENDS if name not in ("compiled", "cuda_graph")]
-)
-def test_every_backend_gives_the_networks_own_outputs(name, execution):
-    if name == "onnxruntime":
-        pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+@pytest.fixture
+def benchmark(files, execution) -> Benchmark:
+    return Benchmark(
+        models={name: execution.place(load_model(file)) for name, file in files.items()},
+        load={name: partial(load_model, file) for name, file in files.items()},
+        shape=DIGITS_SHAPE,
+        execution=execution,
+    )
+
+
+def check_outputs(backend: str, execution) -> None:
+    """Check that a backend computes what the network computes."""
     model = execution.place(build("resnet8", 10, DIGITS_SHAPE)).eval()
     inputs = inputs_of(DIGITS_SHAPE, 3, execution)
+
     with torch.no_grad():
-        said = BACKENDS[name](model, inputs, execution)()
-        torch.testing.assert_close(said, model(inputs), rtol=1e-3, atol=1e-4)
+        outputs = BACKENDS[backend](model, inputs, execution)()
+        torch.testing.assert_close(outputs, model(inputs), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", QUICK_BACKENDS)
+def test_every_backend_computes_the_networks_outputs(backend, execution):
+    if backend == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+
+    check_outputs(backend, execution)
 
 
 @pytest.mark.slow
-def test_compiled_gives_the_networks_own_outputs(execution):
-    test_every_backend_gives_the_networks_own_outputs("compiled", execution)
+def test_compiled_computes_the_networks_outputs(execution):
+    check_outputs("compiled", execution)
 
 
-class Asked(nn.Module):
-    """As wide as one likes; says whether it runs compiled."""
+class ReportsCompilation(nn.Module):
+    """Returns 1 if it runs compiled, else 0. Every width must be compiled by itself."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -67,186 +98,218 @@ class Asked(nn.Module):
 
 
 @pytest.mark.slow
-def test_compiled_runs_no_network_as_it_comes_however_many_there_are(execution, monkeypatch):
-    monkeypatch.setattr(
-        torch, "compile", partial(torch.compile, backend="eager")
-    )  # traced alike, and sooner done
-    inputs = inputs_of((12,), 2, execution)
-    calls = [BACKENDS["compiled"](Asked(width).eval(), inputs, execution) for width in range(1, 11)]
+def test_all_of_many_networks_run_compiled(execution, monkeypatch):
+    # The backend "eager" traces networks in the same way and is faster.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    inputs = inputs_of(TEXT_SHAPE, 2, execution)
+
+    calls = []
+    for width in range(1, 11):
+        calls.append(BACKENDS["compiled"](ReportsCompilation(width).eval(), inputs, execution))
+
     assert all(call() == 1 for call in calls)
 
 
-def test_compiled_is_refused_without_a_compiler(execution, monkeypatch):
+def test_compiled_without_a_compiler_is_refused(execution, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler --fast")
+    inputs = inputs_of(TEXT_SHAPE, 1, execution)
+
     with pytest.raises(InputError, match=r"compiled needs a C\+\+ compiler .*no-such-compiler"):
         NEEDS["compiled"](execution)
     with pytest.raises(InputError, match="no-such-compiler"):
-        BACKENDS["compiled"](Asked(1).eval(), inputs_of((12,), 1, execution), execution)
+        BACKENDS["compiled"](ReportsCompilation(1).eval(), inputs, execution)
 
 
-def test_a_backend_that_has_no_bf16_says_so(files, execution):
+@pytest.mark.parametrize(
+    ("backend", "dtype", "name"),
+    [("eager", torch.bfloat16, "bf16"), ("onnxruntime", torch.float32, "fp32")],
+)
+def test_precision_is_what_the_backend_really_uses(backend, dtype, name, benchmark):
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-    models = {"dense": load_model(files["dense"])}
-    bench = Benchmark(
-        models=models,
-        load={},
-        shape=DIGITS_SHAPE,
-        execution=replace(execution, autocast_dtype=torch.bfloat16),
-    )
-    for backend, dtype, told in (
-        ("eager", torch.bfloat16, "bf16"),
-        ("onnxruntime", torch.float32, "fp32"),
-    ):
-        assert bench.arms(backend, 2)["dense"]().dtype is dtype
-        assert precision(backend, bench.execution) == told
-    (row,) = bench.latency("eager", 2, rounds=2, seconds=1e-3)
-    assert row["precision"] == "bf16"
+    bf16 = replace(benchmark.execution, autocast_dtype=torch.bfloat16)
+
+    call = replace(benchmark, execution=bf16).runnables(backend, 2)["dense"]
+
+    assert call().dtype is dtype
+    assert precision(backend, bf16) == name
+
+
+def test_rows_name_the_precision(benchmark):
+    bf16 = replace(benchmark.execution, autocast_dtype=torch.bfloat16)
+
+    rows = replace(benchmark, execution=bf16).latency("eager", 2, rounds=2, seconds=1e-3)
+
+    assert [row["precision"] for row in rows] == ["bf16", "bf16"]
 
 
 def test_texts_are_measured_at_full_length(execution):
-    inputs = inputs_of((12,), 3, execution)
+    inputs = inputs_of(TEXT_SHAPE, 3, execution)
+
     assert inputs.shape == (3, 12)
     assert (inputs != 0).all()
 
 
-class Hungry(nn.Module):
-    """Takes so many MiB for every input, for a moment."""
+class MemoryHungry(nn.Module):
+    """Needs so many MiB for every input, for a moment."""
 
     def __init__(self, mib: int):
         super().__init__()
         self.mib = mib
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.ones(len(inputs) * self.mib, 2**18).sum()  # of 4 bytes
+        return torch.ones(len(inputs) * self.mib, MIB // 4).sum()  # of 4 bytes each
 
 
-def hungry(mib: int) -> nn.Module:
-    return Hungry(mib).eval()
+def load_hungry(mib: int) -> nn.Module:
+    return MemoryHungry(mib).eval()
 
 
-@pytest.mark.skipif(
-    not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only"
-)
-def test_peak_memory_is_what_a_batch_takes_whatever_ran_before(execution):
+@needs_peak_reset
+def test_peak_memory_does_not_depend_on_what_ran_before(execution):
     with memory.meter(execution) as measure:
-        large = measure(partial(hungry, 40), (1, 2, 2), 2)
-        small = measure(partial(hungry, 10), (1, 2, 2), 2)
-    assert large == pytest.approx(80 * 2**20, rel=0.1)
-    assert small == pytest.approx(20 * 2**20, rel=0.2)
+        large = measure(partial(load_hungry, 40), (1, 2, 2), 2)
+        small = measure(partial(load_hungry, 10), (1, 2, 2), 2)
+
+    assert large == pytest.approx(80 * MIB, rel=0.1)
+    assert small == pytest.approx(20 * MIB, rel=0.2)
 
 
-@pytest.mark.skipif(
-    not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only"
-)
-def test_peak_memory_is_of_activations_and_not_of_what_a_library_loads_once(files, execution):
-    batch, channels, pixels = 64, 16, 8 * 8
-    block = (
-        4 * batch * channels * pixels * 4
-    )  # the input, the last activation, what the convolution and the norm say
+@needs_peak_reset
+def test_peak_memory_is_that_of_activations_alone(files, execution):
+    batch_size, channels, pixels = 64, 16, 8 * 8
+    # The input, the last activation, and the outputs of the convolution and the norm.
+    block = 4 * batch_size * channels * pixels * 4
+
     with memory.meter(execution) as measure:
-        assert (
-            0.5 * block
-            < measure(partial(load_model, files["dense"]), DIGITS_SHAPE, batch)
-            < 4 * block
-        )
+        peak = measure(partial(load_model, files["dense"]), DIGITS_SHAPE, batch_size)
+
+    assert 0.5 * block < peak < 4 * block
 
 
-def rapl(folder: Path, name: str, microjoules: int, most: int = 10**9) -> Path:
+def write_rapl_zone(folder: Path, name: str, microjoules: int) -> Path:
+    """Write a zone that counts up to 10**9 microjoules. Returns its counter."""
     zone = folder / name
-    zone.mkdir(parents=True, exist_ok=True)
+    zone.mkdir()
     (zone / "energy_uj").write_text(f"{microjoules}\n")
-    (zone / "max_energy_range_uj").write_text(f"{most}\n")
+    (zone / "max_energy_range_uj").write_text("1000000000\n")
     return zone / "energy_uj"
 
 
-def test_joules_are_those_of_all_packages_and_survive_a_counter_that_starts_again(tmp_path):
-    first, second = (
-        rapl(tmp_path, "intel-rapl:0", 10**6),
-        rapl(tmp_path, "intel-rapl:1", 999_000_000),
-    )
-    rapl(tmp_path, "intel-rapl:0:0", 5 * 10**6)  # the cores of the first: counted there already
+def test_joules_of_all_packages_survive_an_overflow(tmp_path):
+    first = write_rapl_zone(tmp_path, "intel-rapl:0", 1_000_000)
+    second = write_rapl_zone(tmp_path, "intel-rapl:1", 999_000_000)
+    # The cores of the first package, which counts them already.
+    write_rapl_zone(tmp_path, "intel-rapl:0:0", 5_000_000)
     joules = energy.counter(torch.device("cpu"), tmp_path)
     before = joules()
-    first.write_text(str(3 * 10**6))
-    second.write_text("1000000")  # past its range of 10**9
+
+    first.write_text("3000000")
+    second.write_text("1000000")  # past the end of its range
+
     assert joules() - before == pytest.approx(2 + 2)
 
 
-def test_energy_is_not_available_without_a_counter(tmp_path):
+def test_energy_without_a_counter_is_not_available(tmp_path):
     assert energy.counter(torch.device("cpu"), tmp_path).startswith("not available")
-    if sys.platform == "linux":
-        (tmp_path / "intel-rapl:0").mkdir()
-        assert "No such file" in energy.counter(torch.device("cpu"), tmp_path)
 
 
-def test_energy_per_call_is_the_whole_over_the_calls():
-    spent, time = [0.0], [0.0]
+@pytest.mark.skipif(sys.platform != "linux", reason="RAPL is read on Linux")
+def test_incomplete_counter_names_the_missing_file(tmp_path):
+    (tmp_path / "intel-rapl:0").mkdir()
+
+    assert "No such file" in energy.counter(torch.device("cpu"), tmp_path)
+
+
+def test_energy_per_call_is_the_total_divided_by_the_calls():
+    spent, clock = [0.0], [0.0]
 
     def call() -> None:
         spent[0] += 3
-        time[0] += 0.3
+        clock[0] += 0.3
 
-    assert energy.per_call(
-        call, lambda: spent[0], by_clock(lambda: time[0]), seconds=2
-    ) == pytest.approx(3)
+    joules = energy.per_call(call, lambda: spent[0], by_clock(lambda: clock[0]), seconds=2)
+
+    assert joules == pytest.approx(3)
 
 
-def test_operators_are_those_that_ran_and_others_hold_the_rest(execution):
+@pytest.fixture
+def convolutions(execution):
+    """One call of a network of two convolutions and a linear layer."""
     model = nn.Sequential(
         nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 10)
     )
-    call = BACKENDS["eager"](model.eval(), inputs_of(DIGITS_SHAPE, 16, execution), execution)
-    every = operators(call, execution.device, top=1000)
-    by_name = {row["operator"]: row for row in every}
-    assert by_name["aten::conv2d"]["calls"] == 2
-    assert by_name["aten::addmm"]["calls"] == 1
-    assert [row["cpu_ms"] for row in every] == sorted(
-        (row["cpu_ms"] for row in every), reverse=True
-    )
-    few = operators(call, execution.device, top=2)
-    assert [row["operator"] for row in few][2:] == ["others"]
-    assert sum(row["calls"] for row in few) == sum(row["calls"] for row in every)
+    return BACKENDS["eager"](model.eval(), inputs_of(DIGITS_SHAPE, 16, execution), execution)
 
 
-def test_load_names_what_else_computes_and_not_ourselves():
-    seen = machine_load(window_s=0.1)
-    assert seen["cores"] >= 1
-    assert seen["load_1min"] >= 0
-    assert isinstance(seen["busy"], list)
+def test_operators_are_counted_and_sorted_by_time(convolutions, execution):
+    rows = operators(convolutions, execution.device, top=1000)
+
+    calls = {row["operator"]: row["calls"] for row in rows}
+    times = [row["cpu_ms"] for row in rows]
+    assert calls["aten::conv2d"] == 2
+    assert calls["aten::addmm"] == 1
+    assert times == sorted(times, reverse=True)
 
 
-def test_the_bench_measures_all_networks_and_the_table_tells(files, execution):
-    bench = Benchmark(
-        models={name: execution.place(load_model(file)) for name, file in files.items()},
-        load={name: partial(load_model, file) for name, file in files.items()},
-        shape=DIGITS_SHAPE,
-        execution=execution,
-    )
-    rows = bench.latency("eager", 2, rounds=3, seconds=0.03)
-    assert [row["name"] for row in rows] == list(files)
-    assert "faster" not in rows[0]
-    assert rows[1]["faster_low"] <= rows[1]["faster"] <= rows[1]["faster_high"]
+def test_operators_beyond_the_top_are_summed_up(convolutions, execution):
+    all_rows = operators(convolutions, execution.device, top=1000)
+    top_rows = operators(convolutions, execution.device, top=2)
+
+    assert [row["operator"] for row in top_rows][2:] == ["others"]
+    assert sum(row["calls"] for row in top_rows) == sum(row["calls"] for row in all_rows)
+
+
+def test_machine_load_has_cores_load_and_busy_processes():
+    load = machine_load(window_s=0.1)
+
+    assert load["cores"] >= 1
+    assert load["load_1min"] >= 0
+    assert isinstance(load["busy"], list)
+
+
+def test_latency_rows_compare_with_the_dense_network(benchmark):
+    rows = benchmark.latency("eager", 2, rounds=3, seconds=0.03)
+
+    dense, pruned = rows
+    assert [row["name"] for row in rows] == list(benchmark.models)
+    assert "faster" not in dense
+    assert pruned["faster_low"] <= pruned["faster"] <= pruned["faster_high"]
     for row in rows:
         assert row["latency_ms_quantiles"] == sorted(row["latency_ms_quantiles"])
         assert row["latency_ms_quantiles"][10] == pytest.approx(row["latency_ms_p50"])
         assert row["throughput_per_s"] == pytest.approx(2000 / row["latency_ms_p50"])
-    assert {row["name"] for row in bench.operators([1, 2, 500])} == set(files)
-    assert {row["batch_size"] for row in bench.operators([1, 2, 500])} == {2}
-    measured = {
+
+
+def test_operators_are_measured_at_the_largest_batch_up_to_64(benchmark):
+    rows = benchmark.operators([1, 2, 500])
+
+    assert {row["name"] for row in rows} == set(benchmark.models)
+    assert {row["batch_size"] for row in rows} == {2}
+
+
+def test_speed_table_shows_latency_load_and_missing_energy(benchmark):
+    rows = benchmark.latency("eager", 2, rounds=3, seconds=0.03)
+    record = {
         "environment": {
-            "device": "a machine", "cuda": None, "threads": 2, "precision": "fp32", "packages": {"torch": "2"},
+            "device": "a machine",
+            "cuda": None,
+            "threads": 2,
+            "precision": "fp32",
+            "packages": {"torch": "2"},
             "memory_format": "torch.channels_last",
         },
         "load": {"load_1min": 0.0, "cores": 2, "busy": ["compiler 99%", "<b>|@you 60%"]},
-        "seed": 0, "rounds": 3, "latency": rows, "energy": "not available: no counter",
-        "memory": [{"name": name, "batch_size": 2, "peak_bytes": 10**6} for name in files],
-    }  # fmt: skip
-    json.dumps(measured)
-    table = speed_table(measured, "title")
+        "seed": 0,
+        "rounds": 3,
+        "latency": rows,
+        "memory": [{"name": "dense", "batch_size": 2, "peak_bytes": 10**6}],
+        "energy": "not available: no counter",
+    }
+
+    table = speed_table(json.loads(json.dumps(record)), "title")
+
+    escaped = "<code>&#60;b&#62;&#124;&#64;you 60&#37;</code>"
     assert f"| l1_channel-0.5 | {rows[1]['latency_ms_p50']:.3g} ms" in table
     assert rows[1]["told"] in table
-    assert (
-        "busy beside this: compiler 99%, <code>&#60;b&#62;&#124;&#64;you 60&#37;</code>." in table
-    )
+    assert f"busy beside this: compiler 99%, {escaped}." in table
     assert "Energy: not available" in table
-    assert np.isfinite(rows[0]["throughput_per_s"])

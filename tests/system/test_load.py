@@ -1,4 +1,4 @@
-"""Memory does not grow with what there is much of: images that wait, images that are streamed, epochs."""
+"""Memory does not grow with the number of images or epochs."""
 
 import gc
 import tracemalloc
@@ -19,10 +19,11 @@ from prunelab.models.catalogue import build
 from prunelab.training.checkpoints import Checkpoint
 
 SHAPE = (3, 8, 8)
+MAX_GROWTH_BYTES = 4096  # per epoch: its row in the history
 
 
-def peak(act: Callable[[], object]) -> int:
-    """The most bytes that Python and NumPy had at a time, beyond what was there before."""
+def peak_memory(act: Callable[[], object]) -> int:
+    """The peak of the bytes that Python and NumPy allocate during a call."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -32,60 +33,65 @@ def peak(act: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def decoded(count: int) -> int:
-    files = ImageFiles(
-        np.array(["a.png"] * count, dtype=object), np.zeros(count, np.int64), SHAPE, None
-    )
-    seen = 0
-    for chunk in files.chunks():
-        seen += len(chunk)
-    return seen
+def decode_images(count: int) -> int:
+    """Decode so many image files in chunks. Returns how many images the chunks had."""
+    paths = np.array(["a.png"] * count, dtype=object)
+    files = ImageFiles(paths, np.zeros(count, np.int64), SHAPE, None)
+    return sum(len(chunk) for chunk in files.chunks())
 
 
-def test_images_that_wait_to_be_decoded_are_few(monkeypatch):
+def test_decoding_twice_as_many_images_needs_no_more_memory(monkeypatch):
     image = np.zeros(SHAPE, np.uint8)
-    monkeypatch.setattr(ImageFiles, "_decoded", lambda self, path: image)
-    assert decoded(5_000) == 5_000
-    assert peak(lambda: decoded(9_000)) < 1.5 * peak(lambda: decoded(4_500))
+    monkeypatch.setattr(ImageFiles, "_decode", lambda self, path: image)
+    assert decode_images(5_000) == 5_000  # sets up what stays
+
+    half = peak_memory(lambda: decode_images(4_500))
+    whole = peak_memory(lambda: decode_images(9_000))
+
+    assert whole < 1.5 * half
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_an_epoch_of_streamed_images_holds_a_small_part_of_them(tmp_path: Path, execution, workers):
+def test_epoch_of_streamed_images_holds_few_of_them(tmp_path: Path, execution, workers):
     count, batch_size = 40_000, 500
     np.save(tmp_path / "inputs.npy", np.zeros((count, *SHAPE), np.uint8))
     split = Split(np.load(tmp_path / "inputs.npy", mmap_mode="r"), np.zeros(count, np.int64))
-    batches = BatchLoader(
-        split, Normalise(mean=[0.5] * 3, std=[0.5] * 3), execution, workers=workers
-    )
+    normalise = Normalise(mean=[0.5] * 3, std=[0.5] * 3)
+    loader = BatchLoader(split, normalise, execution, workers=workers)
 
     def epoch() -> None:
-        shuffled = batches.shuffled(batch_size, Augmentation(), seed=0, epoch=0)
-        assert sum(len(labels) for _, labels in shuffled) == count
+        batches = loader.shuffled(batch_size, Augmentation(), seed=0, epoch=0)
+        assert sum(len(labels) for _, labels in batches) == count
 
-    epoch()  # what is set up once
-    assert peak(epoch) < 0.1 * split.inputs.nbytes
+    epoch()  # sets up what stays
+    peak = peak_memory(epoch)
+
+    assert peak < 0.1 * split.inputs.nbytes
 
 
 @pytest.mark.slow
-def test_an_epoch_leaves_nothing_behind_but_its_row(trainer, recipe, tmp_path):
-    """What is alive after each of 30 epochs, in Python, NumPy and tensors, by a line through the last 20."""
-    left = []
+def test_epoch_leaves_nothing_in_memory_but_its_row(trainer, recipe, tmp_path):
+    """The growth is the slope of a line through the last 20 of 30 epochs.
 
-    class Watched(Checkpoint):
+    It counts what Python, NumPy and tensors hold after each epoch.
+    """
+    alive = []
+
+    class WatchedCheckpoint(Checkpoint):
         def save(self, state):
             super().save(state)
             gc.collect()
-            tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-            left.append(
-                tracemalloc.get_traced_memory()[0] + sum(tensor.nbytes for tensor in tensors)
-            )
+            tensors = [each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)]
+            in_tensors = sum(tensor.nbytes for tensor in tensors)
+            alive.append(tracemalloc.get_traced_memory()[0] + in_tensors)
 
+    watched = with_store(trainer, WatchedCheckpoint(tmp_path / "store"))
     tracemalloc.start()
     try:
-        recipe = recipe.model_copy(update={"epochs": 30})
-        watched = with_store(trainer, Watched(tmp_path / "store"))
-        watched.fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
+        watched.fit(build("resnet8", 10, DIGITS_SHAPE), recipe.model_copy(update={"epochs": 30}))
     finally:
         tracemalloc.stop()
-    assert len(left) == 30
-    assert np.polyfit(range(20), left[10:], 1)[0] < 4096
+
+    assert len(alive) == 30
+    growth, _ = np.polyfit(range(20), alive[10:], 1)
+    assert growth < MAX_GROWTH_BYTES
