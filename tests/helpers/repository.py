@@ -1,4 +1,4 @@
-"""Git repositories and clones of this project in temporary folders, and what DVC says in them."""
+"""Git repositories and clones of this project in temporary folders, and what DVC prints in them."""
 
 import json
 import os
@@ -12,63 +12,59 @@ from ruamel.yaml import YAML
 
 from helpers.params import PROJECT, edit_params
 
+STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
+RESULTS = ("metrics/", "plots/", "dvc.lock")
+MEASURED_BY_CLOCK = ("metrics/speed", "plots/report.html")
+
 
 class Repository:
-    """A Git repository in a folder, with an identity of its own and nobody's settings."""
+    """A Git repository with an identity of its own, without the user's settings."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.git("init", "-q", "-b", "main")
 
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
-        environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
-        return subprocess.run(
+        process = subprocess.run(
             ["git", *identity, *arguments],
             cwd=self.folder,
-            env=environment,
+            env=os.environ | {"GIT_CONFIG_GLOBAL": os.devnull},
             capture_output=True,
             text=True,
             check=True,
-        ).stdout.strip()
+        )
+        return process.stdout.strip()
 
     def commit(self, message: str) -> str:
+        """Commit all files and return the commit."""
         self.git("add", "--all")
         self.git("commit", "-qm", message)
         return self.git("rev-parse", "HEAD")
 
 
-STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
-
-
 class Clone:
-    """A copy of what Git would clone, with a tiny configuration, run by the environment's own DVC."""
+    """A copy of the project's files without results, run by this environment's DVC."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=PROJECT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        for name in filter(None, listed.stdout.split("\0")):
-            if (PROJECT / name).is_file() and not name.startswith(
-                ("metrics/", "plots/", "dvc.lock")
-            ):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(PROJECT / name, folder / name)
-        self.environment = {
-            **os.environ,
+        for name in project_files():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name)
+
+        self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
         for variable in ("PYTHONPATH", "DVC_STAGE", "DVC_ROOT"):
             self.environment.pop(variable, None)
+
         self.run("git", "init", "-q")
         self.run("git", "config", "user.name", "Test")
         self.run("git", "config", "user.email", "test@example.com")
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=self.folder,
             env=self.environment,
@@ -76,8 +72,10 @@ class Clone:
             text=True,
             check=False,
         )
-        assert not check or done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
-        return done
+        if check:
+            output = f"{command}:\n{process.stdout}\n{process.stderr}"
+            assert process.returncode == 0, output
+        return process
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
@@ -87,8 +85,21 @@ class Clone:
         return json.loads((self.folder / "metrics" / name).read_text())
 
 
+def project_files() -> list[str]:
+    """The files of the project that Git does not ignore, without its results."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = [name for name in listing.split("\0") if not name.startswith(RESULTS)]
+    return [name for name in names if (PROJECT / name).is_file()]
+
+
 def tiny_clone(folder: Path) -> Clone:
-    """One seed of two methods at one ratio, a few epochs, committed and not yet run."""
+    """One seed of two methods at one ratio, a few epochs; committed and not run yet."""
     clone = Clone(folder)
     edit_params(
         clone.folder / "params.yaml",
@@ -105,16 +116,15 @@ def tiny_clone(folder: Path) -> Clone:
 
 
 def stages_run(output: str) -> list[str]:
+    """The stages that ran, from what DVC printed."""
     return re.findall(r"Running stage '([^']+)'", output)
 
 
-MEASURED_BY_CLOCK = ("metrics/speed", "plots/report.html")
-
-
 def outputs(folder: Path) -> dict[str, str]:
-    """Every output in dvc.lock with its hash, but those that hold times."""
-    stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"].values()
-    outs = [out for stage in stages for out in stage["outs"]]
-    return {
-        out["path"]: out["md5"] for out in outs if not out["path"].startswith(MEASURED_BY_CLOCK)
-    }
+    """The hash of every output in dvc.lock, by path, without outputs that hold times."""
+    hashes = {}
+    for stage in YAML(typ="safe").load(folder / "dvc.lock")["stages"].values():
+        for output in stage["outs"]:
+            if not output["path"].startswith(MEASURED_BY_CLOCK):
+                hashes[output["path"]] = output["md5"]
+    return hashes
