@@ -62,7 +62,9 @@ def test_experiment_names_follow_the_parameters_that_stages_read():
     params = read_params(SHIPPED)
 
     def name(input_hashes: dict | None = None, **changes: object) -> str:
-        return experiment_name("study", "one", PIPELINE.select(params | changes), input_hashes or {})
+        return experiment_name(
+            "study", "one", PIPELINE.select(params | changes), input_hashes or {}
+        )
 
     assert name().startswith("study-one-")
     assert name(grid={}) == name()
