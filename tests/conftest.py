@@ -1,4 +1,4 @@
-"""What tests share: a trainer on a few real digits, tiny settings, and the places where real data may lie."""
+"""Fixtures that tests share: trainers on tiny data, tiny settings, and the place of real data."""
 
 import signal
 from pathlib import Path
@@ -31,20 +31,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The default run draws the same inputs every time: what it finds is due to a change, not to luck.
-    wanted = config.getoption("--fuzz")
+    # The default run draws the same inputs every time: a failure is due to a change, not to luck.
+    examples = config.getoption("--fuzz")
     settings.register_profile(
-        "prunelab", max_examples=wanted or 50, derandomize=not wanted, deadline=None, database=None
+        "prunelab",
+        max_examples=examples or 50,
+        derandomize=not examples,
+        deadline=None,
+        database=None,
     )
     settings.load_profile("prunelab")
-    # A shell without job control has what runs in its background ignore Ctrl-C, and all that is started there too.
+
+    # In the background of a shell without job control, all processes ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def execution() -> Execution:
-    """The CPU in float32, deterministic, on two threads: what the shipped parameters say."""
+    """The CPU in float32, deterministic, on two threads, as in the shipped parameters."""
     return configure(runtime_params())
 
 
@@ -82,17 +87,17 @@ def recipe() -> Finetune:
 
 @pytest.fixture
 def text_trainer(execution: Execution) -> Trainer:
-    """192 texts of random tokens, each with one that tells its class of ten; 64 of them to validate."""
+    """192 texts of random tokens, 64 of them to validate.
+
+    Each has one token that gives away its class, of ten.
+    """
     random = np.random.default_rng(0)
     inputs, labels = random.integers(11, 40, (192, TOKENS)), random.integers(0, 10, 192)
     inputs[np.arange(192), random.integers(0, TOKENS, 192)] = 1 + labels
+
     texts = Split(inputs, labels)
     ids = np.arange(192)
-    return make_trainer(
-        texts.at(ids[:128]),
-        texts.at(ids[128:]),
-        execution=execution,
-    )
+    return make_trainer(texts.at(ids[:128]), texts.at(ids[128:]), execution=execution)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What may happen to a file: bits that flip, an end that is missing, bytes of something else, a pickle in disguise."""
+"""Damage to a file: flipped bits, a missing end, other bytes, or a pickle in disguise."""
 
 import pickle
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Damage = Callable[[bytes], bytes]
 
 
 def flipped(content: bytes, place: int, bit: int) -> bytes:
-    """The content with one bit of the byte at `place`, counted around, the other way."""
+    """The content with one flipped bit; places beyond the end count from the start again."""
     changed = bytearray(content)
     changed[place % len(changed)] ^= 1 << bit
     return bytes(changed)
@@ -24,7 +24,7 @@ def _overwritten(content: bytes, place: int, noise: bytes) -> bytes:
     return content[:start] + noise + content[start + len(noise) :]
 
 
-# Small places are drawn more often than large ones, and headers are where parsers can be led astray.
+# Small places are drawn more often: headers are where parsers can be misled.
 PLACES = st.integers(0, 300) | st.integers(0, 2**24)
 FLIPS = st.builds(
     lambda place, bit: lambda content: flipped(content, place, bit), PLACES, st.integers(0, 7)
@@ -42,7 +42,7 @@ DAMAGES: st.SearchStrategy[Damage] = st.one_of(
 
 
 class Malicious:
-    """Unpickled, it touches a file."""
+    """An object that touches a file when it is unpickled."""
 
     def __init__(self, witness: Path):
         self.witness = witness
@@ -57,12 +57,12 @@ def pickled(witness: Path) -> bytes:
 
 
 def outcome(read: Callable[..., Any], *args: object) -> Any:
-    """What reading gives, None if it is refused: by lines that print, and that name a cause."""
-    problems = None
+    """The result of reading, or None if it is refused in printable lines that name a cause."""
     try:
         return read(*args)
-    except InputError as refused:
-        problems = refused.problems
+    except InputError as error:
+        problems = error.problems
+
     assert problems
     assert all(line.isprintable() and len(line) > 10 for line in problems)
     return None

@@ -17,7 +17,13 @@ from prunelab.models.catalogue import build
 def write_image_folder(
     folder: Path, counts: dict[str, int], sizes: Sequence[tuple[int, int]] = ((9, 7), (6, 8))
 ) -> None:
-    """Folders of random PNG files, so many per class; their (width, height) in turn."""
+    """Write folders of random PNG files.
+
+    Args:
+        folder: where the class folders go
+        counts: number of images by class
+        sizes: (width, height) of the images of a class, in turn
+    """
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -29,44 +35,60 @@ def write_image_folder(
             Image.fromarray(pixels).save(folder / name / f"{index:03}.png")
 
 
-def real_data(variable: str, default: Path, what: str, wanted: str) -> Path:
-    """A folder or file of real data, from an environment variable or its default place; else the test is skipped."""
+def real_data(variable: str, default: Path, what: str, file: str) -> Path:
+    """The folder of real data that has `file`; if there is none, the test is skipped.
+
+    The environment variable names the folder; without it, it is `default`.
+    """
     folder = Path(os.environ.get(variable, default))
-    if not (folder / wanted).exists():
-        pytest.skip(f"{what} is not there: no {wanted} in {folder} (set {variable} to where it is)")
+    if not (folder / file).exists():
+        pytest.skip(f"{what} is not there: no {file} in {folder} (set {variable} to where it is)")
     return folder
 
 
 EVERYTHING = Augmentation(crop_padding=2, flip=True, crop_scale=0.3)
 
 
-def mapped(split: Split, folder) -> Split:
+def mapped(split: Split, folder: Path) -> Split:
+    """The split with its inputs in a memory-mapped file in `folder`."""
     np.save(folder / "inputs.npy", split.inputs)
     return Split(np.load(folder / "inputs.npy", mmap_mode="r"), split.labels, split.size)
 
 
 def encoder_folder(folder: Path, **config: object) -> Path:
-    """A local encoder: tiny, with a vocabulary of its own."""
+    """Write a tiny encoder with its own vocabulary; `config` overrides its config.json."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {
+    folder.mkdir(exist_ok=True)
+    sizes = {"vocab": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "positions": 16}
+    encoder = build("bert", 2, (16,), **sizes).encoder
+    save_file(encoder.state_dict(), folder / "model.safetensors")
+
+    file_config = {
+        "model_type": "bert",
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
         "intermediate_size": 16,
         "max_position_embeddings": 16,
         "type_vocab_size": 2,
         "pad_token_id": 0,
     }
-    folder.mkdir(exist_ok=True)
-    tiny = {"vocab": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "positions": 16}
-    save_file(build("bert", 2, (16,), **tiny).encoder.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert"} | sizes | config))
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "fine", "dull"]
-    backend = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]")
-    )
+    (folder / "config.json").write_text(json.dumps(file_config | config))
+
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "fine", "dull"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(folder)
+
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+    }
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
     return folder

@@ -40,7 +40,7 @@ TOKENS = 12
 IMAGE_MODELS = [name for name, architecture in MODELS.items() if architecture.reads == "images"]
 
 
-# One network of every kind: what takes long goes over these, and over the others in the slow tests.
+# One network of every kind, for tests that take long. The others are in the slow tests.
 KINDS = (
     "resnet8",
     "resnet20",
@@ -59,7 +59,7 @@ SLOW_BUT_KINDS = [
 
 
 def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
-    """A network of nothing but zeros: drawing the weights of a large one takes seconds."""
+    """A network whose weights are all 0: drawing the weights of a large one takes seconds."""
     model = build_on_meta(name, classes, shape).to_empty(device="cpu").eval()
     for tensor in model.state_dict().values():
         tensor.zero_()
@@ -72,13 +72,13 @@ def make_trainer(
     *,
     execution: Execution,
     normalise: Normalise | None = None,
-    augmentation: Augmentation = Augmentation(),
+    augmentation: Augmentation | None = None,
 ) -> Trainer:
     """A trainer with seed 0 that keeps no checkpoints; `normalise` is None for texts."""
     return Trainer(
         BatchLoader(train, normalise, execution),
         BatchLoader(validation, normalise, execution),
-        augmentation,
+        augmentation or Augmentation(),
         execution,
     )
 
@@ -107,16 +107,18 @@ def shape_of(name: str) -> tuple[int, ...]:
 
 
 def trained(name: str, seed: int = 0) -> nn.Module:
-    """A network whose norms are not at their initial values, where a forgotten bias or scale would not show."""
-    model = build(name, 10, shape_of(name), seed, **(BERT if name == "bert" else {}))
+    """A network whose norms are not at their initial values, so a forgotten bias or scale shows."""
+    options = BERT if name == "bert" else {}
+    model = build(name, 10, shape_of(name), seed, **options)
+
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator))
-            module.running_var.copy_(
-                torch.rand(module.running_var.shape, generator=generator) + 0.5
-            )
+            variance = torch.rand(module.running_var.shape, generator=generator) + 0.5
+            module.running_var.copy_(variance)
+
     return model.eval()
 
 

@@ -1,9 +1,10 @@
-"""A small training that processes share, as a program for each of them; imported, what one process makes of it.
+"""A small training that one process or several run; as a program it is one of the processes.
 
-    python tests/shared_training.py OUT cpu|cuda        in every process, in the surroundings that `process.launch` sets
+    python tests/helpers/shared_training.py OUT cpu|cuda
 
-The network has no batch norm, but everything else that training meets: augmentation, label smoothing, a teacher, a
-penalty, masks, a frozen layer, a parameter that the loss does not reach, batches that do not divide evenly.
+Every process needs the environment variables that `lifecycle.launch` sets. The network has no batch
+norm, but all else that training meets: augmentation, label smoothing, a teacher, a penalty, masks,
+a frozen layer, a parameter that the loss does not reach, and batches that do not divide evenly.
 """
 
 import os
@@ -28,10 +29,11 @@ from prunelab.training.distillation import Teacher
 from prunelab.training.trainer import Trainer, TrainResult
 
 PARAMS = read_params(Path(__file__).parents[2] / "params.yaml")
-EXAMPLES = {
-    "uneven": 37,
-    "empty": 1,
-}  # in batches of 8: five, of 8 and 7; and one that leaves all but one without
+BATCH_SIZE = 8
+TOLERANCE = 1e-5
+# How many examples there are: five batches of 8 and 7; or one that leaves a process without any.
+EXAMPLES = {"uneven": 37, "empty": 1}
+FROZEN, UNREACHED = "body.0.weight", "unreached"
 
 
 def network(seed: int) -> nn.Module:
@@ -50,7 +52,7 @@ class Student(nn.Module):
     def __init__(self, inputs: torch.Tensor):
         super().__init__()
         self.body = network(0)
-        self.body(inputs)  # which gives the lazy layer its shape
+        self.body(inputs)  # gives the lazy layer its shape
         self.unreached = nn.Parameter(torch.ones(3, 3))
         self.body[0].weight.requires_grad_(False)
 
@@ -60,79 +62,84 @@ class Student(nn.Module):
 
 class PenaltyAndMasks(Callback):
     def __init__(self, model: Student):
-        weight = model.body[2].weight
-        self.model = model
-        self.hold = masking.hold(
-            model, {"body.2.weight": torch.rand(weight.shape, generator=generator("mask")) > 0.5}
-        )
+        self.weight = model.body[2].weight
+        mask = torch.rand(self.weight.shape, generator=generator("mask")) > 0.5
+        self.zero_dropped = masking.hold(model, {"body.2.weight": mask})
 
     def penalty(self, progress: float) -> torch.Tensor:
-        return 0.01 * (1 + progress) * self.model.body[2].weight.abs().sum()
+        return 0.01 * (1 + progress) * self.weight.abs().sum()
 
     def after_step(self, progress: float) -> None:
-        self.hold()
+        self.zero_dropped()
 
 
-def computed_on(device: str) -> Execution:
-    return configure(
-        Runtime(**PARAMS["runtime"] | {"device": device, "precision": "fp32", "threads": 1})
-    )
+def execution_on(device: str) -> Execution:
+    changes = {"device": device, "precision": "fp32", "threads": 1}
+    return configure(Runtime(**PARAMS["runtime"] | changes))
 
 
-def trained(
-    case: str, distributed: Distributed, execution: Execution
-) -> tuple[Student, TrainResult]:
-    """Two epochs; in the second, what the optimiser remembers counts too."""
+def train(case: str, distributed: Distributed, execution: Execution) -> tuple[Student, TrainResult]:
+    """Train for two epochs; in the second, the optimizer's momentum matters too."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 3, 9, 9), dtype=np.uint8)
     split = Split(images, random.integers(0, 5, 50))
-    count = EXAMPLES[case]
     normalise = Normalise(mean=[0.5] * 3, std=[0.25] * 3)
+
     sample = torch.zeros(1, 3, 9, 9)
-    model, teacher = Student(sample), network(1)
+    student, teacher = Student(sample), network(1)
     teacher(sample)
+
     changes = {
         "epochs": 2,
-        "batch_size": 8,
+        "batch_size": BATCH_SIZE,
         "label_smoothing": 0.1,
         "learning_rate": 0.1,
         "weight_decay": 0.01,
     }
     recipe = Finetune(**PARAMS["finetune"] | changes)
     trainer = Trainer(
-        BatchLoader(split.at(np.arange(count)), normalise, execution),
+        BatchLoader(split.at(np.arange(EXAMPLES[case])), normalise, execution),
         BatchLoader(split.at(np.arange(40, 50)), normalise, execution),
         Augmentation(crop_padding=2, flip=True, crop_scale=0.5),
         execution,
         distributed,
-        teacher=Teacher(execution.place(teacher).eval(), 0.5, 4.0),
+        teacher=Teacher(execution.place(teacher).eval(), weight=0.5, temperature=4.0),
         seed=3,
     )
-    callback = PenaltyAndMasks(execution.place(model))
-    return model, trainer.fit(model, recipe, callback=callback)
+    callback = PenaltyAndMasks(execution.place(student))
+    return student, trainer.fit(student, recipe, callback=callback)
 
 
 def main(out: Path, device: str) -> None:
-    execution = computed_on(device)
+    execution = execution_on(device)
     distributed = join(execution)
+
     for case in EXAMPLES:
-        model, fitted = trained(case, distributed, execution)
-        torch.save(
-            {"model": model.cpu().state_dict(), "history": fitted.history},
-            out / f"{case}-{distributed.rank}.pt",
-        )
+        student, result = train(case, distributed, execution)
+        content = {"model": student.cpu().state_dict(), "history": result.history}
+        torch.save(content, out / f"{case}-{distributed.rank}.pt")
+
     leave()
 
 
-def by_two(folder: Path, device: str) -> None:
-    """Have two processes do all cases, and leave what they made of them in the folder."""
+def train_with_two_processes(folder: Path, device: str) -> None:
+    """Have two processes train all cases; each writes its results to the folder."""
     root = Path(__file__).parents[2]
-    meeting = {RENDEZVOUS: (folder / "store").as_uri(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    surroundings = os.environ | meeting | {"PYTHONPATH": str(root / "src")}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder), device], env=surroundings | place)
-        for place in ({"RANK": "0", "LOCAL_RANK": "0"}, {"RANK": "1", "LOCAL_RANK": "1"})
-    ]
+    environment = os.environ | {
+        "PYTHONPATH": str(root / "src"),
+        RENDEZVOUS: (folder / "store").as_uri(),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+
+    processes = []
+    for rank in ("0", "1"):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, str(folder), device],
+                env=environment | {"RANK": rank, "LOCAL_RANK": rank},
+            )
+        )
     try:
         assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
@@ -140,23 +147,24 @@ def by_two(folder: Path, device: str) -> None:
             process.kill()
 
 
-def assert_steps_of_one(folder: Path, case: str, device: str) -> None:
-    """Weights after steps of SGD are sums of gradients; without batch norm they must be those of one process."""
-    model, fitted = trained(case, SINGLE_PROCESS, computed_on(device))
-    one, other = (torch.load(folder / f"{case}-{rank}.pt") for rank in range(2))
-    assert one["history"] == other["history"]
-    assert len(one["history"]) == 2
-    for row, expected in zip(one["history"], fitted.history, strict=True):
-        assert all(abs(row[key] - value) <= 1e-5 for key, value in expected.items()), (
-            row,
-            expected,
-        )
-    begun = Student(torch.zeros(1, 3, 9, 9)).state_dict()
-    for name, expected in model.cpu().state_dict().items():
-        assert torch.equal(one["model"][name], other["model"][name])
-        torch.testing.assert_close(one["model"][name], expected, rtol=0, atol=1e-5, msg=name)
-        # What is frozen or not reached neither moves nor decays, and all else does move.
-        assert torch.equal(begun[name], expected) == (name in ("body.0.weight", "unreached"))
+def assert_same_as_one_process(folder: Path, case: str, device: str) -> None:
+    """Weights after steps of SGD are sums of gradients: without batch norm they must be equal."""
+    student, result = train(case, SINGLE_PROCESS, execution_on(device))
+    first, second = (torch.load(folder / f"{case}-{rank}.pt") for rank in range(2))
+
+    assert first["history"] == second["history"]
+    assert len(first["history"]) == 2
+    for row, expected_row in zip(first["history"], result.history, strict=True):
+        for key, expected in expected_row.items():
+            assert abs(row[key] - expected) <= TOLERANCE, (key, row, expected_row)
+
+    initial = Student(torch.zeros(1, 3, 9, 9)).state_dict()
+    for name, expected in student.cpu().state_dict().items():
+        weight = first["model"][name]
+        assert torch.equal(weight, second["model"][name])
+        torch.testing.assert_close(weight, expected, rtol=0, atol=TOLERANCE, msg=name)
+        # A frozen or unreached weight neither moves nor decays, and all others move.
+        assert torch.equal(initial[name], expected) == (name in (FROZEN, UNREACHED))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from helpers.data import EVERYTHING, mapped
 from helpers.networks import DIGITS_SHAPE
 from helpers.params import PROJECT, edit_params
-from helpers.shared_training import EXAMPLES, assert_steps_of_one, by_two
+from helpers.shared_training import EXAMPLES, assert_same_as_one_process, train_with_two_processes
 from helpers.stages import TRAIN, command, files, stage
 from scipy import stats
 
@@ -98,13 +98,13 @@ def test_shares_of_augmented_batches_add_up_to_the_whole_batch(
 def steps_of_two(tmp_path_factory) -> Path:
     """The results of two processes that met over gloo, for every case."""
     folder = tmp_path_factory.mktemp("two")
-    by_two(folder, "cpu")
+    train_with_two_processes(folder, "cpu")
     return folder
 
 
 @pytest.mark.parametrize("case", EXAMPLES)
 def test_two_processes_take_the_steps_of_one(steps_of_two, case):
-    assert_steps_of_one(steps_of_two, case, "cpu")
+    assert_same_as_one_process(steps_of_two, case, "cpu")
 
 
 def test_batch_too_small_for_batch_norm_is_refused_before_any_work(trainer, recipe):

@@ -12,7 +12,7 @@ from helpers.networks import (
     with_store,
 )
 from helpers.params import prune_spec, runtime_params
-from helpers.shared_training import EXAMPLES, assert_steps_of_one, by_two
+from helpers.shared_training import EXAMPLES, assert_same_as_one_process, train_with_two_processes
 
 from prunelab.benchmark.backends import BACKENDS, inputs_of
 from prunelab.benchmark.memory import meter
@@ -152,6 +152,6 @@ def test_peak_memory_is_the_memory_of_the_activations():
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs")
 def test_two_gpus_take_the_steps_of_one(tmp_path):
-    by_two(tmp_path, "cuda")
+    train_with_two_processes(tmp_path, "cuda")
     for case in EXAMPLES:
-        assert_steps_of_one(tmp_path, case, "cuda")
+        assert_same_as_one_process(tmp_path, case, "cuda")

@@ -1,4 +1,4 @@
-"""Stages as commands, in temporary folders: what they refuse, and that a kill costs nothing but time."""
+"""Stages as commands, in temporary folders: their refusals, and that a kill costs only time."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from ruamel.yaml import YAML
 
 from prunelab.stages.entry import run
 
-SHARED = ("__init__", "entry", "task")
+NOT_STAGES = ("__init__", "entry", "task")
 STAGES = sorted(
-    path.stem for path in (PROJECT / "src/prunelab/stages").glob("*.py") if path.stem not in SHARED
+    path.stem
+    for path in (PROJECT / "src/prunelab/stages").glob("*.py")
+    if path.stem not in NOT_STAGES
 )
 
 
@@ -31,61 +34,66 @@ def workspace(tmp_path, monkeypatch) -> Path:
     content["train"]["epochs"] = 25
     content["finetune"]["epochs"] = 1
     YAML().dump(content, tmp_path / "params.yaml")
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT / "src"))
     monkeypatch.delenv("DVC_STAGE", raising=False)
     return tmp_path
 
 
+def prepare() -> None:
+    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_has_help(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
+
     with pytest.raises(SystemExit) as ended:
         run(import_module(f"prunelab.stages.{name}").main)
+
     assert ended.value.code == 0
     assert "Usage:" in capsys.readouterr().out
 
 
-def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(workspace):
+def test_a_killed_stage_resumes_and_ends_with_the_same_bits(workspace):
     edit_params(workspace / "params.yaml", train__epochs=8)
-    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    shutil.rmtree(workspace / "data/prepared/test")  # which training has no business with
+    prepare()
+    shutil.rmtree(workspace / "data/prepared/test")  # training must not need it
     assert stage(*TRAIN).returncode == 0
     expected = files(workspace / "models")
     for path in (workspace / "models").rglob("*.*"):
         path.unlink()
 
-    killed = subprocess.Popen(command(*TRAIN), stdout=subprocess.DEVNULL)
     checkpoints = workspace / ".prunelab/checkpoints"
-    deadline = time.monotonic() + 60
-    while not list(checkpoints.rglob("*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    killed = subprocess.Popen(command(*TRAIN), stdout=subprocess.DEVNULL)
+    wait_until(lambda: list(checkpoints.rglob("*.pt")), seconds=60)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL  # it was in the middle of its work
     assert not (workspace / "models/history/base.json").exists()
-
     resumed = stage(*TRAIN)
+
     assert resumed.returncode == 0
     assert "going on after epoch" in resumed.stdout
     assert files(workspace / "models") == expected
     assert not list(checkpoints.iterdir())
 
 
-def test_a_stage_refuses_bad_parameters_with_all_problems_and_the_way_back(workspace):
+def test_bad_parameters_are_refused_with_all_problems_and_a_recovery_hint(workspace):
     text = (workspace / "params.yaml").read_text()
-    (workspace / "params.yaml").write_text(
-        text.replace("ratio: 0.6", "ratio: 1.5").replace("model: resnet8", "model: x")
-    )
-    args = (
-        "models/base",
-        "data/prepared",
-        "models/focus/pruned",
-        "--method",
-        "l1_channel",
-        "--ratio",
-        "1.5",
-    )
-    result = stage("prune", *args, DVC_STAGE="prune_focus")
+    text = text.replace("ratio: 0.6", "ratio: 1.5").replace("model: resnet8", "model: x")
+    (workspace / "params.yaml").write_text(text)
+    folders = ("models/base", "data/prepared", "models/focus/pruned")
+    options = ("--method", "l1_channel", "--ratio", "1.5")
+
+    result = stage("prune", *folders, *options, DVC_STAGE="prune_focus")
+
     lines = result.stderr.splitlines()
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -95,32 +103,34 @@ def test_a_stage_refuses_bad_parameters_with_all_problems_and_the_way_back(works
     assert not (workspace / "models").exists()
 
 
-def test_a_stage_without_its_inputs_says_what_makes_them(workspace):
-    result = stage(
-        "prune", "models/base", "data/prepared", "out", "--method", "l1_channel", "--ratio", "0.5"
-    )
+def test_missing_inputs_are_reported_with_what_makes_them(workspace):
+    folders = ("models/base", "data/prepared", "out")
+    options = ("--method", "l1_channel", "--ratio", "0.5")
+
+    result = stage("prune", *folders, *options)
+
     assert result.returncode == 1
-    assert result.stderr.splitlines() == [
-        "models/base/final/0.safetensors is missing; `dvc repro` makes it"
-    ]
+    lines = result.stderr.splitlines()
+    assert lines == ["models/base/final/0.safetensors is missing; `dvc repro` makes it"]
 
 
-def test_a_stage_refuses_damaged_data_and_writes_nothing(workspace):
-    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    train = workspace / "data/prepared/train/inputs.npy"
-    train.write_bytes(train.read_bytes()[:-1])
+def test_damaged_data_is_refused_and_nothing_is_written(workspace):
+    prepare()
+    inputs = workspace / "data/prepared/train/inputs.npy"
+    inputs.write_bytes(inputs.read_bytes()[:-1])
+
     result = stage(*TRAIN)
+
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "train/inputs.npy is damaged" in line
     assert not (workspace / "models").exists()
 
 
-def stage_under_a_shell() -> subprocess.Popen:
-    """A stand-in for DVC that runs a stage as DVC does, through a shell that stays in between."""
-    shell = (
-        " ".join(command(*TRAIN)) + "; true"
-    )  # `; true` keeps the shell from replacing itself by Python
+def start_stage_as_dvc_does() -> subprocess.Popen:
+    """Start a stand-in for DVC: it runs a stage through a shell that stays in between."""
+    # `; true` keeps the shell from replacing itself by Python.
+    shell = " ".join(command(*TRAIN)) + "; true"
     return subprocess.Popen(
         [sys.executable, "-c", f"import subprocess; subprocess.run(['sh', '-c', {shell!r}])"],
         env={**os.environ, "DVC_STAGE": "train_base"},
@@ -129,44 +139,41 @@ def stage_under_a_shell() -> subprocess.Popen:
 
 
 def running_stages(workspace: Path) -> list[psutil.Process]:
-    found = []
+    stages = []
     for process in psutil.process_iter(["cmdline", "name"]):
         words = process.info["cmdline"] or []
         if "prunelab.stages.train_base" in words and process.cwd() == str(workspace):
-            found.append(process)
-    return found
+            stages.append(process)
+    return stages
 
 
-@pytest.mark.parametrize("after_s", [0.0, 1.5, 6.0])
-def test_a_stage_dies_with_the_dvc_that_started_it(workspace, after_s):
-    """Killed while the stage is still starting, while it imports torch, and in the middle of its work."""
-    params = workspace / "params.yaml"
-    params.write_text(
-        params.read_text().replace("epochs: 25", "epochs: 5000")
-    )  # it must not end by itself
-    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
-    parent = stage_under_a_shell()
-    deadline = time.monotonic() + 20
-    while not running_stages(workspace) and time.monotonic() < deadline:
-        time.sleep(0.01)
+@pytest.mark.parametrize("delay_s", [0.0, 1.5, 6.0])
+def test_a_stage_ends_with_the_dvc_that_started_it(workspace, delay_s):
+    """DVC is killed while the stage starts, while it imports torch, and while it trains."""
+    edit_params(workspace / "params.yaml", train__epochs=5000)  # it must not end by itself
+    prepare()
+    dvc = start_stage_as_dvc_does()
+    wait_until(lambda: running_stages(workspace), seconds=20)
     (orphan,) = running_stages(workspace)
-    time.sleep(after_s)
-    parent.kill()
-    parent.wait()
+
+    time.sleep(delay_s)
+    dvc.kill()
+    dvc.wait()
+
     orphan.wait(timeout=10)
     assert not (workspace / "models/history/base.json").exists()
 
 
-def test_ctrl_c_ends_a_stage_at_once_and_says_how_to_go_on(workspace):
-    assert stage("prepare", "data/raw", "data/prepared").returncode == 0
+def test_ctrl_c_ends_a_stage_at_once_and_says_how_to_resume(workspace):
+    prepare()
     running = subprocess.Popen(
         command(*TRAIN), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not list((workspace / ".prunelab").rglob("*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: list((workspace / ".prunelab").rglob("*.pt")), seconds=60)
+
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=5)
+    _, stderr = running.communicate(timeout=5)
+
     assert running.returncode == 130
-    assert "goes on from the last finished epoch" in said
-    assert "Traceback" not in said
+    assert "continue from the last finished epoch" in stderr
+    assert "Traceback" not in stderr
