@@ -1,4 +1,4 @@
-"""The workflows of .github: pinned, with no more rights than they need, and shell that does what it should."""
+"""The workflows of .github: pinned actions, no more rights than needed, and correct shell."""
 
 import json
 import os
@@ -13,126 +13,187 @@ from ruamel.yaml import YAML
 
 FILES = sorted((PROJECT / ".github/workflows").glob("*.y*ml"))
 WORKFLOWS = {file.name: YAML(typ="safe", pure=True).load(file) for file in FILES}
-JOBS = {
-    f"{name}:{key}": job
-    for name, workflow in WORKFLOWS.items()
-    for key, job in workflow["jobs"].items()
-}
+OWN_REPOSITORY = "github.event.pull_request.head.repo.full_name == github.repository"
+PINNED_ACTION = re.compile(r"(- )?uses: actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
+
+
+def all_jobs() -> dict[str, dict]:
+    """Every job, by the name of its workflow and its own."""
+    jobs = {}
+    for name, workflow in WORKFLOWS.items():
+        for key, job in workflow["jobs"].items():
+            jobs[f"{name}:{key}"] = job
+    return jobs
+
+
+JOBS = all_jobs()
 STEPS = [(name, step) for name, job in JOBS.items() for step in job["steps"]]
-GUARD = "github.event.pull_request.head.repo.full_name == github.repository"
+SHELL_STEPS = [(name, step) for name, step in STEPS if "run" in step]
 
 
-def test_there_are_tests_and_a_review():
+def test_pull_requests_are_tested_and_reviewed():
     assert "pull_request" in WORKFLOWS["tests.yml"]["on"]
     assert "push" in WORKFLOWS["tests.yml"]["on"]
     assert "pull_request" in WORKFLOWS["results.yml"]["on"]
-    assert not any("pull_request_target" in workflow["on"] for workflow in WORKFLOWS.values())
+
+
+def test_no_workflow_runs_foreign_code_with_our_rights():
+    for workflow in WORKFLOWS.values():
+        assert "pull_request_target" not in workflow["on"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_every_action_is_pinned_by_its_commit_and_says_which_release_that_is(file):
-    lines = [
-        line.strip() for line in file.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)
-    ]
-    assert lines
-    for line in lines:
-        assert re.fullmatch(r"(- )?uses: actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line), line
+def test_every_action_is_pinned_to_a_commit_and_names_its_release(file):
+    lines = [line.strip() for line in file.read_text().splitlines()]
+    actions = [line for line in lines if re.match(r"(- )?uses:", line)]
+
+    assert actions
+    for action in actions:
+        assert PINNED_ACTION.fullmatch(action), action
 
 
-def test_one_action_has_one_commit():
-    used = {step["uses"] for _, step in STEPS if "uses" in step}
-    assert len(used) == len({action.partition("@")[0] for action in used})
+def test_every_action_is_pinned_to_one_commit():
+    pinned = {step["uses"] for _, step in STEPS if "uses" in step}
+    actions = {action.partition("@")[0] for action in pinned}
+
+    assert len(pinned) == len(actions)
+
+
+def rights_of(name: str) -> dict[str, str]:
+    workflow = WORKFLOWS[name.partition(":")[0]]
+    return JOBS[name].get("permissions", workflow["permissions"])
+
+
+def checkouts_of(name: str) -> list[dict]:
+    """The options of the steps that check out the repository."""
+    options = []
+    for step in JOBS[name]["steps"]:
+        if step.get("uses", "").startswith("actions/checkout@"):
+            options.append(step["with"])
+    return options
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_every_job_has_an_end_its_own_rights_and_the_whole_history(name):
-    workflow, job = WORKFLOWS[name.partition(":")[0]], JOBS[name]
-    rights = job.get("permissions", workflow["permissions"])
-    assert set(rights.values()) <= {"read", "write"}
-    assert job["timeout-minutes"] <= 60
+def test_every_job_has_a_time_limit_rights_and_a_strict_shell(name):
+    workflow = WORKFLOWS[name.partition(":")[0]]
+
+    assert JOBS[name]["timeout-minutes"] <= 60
+    assert set(rights_of(name).values()) <= {"read", "write"}
     assert workflow["concurrency"]["group"]
-    assert workflow["defaults"]["run"]["shell"] == "bash"  # with which a broken pipe is an error
-    checkouts = [
-        step["with"]
-        for step in job["steps"]
-        if step.get("uses", "").startswith("actions/checkout@")
-    ]
-    for given in checkouts:
-        assert given["fetch-depth"] == 0
-        assert given["persist-credentials"] is False
-    if "write" in rights.values():
-        assert not checkouts, "what may write must not run the pull request's code"
-        assert rights == {"pull-requests": "write"}
-        assert GUARD in job["if"]
-        assert job["continue-on-error"] is True
+    # With bash, a failure anywhere in a pipe is an error.
+    assert workflow["defaults"]["run"]["shell"] == "bash"
 
 
-@pytest.mark.parametrize(("name", "step"), [(name, step) for name, step in STEPS if "run" in step])
-def test_shell_is_shell_and_nothing_is_pasted_into_it(name, step, tmp_path):
-    checked = subprocess.run(
+@pytest.mark.parametrize("name", JOBS)
+def test_every_checkout_has_the_whole_history_and_keeps_no_token(name):
+    for options in checkouts_of(name):
+        assert options["fetch-depth"] == 0
+        assert options["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if "write" in rights_of(name).values()])
+def test_a_job_that_may_write_runs_no_code_of_the_pull_request(name):
+    job = JOBS[name]
+
+    assert not checkouts_of(name)
+    assert rights_of(name) == {"pull-requests": "write"}
+    assert OWN_REPOSITORY in job["if"]
+    assert job["continue-on-error"] is True
+
+
+@pytest.mark.parametrize(("name", "step"), SHELL_STEPS)
+def test_shell_steps_are_valid_and_paste_nothing_into_commands(name, step):
+    check = subprocess.run(
         ["bash", "-n"], input=step["run"], text=True, capture_output=True, check=False
     )
-    assert checked.returncode == 0, checked.stderr
-    assert "${{" not in step["run"], "a branch may be named like a command; hand it over in env"
+
+    assert check.returncode == 0, check.stderr
+    assert "${{" not in step["run"], "a branch may be named like a command; pass it in env"
 
 
-def script(named: str) -> str:
-    (found,) = [step["run"] for _, step in STEPS if step.get("name", "").startswith(named)]
-    return found
+def script(name_start: str) -> str:
+    """The shell of the step whose name begins so."""
+    (script,) = [step["run"] for _, step in STEPS if step.get("name", "").startswith(name_start)]
+    return script
 
 
-def run(folder: Path, text: str, **variables: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"} | variables
+def run(folder: Path, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run shell as GitHub does, with the programs in folder/bin first."""
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text], cwd=folder, env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text],
+        cwd=folder,
+        env=os.environ | {"PATH": path} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def program(path: Path, text: str) -> None:
+def write_program(path: Path, text: str) -> None:
+    """Write a Python program that can be run by its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{sys.executable}\n{text}")
     path.chmod(0o755)
 
 
+# Stands for GitHub's command line: it writes down its arguments and prints the ids of comments.
+FAKE_GH = """
+import json
+import sys
+from pathlib import Path
+
+with Path({log!r}).open("a") as log:
+    print(json.dumps(sys.argv[1:]), file=log)
+if "--paginate" in sys.argv:
+    print({ids!r}, end="")
+"""
+
+
 @pytest.mark.parametrize(
-    ("ids", "method", "place"),
+    ("ids", "method", "path"),
     [("", "POST", "issues/5/comments"), ("11\n12\n", "PATCH", "comments/12")],
+    ids=["first run", "later run"],
 )
-def test_one_comment_is_written_and_then_written_anew(tmp_path, ids, method, place):
-    """GitHub's command line is played by a program that writes down what it was asked."""
-    said = tmp_path / "said"
-    program(
-        tmp_path / "bin/gh",
-        "import json, sys\n"
-        f"open({str(said)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
-        f"print({ids!r} if '--paginate' in sys.argv else '', end='')\n",
-    )
+def test_the_comment_is_created_once_and_then_updated(tmp_path, ids, method, path):
+    log = tmp_path / "calls"
+    write_program(tmp_path / "bin/gh", FAKE_GH.format(log=str(log), ids=ids))
     (tmp_path / "comment.md").write_text("# Results\n")
-    done = run(tmp_path, script("Write the comment"), GITHUB_REPOSITORY="us/study", NUMBER="5")
-    assert done.returncode == 0, done.stderr
-    asked, wrote = [json.loads(line) for line in said.read_text().splitlines()]
-    mark = (tmp_path / "body.md").read_text().splitlines()[0]
-    assert (tmp_path / "body.md").read_text() == f"{mark}\n# Results\n"
-    assert f'startswith("{mark}")' in asked[asked.index("--jq") + 1]
-    assert wrote[wrote.index("--method") + 1] == method
-    assert any(word.endswith(place) for word in wrote)
-    assert "body=@body.md" in wrote
+
+    process = run(tmp_path, script("Write the comment"), GITHUB_REPOSITORY="us/study", NUMBER="5")
+
+    assert process.returncode == 0, process.stderr
+    body = (tmp_path / "body.md").read_text()
+    mark = body.splitlines()[0]
+    assert body == f"{mark}\n# Results\n"
+    search, update = [json.loads(line) for line in log.read_text().splitlines()]
+    assert f'startswith("{mark}")' in search[search.index("--jq") + 1]
+    assert update[update.index("--method") + 1] == method
+    assert any(argument.endswith(path) for argument in update)
+    assert "body=@body.md" in update
+
+
+# Stands for `prunelab review`: it writes the two revisions and exits with a given status.
+FAKE_REVIEW = """
+import sys
+from pathlib import Path
+
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+out.parent.mkdir(parents=True, exist_ok=True)
+out.write_text(" ".join(sys.argv[1:3]))
+sys.exit({status})
+"""
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_the_review_ends_as_the_command_does_and_leaves_both_documents(tmp_path, status):
-    program(
-        tmp_path / ".venv/bin/prunelab",
-        "import pathlib, sys\n"
-        "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
-        "out.parent.mkdir(parents=True, exist_ok=True)\n"
-        f"out.write_text(' '.join(sys.argv[1:3]))\nsys.exit({status})\n",
-    )
+def test_the_review_step_exits_as_the_command_and_keeps_both_documents(tmp_path, status):
+    write_program(tmp_path / ".venv/bin/prunelab", FAKE_REVIEW.format(status=status))
     runner = tmp_path / "runner"
-    done = run(
+
+    process = run(
         tmp_path, script("Review the results"), GITHUB_BASE_REF="release/1", RUNNER_TEMP=str(runner)
     )
-    assert done.returncode == status
+
+    assert process.returncode == status
     for file in ("review/review.md", "comment/comment.md"):
         assert (runner / file).read_text() == "review origin/release/1"

@@ -254,12 +254,14 @@ def _write_params(path: Path, params: Mapping[str, Any]) -> None:
     """Set values in params.yaml and keep its comments: the experiment's diff shows values alone."""
     yaml = YAML()
     content = yaml.load(path)
+
     for key, value in params.items():
         is_section = isinstance(value, Mapping) and isinstance(content.get(key), dict)
         if is_section:
             _update(content[key], value)
         else:
             _update(content, {key: value})
+
     yaml.dump(content, path)
 
 

@@ -94,6 +94,7 @@ def _resolve_targets(targets: Sequence[str], names: Sequence[str]) -> list[str]:
                 resolved += members
         except InputError as error:
             problems += error.problems
+
     if problems:
         raise InputError(problems)
     return resolved

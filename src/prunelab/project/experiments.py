@@ -154,6 +154,7 @@ def experiments(root: Path) -> Iterator[Experiment]:
     """Yield DVC's experiments of every baseline, the newest first."""
     line_format = "--format=%(objectname) %(refname)"
     listing = git(root, "for-each-ref", "--sort=-creatordate", line_format, "refs/exps")
+
     for line in listing.splitlines():
         commit, reference = line.split(" ", 1)
         match = EXPERIMENT_REFERENCE.fullmatch(reference)

@@ -29,6 +29,7 @@ class LockState:
 
     @property
     def stale(self) -> bool:
+        """Whether dvc.lock may belong to other code, parameters or files."""
         return bool(self.stages or self.trouble)
 
 

@@ -52,6 +52,7 @@ def sharing_warnings(jobs: int, threads: int, cores: int, gpus: int) -> Iterator
             f"{jobs} jobs x {threads} threads (runtime.threads) share {cores} cores. "
             "runtime.threads: 1 is faster, but it changes the last bits of all results."
         )
+
     if 0 < gpus < jobs:
         plural = "s" if gpus > 1 else ""
         yield f"{jobs} jobs share {gpus} GPU{plural} and their memory."

@@ -11,9 +11,11 @@ class Display:
 
     def __init__(self, total: int) -> None:
         self._total = total
+
         self._numbers: dict[str, str] = {}
         self._start_times: dict[str, float] = {}
         self._running: dict[str, None] = {}  # a set that keeps the order
+
         self._bar = tqdm(
             total=total,
             unit="stage",

@@ -86,6 +86,7 @@ class WorkerPool:
             "variables": task.variables,
             "order": task.order,
         }
+
         assert worker.process.stdin is not None
         with suppress(BrokenPipeError):  # the process is dead, and `wait` will report it
             worker.process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -100,6 +101,7 @@ class WorkerPool:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, number)
         return process

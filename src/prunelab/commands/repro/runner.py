@@ -79,6 +79,7 @@ class _Run:
         self.root = root
         self.alone = pipeline.alone
         self.result = result
+
         self.lock_order = lock_order(root, pipeline)
         self.graph = TaskGraph(needs, jobs, pipeline.alone)
         self.pool = WorkerPool(root, jobs)
@@ -89,6 +90,7 @@ class _Run:
     def run_stages(self, repo: Any) -> None:
         """Run all stages. However this ends, no worker is left."""
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
+
         try:
             while not self.graph.finished:
                 started = self.graph.start_ready()
@@ -102,6 +104,7 @@ class _Run:
                     self._note_result(name, stage_result)
                 if ended:
                     self._share_cores()
+
                 self.display.refresh()
         finally:
             self.pool.stop()
@@ -135,6 +138,7 @@ class _Run:
         if stage_result is StageResult.killed:
             with log.open("a") as file:
                 file.write("the process was killed, as happens if memory runs out\n")
+
         if stage_result in (StageResult.failed, StageResult.killed):
             self._note_failure(name)
             return

@@ -64,12 +64,14 @@ class TaskGraph:
     def mark_failed(self, name: str) -> list[str]:
         """Note that a running task has failed, and return the tasks that can no longer run."""
         self.running.remove(name)
+
         lost = {name}
         skipped: list[str] = []
         while True:
             newly_lost = [task for task, missing in self._missing.items() if missing & lost]
             if not newly_lost:
                 return skipped
+
             for task in newly_lost:
                 del self._missing[task]
             lost.update(newly_lost)
