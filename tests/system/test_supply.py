@@ -14,6 +14,7 @@ from helpers.repository import stages_run, tiny_clone
 from ruamel.yaml import YAML
 
 LOCKS = sorted(PROJECT.glob("requirements*.lock"))
+PIP_LICENSES = Path(sys.executable).with_name("pip-licenses")
 CUT_OFF = (("unshare", "--net"), ("unshare", "--user", "--map-root-user", "--net"))
 
 # Every module, and the readers that have a hub behind them, where asking for an address or a
@@ -171,9 +172,7 @@ def test_both_locks_name_the_same_versions():
 
 
 def test_every_installed_licence_is_on_the_list_of_allowed_ones():
-    done = subprocess.run(
-        ["pip-licenses"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([PIP_LICENSES], cwd=PROJECT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     assert " scipy " in done.stdout
@@ -187,9 +186,7 @@ def test_a_licence_that_is_not_on_the_list_fails_the_audit(tmp_path):
 
     (tmp_path / "pyproject.toml").write_text(settings.replace("Zope Public License", "Other"))
 
-    done = subprocess.run(
-        ["pip-licenses"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([PIP_LICENSES], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert "zc.lockfile" in done.stderr + done.stdout
