@@ -1,4 +1,4 @@
-"""Folders of images: layouts, modes, sizes, and everything that is refused."""
+"""Folders of images: layouts, modes, sizes, and every error."""
 
 import warnings
 from pathlib import Path
@@ -24,28 +24,26 @@ from prunelab.stages import prepare
 TWO = {"cat": 12, "dog": 18}
 
 
-def folder_of(path: Path, resize: int | None = 6) -> ImageFolder:
+def image_folder(path: Path, resize: int | None = 6) -> ImageFolder:
     return ImageFolder(DataConfig(Path("unused"), path=str(path), resize=resize))
 
 
-def names(part) -> list[str]:
-    return [Path(path).name for path in part.paths]
-
-
 def problems(dataset: ImageFolder) -> list[str]:
-    """What `check` would say, which is also what asking for facts raises."""
-    found = dataset.missing() + dataset.damaged()
-    with pytest.raises(InputError) as refused:
+    """The lines that `prunelab check` prints, which `info` must raise as well."""
+    lines = dataset.missing() + dataset.damaged()
+    with pytest.raises(InputError) as error:
         dataset.info()
-    assert refused.value.problems == found
-    return found
+    assert error.value.problems == lines
+    return lines
 
 
-def test_classes_are_the_folders_names_sorted(tmp_path):
+def test_classes_are_the_names_of_the_folders_sorted(tmp_path):
     write_image_folder(tmp_path, {"zebra": 3, "ant": 2, "dog 1": 4})
     (tmp_path / "ant/deep/er").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(tmp_path / "ant/deep/er/x.JPG", format="jpeg")
-    published = folder_of(tmp_path).read()
+
+    published = image_folder(tmp_path).read()
+
     assert published.class_names == ["ant", "dog 1", "zebra"]
     assert np.bincount(published.train.labels).tolist() == [3, 4, 3]
     for path, label in zip(published.train.paths, published.train.labels, strict=True):
@@ -53,12 +51,14 @@ def test_classes_are_the_folders_names_sorted(tmp_path):
     assert published.test is published.validation is None
 
 
-def test_files_that_are_no_images_are_ignored_and_counted(tmp_path, capsys):
+def test_files_that_are_not_images_are_ignored_and_counted(tmp_path, capsys):
     write_image_folder(tmp_path, TWO)
     for name in ("README.md", "cat/notes.txt", "cat/._000.png", "dog/Thumbs.db"):
         (tmp_path / name).write_bytes(b"no image")
     (tmp_path / ".git").mkdir()
-    published = folder_of(tmp_path).read()
+
+    published = image_folder(tmp_path).read()
+
     assert len(published.train) == 30
     assert "ignored 4 files" in capsys.readouterr().out
 
@@ -73,16 +73,26 @@ def test_files_that_are_no_images_are_ignored_and_counted(tmp_path, capsys):
         (["train"], None, None),
     ],
 )
-def test_official_splits(tmp_path, layout, test_from, validation_from):
+def test_official_splits_come_from_the_folders_of_their_names(
+    tmp_path, layout, test_from, validation_from
+):
     for count, name in enumerate(layout, start=3):
         write_image_folder(tmp_path / name, {"cat": count, "dog": count})
-    published = folder_of(tmp_path).read()
-    for part, wanted in ((published.test, test_from), (published.validation, validation_from)):
-        assert (part is None) == (wanted is None)
-        if part is not None:
-            assert {Path(path).relative_to(tmp_path).parts[0] for path in part.paths} == {wanted}
-            assert published.class_names == ["cat", "dog"]
+
+    published = image_folder(tmp_path).read()
+
     assert len(published.train) == 6
+    assert published.class_names == ["cat", "dog"]
+    assert split_folder(published.test, tmp_path) == test_from
+    assert split_folder(published.validation, tmp_path) == validation_from
+
+
+def split_folder(split, root: Path) -> str | None:
+    """The folder that all images of a split come from."""
+    if split is None:
+        return None
+    (folder,) = {Path(path).relative_to(root).parts[0] for path in split.paths}
+    return folder
 
 
 def test_a_test_folder_without_classes_is_not_used(tmp_path):
@@ -90,31 +100,37 @@ def test_a_test_folder_without_classes_is_not_used(tmp_path):
         write_image_folder(tmp_path / name, TWO)
     (tmp_path / "test").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "test/unlabelled.png")
-    published = folder_of(tmp_path).read()
+
+    published = image_folder(tmp_path).read()
+
     assert published.test is not None
     assert "val" in Path(published.test.paths[0]).parts
 
 
-def test_a_flat_test_folder_beside_train_alone_is_not_used_either(tmp_path):
+def test_a_test_folder_without_classes_beside_only_train_is_not_used(tmp_path):
     write_image_folder(tmp_path / "train", {"cat": 4, "dog": 4})
     write_image_folder(tmp_path, {"test": 3})
-    published = folder_of(tmp_path).read()
+
+    published = image_folder(tmp_path).read()
+
     assert (published.test, len(published.train)) == (None, 8)
 
 
 def test_classes_too_small_for_the_splits_are_named(tmp_path):
     write_image_folder(tmp_path, {"cat": 9, "dog": 2, "emu": 1})
-    (line,) = problems(folder_of(tmp_path))
+
+    (line,) = problems(image_folder(tmp_path))
+
     assert "2 of 3 classes" in line
     assert "dog (2), emu (1)" in line
 
 
 def test_classes_may_be_named_train_and_test(tmp_path):
     write_image_folder(tmp_path, {"train": 3, "test": 4, "bus": 3})
-    assert folder_of(tmp_path).read().class_names == ["bus", "test", "train"]
+    assert image_folder(tmp_path).read().class_names == ["bus", "test", "train"]
 
 
-def as_mode(mode: str, pixels: np.ndarray) -> tuple[Image.Image, str]:
+def image_of_mode(mode: str, pixels: np.ndarray) -> tuple[Image.Image, str]:
     """An image of this mode that looks like the grey `pixels`, and the format to save it in."""
     grey = Image.fromarray(pixels)
     match mode:
@@ -142,55 +158,64 @@ MODES = ["L", "LA", "RGB", "RGBA", "P", "P with transparency", "CMYK", "I;16", "
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_becomes_the_rgb_it_looks_like(tmp_path, mode):
+def test_each_mode_is_decoded_to_the_rgb_it_looks_like(tmp_path, mode):
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    image, kind = as_mode(mode, pixels)
-    path = tmp_path / f"x.{kind}"
+    image, image_format = image_of_mode(mode, pixels)
+    path = tmp_path / f"x.{image_format}"
     image.save(path)
-    expected = (pixels > 127) * np.uint8(255) if mode == "1" else pixels
+
     with warnings.catch_warnings(action="error"):
         decoded = decode(str(path), None)
+
+    expected = pixels
+    if mode == "1":
+        expected = (pixels > 127) * np.uint8(255)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, np.stack([expected] * 3))
 
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (32, 32), (8, 16)])
-def test_a_resized_image_is_the_centre_of_the_image_with_its_shorter_side_fitted(tmp_path, size):
+def test_a_resized_image_is_its_centre_square(tmp_path, size):
     across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
     image = Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
     image.save(tmp_path / "x.png")
+
     decoded = decode(str(tmp_path / "x.png"), 10)
+
     expected = np.asarray(tv.center_crop(tv.resize(image, [10]), [10])).transpose(2, 0, 1)
-    inside = (
-        slice(None),
-        slice(2, -2),
-        slice(2, -2),
-    )  # beyond the crop's edge, the other order sees more pixels
+    # torchvision resizes before it crops, so at the edge it sees pixels beyond the crop.
+    inside = slice(None), slice(2, -2), slice(2, -2)
     np.testing.assert_allclose(decoded[inside].astype(int), expected[inside].astype(int), atol=2)
 
 
-def test_parts_decode_what_lies_in_their_files_in_order(tmp_path, monkeypatch):
+def test_chunks_decode_the_files_in_order(tmp_path, monkeypatch):
     write_image_folder(tmp_path, TWO)
     monkeypatch.setattr(splits, "CHUNK_BYTES", 7 * 3 * 6 * 6)
-    part = folder_of(tmp_path).read().train.at(np.array([20, 3, 11, 0, 7, 8, 9, 10, 29]))
-    chunks = list(part.chunks())
+    files = image_folder(tmp_path).read().train.at(np.array([20, 3, 11, 0, 7, 8, 9, 10, 29]))
+
+    chunks = list(files.chunks())
+
     assert [len(chunk) for chunk in chunks] == [7, 2]
-    np.testing.assert_array_equal(np.concatenate(chunks), [decode(path, 6) for path in part.paths])
+    np.testing.assert_array_equal(np.concatenate(chunks), [decode(path, 6) for path in files.paths])
 
 
 def test_images_of_one_size_need_no_resizing(tmp_path):
     write_image_folder(tmp_path, TWO, sizes=[(9, 7)])
-    dataset = folder_of(tmp_path, resize=None)
+
+    dataset = image_folder(tmp_path, resize=None)
+
     assert dataset.info().shape == (3, 7, 9)
     assert next(dataset.read().train.chunks()).shape == (30, 3, 7, 9)
 
 
-def test_images_of_two_sizes_are_refused_by_name_unless_resized(tmp_path):
+def test_images_of_two_sizes_are_an_error_unless_resized(tmp_path):
     write_image_folder(tmp_path, TWO)
-    (line,) = problems(folder_of(tmp_path, resize=None))
+
+    (line,) = problems(image_folder(tmp_path, resize=None))
+
     for part in ("data.resize is null", "9x7", "6x8", "cat/000.png", "cat/001.png"):
         assert part in line
-    assert not folder_of(tmp_path, resize=6).damaged()
+    assert not image_folder(tmp_path, resize=6).damaged()
 
 
 @pytest.mark.parametrize(
@@ -199,17 +224,28 @@ def test_images_of_two_sizes_are_refused_by_name_unless_resized(tmp_path):
         ({}, ["no class folders", "at least two"]),
         ({"cat": 3}, ["only the class folder cat"]),
         ({"cat": 3, "dog": 0, "emu": 0}, ["without images in train: dog, emu"]),
-        ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/emu": 2}, ["dog (only in train)", "emu (only in val)"]),
-        ({"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/dog": 0}, ["without images in val: dog"]),
-        ({"Train/cat": 3, "Train/dog": 3, "Test/cat": 3}, ["Test, Train", "look like official splits"]),
+        (
+            {"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/emu": 2},
+            ["dog (only in train)", "emu (only in val)"],
+        ),
+        (
+            {"train/cat": 2, "train/dog": 2, "val/cat": 2, "val/dog": 0},
+            ["without images in val: dog"],
+        ),
+        (
+            {"Train/cat": 3, "Train/dog": 3, "Test/cat": 3},
+            ["Test, Train", "look like official splits"],
+        ),
         ({"train": 5, "test": 5}, ["test, train", "look like official splits"]),
         ({"train/cat": 3, "train/dog": 3, "extra": 3}, ["train", "look like official splits"]),
         ({"val/cat": 3, "val/dog": 3, "test/cat": 3}, ["test, val", "look like official splits"]),
     ],
-)  # fmt: skip
-def test_folders_that_make_no_classes_are_refused(tmp_path, layout, named):
+)
+def test_folders_without_usable_classes_are_an_error(tmp_path, layout, named):
     write_image_folder(tmp_path, layout)
-    (line,) = problems(folder_of(tmp_path))
+
+    (line,) = problems(image_folder(tmp_path))
+
     for part in (str(tmp_path), *named):
         assert part in line
 
@@ -217,27 +253,31 @@ def test_folders_that_make_no_classes_are_refused(tmp_path, layout, named):
 @pytest.mark.parametrize(
     ("path", "named"), [(None, "data.source: null"), ("no/such", "no/such is not a folder")]
 )
-def test_a_source_that_is_not_there_is_refused(path, named):
+def test_a_missing_source_is_an_error_and_cannot_be_downloaded(path, named):
     dataset = ImageFolder(DataConfig(Path("unused"), path=path, resize=6))
+
     (line,) = problems(dataset)
+
     assert named in line
     assert not dataset.reachable()
     with pytest.raises(InputError, match=named):
         dataset.download()
 
 
-def test_images_that_cannot_be_decoded_are_named_and_counted_and_nothing_is_written(tmp_path):
+def test_undecodable_images_are_named_and_nothing_is_written(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     for name in ("train", "val"):
         write_image_folder(source / name, TWO)
     for index in range(7):
-        whole = source / f"train/cat/{index:03}.png"
-        whole.write_bytes(whole.read_bytes()[: index * 20])
+        image = source / f"train/cat/{index:03}.png"
+        image.write_bytes(image.read_bytes()[: index * 20])
     (source / "val/dog/000.png").write_bytes(b"GIF89a, or not")
-    published = folder_of(source).read()
-    with pytest.raises(InputError) as refused:
+    published = image_folder(source).read()
+
+    with pytest.raises(InputError) as error:
         save_prepared(out, {"train": published.train, "test": published.test}, lambda splits: {})
-    first, second = refused.value.problems
+
+    first, second = error.value.problems
     assert first.startswith("train: 7 of 30 images cannot be decoded")
     assert first.count("train/cat/") == 5
     assert first.endswith("and 2 more")
@@ -245,14 +285,16 @@ def test_images_that_cannot_be_decoded_are_named_and_counted_and_nothing_is_writ
     assert not [path for path in out.rglob("*") if path.is_file()]
 
 
-def test_an_image_beyond_pillows_limit_and_one_of_floats_are_refused(tmp_path, monkeypatch):
+def test_images_beyond_pillows_limit_or_of_floats_are_an_error(tmp_path, monkeypatch):
     write_image_folder(tmp_path, TWO)
     Image.new("RGB", (100, 100)).save(tmp_path / "cat/bomb.png")
     Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "cat/float.tif")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)  # twice as many are an error
-    with pytest.raises(InputError) as refused:
-        list(folder_of(tmp_path).read().train.chunks())
-    (line,) = refused.value.problems
+
+    with pytest.raises(InputError) as error:
+        list(image_folder(tmp_path).read().train.chunks())
+
+    (line,) = error.value.problems
     assert "2 of 32" in line
     assert "bomb.png (DecompressionBombError" in line
     assert "float.tif (ValueError: pixels are floating-point" in line
@@ -260,25 +302,36 @@ def test_an_image_beyond_pillows_limit_and_one_of_floats_are_refused(tmp_path, m
 
 def test_a_very_long_image_needs_no_more_memory_than_its_square(tmp_path):
     Image.new("RGB", (2, 60000), (10, 20, 30)).save(tmp_path / "long.png")
-    decoded = decode(
-        str(tmp_path / "long.png"), 500
-    )  # fitted first, it would have 500 x 15,000,000 pixels
+
+    # Resized before it was cropped, it would have 500 x 15,000,000 pixels.
+    decoded = decode(str(tmp_path / "long.png"), 500)
+
     np.testing.assert_array_equal(decoded[:, 0, 0], [10, 20, 30])
     assert decoded.shape == (3, 500, 500)
 
 
-def test_the_digest_tells_names_and_sizes_and_not_where_the_folder_lies(tmp_path):
+def test_the_digest_does_not_depend_on_the_place_or_on_other_files(tmp_path):
     write_image_folder(tmp_path / "a", TWO)
     write_image_folder(tmp_path / "b", TWO)
-    digest = folder_of(tmp_path / "a").digest()
-    assert folder_of(tmp_path / "b").digest() == digest
+    digest = image_folder(tmp_path / "a").digest()
+    assert image_folder(tmp_path / "b").digest() == digest
+
     (tmp_path / "b/note.txt").write_text("no image")
-    assert folder_of(tmp_path / "b").digest() == digest
-    (tmp_path / "b/cat/000.png").rename(tmp_path / "b/dog/new.png")
-    moved = folder_of(tmp_path / "b").digest()
-    with (tmp_path / "b/dog/new.png").open("ab") as file:
+
+    assert image_folder(tmp_path / "b").digest() == digest
+
+
+def test_the_digest_changes_with_names_and_sizes_of_images(tmp_path):
+    write_image_folder(tmp_path, TWO)
+    digests = {image_folder(tmp_path).digest()}
+
+    (tmp_path / "cat/000.png").rename(tmp_path / "dog/new.png")
+    digests.add(image_folder(tmp_path).digest())
+    with (tmp_path / "dog/new.png").open("ab") as file:
         file.write(b"x")
-    assert len({digest, moved, folder_of(tmp_path / "b").digest()}) == 3
+    digests.add(image_folder(tmp_path).digest())
+
+    assert len(digests) == 3
 
 
 @pytest.fixture
@@ -298,28 +351,37 @@ def check(**changes: object) -> list[str]:
     return result.stderr.splitlines()
 
 
-def test_prepare_writes_splits_and_check_notices_a_source_that_changed(workspace):
-    assert check() == []
-    prepare.main(Path("data/raw"), Path("data/prepared"))
-    facts = read_json(Path("data/prepared/dataset.json"))
-    assert facts["classes"] == ["cat", "dog"]
-    assert facts["shape"] == [3, 16, 16]
-    assert facts["counts_per_class"] == {"train": [13, 27], "validation": [2, 3], "test": [5, 10]}
-    train = load_split(Path("data/prepared"), "train")
-    np.testing.assert_allclose(facts["mean"], (train.inputs / 255).mean(axis=(0, 2, 3)), atol=1e-6)
+def test_prepare_writes_splits_and_describes_them(workspace):
     assert check() == []
 
+    prepare.main(Path("data/raw"), Path("data/prepared"))
+
+    info = read_json(Path("data/prepared/dataset.json"))
+    assert info["classes"] == ["cat", "dog"]
+    assert info["shape"] == [3, 16, 16]
+    assert info["counts_per_class"] == {"train": [13, 27], "validation": [2, 3], "test": [5, 10]}
+    train = load_split(Path("data/prepared"), "train")
+    np.testing.assert_allclose(info["mean"], (train.inputs / 255).mean(axis=(0, 2, 3)), atol=1e-6)
+    assert check() == []
+
+
+def test_check_reports_a_source_that_changed_after_it_was_prepared(workspace):
+    prepare.main(Path("data/raw"), Path("data/prepared"))
+
     Path("pets/cat/000.png").unlink()
+
     (line,) = check()
     assert "pets has changed since it was prepared" in line
     assert "dvc repro -f prepare" in line
+
     prepare.main(Path("data/raw"), Path("data/prepared"))
     assert check() == []
 
 
-def test_what_is_prepared_needs_no_source_until_it_is_wanted_otherwise(workspace):
+def test_prepared_data_needs_its_source_only_if_parameters_change(workspace):
     prepare.main(Path("data/raw"), Path("data/prepared"))
     Path("pets").rename("elsewhere")
+
     assert check() == []
     (line,) = check(data__resize=8)
     assert "pets is not a folder" in line
@@ -334,6 +396,7 @@ def test_what_is_prepared_needs_no_source_until_it_is_wanted_otherwise(workspace
         ({"data__normalise": {"mean": [0.5], "std": [0.5]}}, "imagefolder has 3 channels"),
     ],
 )
-def test_check_says_each_problem_once(workspace, changes, named):
+def test_check_reports_each_problem_once(workspace, changes, named):
     (line,) = check(**changes)
+
     assert named in line
