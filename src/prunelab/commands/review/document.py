@@ -1,6 +1,6 @@
 """The Markdown of a review: a summary in a few lines, what changed, then all details folded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -94,11 +94,16 @@ def _lock_line(lock: LockState) -> str:
     if not lock.stages:
         return "- dvc.lock is up to date: these are the numbers of this code and these parameters."
 
-    stages = name_list([as_code(stage) for stage in lock.stages])
+    stages = _code_list(lock.stages)
     return (
         "- **dvc.lock is stale, and what follows may be the numbers of other code or parameters.** "
-        f"`dvc repro` would run {stages} and what rests on it."
+        f"`dvc repro` would run {stages} and what depends on it."
     )
+
+
+def _code_list(names: Iterable[Any]) -> str:
+    """The first names, each as code, and the number of others."""
+    return name_list([as_code(name) for name in names])
 
 
 def _counts(result: ReviewResult, changed_params: Rows) -> list[str]:
@@ -110,11 +115,11 @@ def _counts(result: ReviewResult, changed_params: Rows) -> list[str]:
 
     stored = [picture for picture in result.pictures if picture.stored]
     if stored:
-        pictures = f"{name_list([as_code(stem) for stem in by_stem(stored)])} changed"
+        pictures = f"{_code_list(by_stem(stored))} changed"
 
     differing = dict.fromkeys(key for key, _, _ in result.environments.differing)
     if differing:
-        environment = f"{name_list([as_code(key) for key in differing])} differ"
+        environment = f"{_code_list(differing)} differ"
 
     return [
         f"- Parameters: {params}.",
@@ -130,7 +135,7 @@ def _warnings(result: ReviewResult) -> list[str]:
 
     basis = _changed_basis(result.params)
     if basis and any(entry.change(ACCURACY).difference for entry in result.configurations):
-        keys = name_list([as_code(key) for key in basis])
+        keys = _code_list(basis)
         warnings.append(
             f"- **Not like for like**: {keys} made other data or other dense networks, "
             "so accuracies changed for more reasons than pruning."
@@ -148,7 +153,7 @@ def _warnings(result: ReviewResult) -> list[str]:
     if mismatched:
         warnings.append(
             "- Environments that belong to other numbers, and are left out: "
-            f"{name_list([as_code(name) for name in mismatched])}."
+            f"{_code_list(mismatched)}."
         )
     return warnings
 
@@ -204,7 +209,7 @@ def _environments(environments: EnvironmentDiff) -> list[str]:
     """The section of environments; empty if they are the same."""
     rows = []
     for (key, old, new), names in environments.differing.items():
-        where = name_list([as_code(name) for name in names])
+        where = _code_list(names)
         if len(names) == environments.compared:
             where = f"all {environments.compared}"
         rows.append([as_code(key), _value(old), _value(new), where])
@@ -226,14 +231,13 @@ def _value(value: Any) -> str:
 def _notes(sides: str) -> list[str]:
     return [
         sides,
-        "± is half the 95 % interval. That of a change is √(before² + after²), as for two results "
-        "that have nothing to do with each other. What the networks said of every image is not in "
-        "Git, so nothing is paired; as both sides share test images and seeds, the interval is "
-        'rather too wide than too narrow. "within" means that the change may be chance, "beyond" '
-        "that it hardly is; each by itself: of twenty configurations that did not change, one will "
-        "seem to have.",
+        "± is half the 95 % interval. That of a change is √(before² + after²), which treats the "
+        "two results as independent. Git does not hold the predictions for every image, so nothing is "
+        "paired. Both sides share test images and seeds, so the interval is rather too wide than "
+        'too narrow. "within" means that the change may be chance, "beyond" that it hardly is. Of '
+        "twenty configurations that did not change, about one will seem to have.",
         '"exact": counts, and ratios of counts, where any change is a change. "no interval known": '
-        "a measurement whose scatter was not measured, so that nothing can be said about chance.",
+        "a measurement whose scatter was not measured, so nothing is known about chance.",
         "— stands for a value that is null or not there. "
         "Compiled from Git alone: no data, no models, no remote.",
     ]
