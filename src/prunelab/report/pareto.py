@@ -274,7 +274,7 @@ def notes(
             keys = ", ".join(map(escape, row["stale"]))
             lines.append(
                 f"‡ {escape(row['name'])} was measured with other values of {keys}; "
-                "`dvc repro` measures it anew"
+                "`dvc repro` measures it again"
             )
 
     for name, reason in without.items():
