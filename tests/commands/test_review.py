@@ -233,7 +233,9 @@ def test_hostile_names_become_neither_markup_nor_cells():
         },
         {"params.yaml": differing({"name": NASTY}, {"name": f"<!-- {NASTY}"})},
         pictures=[Picture(f"plots/{NASTY}.png", True, False)],
-        environments=EnvironmentDiff({("device", NASTY, None): [NASTY]}, compared=2, mismatched=[NASTY]),
+        environments=EnvironmentDiff(
+            {("device", NASTY, None): [NASTY]}, compared=2, mismatched=[NASTY]
+        ),
         lock=LockState([NASTY]),
         troubles=[NASTY],
     )
