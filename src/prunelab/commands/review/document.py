@@ -234,8 +234,8 @@ def _notes(sides: str) -> list[str]:
         "± is half the 95 % interval. That of a change is √(before² + after²), which treats the "
         "two results as independent. Git does not hold the predictions for every image, so nothing "
         "is paired. Both sides share test images and seeds, so the interval is rather too wide "
-        'than too narrow. "within" means that the change may be chance, "beyond" that it hardly is. '
-        "Of twenty configurations that did not change, about one will seem to have.",
+        'than too narrow. "within" means that the change may be chance, "beyond" that it hardly '
+        "is. Of twenty configurations that did not change, about one will seem to have.",
         '"exact": counts, and ratios of counts, where any change is a change. "no interval known": '
         "a measurement whose scatter was not measured, so nothing is known about chance.",
         "— stands for a value that is null or not there. "
