@@ -151,6 +151,7 @@ def _check_hashes(folder: Path, name: str, data_info: dict[str, Any]) -> None:
     for path in _files(folder / name):
         if not path.is_file():
             raise InputError(f"{path} is missing; `dvc repro prepare` makes it")
+
         actual = sha256(path)
         if actual != expected[path.stem]:
             raise InputError(
@@ -178,6 +179,7 @@ def _find_mismatch(
 ) -> str | None:
     """How the arrays of a split contradict dataset.json, or None."""
     dtype = np.dtype(np.uint8 if len(shape) == 3 else np.int64)
+
     inputs_fit = (
         inputs.dtype == dtype
         and inputs.ndim == 1 + len(shape)
@@ -232,6 +234,7 @@ def _with_bar(name: str, examples: Examples) -> Iterable[np.ndarray]:
         disable=not sys.stderr.isatty(),
         leave=False,
     )
+
     with bar:
         for chunk in examples.chunks():
             yield chunk

@@ -39,6 +39,7 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(wrapper(main))
+
     try:
         app()
     except InputError as error:
@@ -49,6 +50,7 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
         message = describe_failure(error)
         if message is None:
             raise
+
         _let_first_process_report()
         print(message, file=sys.stderr)
         sys.exit(1)

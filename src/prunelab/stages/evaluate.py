@@ -112,7 +112,7 @@ def _predict(
 
 
 def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
-    """The content of a file in metrics/: quality, cost, and what was asked for."""
+    """The content of a file in metrics/: quality, costs and the requested ratio."""
     metrics: dict[str, Any] = dict(
         quality(
             evaluated.labels,

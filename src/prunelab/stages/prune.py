@@ -104,6 +104,7 @@ def _pruned_network(dense: Network, pruned: PruneResult, spec: PruneSpec) -> Net
             "train_macs": pruned.train_macs,
         }
     )
+
     return Network(model=dense.model, card=card, masks=pruned.masks)
 
 

@@ -49,6 +49,7 @@ def load_trainer(
     """
     train = load_split(prepared, "train", data.memory_mb)
     validation = load_split(prepared, "validation", data.memory_mb)
+
     return Trainer(
         train_loader=BatchLoader(train, normalise, execution, workers=data.workers),
         validation_loader=BatchLoader(validation, normalise, execution, workers=data.workers),

@@ -66,6 +66,7 @@ class Progress:
             disable=not self._visible,
             leave=False,
         )
+
         self._refreshed_at = time.monotonic()
         self._images = 0  # since then
         self._validation = ""

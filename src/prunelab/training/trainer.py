@@ -169,7 +169,7 @@ class Trainer:
             optimizer=build_optimizer(model, recipe),
             callback=callback,
             average_gradients=self.distributed.averaging(model.parameters()),
-            steps_per_epoch=self.train_loader.count(recipe.batch_size),
+            steps_per_epoch=self.train_loader.batches_per_epoch(recipe.batch_size),
         )
 
     def _open_checkpoint(self, name: str) -> CheckpointStore | None:
@@ -183,7 +183,9 @@ class Trainer:
             return
 
         # Batches differ in size by one example at most; this is the smallest.
-        smallest_batch = len(self.train_loader) // self.train_loader.count(recipe.batch_size)
+        smallest_batch = len(self.train_loader) // self.train_loader.batches_per_epoch(
+            recipe.batch_size
+        )
         if processes == 1 or smallest_batch >= 2 * processes:
             return
 
@@ -263,6 +265,7 @@ class Trainer:
         model.eval()
         metrics = RunningMetrics(self.execution.device)
         predicted_batches = []
+
         with torch.inference_mode(), self.execution.autocast():
             for inputs, labels in self.validation_loader.ordered(batch_size):
                 logits = model(inputs).float()
