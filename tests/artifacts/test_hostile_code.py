@@ -88,8 +88,8 @@ def plant_in_sources(folder: Path, content: bytes) -> None:
         for index in range(3):
             (folder / "pets" / name / f"{index}.png").write_bytes(content)
 
-    assert DATASETS["text_tsv"](DataConfig(folder, str(folder / "t.tsv"))).damaged()
-    pets = DATASETS["imagefolder"](DataConfig(folder, str(folder / "pets"), resize=8))
+    assert DATASETS["text_tsv"](DataConfig(folder, path=str(folder / "t.tsv"))).damaged()
+    pets = DATASETS["imagefolder"](DataConfig(folder, path=str(folder / "pets"), resize=8))
     with pytest.raises(InputError, match="6 of 6 images cannot be decoded"):
         list(pets.read().train.chunks())
 

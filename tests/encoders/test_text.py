@@ -49,7 +49,7 @@ def dataset(path: Path | str | None, **options: object) -> Dataset:
     source = None
     if path is not None:
         source = str(path)
-    config = DataConfig(Path("unused"), source, **({"tokens": 8} | options))
+    config = DataConfig(Path("unused"), path=source, **({"tokens": 8} | options))
     return DATASETS["text_tsv"](config)
 
 

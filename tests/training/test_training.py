@@ -137,7 +137,7 @@ def test_masked_weights_stay_zero_through_every_step(name, trainer, recipe):
 
     trainer.fit(model, with_changes(recipe, optimizer=name), callback=CallAfterStep(after_step))
 
-    assert len(revived) == 2 * trainer.train_loader.count(64)
+    assert len(revived) == 2 * trainer.train_loader.batches_per_epoch(64)
     assert max(revived) > 0  # the optimizer does revive them: without the hold this would fail
 
 
@@ -288,7 +288,7 @@ def error_of_spoilt_run(trainer, recipe, step, value):
 )
 def test_a_non_finite_loss_stops_the_run_and_names_the_batch(step, place, value, trainer, recipe):
     """A weight that is spoilt after a step shows in the loss of the next batch."""
-    assert trainer.train_loader.count(recipe.batch_size) == 4
+    assert trainer.train_loader.batches_per_epoch(recipe.batch_size) == 4
 
     line = error_of_spoilt_run(trainer, recipe, step, value)
 
@@ -298,7 +298,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_batch(step, place, value,
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_spoilt_in_the_last_step_shows_in_the_validation(value, trainer, recipe):
-    steps = trainer.train_loader.count(recipe.batch_size)
+    steps = trainer.train_loader.batches_per_epoch(recipe.batch_size)
 
     line = error_of_spoilt_run(trainer, recipe, steps, value)
 

@@ -71,13 +71,13 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def count(self, batch_size: int) -> int:
-        """How many batches one pass has."""
+    def batches_per_epoch(self, batch_size: int) -> int:
+        """How many batches all examples make."""
         return math.ceil(len(self) / batch_size)
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All examples in order, in batches of inputs and labels, not augmented."""
-        batches = self.count(batch_size)
+        batches = self.batches_per_epoch(batch_size)
         labels = self.labels.tensor_split(batches)
         for batch_inputs, batch_labels in zip(self._inputs.ordered(batches), labels, strict=True):
             yield self._transform.plain(batch_inputs), batch_labels
@@ -98,7 +98,7 @@ class BatchLoader:
         """
         random = generator("batches", seed, epoch)
         order = torch.randperm(len(self), generator=random)
-        batches = order.tensor_split(self.count(batch_size))
+        batches = order.tensor_split(self.batches_per_epoch(batch_size))
 
         slices = [slice(None)] * len(batches)
         if part is not None:

@@ -69,7 +69,7 @@ def build_on_meta(name: str, classes: int, shape: Shape, **options: int) -> nn.M
 
 
 class _SkipNormalDraws(TorchFunctionMode):
-    """Skips normal draws: on the meta device, torch imports its compiler for them, in seconds."""
+    """Skips normal draws. On the meta device torch imports its compiler for them, for seconds."""
 
     def __torch_function__(
         self,
