@@ -97,12 +97,11 @@ class Cifar:
         )
 
     def missing(self) -> list[str]:
-        hint = self._hint()
-        return [
-            f"{path} is missing (expected {checksum}; {hint})"
-            for path, checksum in self._files().items()
-            if not path.is_file()
-        ]
+        lines = []
+        for path, checksum in self._files().items():
+            if not path.is_file():
+                lines.append(f"{path} is missing (expected {checksum}; {self._hint()})")
+        return lines
 
     def damaged(self) -> list[str]:
         lines = []

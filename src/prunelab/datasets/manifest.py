@@ -124,10 +124,10 @@ def report_duplicates(duplicates: Duplicates, parts: Mapping[str, Examples]) -> 
         if not pairs:
             continue
 
-        names = [
-            f"{parts[second].name(row)} (as {parts[first].name(first_row)})"
-            for first_row, row in pairs
-        ]
+        names = []
+        for first_row, second_row in pairs:
+            first_name = parts[first].name(first_row)
+            names.append(f"{parts[second].name(second_row)} (as {first_name})")
         lines.append(
             f"{len(pairs)} of {len(parts[second])} examples of {second} are in {first} too: "
             f"{first_few(names)}"
