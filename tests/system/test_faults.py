@@ -88,7 +88,7 @@ def test_failed_write_names_its_file_and_keeps_the_old_content(name, size, tmp_p
     with files_end_at(size), pytest.raises(OSError, match="File too large") as failed:
         WRITERS[name](path)
 
-    assert describe_os_error(failed.value).startswith(f"{path}: File too large; ")
+    assert describe_os_error(failed.value).startswith(f"{path}: File too large. ")
     assert files(tmp_path) == {f"out/{name}": b"earlier"}
 
     WRITERS[name](path)
@@ -102,9 +102,9 @@ def test_error_of_a_worker_shows_its_last_line():
         "Original Traceback:\n  x\nFileNotFoundError: y\n"
     )
 
-    assert describe_os_error(FileNotFoundError(text)).startswith(
-        "FileNotFoundError: y; what was there"
-    )
+    line = describe_os_error(FileNotFoundError(text))
+
+    assert line.startswith("FileNotFoundError: y. Existing files are unchanged.")
 
 
 GPU = (

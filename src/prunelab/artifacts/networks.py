@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunelab.artifacts.tensors import canonical_json, load_tensors, save_tensors
 from prunelab.config.params import Count, Normalise, PruneSpec
+from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build_on_meta, example_input, prunable_weights
@@ -128,10 +129,8 @@ def _read_card(path: Path, metadata: dict[str, Any]) -> ModelCard:
     try:
         return ModelCard.model_validate_json(canonical_json(metadata))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InputError(
-            f"{path} has a card that cannot be used: {first['loc']}: {first['msg']}"
-        ) from None
+        problem = describe_errors(error, ModelCard)[0]
+        raise InputError(f"{path} has a card that cannot be used: {problem}") from None
 
 
 def _fits(mask: Tensor, weight: Tensor | None) -> bool:
