@@ -97,7 +97,9 @@ def test_table_has_exactly_the_given_cells(lines):
 def test_revisions_with_hostile_names_are_compared(name, key, value):
     metrics = dict.fromkeys(NEEDED, 1)
     named = [
-        RevisionResult("workspace", None, {"method": "l1_channel", "ratio": 0.5}, metrics, metrics, []),
+        RevisionResult(
+            "workspace", None, {"method": "l1_channel", "ratio": 0.5}, metrics, metrics, []
+        ),
         RevisionResult(
             name,
             None,

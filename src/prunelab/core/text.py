@@ -1,12 +1,13 @@
 """How messages quote values and names that somebody else wrote. For Markdown, see escape.py."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any
 
 MAX_TEXT_LENGTH = 60  # characters of a quoted text
 MAX_VALUE_LENGTH = 120  # characters of a quoted value
+MAX_NAMES = 5  # in one message, cell or sentence
 MAX_INTEGER_BITS = 1000  # Python refuses to write integers of many thousands of digits
 
 
@@ -38,6 +39,14 @@ def truncate(text: str, length: int = MAX_TEXT_LENGTH) -> str:
 def abbreviate(value: Any) -> str:
     """Any value as Python writes it, shortened if it is long."""
     return truncate(_ABBREVIATION.repr(value), MAX_VALUE_LENGTH)
+
+
+def name_list(names: Sequence[str]) -> str:
+    """The first `MAX_NAMES` names, and how many more there are."""
+    shown = ", ".join(names[:MAX_NAMES])
+    if len(names) <= MAX_NAMES:
+        return shown
+    return f"{shown} and {len(names) - MAX_NAMES:,} more"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

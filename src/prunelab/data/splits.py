@@ -4,18 +4,18 @@ The test split is chosen first, and only the split seed decides which examples i
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from prunelab.core.errors import InputError
+from prunelab.core.text import name_list
 from prunelab.data.dataset import Examples, Shape, SplitData
 
 CHUNK_BYTES = 64 * 2**20
 MAX_CHUNK_ROWS = 4096  # every image that waits to be decoded takes a kilobyte, however small it is
-MAX_NAMED = 5  # examples, files or classes that one message names
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
 
@@ -122,16 +122,8 @@ def class_size_problems(counts: Mapping[str, int], needed: int) -> list[str]:
 
     return [
         f"data.source: {len(small)} of {len(counts)} classes have fewer than the {needed} examples "
-        f"that {needed} splits need: {first_few(small)}"
+        f"that {needed} splits need: {name_list(small)}"
     ]
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    listed = ", ".join(names[:MAX_NAMED])
-    if len(names) <= MAX_NAMED:
-        return listed
-    return f"{listed} and {len(names) - MAX_NAMED} more"
 
 
 def channel_moments(images: np.ndarray) -> tuple[list[float], list[float]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from prunelab.core.errors import InputError, one_line
+from prunelab.core.text import name_list
 from prunelab.data.dataset import DataConfig, DataInfo, Shape, SplitData
-from prunelab.data.splits import chunk_rows, class_size_problems, first_few
+from prunelab.data.splits import chunk_rows, class_size_problems
 from prunelab.datasets.images import decode, size_of
 
 SUFFIXES = {
@@ -78,7 +79,7 @@ class ImageFiles:
 
         if failures:
             raise InputError(
-                f"{len(failures)} of {len(self)} images cannot be decoded: {first_few(failures)}"
+                f"{len(failures)} of {len(self)} images cannot be decoded: {name_list(failures)}"
             )
 
     def _decode(self, path: str) -> np.ndarray | str:
@@ -251,7 +252,7 @@ class ImageFolder:
         if empty:
             problems.append(
                 f"data.source: class folders of {self._root} without images in {name}: "
-                f"{first_few(empty)}"
+                f"{name_list(empty)}"
             )
 
         train_classes = set(self._class_names)
@@ -262,7 +263,7 @@ class ImageFolder:
         if differing:
             problems.append(
                 f"data.source: the classes of {self._root} differ in train and {name}: "
-                f"{first_few(differing)}"
+                f"{name_list(differing)}"
             )
         return problems
 
@@ -293,7 +294,7 @@ class ImageFolder:
                     )
 
         if unreadable:
-            names = first_few(unreadable)
+            names = name_list(unreadable)
             problem = f"data.source: {len(unreadable)} images cannot be read: {names}"
             return _CommonSize(common or (0, 0), [problem])
         return _CommonSize(common or (0, 0), [])

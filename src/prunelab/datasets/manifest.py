@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from prunelab.core.text import name_list
 from prunelab.data.dataset import DataConfig, Examples, Shape
-from prunelab.data.splits import Split, channel_moments, first_few
+from prunelab.data.splits import Split, channel_moments
 
 # Of two splits (first, second): pairs of rows, one of each, that hold the same input.
 Duplicates = dict[tuple[str, str], list[tuple[int, int]]]
@@ -130,6 +131,6 @@ def report_duplicates(duplicates: Duplicates, parts: Mapping[str, Examples]) -> 
             names.append(f"{parts[second].name(second_row)} (as {first_name})")
         lines.append(
             f"{len(pairs)} of {len(parts[second])} examples of {second} are in {first} too: "
-            f"{first_few(names)}"
+            f"{name_list(names)}"
         )
     return lines

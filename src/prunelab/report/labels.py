@@ -3,8 +3,6 @@
 This module may not import matplotlib: the tables of commands need none.
 """
 
-from collections.abc import Sequence
-
 DENSE = "dense"  # the name of the network that was not pruned
 
 # What accuracy is weighed against.
@@ -18,13 +16,3 @@ LATENCY = "latency, ms, at batch size {batch}"
 
 # The states of a network by the key of their accuracy.
 STATES = {"accuracy": "after fine-tuning", "accuracy_pruned": "before fine-tuning"}
-
-MAX_NAMES = 5  # in one cell or sentence
-
-
-def name_list(names: Sequence[str]) -> str:
-    """The first `MAX_NAMES` names, and how many more there are."""
-    shown = ", ".join(names[:MAX_NAMES])
-    if len(names) <= MAX_NAMES:
-        return shown
-    return f"{shown} and {len(names) - MAX_NAMES:,} more"

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunelab.report.labels import DENSE, name_list
+from prunelab.core.text import name_list
+from prunelab.report.labels import DENSE
 
 Row = Mapping[str, Any]
 

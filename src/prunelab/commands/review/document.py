@@ -16,9 +16,9 @@ from prunelab.commands.review.result_tables import (
 from prunelab.commands.review.significance import Configuration
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.escape import as_code
+from prunelab.core.text import name_list
 from prunelab.project.environments import EnvironmentDiff
 from prunelab.project.lock_state import Differences, LockState
-from prunelab.report.labels import name_list
 from prunelab.report.markdown import details_block, image, link, table
 from prunelab.report.pareto import BASIS, BASIS_BUT
 

@@ -12,7 +12,7 @@ from prunelab.commands.review.significance import (
     is_number,
 )
 from prunelab.core.escape import as_code
-from prunelab.report.labels import name_list
+from prunelab.core.text import name_list
 from prunelab.report.markdown import details_block, table
 from prunelab.report.tables import with_interval
 
