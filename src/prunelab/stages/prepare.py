@@ -17,14 +17,13 @@ from prunelab.stages.entry import run
 def main(raw: Path, out: Path) -> None:
     """Prepare the data set of params.yaml, from `data.source` or RAW, into the folder OUT."""
     params = load_params()
-    data = params.data
     config = DataConfig(
         raw,
-        path=data.source,
-        resize=data.resize,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        tokens=data.tokens,
+        path=params.data.source,
+        resize=params.data.resize,
+        text_column=params.data.text_column,
+        label_column=params.data.label_column,
+        tokens=params.data.tokens,
         weights=params.weights,
     )
 
@@ -36,7 +35,11 @@ def main(raw: Path, out: Path) -> None:
         dataset.download()
     published = dataset.read()
 
-    split_settings = data.test_fraction, data.validation_fraction, data.split_seed
+    split_settings = (
+        params.data.test_fraction,
+        params.data.validation_fraction,
+        params.data.split_seed,
+    )
     splits = three_way_split(published, *split_settings)
     origin = prepare_params(params.dataset, config, *split_settings)
     origin |= {"digest": dataset.digest()}
