@@ -134,9 +134,19 @@ def main(
                     flush=True,
                 )
                 if compiled and compile_too:
-                    told = f"{what}, compiled"
+                    compiled_label = f"{what}, compiled"
                     print(
-                        line(name, batch, told, pair, gain, shape, execution, rounds, "compiled"),
+                        line(
+                            name,
+                            batch,
+                            compiled_label,
+                            pair,
+                            gain,
+                            shape,
+                            execution,
+                            rounds,
+                            "compiled",
+                        ),
                         flush=True,
                     )
 

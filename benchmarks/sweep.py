@@ -8,8 +8,8 @@ noise for the dense network, 100 kB for every pruned one), so that what is left 
 setting: starting Python and DVC, hashing and pushing. The settings (50) run in three goes over two
 nodes of a Ray on this machine, each go adding to the last; what the driver does is measured for as
 many. A straight line and a parabola through what was measured say what 1,000 would take. CPU
-seconds are told where they can be, since other work on the machine hardly moves them. Efficiency is
-that of settings which sleep, as they would for a GPU.
+seconds are printed where they can be measured, because other work on the machine hardly changes
+them. Efficiency is that of settings which sleep, as they would while a GPU works.
 """
 
 import io

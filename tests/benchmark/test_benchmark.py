@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.networks import DIGITS_SHAPE
+from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from torch import nn
 
-from prunelab.artifacts.networks import ModelCard, Network, load_model, save_network
+from prunelab.artifacts.networks import Network, load_model, save_network
 from prunelab.benchmark import energy, memory
 from prunelab.benchmark.backends import BACKENDS, NEEDS, inputs_of, precision
 from prunelab.benchmark.latency import by_clock
@@ -22,7 +22,6 @@ from prunelab.benchmark.machine_load import machine_load
 from prunelab.benchmark.operators import operators
 from prunelab.benchmark.speed_table import speed_table
 from prunelab.benchmark.suite import Benchmark
-from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import build
 
@@ -39,17 +38,9 @@ needs_peak_reset = pytest.mark.skipif(
 @pytest.fixture
 def files(tmp_path) -> dict[str, Path]:
     """Two stored networks."""
-    card = ModelCard(
-        model="resnet8",
-        classes=10,
-        input_shape=DIGITS_SHAPE,
-        normalise=Normalise(mean=[0.0], std=[1.0]),
-        seed=0,
-        imported=None,
-    )
     paths = {name: tmp_path / f"{name}.safetensors" for name in ("dense", "l1_channel-0.5")}
     for path in paths.values():
-        save_network(path, Network(model=build("resnet8", 10, DIGITS_SHAPE), card=card))
+        save_network(path, Network(model=build("resnet8", 10, DIGITS_SHAPE), card=UNSCALED_CARD))
     return paths
 
 

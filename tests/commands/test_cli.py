@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.networks import DIGITS_SHAPE
+from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from helpers.params import PROJECT, edit_params
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
+from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.cli import app
 from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
-from prunelab.config.params import Normalise
 from prunelab.datasets.datasets import DATASETS, Cifar
 from prunelab.models.catalogue import MODELS, build
 from prunelab.pruning.methods import METHODS
@@ -109,14 +108,7 @@ def test_weights_replaced_under_the_same_name_are_noticed(workspace):
     model = build("resnet8", 10, DIGITS_SHAPE)
     torch.save(model.state_dict(), "w.pt")
     digest = hashlib.sha256(Path("w.pt").read_bytes()).hexdigest()
-    card = ModelCard(
-        model="resnet8",
-        classes=10,
-        input_shape=DIGITS_SHAPE,
-        normalise=Normalise(mean=[0], std=[1]),
-        seed=0,
-        imported=("w.pt", digest),
-    )
+    card = UNSCALED_CARD.model_copy(update={"imported": ("w.pt", digest)})
     save_network(seed_file(Path("models/base/final"), 0), Network(model=model, card=card))
     assert check(weights="w.pt").exit_code == 0
 

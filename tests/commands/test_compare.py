@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from helpers.networks import DIGITS_SHAPE
+from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from helpers.params import PROJECT, edit_params, prune_spec, runtime_params
 from helpers.repository import Repository
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
+from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.benchmark import suite
 from prunelab.cli import app
 from prunelab.commands.compare import revision_latency
-from prunelab.config.params import Normalise, read_params
+from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten
 from prunelab.figures import pareto_figure
@@ -470,18 +470,10 @@ def test_a_plot_that_is_no_picture_is_refused():
 def save_networks(root: Path, ratio: float) -> None:
     """Save a dense network, and the same with this ratio of its channels removed."""
     model = build("resnet8", 10, DIGITS_SHAPE)
-    card = ModelCard(
-        model="resnet8",
-        classes=10,
-        input_shape=DIGITS_SHAPE,
-        normalise=Normalise(mean=[0.0], std=[1.0]),
-        seed=0,
-        imported=None,
-    )
-    save_network(seed_file(root / BASE, 0), Network(model=model, card=card))
+    save_network(seed_file(root / BASE, 0), Network(model=model, card=UNSCALED_CARD))
 
     prune(model, "resnet8", prune_spec("l1_channel", ratio), shape=DIGITS_SHAPE, seed=0)
-    save_network(seed_file(root / FOCUS, 0), Network(model=model, card=card))
+    save_network(seed_file(root / FOCUS, 0), Network(model=model, card=UNSCALED_CARD))
 
 
 def fake_seconds(runnables: dict) -> dict[str, np.ndarray]:

@@ -32,6 +32,8 @@ CARD = ModelCard(
     seed=0,
     imported=None,
 )
+# The card of a network that reads its inputs as they are.
+UNSCALED_CARD = CARD.model_copy(update={"normalise": Normalise(mean=[0.0], std=[1.0])})
 
 
 TOKENS = 12
