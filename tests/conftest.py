@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def execution() -> Execution:
-    """The CPU in float32, deterministic, on two threads, as in the shipped parameters."""
+    """The CPU in float32, deterministic, on one thread, as in the shipped parameters."""
     return configure(runtime_params())
 
 

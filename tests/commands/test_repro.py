@@ -574,6 +574,7 @@ def run_tiny_study(folder: Path, *command: str) -> dict:
         train__epochs=1,
         finetune__epochs=1,
         benchmark={"batch_sizes": [1], "backends": ["eager"], "rounds": 2, "seconds": 0.02},
+        runtime__threads=2,
     )
     clone.environment["PYTHONPATH"] = str(clone.folder / "src")
     clone.run(*command)

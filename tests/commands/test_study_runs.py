@@ -452,7 +452,7 @@ def assert_results_are_shown_and_stored(clone: StudyClone) -> None:
 
     assert set(stored) == {"l1_channel-0.5", "random_unstructured-0.5"}
     measured = stored["l1_channel-0.5"]
-    assert measured["environment"]["threads"] == 2
+    assert measured["environment"]["threads"] == 1
     assert measured["parameters"]["train"]["epochs"] == 1
     assert measured["baseline"] == clone.run("git", "rev-parse", "HEAD").stdout.strip()
     assert measured["metrics"]["macs_ratio"] > 1.5

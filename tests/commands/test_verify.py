@@ -300,15 +300,15 @@ def test_committed_results_of_another_environment_are_reported_not_compared(stud
     assert "the committed results were made on another environment" in output
     assert "1 of 2 outputs are the same" in output
     assert f"  device: Another CPU, here {here['device']}" in output
-    assert "  threads: 64, here 2" in output
+    assert "  threads: 64, here 1" in output
 
 
 @pytest.mark.slow
 def test_stale_lock_is_reported_and_not_compared(study):
     study = study("1")
     study.finish()
-    edit_params(study.folder / "params.yaml", runtime__threads=1)
-    study.commit("Fewer threads")
+    edit_params(study.folder / "params.yaml", runtime__threads=2)
+    study.commit("More threads")
     code, output = verify("--runs", "1")
 
     assert code == 0, output

@@ -31,7 +31,7 @@ def test_shipped_params_are_valid_and_match_the_readme():
     params = load_params(SHIPPED)
     cells = list(params.grid.cells())
 
-    assert len(cells) == 12
+    assert len(cells) == 20
     assert sum(method.startswith("random") for method in params.grid.methods) == 2
     assert (params.method, params.ratio) not in [(method, ratio) for method, ratio, _ in cells]
     assert len(params.seeds) >= 3

@@ -379,7 +379,7 @@ def test_pictures_table_and_environment_exist(clone):
 
     for name in ("base", "l1_unstructured-0.5", "random_channel-0.5", "focus"):
         environment = clone.metrics(f"environment/{name}.json")
-        assert environment["threads"] == 2
+        assert environment["threads"] == 1
         assert "torch" in environment["packages"]
     lock = YAML(typ="safe").load(clone.folder / "dvc.lock")["stages"]
 
