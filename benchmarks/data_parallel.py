@@ -24,7 +24,7 @@ from training import images, our_trainer, synchronise
 
 from prunelab.config.params import Finetune, Runtime, read_params
 from prunelab.core.lifecycle import launch
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join, leave
 

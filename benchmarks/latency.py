@@ -23,8 +23,9 @@ from prunelab.benchmark.backends import BACKENDS, inputs_of
 from prunelab.benchmark.latency import speedup_of, summary, time_interleaved, timer
 from prunelab.config.params import PruneSpec, Runtime, read_params
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import Shape, build
+from prunelab.models.catalogue import Shape
 from prunelab.models.cost import macs
+from prunelab.models.networks import build
 from prunelab.pruning.prune import prune
 from prunelab.runtime.device import Execution, configure, fingerprint
 

@@ -30,7 +30,7 @@ from prunelab.data.dataset import DataConfig
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.runtime.device import Execution, configure
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.training.trainer import Trainer

@@ -18,7 +18,7 @@ from prunelab.artifacts.tensors import METADATA_KEY
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, write_json
 from prunelab.data.splits import Split
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.training import checkpoints
 from prunelab.training.checkpoints import checkpoints_for
 

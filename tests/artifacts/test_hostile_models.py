@@ -28,7 +28,7 @@ from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.tensors import METADATA_KEY, save_tensors
 from prunelab.core.errors import InputError
 from prunelab.encoders.pretrained import encoder_options, tokenizer
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.models.weights import load_weights, read_weights, weights_file
 from prunelab.training.checkpoints import Checkpoint
 

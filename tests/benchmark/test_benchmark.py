@@ -23,7 +23,7 @@ from prunelab.benchmark.operators import operators
 from prunelab.benchmark.speed_table import speed_table
 from prunelab.benchmark.suite import Benchmark
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 
 MIB = 2**20
 TEXT_SHAPE = (12,)

@@ -9,7 +9,7 @@ from helpers.networks import DIGITS_SHAPE
 
 from prunelab.benchmark.backends import eager
 from prunelab.benchmark.latency import by_clock, speedup_of, summary, time_interleaved, timer
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 
 
 class Machine:

@@ -15,7 +15,8 @@ from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.cli import app
 from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
 from prunelab.datasets.datasets import DATASETS, Cifar
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models.catalogue import MODELS
+from prunelab.models.networks import build
 from prunelab.pruning.methods import METHODS
 
 

@@ -23,7 +23,7 @@ from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten
 from prunelab.figures import pareto_figure
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import read_revisions
 from prunelab.pruning.prune import prune

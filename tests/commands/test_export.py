@@ -33,7 +33,8 @@ from prunelab.commands.export.exported_file import (
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
-from prunelab.models.catalogue import build, input_kind
+from prunelab.models.catalogue import input_kind
+from prunelab.models.networks import build
 from prunelab.pruning.prune import prune
 
 NORMALISE = Normalise(mean=[0.3], std=[0.4])

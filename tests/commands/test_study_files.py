@@ -12,7 +12,8 @@ from prunelab.commands.studies.study_file import load_study, read_overrides, res
 from prunelab.config.params import Params, read_params
 from prunelab.core.errors import InputError
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models.catalogue import MODELS
+from prunelab.models.networks import build
 from prunelab.project.experiments import experiment_name
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import infeasible_specs

@@ -1,9 +1,12 @@
-"""Names are looked up in tables by `pick`."""
+"""Names are looked up in tables by `pick`; what entries refer to is imported by `resolve`."""
+
+import subprocess
+import sys
 
 import pytest
 
 from prunelab.core.errors import InputError
-from prunelab.core.registry import pick
+from prunelab.core.registry import pick, resolve
 
 
 def test_pick_returns_the_entry():
@@ -17,3 +20,25 @@ def test_unknown_name_is_refused_with_the_choices_and_a_guess():
     assert error.value.problems == [
         "unknown model 'resnet2' (did you mean 'resnet20'?); valid: resnet20, vgg"
     ]
+
+
+def test_a_reference_gives_the_function_that_the_module_has():
+    assert resolve("prunelab.core.registry:pick") is pick
+
+
+def test_a_reference_imports_its_module_only_when_it_is_resolved():
+    code = (
+        "import sys; from prunelab.core.registry import resolve; "
+        "before = 'graphlib' in sys.modules; resolve('graphlib:TopologicalSorter'); "
+        "print(before, 'graphlib' in sys.modules)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    assert result.stdout.split() == [b"False", b"True"]
+
+
+@pytest.mark.parametrize("reference", ["prunelab.core.registry:nothing", "prunelab.nowhere:pick"])
+def test_a_reference_to_nothing_is_an_error(reference):
+    with pytest.raises((AttributeError, ModuleNotFoundError)):
+        resolve(reference)

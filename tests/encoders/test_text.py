@@ -21,7 +21,8 @@ from prunelab.data.splits import split_off
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.table_file import read_table
 from prunelab.encoders.pretrained import SMALL, encoder_options, tokenizer
-from prunelab.models.catalogue import MODELS, build, prunable_weights
+from prunelab.models.catalogue import MODELS
+from prunelab.models.networks import build, prunable_weights
 from prunelab.models.weights import load_weights, weights_file
 from prunelab.pruning.unstructured.granularity import WEIGHT
 from prunelab.pruning.unstructured.select import Scope, Selection, choose_masks
@@ -297,13 +298,21 @@ def test_study_of_texts_runs_from_table_to_metrics(workspace):
     )
     dense, pruned = Path("base.safetensors"), Path("pruned.safetensors")
     evaluate.main(prepared, base / "final", Path("base.json"), dense)
-    evaluate.main(prepared, focus / "final", Path("m.json"), pruned, focus / "pruned", dense)
+    evaluate.main(
+        prepared,
+        focus / "final",
+        Path("m.json"),
+        pruned,
+        focus / "pruned",
+        dense,
+        details=Path("details.json"),
+    )
 
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["accuracy"] == 1
     assert metrics["ratio_achieved"] == 0.5
     assert metrics["macs_ratio"] > 1
-    assert metrics["imported"] == 1
+    assert json.loads(Path("details.json").read_text())["metrics"]["imported"] == 1
 
     card = load_network(focus / "final" / "0.safetensors").card
     digest = hashlib.sha256(Path("mine/model.safetensors").read_bytes()).hexdigest()

@@ -17,8 +17,8 @@ from prunelab.artifacts.networks import sizes
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, calibration_error, predict
-from prunelab.models.catalogue import build, prunable_weights
 from prunelab.models.cost import cost, macs, output_positions, training_macs
+from prunelab.models.networks import build, prunable_weights
 from prunelab.statistics.intervals import half_width
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.statistics.similarity import indistinguishable

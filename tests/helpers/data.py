@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from prunelab.data.augment import Augmentation
 from prunelab.data.splits import Split
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 
 
 def write_image_folder(

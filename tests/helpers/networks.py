@@ -14,7 +14,8 @@ from prunelab.config.params import Finetune, Normalise
 from prunelab.data.augment import Augmentation
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
-from prunelab.models.catalogue import MODELS, Shape, build, build_on_meta
+from prunelab.models.catalogue import MODELS, Shape
+from prunelab.models.networks import build, build_on_meta
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.schedules import DenseWeights
 from prunelab.runtime.device import Execution

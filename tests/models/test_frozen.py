@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build, build_on_meta
 from prunelab.models.frozen import freeze, train_mode
+from prunelab.models.networks import build, build_on_meta
 
 
 def parameter_names() -> set[str]:

@@ -9,8 +9,9 @@ from helpers.networks import IMAGE_MODELS, zeroed
 from torch import nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import MODELS, build, build_on_meta, fixed_layers, prunable_weights
+from prunelab.models.catalogue import MODELS
 from prunelab.models.cost import macs, parameters
+from prunelab.models.networks import build, build_on_meta, fixed_layers, prunable_weights
 from prunelab.models.resize import resize
 from prunelab.models.vit import patch_size
 

@@ -19,8 +19,9 @@ from prunelab.data.dataset import DataConfig
 from prunelab.data.loader import BatchLoader
 from prunelab.datasets.datasets import DATASETS
 from prunelab.evaluation.predict import predict
-from prunelab.models.catalogue import MODELS, build, build_on_meta
+from prunelab.models.catalogue import MODELS
 from prunelab.models.imagenet import IMAGENET, fetch
+from prunelab.models.networks import build, build_on_meta
 from prunelab.models.weights import load_imagenet, load_weights, weights_file
 
 

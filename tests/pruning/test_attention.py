@@ -8,8 +8,8 @@ from torch import nn
 
 from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build, example_input, prunable_weights
 from prunelab.models.cost import macs
+from prunelab.models.networks import build, example_input, prunable_weights
 from prunelab.pruning.structured import channels
 from prunelab.pruning.structured.attention import find_groups
 from prunelab.pruning.structured.budget import Costs

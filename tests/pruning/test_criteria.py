@@ -13,7 +13,7 @@ from helpers.networks import DIGITS_SHAPE
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build, prunable_weights
+from prunelab.models.networks import build, prunable_weights
 from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CRITERIA, CalibrationData, activations
 from prunelab.runtime.device import generator

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunelab.config.params import Prune
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build, prunable_weights
+from prunelab.models.networks import build, prunable_weights
 from prunelab.pruning.unstructured.granularity import (
     BLOCK,
     FILTER,

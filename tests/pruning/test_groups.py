@@ -10,8 +10,8 @@ from helpers.params import prune_spec
 from torch import nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build, example_input, fixed_layers, prunable_weights
 from prunelab.models.cost import macs, output_positions, parameters
+from prunelab.models.networks import build, example_input, fixed_layers, prunable_weights
 from prunelab.pruning.prune import prune
 from prunelab.pruning.pruner import scheduled_ratio
 from prunelab.pruning.structured import channels, groups, penalties

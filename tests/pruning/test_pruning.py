@@ -28,8 +28,9 @@ from prunelab.config.params import PruneSpec
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.models.bert import Bert
-from prunelab.models.catalogue import MODELS, build, prunable_weights
+from prunelab.models.catalogue import MODELS
 from prunelab.models.cost import cost
+from prunelab.models.networks import build, prunable_weights
 from prunelab.pruning import schedules
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import infeasible_specs, prune

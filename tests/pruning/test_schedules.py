@@ -12,8 +12,8 @@ from torch import nn
 
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build, prunable_weights
 from prunelab.models.cost import parameters
+from prunelab.models.networks import build, prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.pruning.prune import prune
 from prunelab.pruning.pruner import PruneResult

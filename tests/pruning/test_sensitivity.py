@@ -32,8 +32,8 @@ from prunelab.core.errors import InputError
 from prunelab.data.loader import BatchLoader
 from prunelab.evaluation.predict import predict
 from prunelab.figures.sensitivity_figures import sensitivity
-from prunelab.models.catalogue import build
 from prunelab.models.cost import macs, parameters
+from prunelab.models.networks import build
 from prunelab.pruning.allocation import Curve, allocate
 from prunelab.pruning.prune import infeasible_specs, prune
 from prunelab.pruning.sensitivity import (

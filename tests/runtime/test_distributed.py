@@ -27,7 +27,7 @@ from prunelab.core.errors import InputError
 from prunelab.core.lifecycle import RENDEZVOUS
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.runtime.device import Execution
 from prunelab.runtime.distributed import Distributed, require_gpus
 from prunelab.stages.entry import single_process

@@ -19,8 +19,8 @@ from prunelab.benchmark.memory import meter
 from prunelab.benchmark.suite import Benchmark
 from prunelab.data.augment import Augmentation
 from prunelab.evaluation.predict import predict
-from prunelab.models.catalogue import build
 from prunelab.models.cost import parameters
+from prunelab.models.networks import build
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.runtime.device import configure

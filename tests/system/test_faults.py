@@ -28,7 +28,7 @@ from prunelab.core.errors import describe_os_error
 from prunelab.core.files import write, write_json
 from prunelab.data.splits import Split
 from prunelab.data.storage import array_store
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.report import style
 from prunelab.stages.entry import run
 from prunelab.training.checkpoints import Checkpoint

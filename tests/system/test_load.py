@@ -15,7 +15,7 @@ from prunelab.data.augment import Augmentation
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFiles
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.training.checkpoints import Checkpoint
 
 SHAPE = (3, 8, 8)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import Recipe
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.training import masking, progress
 from prunelab.training.callbacks import CallAfterStep, Callback
 from prunelab.training.checkpoints import Checkpoint
@@ -83,13 +83,13 @@ def test_weight_decay_leaves_norms_and_biases_alone(recipe):
     model = build("resnet8", 10, DIGITS_SHAPE)
     names = {parameter: name for name, parameter in model.named_parameters()}
 
-    decayed, spared = build_optimizer(model, with_changes(recipe, weight_decay=0.1)).param_groups
+    decayed, spared = build_optimizer(model, with_changes(recipe, weight_decay=0.1)).groups
 
-    assert decayed["weight_decay"] == 0.1
-    assert spared["weight_decay"] == 0
+    assert decayed.weight_decay == 0.1
+    assert spared.weight_decay == 0
     norms_and_biases = {n for n in names.values() if "bn" in n or n.endswith("bias")}
-    assert {names[parameter] for parameter in spared["params"]} == norms_and_biases
-    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert {names[parameter] for parameter in spared.parameters} == norms_and_biases
+    assert len(decayed.parameters) + len(spared.parameters) == len(names)
 
 
 def test_one_step_is_sgd_on_the_smoothed_loss(trainer, recipe):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from prunelab.benchmark.export_formats import Format, get_format, quiet, trace
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import Shape, example_input
+from prunelab.models.catalogue import Shape
+from prunelab.models.networks import example_input
 from prunelab.runtime.device import Execution, generator
 
 Runnable = Callable[[], object]  # one call of what is measured

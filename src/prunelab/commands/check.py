@@ -19,8 +19,9 @@ from prunelab.data.dataset import DataConfig, DataInfo, Dataset
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import prepare_params
 from prunelab.models import imagenet
-from prunelab.models.catalogue import MODELS, build, build_on_meta
+from prunelab.models.catalogue import MODELS
 from prunelab.models.frozen import freeze
+from prunelab.models.networks import build, build_on_meta
 from prunelab.models.weights import load_weights, weights_file
 from prunelab.project.paths import BASE, RAW
 from prunelab.pruning import sensitivity

@@ -7,7 +7,8 @@ from prunelab.commands.check import data_info_of
 from prunelab.config.params import load_params
 from prunelab.config.restart import Restart
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import MODELS, Architecture, build_on_meta, prunable_weights
+from prunelab.models.catalogue import MODELS, Architecture
+from prunelab.models.networks import build_on_meta, prunable_weights
 from prunelab.pruning.methods import METHODS, Method
 from prunelab.pruning.unstructured.granularity import GRANULARITIES
 from prunelab.pruning.unstructured.select import Scope

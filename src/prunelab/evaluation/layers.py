@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunelab.models.catalogue import prunable_weights
+from prunelab.models.networks import prunable_weights
 
 BINS = 60
 MIN_LIMIT = 1e-6  # so that a network of zeros has a histogram too

@@ -141,7 +141,7 @@ def _encoder(sizes: BertSizes) -> nn.Module:
     encoder = BertModel(config, add_pooling_layer=False)
 
     # These buffers are in no file, so they need values even on the meta device
-    # (`catalogue.build_on_meta`).
+    # (`networks.build_on_meta`).
     embeddings = encoder.embeddings
     positions = torch.arange(sizes.positions, dtype=torch.int64, device="cpu")[None]
     embeddings.register_buffer("position_ids", positions, persistent=False)

@@ -1,24 +1,13 @@
-"""MODELS: the networks by name, each with its head and the layers whose width must stay."""
+"""MODELS: the networks by name, each with its head and the layers whose width must stay. No torch.
 
-import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+The modules that make the networks are imported when a network is made; see `networks`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
-
-from prunelab.core.errors import InputError
-from prunelab.core.registry import pick
 from prunelab.encoders.pretrained import encoder_options
-from prunelab.models.bert import bert
-from prunelab.models.cifar_resnet import CifarResNet, residual_stream
-from prunelab.models.feature_nets import CompactVgg, alexnet, vgg, vgg_classic
-from prunelab.models.torchvision_nets import densenet121, mobile, resnet
-from prunelab.models.vit import embedding_stream, vit_b_16, vit_tiny
-from prunelab.runtime.device import seed_for
 
 Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
 InputKind = Literal["images", "texts"]
@@ -29,79 +18,24 @@ class Architecture:
     """One network of the table.
 
     Args:
-        build: makes the network, as `build(classes, shape, **options)`
+        build: the function that makes the network, as `module:function`. It is called as
+            `function(classes, shape, **arguments, **options)`
         head: name of its last layer
-        fixed: whether the layer of this name must keep its output channels; the head always does
+        arguments: what this network's function is called with besides, such as the depth
+        fixed: layers that must keep their output channels, by name with wildcards; the head always
+            does
         reads: the kind of its inputs
-        options: what the builder must know about the weights that are imported
+        options: what the function must know about the weights that are imported
         imagenet: torchvision's name of weights trained on ImageNet; empty if there are none
     """
 
-    build: Callable[..., nn.Module]
+    build: str
     head: str
-    fixed: Callable[[str], bool] = lambda name: False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
     reads: InputKind = "images"
     options: Callable[[str], dict[str, int]] = lambda weights: {}
     imagenet: str = ""
-
-
-def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
-    """A fresh network, whose initial weights depend on the seed alone.
-
-    Raises:
-        InputError: if there is no network of that name, or if it cannot have this input or option.
-    """
-    architecture = _check_request(name, classes, shape, options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for("init", seed))
-        return architecture.build(classes, shape, **options)
-
-
-def build_on_meta(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
-    """A network without values, on the meta device: its structure, or a place to load weights into.
-
-    Raises:
-        InputError: as `build` does.
-    """
-    architecture = _check_request(name, classes, shape, options)
-    with torch.device("meta"), _SkipNormalDraws():
-        return architecture.build(classes, shape, **options)
-
-
-class _SkipNormalDraws(TorchFunctionMode):
-    """Skips normal draws. On the meta device torch imports its compiler for them, for seconds."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.Tensor.normal_:
-            return args[0]
-
-        return func(*args, **(kwargs or {}))
-
-
-def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
-    """The architecture of that name, if it can be built with this input and these options."""
-    architecture = pick(MODELS, name, "model")
-
-    kind = input_kind(shape)
-    if architecture.reads != kind:
-        valid = ", ".join(model for model, entry in MODELS.items() if entry.reads == kind)
-        raise InputError(
-            f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid}"
-        )
-
-    try:
-        inspect.signature(architecture.build).bind(classes, shape, **options)
-    except TypeError as error:
-        raise InputError(
-            f"model: {name} cannot be built with the options {options}: {error}"
-        ) from None
-    return architecture
 
 
 def input_kind(shape: Shape) -> InputKind:
@@ -109,83 +43,78 @@ def input_kind(shape: Shape) -> InputKind:
     return "texts" if len(shape) == 1 else "images"
 
 
-def example_input(shape: Shape) -> torch.Tensor:
-    """One input to trace a network with.
+# The layers whose output is added to the residual stream, whose width shortcuts without parameters
+# fix.
+RESIDUAL_STREAM = ("conv1", "*conv2")
 
-    No token of a text is padding (0 in BERT's vocabulary), so its cost is that of a full text.
-
-    Returns:
-        A black image, float [1, C, H, W], or a text, int64 [1, L].
-    """
-    if input_kind(shape) == "texts":
-        return torch.ones(1, *shape, dtype=torch.int64)
-    return torch.zeros(1, *shape)
-
-
-def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
-    """The layers of a network whose output channels pruning must keep."""
-    architecture = pick(MODELS, name, "model")
-    return [
-        layer
-        for path, layer in model.named_modules()
-        if path == architecture.head or architecture.fixed(path)
-    ]
-
-
-def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that pruning may set to zero, by parameter name.
-
-    These are the weights of every convolution and linear layer, including the head, but no biases.
-    Of attention they include all projections: queries, keys and values share one matrix, which is a
-    parameter without a layer of its own.
-    """
-    weights: dict[str, torch.Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            weights[f"{name}.weight"] = module.weight
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            weights[f"{name}.in_proj_weight"] = module.in_proj_weight
-    return weights
+# The layers that write a transformer's embedding. Layer norm averages over it, and attention cuts
+# it into heads. So removing one channel would change all others, and would not be the same as
+# zeroing it. Hidden layers are free.
+EMBEDDING_STREAM = ("conv_proj", "*.self_attention", "*.out_proj", "*.mlp.3")
 
 
 def _cifar(blocks: int) -> Architecture:
     return Architecture(
-        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0]),
+        "prunelab.models.cifar_resnet:cifar_resnet",
         head="linear",
-        fixed=residual_stream,
+        arguments={"blocks": blocks},
+        fixed=RESIDUAL_STREAM,
     )
 
 
 def _cifar_b(blocks: int) -> Architecture:
     return Architecture(
-        lambda classes, shape: CifarResNet(blocks, classes, channels=shape[0], projection=True),
+        "prunelab.models.cifar_resnet:cifar_resnet",
         head="linear",
+        arguments={"blocks": blocks, "projection": True},
     )
 
 
 def _resnet(block: str, *depths: int, imagenet: str = "") -> Architecture:
-    return Architecture(partial(resnet, depths, block), head="fc", imagenet=imagenet)
+    return Architecture(
+        "prunelab.models.torchvision_nets:resnet",
+        head="fc",
+        arguments={"depths": depths, "block": block},
+        imagenet=imagenet,
+    )
 
 
 def _vgg(depth: int, norms: bool = False) -> Architecture:
     suffix = "_BN" if norms else ""
     return Architecture(
-        partial(vgg, depth, norms),
+        "prunelab.models.feature_nets:vgg",
         head="classifier",
+        arguments={"depth": depth, "norms": norms},
         imagenet=f"VGG{depth}{suffix}_Weights.IMAGENET1K_V1",
     )
 
 
 def _vgg_classic(depth: int) -> Architecture:
     return Architecture(
-        partial(vgg_classic, depth),
+        "prunelab.models.feature_nets:vgg_classic",
         head="classifier.6",
+        arguments={"depth": depth},
         imagenet=f"VGG{depth}_Weights.IMAGENET1K_V1",
     )
 
 
 def _mobile(name: str, head: str, imagenet: str) -> Architecture:
-    return Architecture(partial(mobile, name), head=head, imagenet=imagenet)
+    return Architecture(
+        "prunelab.models.torchvision_nets:mobile",
+        head=head,
+        arguments={"name": name},
+        imagenet=imagenet,
+    )
+
+
+def _vit(heads: int, width: int, hidden: int, imagenet: str = "") -> Architecture:
+    return Architecture(
+        "prunelab.models.vit:vit",
+        head="heads.head",
+        arguments={"layers": 12, "heads": heads, "width": width, "hidden": hidden},
+        fixed=EMBEDDING_STREAM,
+        imagenet=imagenet,
+    )
 
 
 MODELS: dict[str, Architecture] = {
@@ -209,10 +138,14 @@ MODELS: dict[str, Architecture] = {
     "vgg11_bn": _vgg(11, norms=True),
     "vgg16_bn": _vgg(16, norms=True),
     "vgg19_bn": _vgg(19, norms=True),
-    "vgg_compact": Architecture(CompactVgg, head="classifier"),
+    "vgg_compact": Architecture("prunelab.models.feature_nets:CompactVgg", head="classifier"),
     "vgg16_classic": _vgg_classic(16),
     "vgg19_classic": _vgg_classic(19),
-    "alexnet": Architecture(alexnet, head="classifier.6", imagenet="AlexNet_Weights.IMAGENET1K_V1"),
+    "alexnet": Architecture(
+        "prunelab.models.feature_nets:alexnet",
+        head="classifier.6",
+        imagenet="AlexNet_Weights.IMAGENET1K_V1",
+    ),
     "mobilenet_v2": _mobile("mobilenet_v2", "classifier.1", "MobileNet_V2_Weights.IMAGENET1K_V1"),
     "mobilenet_v3_small": _mobile(
         "mobilenet_v3_small", "classifier.3", "MobileNet_V3_Small_Weights.IMAGENET1K_V1"
@@ -221,14 +154,13 @@ MODELS: dict[str, Architecture] = {
         "efficientnet_b0", "classifier.1", "EfficientNet_B0_Weights.IMAGENET1K_V1"
     ),
     "densenet121": Architecture(
-        densenet121, head="classifier", imagenet="DenseNet121_Weights.IMAGENET1K_V1"
+        "prunelab.models.torchvision_nets:densenet121",
+        head="classifier",
+        imagenet="DenseNet121_Weights.IMAGENET1K_V1",
     ),
-    "vit_tiny": Architecture(vit_tiny, head="heads.head", fixed=embedding_stream),
-    "vit_b_16": Architecture(
-        vit_b_16,
-        head="heads.head",
-        fixed=embedding_stream,
-        imagenet="ViT_B_16_Weights.IMAGENET1K_V1",
+    "vit_tiny": _vit(heads=3, width=192, hidden=768),  # Touvron et al. 2021, table 1
+    "vit_b_16": _vit(heads=12, width=768, hidden=3072, imagenet="ViT_B_16_Weights.IMAGENET1K_V1"),
+    "bert": Architecture(
+        "prunelab.models.bert:bert", head="classifier", reads="texts", options=encoder_options
     ),
-    "bert": Architecture(bert, head="classifier", reads="texts", options=encoder_options),
 }

@@ -86,6 +86,8 @@ def _stage(
     return nn.Sequential(*layers)
 
 
-def residual_stream(name: str) -> bool:
-    """Whether a layer's output is added to the residual stream, whose width option A fixes."""
-    return name == "conv1" or name.endswith("conv2")
+def cifar_resnet(
+    classes: int, shape: tuple[int, int, int], *, blocks: int, projection: bool = False
+) -> nn.Module:
+    """The network for images [C, H, W]; see `CifarResNet`."""
+    return CifarResNet(blocks, classes, channels=shape[0], projection=projection)

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prunelab.models.catalogue import Shape, example_input, prunable_weights
+from prunelab.models.catalogue import Shape
+from prunelab.models.networks import example_input, prunable_weights
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights, which cost about the same
 LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.MultiheadAttention)

@@ -55,21 +55,21 @@ class CompactVgg(nn.Module):
         return scores
 
 
-def vgg(depth: int, norms: bool, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def vgg(classes: int, shape: tuple[int, int, int], *, depth: int, norms: bool) -> nn.Module:
     """VGG with global pooling and one linear layer.
 
     Args:
-        depth: 11, 16 or 19 layers
-        norms: whether batch norm follows each convolution
         classes: number of classes
         shape: (C, H, W) of the images; the last poolings are left out if these are too small
+        depth: 11, 16 or 19 layers
+        norms: whether batch norm follows each convolution
     """
     features = _vgg_features(depth, shape[0], norms)
     _fit_pools(features, shape)
     return FeatureNet(features, nn.AdaptiveAvgPool2d(1), nn.Linear(512, classes))
 
 
-def vgg_classic(depth: int, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def vgg_classic(classes: int, shape: tuple[int, int, int], *, depth: int) -> nn.Module:
     """VGG as published, with two hidden layers of 4096 units behind a grid of 7 x 7.
 
     Smaller images have a smaller grid.

@@ -23,17 +23,17 @@ def is_large(shape: tuple[int, ...]) -> bool:
 
 
 def resnet(
-    depths: Sequence[int], block: str, classes: int, shape: tuple[int, int, int]
+    classes: int, shape: tuple[int, int, int], *, depths: Sequence[int], block: str
 ) -> nn.Module:
     """torchvision's residual network (He et al. 2016).
 
     Small images see a 3x3 stem of stride 1 and no pooling behind it.
 
     Args:
-        depths: number of blocks of each of the four stages
-        block: `BasicBlock`, `Bottleneck` or `SeparableBottleneck`
         classes: number of classes
         shape: (C, H, W) of the images
+        depths: number of blocks of each of the four stages
+        block: `BasicBlock`, `Bottleneck` or `SeparableBottleneck`
     """
     from torchvision.models import resnet as torchvision_resnet
 
@@ -72,7 +72,7 @@ def densenet121(classes: int, shape: tuple[int, int, int]) -> nn.Module:
     return model
 
 
-def mobile(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def mobile(classes: int, shape: tuple[int, int, int], *, name: str) -> nn.Module:
     """torchvision's network `name`: MobileNet v2 or v3, or EfficientNet.
 
     For small images the first strides become 1. All kernels stay, so ImageNet weights fit small

@@ -1,6 +1,5 @@
 """Vision transformers (Dosovitskiy et al. 2021) for square images of any size."""
 
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -67,16 +66,3 @@ def patch_size(side: int) -> int:
     smallest = min(2, side)
     divisors = [size for size in range(smallest, side + 1) if side % size == 0]
     return min(divisors, key=lambda size: (abs(size - side / SMALL_GRID), size))
-
-
-def embedding_stream(name: str) -> bool:
-    """Whether a layer writes the embedding, whose width must stay. Hidden layers are free.
-
-    Layer norm averages over the embedding, and attention cuts it into heads. So removing one
-    channel would change all others, and would not be the same as zeroing it.
-    """
-    return name == "conv_proj" or name.endswith((".self_attention", ".out_proj", ".mlp.3"))
-
-
-vit_b_16 = partial(vit, layers=12, heads=12, width=768, hidden=3072)
-vit_tiny = partial(vit, layers=12, heads=3, width=192, hidden=768)  # Touvron et al. 2021, table 1

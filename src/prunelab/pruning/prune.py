@@ -11,8 +11,9 @@ from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
-from prunelab.models.catalogue import MODELS, Shape, example_input, fixed_layers, prunable_weights
+from prunelab.models.catalogue import MODELS, Shape
 from prunelab.models.frozen import within
+from prunelab.models.networks import example_input, fixed_layers, prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CalibrationData

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from prunelab.artifacts.records import ALL
-from prunelab.models.catalogue import Shape, prunable_weights
+from prunelab.models.catalogue import Shape
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CalibrationData
 from prunelab.pruning.methods import Kind

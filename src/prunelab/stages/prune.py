@@ -18,7 +18,7 @@ from prunelab.artifacts.networks import (
 )
 from prunelab.config.params import PruneSpec, load_params
 from prunelab.core.files import write_json
-from prunelab.models.catalogue import build
+from prunelab.models.networks import build
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.pruning.pruner import PruneResult

@@ -10,9 +10,10 @@ from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_f
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
-from prunelab.models.catalogue import MODELS, build
+from prunelab.models.catalogue import MODELS
 from prunelab.models.frozen import freeze
 from prunelab.models.imagenet import IMAGENET
+from prunelab.models.networks import build
 from prunelab.models.weights import load_imagenet, load_weights, weights_file
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join

@@ -15,7 +15,8 @@ from prunelab.commands.check import data_info_of
 from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_params
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import MODELS, Shape, build
+from prunelab.models.catalogue import MODELS, Shape
+from prunelab.models.networks import build
 from prunelab.project.paths import BASE
 from prunelab.pruning.allocation import Curve, allocate
 from prunelab.pruning.prune import infeasible_specs

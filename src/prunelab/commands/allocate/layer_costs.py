@@ -9,8 +9,9 @@ from torch import nn
 from prunelab.benchmark.backends import eager, inputs_of
 from prunelab.benchmark.latency import Speedup, speedup_of, time_interleaved, timer
 from prunelab.config.params import Budget, PruneSpec
-from prunelab.models.catalogue import Shape, example_input, prunable_weights
+from prunelab.models.catalogue import Shape
 from prunelab.models.cost import macs, output_positions, parameters
+from prunelab.models.networks import example_input, prunable_weights
 from prunelab.pruning.prune import find_groups, prune
 from prunelab.pruning.sensitivity import METHODS, UnitKind
 from prunelab.pruning.structured.budget import Costs

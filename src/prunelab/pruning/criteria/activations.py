@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import prunable_weights
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import prunable_weights
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from prunelab.models.catalogue import prunable_weights
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
 

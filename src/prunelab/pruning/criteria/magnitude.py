@@ -6,7 +6,7 @@ They need no data, and they judge every prunable tensor of every network.
 import torch
 from torch import Tensor, nn
 
-from prunelab.models.catalogue import prunable_weights
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly
 from prunelab.pruning.unstructured.ranking import Saliency
 

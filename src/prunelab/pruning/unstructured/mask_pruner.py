@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import prunable_weights
 from prunelab.models.cost import macs, output_positions, parameters
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured.groups import find_layer_ratio
 from prunelab.pruning.structured.penalties import SelectedUnits

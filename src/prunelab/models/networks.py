@@ -1,0 +1,124 @@
+"""Networks of the table: how one is made, and which of its tensors pruning may change."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from prunelab.core.errors import InputError
+from prunelab.core.registry import pick, resolve
+from prunelab.models.catalogue import MODELS, Architecture, Shape, input_kind
+from prunelab.runtime.device import seed_for
+
+
+def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
+    """A fresh network, whose initial weights depend on the seed alone.
+
+    Raises:
+        InputError: if there is no network of that name, or if it cannot have this input or option.
+    """
+    architecture = _check_request(name, classes, shape, options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("init", seed))
+        return _make(architecture, classes, shape, options)
+
+
+def build_on_meta(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
+    """A network without values, on the meta device: its structure, or a place to load weights into.
+
+    Raises:
+        InputError: as `build` does.
+    """
+    architecture = _check_request(name, classes, shape, options)
+    with torch.device("meta"), _SkipNormalDraws():
+        return _make(architecture, classes, shape, options)
+
+
+class _SkipNormalDraws(TorchFunctionMode):
+    """Skips normal draws. On the meta device torch imports its compiler for them, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.normal_:
+            return args[0]
+
+        return func(*args, **(kwargs or {}))
+
+
+def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
+    """The architecture of that name, if it can be built with this input and these options."""
+    architecture = pick(MODELS, name, "model")
+
+    kind = input_kind(shape)
+    if architecture.reads != kind:
+        valid = ", ".join(model for model, entry in MODELS.items() if entry.reads == kind)
+        raise InputError(
+            f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid}"
+        )
+
+    function = resolve(architecture.build)
+    try:
+        inspect.signature(function).bind(classes, shape, **architecture.arguments, **options)
+    except TypeError as error:
+        raise InputError(
+            f"model: {name} cannot be built with the options {options}: {error}"
+        ) from None
+    return architecture
+
+
+def _make(
+    architecture: Architecture, classes: int, shape: Shape, options: Mapping[str, int]
+) -> nn.Module:
+    function = resolve(architecture.build)
+    network: nn.Module = function(classes, shape, **architecture.arguments, **options)
+    return network
+
+
+def example_input(shape: Shape) -> torch.Tensor:
+    """One input to trace a network with.
+
+    No token of a text is padding (0 in BERT's vocabulary), so its cost is that of a full text.
+
+    Returns:
+        A black image, float [1, C, H, W], or a text, int64 [1, L].
+    """
+    if input_kind(shape) == "texts":
+        return torch.ones(1, *shape, dtype=torch.int64)
+    return torch.zeros(1, *shape)
+
+
+def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
+    """The layers of a network whose output channels pruning must keep."""
+    architecture = pick(MODELS, name, "model")
+    patterns = (architecture.head, *architecture.fixed)
+
+    layers = []
+    for path, layer in model.named_modules():
+        if any(fnmatchcase(path, pattern) for pattern in patterns):
+            layers.append(layer)
+    return layers
+
+
+def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that pruning may set to zero, by parameter name.
+
+    These are the weights of every convolution and linear layer, including the head, but no biases.
+    Of attention they include all projections: queries, keys and values share one matrix, which is a
+    parameter without a layer of its own.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weights[f"{name}.weight"] = module.weight
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            weights[f"{name}.in_proj_weight"] = module.in_proj_weight
+    return weights
