@@ -23,7 +23,7 @@ from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.training.callbacks import Callback
 from prunelab.training.distillation import Teacher
-from prunelab.training.optimizers import build_optimizer, lr_factor
+from prunelab.training.optimizers import Optimizer, build_optimizer, lr_factor
 from prunelab.training.progress import Progress, RunningMetrics
 
 SAMPLE_BATCH_SIZE = 64  # of calibration examples; criteria sum over batches, so it sets memory only
@@ -216,11 +216,8 @@ class Trainer:
         )
         for step, (inputs, labels) in enumerate(batches, start=epoch * run.steps_per_epoch):
             lr = recipe.learning_rate * lr_factor(recipe, step, run.total_steps)
-            for group in run.optimizer.param_groups:
-                group["lr"] = lr
-
             finished = step / run.total_steps
-            self._train_step(run, inputs, labels, finished, metrics)
+            self._train_step(run, inputs, labels, lr, finished, metrics)
             run.callback.after_step(finished)
             progress.step(len(labels) * distributed.size, metrics)
 
@@ -236,13 +233,19 @@ class Trainer:
         return {"epoch": epoch + 1, "learning_rate": lr, "loss": loss, "accuracy": accuracy}
 
     def _train_step(
-        self, run: "_Run", inputs: Tensor, labels: Tensor, finished: float, metrics: RunningMetrics
+        self,
+        run: "_Run",
+        inputs: Tensor,
+        labels: Tensor,
+        lr: float,
+        finished: float,
+        metrics: RunningMetrics,
     ) -> None:
         """One optimizer step on this process's part of a batch.
 
         `finished` is the finished share of the training, from 0 to below 1.
         """
-        run.optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad()
 
         # A batch smaller than the number of processes leaves some without examples.
         if len(labels):
@@ -259,7 +262,7 @@ class Trainer:
             metrics.add(loss.detach() * len(labels), logits.detach(), labels)
 
         run.average_gradients(len(labels))
-        run.optimizer.step()
+        run.optimizer.step(lr)
 
     def _validate(self, model: nn.Module, batch_size: int) -> Row:
         model.eval()
@@ -300,7 +303,7 @@ class _Run:
 
     model: nn.Module
     recipe: Recipe
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     callback: Callback
     average_gradients: Callable[[int], None]  # over processes, given this one's example count
     steps_per_epoch: int
