@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from prunelab.commands.studies.study_file import parse_study, read_overrides
 from prunelab.commands.sweep.axes import read_axes
 from prunelab.config.safe_yaml import parse_yaml
+from prunelab.core.errors import InputError
 from prunelab.core.files import parse_json
+from prunelab.core.metrics_files import HEADLINE, OTHERS, split_metrics
 from prunelab.project.dvc_lock import HEADER, join_entries, split_entries
 from prunelab.project.experiments import environment_of
 from prunelab.project.revisions import RevisionResult
@@ -151,16 +153,37 @@ def is_metric(value: Any) -> bool:
     missing=st.booleans(),
 )
 def test_damaged_metrics_are_refused_by_file_and_key(key, value, missing, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "metrics.json"
+    folder = tmp_path_factory.getbasetemp() / "metrics"
+    path, details_path = folder / "base.json", folder / "details/base.json"
+    details_path.parent.mkdir(parents=True, exist_ok=True)
+
     metrics = dict.fromkeys(METRICS, 0.5) | {key: value}
     if missing:
         del metrics[key]
-    path.write_text(json.dumps(metrics))
+    headline, others = split_metrics(metrics)
+    path.write_text(json.dumps(headline))
+    details_path.write_text(json.dumps({OTHERS: others}))
 
-    lines = refused(read_metrics, path)
+    lines = refused(read_metrics, folder, "base")
 
     assert bool(lines) == (missing or not is_metric(value))
-    assert all(str(path) in line and key in line for line in lines)
+    damaged = details_path
+    if key in HEADLINE:
+        damaged = path
+    assert all(str(damaged) in line and key in line for line in lines)
+
+
+def test_metrics_in_one_file_are_read_too_and_missing_details_are_named(tmp_path):
+    (tmp_path / "details").mkdir()
+    everything = dict.fromkeys(METRICS, 0.5)
+    (tmp_path / "base.json").write_text(json.dumps(everything))
+    (tmp_path / "details/base.json").write_text('{"layers": []}')
+
+    assert read_metrics(tmp_path, "base") == everything
+
+    (tmp_path / "details/base.json").unlink()
+    with pytest.raises(InputError, match="details/base.json is missing"):
+        read_metrics(tmp_path, "base")
 
 
 ROWS = st.recursive(

@@ -22,6 +22,7 @@ from prunelab.commands.compare import revision_latency
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten
+from prunelab.core.metrics_files import split_metrics
 from prunelab.figures import pareto_figure
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE, FOCUS
@@ -289,6 +290,15 @@ class Project(Repository):
         (self.folder / "metrics/focus.json").write_text(json.dumps(metrics(accuracy, macs)))
         (self.folder / "metrics/base.json").write_text(json.dumps(DENSE))
 
+    def divide_metrics(self) -> None:
+        """Move all metrics but the headline to the details."""
+        (self.folder / "metrics/details").mkdir()
+        for name in ("focus.json", "base.json"):
+            file = self.folder / "metrics" / name
+            headline, others = split_metrics(json.loads(file.read_text()))
+            file.write_text(json.dumps(headline))
+            (self.folder / "metrics/details" / name).write_text(json.dumps({"metrics": others}))
+
     def experiment(self, name: str, accuracy: float, macs: int, **changes: object) -> None:
         """Leave what `dvc exp run` leaves: a commit that only refs/exps leads to."""
         head = self.git("rev-parse", "HEAD")
@@ -353,6 +363,27 @@ def test_an_experiment_of_this_commit_precedes_newer_ones_of_its_name(project):
     (revision,), _ = read_revisions(project.folder, ["again"])
 
     assert revision.metrics["accuracy"] == 0.1
+
+
+def test_revisions_that_divide_metrics_are_compared_with_older_ones(project):
+    project.measure(0.80, 600)
+    project.commit("all metrics in one file")
+    project.measure(0.80, 600)
+    project.divide_metrics()
+    project.commit("divided")
+    (project.folder / "metrics/details/base.json").write_text("{")
+
+    revisions, left_out = read_revisions(project.folder, ["HEAD~1", "HEAD", "workspace"])
+
+    old, new = revisions
+    assert new.metrics == old.metrics
+    assert new.dense == old.dense
+    assert not lacking(new)
+    assert "metrics/details/base.json" in left_out["workspace"]
+
+    (project.folder / "metrics/details/base.json").unlink()
+    (without,), _ = read_revisions(project.folder, ["workspace"])
+    assert lacking(without) == ["params_nonzero"]
 
 
 def test_unknown_names_are_refused_with_close_ones(project):

@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 from prunelab.cli import app
 from prunelab.commands.review.document import ReviewResult, document
+from prunelab.commands.review.own_metrics import own_metrics
 from prunelab.commands.review.pictures import Picture, changed_pictures
 from prunelab.commands.review.significance import Change, Significance, configurations
 from prunelab.core.escape import as_code
+from prunelab.core.metrics_files import split_metrics
 from prunelab.project.environments import EnvironmentDiff, compare_environments
 from prunelab.project.lock_state import LockState, lock_state
 from prunelab.project.trees import Tree
@@ -449,6 +451,42 @@ def test_command_shows_everything_and_exits_0_if_the_lock_is_fresh(study, tmp_pa
         "changed",
         "absent: DVC keeps it, Git does not",
     ]
+
+
+def test_metrics_are_the_same_whether_they_are_in_one_file_or_divided(study):
+    everything = cell(0.9) | {"ratio_asked": 0.5}
+    study.write("metrics/grid/a-0.5.json", json.dumps(everything))
+    study.write("metrics/details/grid/a-0.5.json", json.dumps({"layers": []}))
+    study.commit("one file")
+
+    headline, others = split_metrics(everything)
+    study.write("metrics/grid/a-0.5.json", json.dumps(headline))
+    study.write("metrics/details/grid/a-0.5.json", json.dumps({"metrics": others, "layers": []}))
+    study.write("metrics/table.json", "{}")
+    study.commit("divided")
+
+    found, troubles = own_metrics(study.tree("HEAD~1"), study.tree("HEAD"))
+
+    assert found == {"metrics/grid/a-0.5.json": differing(everything, everything)}
+    assert troubles == []
+
+
+def test_a_changed_metric_of_the_details_is_shown_and_a_damaged_file_is_named(study):
+    path, details = "metrics/grid/a-0.5.json", "metrics/details/grid/a-0.5.json"
+    study.write(path, '{"accuracy": 0.9, "list": [1]}')
+    study.write(details, '{"metrics": {"loss": 0.5}}')
+    study.commit("before")
+    study.write(details, '{"metrics": {"loss": 0.25}}')
+
+    found, _ = own_metrics(study.tree("HEAD"), study.tree())
+
+    assert found[path] == differing({"accuracy": 0.9, "loss": 0.5}, {"accuracy": 0.9, "loss": 0.25})
+
+    for damaged, reason in (("{", "cannot be read as JSON"), ("[1]", "is not a mapping")):
+        study.write(details, damaged)
+        found, (trouble,) = own_metrics(study.tree("HEAD"), study.tree())
+        assert found[path] == differing({"accuracy": 0.9, "loss": 0.5}, {})
+        assert trouble.startswith(f"workspace: {details} {reason}")
 
 
 @pytest.mark.slow

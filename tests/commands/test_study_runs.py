@@ -12,7 +12,15 @@ import pytest
 from click.testing import Result
 from helpers.params import PROJECT
 from helpers.repository import Clone
-from helpers.studies import PIPELINE, SHIPPED, TINY, StudyRepository, tiny_study, write_study
+from helpers.studies import (
+    PIPELINE,
+    SHIPPED,
+    TINY,
+    StudyRepository,
+    record,
+    tiny_study,
+    write_study,
+)
 from typer.testing import CliRunner
 
 from prunelab.cli import app
@@ -109,6 +117,20 @@ def test_experiments_are_found_by_their_parameters_on_any_commit(repository):
     assert records[LABEL]["metrics"]["accuracy"] == 0.8
     assert records[LABEL]["current"]
     assert records[LABEL]["environment"] == {"device": "a test"}
+
+
+def test_metrics_are_joined_whether_an_experiment_divided_them_or_not(repository):
+    settings = resolve(tiny_study(), SHIPPED, quick=False, overrides={})
+    other = "random_unstructured-0.5"
+    repository.experiment(LABEL, settings[LABEL], accuracy=0.8)
+    repository.experiment(other, settings[other], accuracy=0.8, in_one_file=True)
+
+    records = collect(repository.folder, "tiny", settings, set())
+
+    expected = record(0.8)
+    for label in (LABEL, other):
+        assert records[label]["metrics"] == expected["metrics"]
+        assert records[label]["dense"] == expected["dense"]
 
 
 def test_results_of_earlier_code_are_not_current(repository):
@@ -341,15 +363,21 @@ def test_list_and_show_work_before_a_run():
 
 # --- real runs on digits, through DVC: two minutes and more ---
 
-BREAK_L2_CHANNEL = """
+# Appended to files of src/prunelab/pruning.
+BREAK_L2_CHANNEL = {
+    "schedules.py": """
 
 def _fail(run: object) -> None:
     raise SystemExit("broken on purpose")
 
 
-_working = METHODS["l2_channel"]
-METHODS["l2_channel"] = Method(_working.criterion, _working.granularity, _working.scope, _fail)
-"""
+SCHEDULES["broken"] = _fail
+""",
+    "methods.py": """
+
+METHODS["l2_channel"] = Method("l2", "channel", "uniform", "broken")
+""",
+}
 
 
 class StudyClone(Clone):
@@ -365,8 +393,9 @@ class StudyClone(Clone):
             {"method": "random_unstructured", "ratio": 0.5},
         ]
         write_study(folder / "studies", content)
-        with (folder / "src/prunelab/pruning/methods.py").open("a") as file:
-            file.write(BREAK_L2_CHANNEL)
+        for name, code in BREAK_L2_CHANNEL.items():
+            with (folder / "src/prunelab/pruning" / name).open("a") as file:
+                file.write(code)
         self.commit("A tiny study")
 
     def study(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

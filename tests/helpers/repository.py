@@ -11,6 +11,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from helpers.params import PROJECT, edit_params
+from prunelab.core.metrics_files import join_metrics
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 RESULTS = ("metrics/", "plots/", "dvc.lock")
@@ -82,7 +83,12 @@ class Clone:
         self.run("git", "commit", "-qm", message)
 
     def metrics(self, name: str) -> dict:
+        """The content of a file in metrics/."""
         return json.loads((self.folder / "metrics" / name).read_text())
+
+    def all_metrics(self, name: str) -> dict:
+        """The metrics of a configuration, those in its details included."""
+        return join_metrics(self.metrics(name), self.metrics(f"details/{name}"))
 
 
 def project_files() -> list[str]:

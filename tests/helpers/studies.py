@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from helpers.params import PROJECT
 from prunelab.commands.studies.study_file import Study
+from prunelab.core.metrics_files import OTHERS, join_metrics, split_metrics
 from prunelab.project.experiments import experiment_name, stage_closure
 from prunelab.project.git import git
 
@@ -61,7 +62,9 @@ def tiny_study(**changes: object) -> Study:
 
 def measured_metrics(accuracy: float, dense: float) -> dict:
     """The metrics of this project's focus with other accuracies."""
-    return json.loads((PROJECT / "metrics/focus.json").read_text()) | {
+    headline = json.loads((PROJECT / "metrics/focus.json").read_text())
+    details = json.loads((PROJECT / "metrics/details/focus.json").read_text())
+    return join_metrics(headline, details) | {
         "accuracy": accuracy,
         "accuracy_ci95": 0.01,
         "accuracy_drop": round(dense - accuracy, 6),
@@ -125,19 +128,25 @@ class StudyRepository:
         self.commit("Code")
 
     def experiment(
-        self, label: str, params: dict, accuracy: float, environment: bool = True
+        self,
+        label: str,
+        params: dict,
+        accuracy: float,
+        environment: bool = True,
+        in_one_file: bool = False,
     ) -> None:
         """Store the result of a setting as an experiment derived from HEAD.
 
-        Without `environment`, the note on the environment belongs to other metrics.
+        Without `environment`, the note on the environment belongs to other metrics. `in_one_file`
+        stores metrics as they were before they were divided.
         """
         baseline = self.head()
         YAML().dump(params, self.folder / "params.yaml")
         (self.folder / "metrics/environment").mkdir(parents=True, exist_ok=True)
         content = record(accuracy)
         metrics_file = self.folder / "metrics/focus.json"
-        metrics_file.write_text(json.dumps(content["metrics"]))
-        (self.folder / "metrics/base.json").write_text(json.dumps(content["dense"]))
+        self._write_metrics("focus", content["metrics"], in_one_file)
+        self._write_metrics("base", content["dense"], in_one_file)
 
         metrics_hash = hashlib.sha256(metrics_file.read_bytes()).hexdigest()
         note = {"device": "a test", "metrics_sha256": metrics_hash if environment else "other"}
@@ -147,3 +156,13 @@ class StudyRepository:
         name = experiment_name("tiny", label, PIPELINE.select(params), {})
         git(self.folder, "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", commit)
         git(self.folder, "reset", "--quiet", "--hard", baseline)
+
+    def _write_metrics(self, name: str, metrics: dict, in_one_file: bool) -> None:
+        headline, others = metrics, None
+        if not in_one_file:
+            headline, others = split_metrics(metrics)
+
+        (self.folder / "metrics/details").mkdir(parents=True, exist_ok=True)
+        (self.folder / f"metrics/{name}.json").write_text(json.dumps(headline))
+        details = {OTHERS: others, "layers": []}
+        (self.folder / f"metrics/details/{name}.json").write_text(json.dumps(details))

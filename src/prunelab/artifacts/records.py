@@ -94,8 +94,12 @@ class Spread(Strict):
 
 
 class Details(Strict):
-    """metrics/details/base.json and the same of every cell of the grid"""
+    """metrics/details/base.json and the same of every cell of the grid
 
+    `metrics` are those that are not in the headline; older files lack them.
+    """
+
+    metrics: dict[str, int | float] = {}
     seeds: Annotated[list[Seed], NonEmpty]
     measures: Annotated[list[Measured | Repeated], NonEmpty]
     layers: Annotated[list[Layer], NonEmpty]

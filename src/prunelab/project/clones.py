@@ -33,6 +33,7 @@ from ruamel.yaml import YAML
 
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, sha256
+from prunelab.core.metrics_files import details_file
 from prunelab.project.git import git
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, RAW, TARGET
 
@@ -140,7 +141,8 @@ class Checkout:
     def save(self, name: str, message: str, dvc: Callable[..., None]) -> None:
         """Save the clone's state as an experiment and move its reference to the project."""
         command = ["exp", "save", "--force", "--name", name, "--message", message]
-        for path in (METRICS, DENSE_METRICS, ENVIRONMENT):
+        details = (details_file(METRICS), details_file(DENSE_METRICS))
+        for path in (METRICS, DENSE_METRICS, *details, ENVIRONMENT):
             if (self.folder / path).exists():
                 # Git may not track the file yet.
                 command += ["--include-untracked", str(path)]

@@ -13,6 +13,7 @@ from typing import Any
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import parse_json
+from prunelab.core.metrics_files import details_file, join_metrics
 from prunelab.project.git import git, git_bytes
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
 
@@ -180,10 +181,22 @@ def _record(root: Path, experiment: Experiment) -> Record:
         "baseline": experiment.baseline,
         "code": code_of(root, commit),
         "parameters": parse_yaml(git(root, "show", f"{commit}:params.yaml")),
-        "metrics": parse_json(git(root, "show", f"{commit}:{METRICS}")),
-        "dense": parse_json(git(root, "show", f"{commit}:{DENSE_METRICS}")),
+        "metrics": _committed_metrics(root, commit, METRICS),
+        "dense": _committed_metrics(root, commit, DENSE_METRICS),
         "environment": _committed_environment(root, commit),
     }
+
+
+def _committed_metrics(root: Path, commit: str, path: Path) -> dict[str, Any]:
+    """Return all metrics of a configuration; only those in its metrics file if there are no
+    details.
+    """
+    headline = parse_json(git(root, "show", f"{commit}:{path}"))
+    try:
+        details = git(root, "show", f"{commit}:{details_file(path)}")
+    except InputError:
+        return join_metrics(headline, {})
+    return join_metrics(headline, parse_json(details))
 
 
 def _committed_environment(root: Path, commit: str) -> Any:

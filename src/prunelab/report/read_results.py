@@ -8,11 +8,12 @@ from typing import Any
 from prunelab.artifacts.records import recovery_hint
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json
+from prunelab.core.metrics_files import DETAILS, HEADLINE, join_metrics
 from prunelab.report.labels import COSTS
 
 Row = dict[str, Any]
 
-# The numbers of a metrics file that are shown.
+# The metrics that are shown.
 METRICS = [
     "accuracy",
     "accuracy_ci95",
@@ -45,15 +46,20 @@ MAX_COUNT = 2**53  # a float holds every integer up to here
 MAX_NUMBER = 2**63
 
 
-def read_metrics(path: Path) -> Row:
-    """Read the metrics of one configuration.
+def read_metrics(folder: Path, name: str) -> Row:
+    """Read the metrics of one configuration from FOLDER/NAME.json and FOLDER/details/NAME.json.
 
     Raises:
         InputError: if one of `METRICS` is missing or no finite number.
     """
-    content: Row = read_json(path)
-    _check_numbers(path, content, METRICS)
-    return content
+    path = folder / f"{name}.json"
+    headline = read_json(path)
+    _check_numbers(path, headline, [key for key in METRICS if key in HEADLINE])
+
+    details_path = folder / DETAILS / f"{name}.json"
+    metrics = join_metrics(headline, read_json(details_path))
+    _check_numbers(details_path, metrics, METRICS)
+    return metrics
 
 
 def read_rows(path: Path, keys: Iterable[str], texts: Iterable[str] = ()) -> list[Row]:

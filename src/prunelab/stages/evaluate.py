@@ -14,13 +14,14 @@ from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Params, load_params
 from prunelab.core.files import sha256, write_json
+from prunelab.core.metrics_files import OTHERS, split_metrics
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, predict
-from prunelab.models.catalogue import build
 from prunelab.models.cost import cost
+from prunelab.models.networks import build
 from prunelab.runtime.device import Execution, configure, fingerprint
 from prunelab.stages.entry import run
 from prunelab.statistics.scores import confusion_matrix
@@ -37,13 +38,14 @@ def main(  # noqa: PLR0913 (a parameter for each option)
         Path | None, Option(help="Where to write rows of the confusion matrix.")
     ] = None,
     details: Annotated[
-        Path | None, Option(help="Where to write rows by seed, class and layer.")
+        Path | None,
+        Option(help="Where to write all other metrics, and rows by seed, class and layer."),
     ] = None,
     environment: Annotated[
         Path | None, Option(help="Where to write what this was measured on.")
     ] = None,
 ) -> None:
-    """Measure the networks in the folder NETWORKS.
+    """Measure the networks in the folder NETWORKS; the headline of the metrics goes to METRICS.
 
     Without --pruned and --dense they are the dense ones.
     """
@@ -68,9 +70,10 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     )
     if confusion:
         write_json(confusion, _confusion_rows(evaluated))
+    headline, others = split_metrics(_metrics(evaluated, params.evaluate.bootstrap_samples))
     if details:
-        write_json(details, _details(evaluated, params.seeds, networks))
-    write_json(metrics, _metrics(evaluated, params.evaluate.bootstrap_samples))
+        write_json(details, _details(evaluated, params.seeds, networks) | {OTHERS: others})
+    write_json(metrics, headline)
 
     # The environment is no output of the stage: it would give other hashes on another machine. DVC
     # therefore does not restore it with the metrics, and it names the metrics it belongs to.
@@ -112,7 +115,7 @@ def _predict(
 
 
 def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
-    """The content of a file in metrics/: quality, costs and the requested ratio."""
+    """All metrics of a configuration: quality, costs and the requested ratio."""
     metrics: dict[str, Any] = dict(
         quality(
             evaluated.labels,
@@ -142,7 +145,7 @@ def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
 
 
 def _details(evaluated: _Evaluated, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
-    """The content of a file in metrics/details/: rows by seed, measure, class, layer and weight."""
+    """Rows by seed, measure, class, layer and weight, for a file in metrics/details/."""
     labels, after, dense = evaluated.labels, evaluated.after, evaluated.dense
     classes = evaluated.classes
     measures = by_seed(labels, after=after, before=evaluated.before, dense=dense, classes=classes)

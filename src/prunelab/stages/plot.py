@@ -25,8 +25,8 @@ def main(
     study = f"{params.model} on {params.dataset}, {seeds}"
 
     # Accuracy against what is left.
-    dense = read_metrics(metrics / "base.json")
-    cell_metrics = [read_metrics(metrics / "grid" / f"{key}.json") for *_, key in cells]
+    dense = read_metrics(metrics, "base")
+    cell_metrics = [read_metrics(metrics, f"grid/{key}") for *_, key in cells]
     same = _indistinguishable_methods(predictions, params.grid, params.evaluate.bootstrap_samples)
     points = rows.tradeoff_rows(cells, cell_metrics, same)
     _report_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})

@@ -39,7 +39,7 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
     data = ReportData(
         title=f"{params.model} on {params.dataset}",
         facts=_facts(params, data_info, details["dense"]["seeds"], speed["environment"]),
-        dense=read_metrics(metrics / "base.json"),
+        dense=read_metrics(metrics, "base"),
         points=points,
         details=details,
         training=read_rows(plots / "training.json", CURVE, CURVE_TEXTS),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prunelab.commands.review.document import ReviewResult
+from prunelab.commands.review.own_metrics import own_metrics
 from prunelab.commands.review.pictures import changed_pictures
 from prunelab.commands.review.significance import configurations
 from prunelab.core.errors import InputError
@@ -33,9 +34,10 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
 
 def collect(before: Tree, after: Tree) -> ReviewResult:
     """Everything that a review shows."""
-    metrics, metrics_trouble = dvc_diff("metrics", before, after)
+    listed_metrics, metrics_trouble = dvc_diff("metrics", before, after)
+    metrics, own_troubles = own_metrics(before, after)
     params, params_trouble = dvc_diff("params", before, after)
-    troubles = dict.fromkeys((metrics_trouble, params_trouble))
+    troubles = dict.fromkeys((metrics_trouble, *own_troubles, params_trouble))
 
     missing = git(before.root, "rev-list", "--count", f"{after.commit or HEAD}..{before.commit}")
 
@@ -44,7 +46,7 @@ def collect(before: Tree, after: Tree) -> ReviewResult:
         after=(after.name, after.describe()),
         commits_behind=int(missing),
         lock=lock_state(after),
-        configurations=configurations(metrics),
+        configurations=configurations({**listed_metrics, **metrics}),
         params=params,
         pictures=changed_pictures(before, after),
         environments=compare_environments(before, after),

@@ -30,7 +30,7 @@ class ReviewResult:
     """Everything that a review shows.
 
     `before` and `after` hold a revision's name and what it stands for. `commits_behind` counts the
-    commits of the base that the other side lacks. `troubles` are what DVC could not read.
+    commits of the base that the other side lacks. `troubles` are what could not be read.
     """
 
     before: tuple[str, str]
@@ -130,7 +130,7 @@ def _counts(result: ReviewResult, changed_params: Rows) -> list[str]:
 
 def _warnings(result: ReviewResult) -> list[str]:
     warnings = [
-        f"- **DVC could not read everything**: {as_code(trouble)}" for trouble in result.troubles
+        f"- **Not everything could be read**: {as_code(trouble)}" for trouble in result.troubles
     ]
 
     basis = _changed_basis(result.params)
