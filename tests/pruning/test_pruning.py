@@ -31,13 +31,10 @@ from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
 from prunelab.models.cost import cost
 from prunelab.models.networks import build, prunable_weights
-from prunelab.pruning import schedules
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import infeasible_specs, prune
 from prunelab.pruning.pruner import PruneResult
-from prunelab.pruning.structured import groups
 from prunelab.pruning.structured.groups import target_width
-from prunelab.pruning.unstructured import granularity
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.retraining import Retrainer
@@ -45,12 +42,12 @@ from prunelab.training.retraining import Retrainer
 ONE_SHOT = [
     name
     for name, method in METHODS.items()
-    if method.schedule is schedules.one_shot and method.granularity not in ("head", "hidden")
+    if method.schedule == "one_shot" and method.granularity not in ("head", "hidden")
 ]
 UNIFORM_CHANNELS = [
     name
     for name in ONE_SHOT
-    if METHODS[name].granularity == "channel" and METHODS[name].scope is groups.uniform
+    if METHODS[name].granularity == "channel" and METHODS[name].scope == "uniform"
 ]
 
 
@@ -154,12 +151,12 @@ def check_costs(
     total = sum(weights[key].numel() for key in pruned.masks)
     assert zeros / total == pytest.approx(pruned.ratio_achieved, abs=1e-3)
     assert costs["macs_ratio"] == costs["params_ratio"] == 1
-    if METHODS[method].granularity is granularity.WEIGHT:
+    if METHODS[method].granularity == "weight":
         assert costs["sparsity"] == pytest.approx(0.5, abs=0.03)
 
 
 # A small network has so few of these, per group or in all, that no thousandth can go or stay.
-FEW = (granularity.N_OF_M, granularity.PATTERN, granularity.FILTER)
+FEW = ("n_of_m", "pattern", "filter")
 METHODS_OF_FEW = [
     name for name, method in METHODS.items() if not method.masks or method.granularity in FEW
 ]

@@ -10,8 +10,6 @@ from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, Architecture
 from prunelab.models.networks import build_on_meta, prunable_weights
 from prunelab.pruning.methods import METHODS, Method
-from prunelab.pruning.unstructured.granularity import GRANULARITIES
-from prunelab.pruning.unstructured.select import Scope
 
 Rows = Sequence[tuple[str, ...]]
 
@@ -22,26 +20,14 @@ def methods() -> Rows:
     for name, method in METHODS.items():
         row = (
             name,
-            method.criterion.__name__,
-            _granularity(method),
-            _scope(method),
-            method.schedule.__name__,
+            method.criterion,
+            method.granularity,
+            method.scope,
+            method.schedule,
             _restart(method),
         )
         rows.append(row)
     return rows
-
-
-def _granularity(method: Method) -> str:
-    if isinstance(method.granularity, str):
-        return method.granularity
-    return next(name for name, entry in GRANULARITIES.items() if entry is method.granularity)
-
-
-def _scope(method: Method) -> str:
-    if isinstance(method.scope, Scope):
-        return method.scope.name.lower()
-    return method.scope.__name__
 
 
 def _restart(method: Method) -> str:

@@ -15,18 +15,17 @@ from prunelab.models.catalogue import MODELS, Shape
 from prunelab.models.frozen import within
 from prunelab.models.networks import example_input, fixed_layers, prunable_weights
 from prunelab.models.norms import recalibrate
-from prunelab.pruning import criteria
-from prunelab.pruning.criteria import CalibrationData
+from prunelab.pruning.criteria import CRITERIA, CalibrationData
 from prunelab.pruning.methods import METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
-from prunelab.pruning.schedules import DenseWeights, PruningRun
+from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun
 from prunelab.pruning.structured import attention, channels
-from prunelab.pruning.structured.groups import UNITS, Group
+from prunelab.pruning.structured.groups import SCOPES, UNITS, Group
 from prunelab.pruning.structured.structured_pruner import StructuredPruner
-from prunelab.pruning.unstructured import granularity, select
-from prunelab.pruning.unstructured.granularity import Granularity
+from prunelab.pruning.unstructured.granularity import GRANULARITIES
 from prunelab.pruning.unstructured.mask_pruner import MaskPruner
 from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.pruning.unstructured.select import Scope
 from prunelab.training.retraining import Retrainer
 
 
@@ -61,7 +60,7 @@ def prune(
     run = PruningRun(
         model,
         spec,
-        method.criterion,
+        CRITERIA[method.criterion],
         pruner,
         shape,
         seed,
@@ -69,7 +68,7 @@ def prune(
         restart=method.restart,
         dense_weights=dense_weights,
     )
-    result = method.schedule(run)
+    result = SCHEDULES[method.schedule](run)
 
     if run.rewinds:
         run.rewind_weights()
@@ -166,9 +165,10 @@ def _noise_saliency(method: Method, model: nn.Module, shape: Shape) -> Saliency:
     weights = prunable_weights(model)
 
     scored = set(weights)
-    if method.criterion in (criteria.bn_scale, criteria.synflow):
+    if method.criterion in ("bn_scale", "synflow"):
         batch = example_input(shape), torch.zeros(1, dtype=torch.int64)
-        scored = set(method.criterion(model, CalibrationData(noise, lambda: [batch])))
+        calibration = CalibrationData(noise, lambda: [batch])
+        scored = set(CRITERIA[method.criterion](model, calibration))
 
     saliency = {}
     for name, weight in weights.items():
@@ -189,12 +189,10 @@ def _build_pruner(
 
     `known_groups` keeps the groups of the network from one call to the next: finding them is slow.
     """
-    if method.masks:
+    kind = method.kind
+    if kind is None:
         return _build_mask_pruner(method, model, architecture, spec, shape)
 
-    kind, scope = method.granularity, method.scope
-    assert not isinstance(kind, Granularity)
-    assert not isinstance(scope, select.Scope)
     find = partial(
         find_groups, architecture=architecture, kind=kind, shape=shape, method=spec.method
     )
@@ -207,7 +205,7 @@ def _build_pruner(
     return StructuredPruner(
         model,
         spec,
-        scope,
+        SCOPES[method.scope],
         find_groups=find,
         example_input=example_input(shape),
         groups=known_groups[kind],
@@ -217,19 +215,16 @@ def _build_pruner(
 def _build_mask_pruner(
     method: Method, model: nn.Module, architecture: str, spec: PruneSpec, shape: Shape
 ) -> MaskPruner:
-    assert isinstance(method.granularity, Granularity)
-    assert isinstance(method.scope, select.Scope)
-
     # Each filter of the head is a class, and all of them must stay.
     protected_layers = []
-    if method.granularity is granularity.FILTER:
+    if method.granularity == "filter":
         protected_layers = [MODELS[architecture].head]
 
     return MaskPruner(
         model,
         spec,
-        method.granularity,
-        method.scope,
+        GRANULARITIES[method.granularity],
+        Scope(method.scope),
         protected_layers=protected_layers,
         example_input=example_input(shape),
     )
@@ -254,7 +249,7 @@ def find_groups(
         return groups
 
     kinds = {group.kind for group in encoder_groups} or {"channel"}
-    methods = [name for name, other in METHODS.items() if other.granularity in kinds]
+    methods = [name for name, other in METHODS.items() if other.kind in kinds]
     raise InputError(
         f"{method}: {architecture} has no {UNITS[kind]} to remove; "
         f"these would work: {', '.join(methods)}"

@@ -1,4 +1,4 @@
-"""Schedules: at which ratios a network is pruned, and how it trains in between.
+"""SCHEDULES: at which ratios a network is pruned, and how it trains in between.
 
 A schedule is a function of a `PruningRun`. It reads as its paper's algorithm: which weights or
 units go is left to the run's criterion and pruner, and how to train is left to its retrainer.
@@ -16,6 +16,7 @@ from prunelab.models.catalogue import Shape
 from prunelab.models.cost import parameters, training_macs
 from prunelab.pruning.criteria import CalibrationData, Criterion
 from prunelab.pruning.pruner import Pruner, PruneResult
+from prunelab.pruning.structured import penalties
 from prunelab.pruning.structured.penalties import Penalty, SelectedUnits
 from prunelab.pruning.unstructured.ranking import Saliency
 from prunelab.runtime.device import generator
@@ -276,7 +277,6 @@ def sparse(penalty: Callable[[SelectedUnits, float], Penalty]) -> Schedule:
             run.fine_tune("sparse", _Regularised(penalty(selected, run.spec.penalty)))
         return run.prune_to(run.target_ratio)
 
-    schedule.__name__ = f"sparse ({penalty.__name__})"
     return schedule
 
 
@@ -286,3 +286,15 @@ class _Regularised(Callback):
 
     def penalty(self, progress: float) -> Tensor | None:
         return self._penalty(progress)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "one_shot": one_shot,
+    "iterative": iterative,
+    "repeated": repeated,
+    "gradual": gradual,
+    "soft": soft,
+    "sparse (scales)": sparse(penalties.scales),
+    "sparse (group_lasso)": sparse(penalties.group_lasso),
+    "sparse (growing_l2)": sparse(penalties.growing_l2),
+}

@@ -41,11 +41,10 @@ def check_amounts(study: Study) -> None:
 
 def _lacks_rounds(setting: Setting) -> bool:
     from prunelab.pruning.methods import METHODS
-    from prunelab.pruning.schedules import iterative
 
     if not setting.prune_fraction or setting.method not in METHODS:
         return False
-    return METHODS[setting.method].schedule is not iterative
+    return METHODS[setting.method].schedule != "iterative"
 
 
 def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -> None:

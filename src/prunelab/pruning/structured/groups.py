@@ -1,4 +1,6 @@
-"""Groups of coupled layers: how salient their units are, and how many each group keeps at a ratio.
+"""Groups of coupled layers: how salient their units are, and how many each keeps at a ratio.
+
+SCOPES has the rules for the latter, by name.
 
 Layers are coupled if they must lose the same units (channels, heads, hidden units) together. A
 residual addition couples the convolutions before it: all of them keep the same channels. Such a
@@ -277,3 +279,10 @@ def _rounded_width(candidate: Candidate, dropped: int) -> int:
 
     nearest = round((count - dropped) / round_to) * round_to
     return min(count, max(round_to, nearest))
+
+
+SCOPES: dict[str, Scope] = {
+    "uniform": uniform,
+    "ranked_together": ranked_together,
+    "ranked_relatively": ranked_relatively,
+}

@@ -6,7 +6,7 @@ a selection is about.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import StrEnum, auto
 from math import prod
 
 import torch
@@ -25,7 +25,7 @@ from prunelab.pruning.unstructured.tiling import Tiling, WeightShape
 from prunelab.training.masking import Masks
 
 
-class Scope(Enum):
+class Scope(StrEnum):
     """Which units compete with each other."""
 
     GLOBAL = auto()  # those of all tensors

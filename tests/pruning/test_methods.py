@@ -1,0 +1,52 @@
+"""The table of methods: every part that it names exists, and nothing is there that none needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from prunelab.pruning.criteria import CRITERIA
+from prunelab.pruning.methods import KINDS, METHODS
+from prunelab.pruning.schedules import SCHEDULES
+from prunelab.pruning.structured.groups import SCOPES, UNITS
+from prunelab.pruning.unstructured.granularity import GRANULARITIES
+from prunelab.pruning.unstructured.select import Scope
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_part_of_a_method_exists(name):
+    method = METHODS[name]
+
+    assert method.criterion in CRITERIA
+    assert method.schedule in SCHEDULES
+    if method.masks:
+        assert method.granularity in GRANULARITIES
+        assert method.scope in list(Scope)
+    else:
+        assert method.granularity in KINDS
+        assert method.scope in SCOPES
+
+
+def test_every_part_is_used_by_a_method():
+    used = {
+        part
+        for method in METHODS.values()
+        for part in (method.criterion, method.granularity, method.scope, method.schedule)
+    }
+
+    assert used == {*CRITERIA, *GRANULARITIES, *KINDS, *Scope, *SCOPES, *SCHEDULES}
+
+
+def test_units_that_can_be_removed_have_a_name_for_messages():
+    assert KINDS.keys() == UNITS.keys()
+
+
+def test_reading_the_tables_imports_no_torch():
+    code = (
+        "import sys; import prunelab.pruning.methods, prunelab.models.catalogue, "
+        "prunelab.datasets.datasets; print('torch' in sys.modules)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    assert result.stdout.strip() == b"False"
