@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from helpers.damage import flipped
 from helpers.networks import CARD, DIGITS_SHAPE
 from safetensors import safe_open
 
+from prunelab.artifacts.arrays import save_arrays
 from prunelab.artifacts.networks import Network, save_network
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split, save_prepared
-from prunelab.artifacts.tensors import METADATA_KEY
+from prunelab.artifacts.sealed import METADATA_KEY
+from prunelab.artifacts.tensors import save_tensors
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, write_json
 from prunelab.data.splits import Split
@@ -137,6 +141,26 @@ def test_predictions_that_share_memory_give_the_same_bytes(predictions, tmp_path
     save_predictions(tmp_path / "shared", **predictions | {"before": predictions["after"]})
 
     assert (tmp_path / "shared").read_bytes() == (tmp_path / "copies").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64, np.bool_, np.uint8])
+def test_arrays_and_tensors_of_equal_values_give_the_same_bytes(tmp_path, dtype):
+    arrays = {"b": np.arange(6).reshape(2, 3).astype(dtype), "a": np.arange(3).astype(dtype)}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    save_arrays(tmp_path / "arrays", arrays, {"made": "here"})
+    save_tensors(tmp_path / "tensors", tensors, {"made": "here"})
+
+    assert (tmp_path / "arrays").read_bytes() == (tmp_path / "tensors").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_predictions_of_a_type_that_numpy_lacks_are_refused(tmp_path, dtype):
+    metadata = {METADATA_KEY: json.dumps({"sha256": "0"})}
+    safetensors.torch.save_file({"labels": torch.zeros(3).to(dtype)}, tmp_path / "p", metadata)
+
+    with pytest.raises(InputError, match="is damaged"):
+        load_predictions(tmp_path / "p")
 
 
 @pytest.mark.parametrize("length", [50, 0])

@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network
-from prunelab.artifacts.tensors import METADATA_KEY
+from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.benchmark.backends import inputs_of
 from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app

@@ -12,7 +12,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from prunelab.artifacts.tensors import canonical_json, load_tensors, save_tensors
+from prunelab.artifacts.sealed import canonical_json
+from prunelab.artifacts.tensors import load_tensors, save_tensors
 from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from prunelab.artifacts.tensors import load_tensors, save_tensors
+from prunelab.artifacts.arrays import load_arrays, save_arrays
 from prunelab.core.errors import InputError
 
 DIMENSIONS = {"labels": 1, "before": 2, "after": 2, "losses": 2}
@@ -17,11 +16,8 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
     They are safetensors, because equal arrays must give equal bytes: NumPy's zip files differ
     between releases of Python.
     """
-    tensors = {}
-    for name, array in arrays.items():
-        # A copy, because a dense network's `before` is its `after` and a file has no shared memory.
-        tensors[name] = torch.from_numpy(np.array(array, order="C"))
-    save_tensors(path, tensors, metadata={})
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    save_arrays(path, contiguous, metadata={})
 
 
 def load_predictions(path: Path) -> dict[str, np.ndarray]:
@@ -31,8 +27,7 @@ def load_predictions(path: Path) -> dict[str, np.ndarray]:
         InputError: if the file is missing, damaged, or holds other arrays.
     """
     hint = "`dvc checkout` or `dvc repro` restores it"
-    tensors, _ = load_tensors(path, recovery_hint=hint)
-    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    arrays, _ = load_arrays(path, recovery_hint=hint)
 
     dimensions = {name: array.ndim for name, array in arrays.items()}
     if dimensions == DIMENSIONS and len({array.shape[-1] for array in arrays.values()}) == 1:

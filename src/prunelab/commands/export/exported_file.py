@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.artifacts.networks import ModelCard
-from prunelab.artifacts.tensors import METADATA_KEY
+from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.benchmark.backends import eager
 from prunelab.benchmark.export_formats import Runner, get_format, quiet, trace
 from prunelab.benchmark.latency import time_interleaved, timer
