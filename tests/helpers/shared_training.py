@@ -66,10 +66,10 @@ class PenaltyAndMasks(Callback):
         mask = torch.rand(self.weight.shape, generator=generator("mask")) > 0.5
         self.zero_dropped = masking.hold(model, {"body.2.weight": mask})
 
-    def penalty(self, progress: float) -> torch.Tensor:
+    def penalty(self, progress: float | torch.Tensor) -> torch.Tensor:
         return 0.01 * (1 + progress) * self.weight.abs().sum()
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self) -> None:
         self.zero_dropped()
 
 

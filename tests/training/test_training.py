@@ -258,7 +258,7 @@ class SpoilAfterStep(Callback):
     def __init__(self, model, step, value):
         self.model, self.steps_left, self.value = model, step, value
 
-    def after_step(self, progress):
+    def after_step(self):
         self.steps_left -= 1
         if self.steps_left == 0:
             with torch.no_grad():

@@ -263,6 +263,8 @@ class Runtime(Section):
     threads: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
     channels_last: bool
+    # On a GPU, auto records training steps once and replays them as graphs, to the same bits.
+    cuda_graphs: Literal["auto", "off"]
 
 
 class Params(Section):

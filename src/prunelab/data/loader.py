@@ -1,8 +1,9 @@
 """Batches of a split, made on the device: shuffled, augmented and normalised images, or texts."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,13 +21,27 @@ from prunelab.data.augment import (
     shift,
 )
 from prunelab.data.splits import Split
-from prunelab.data.storage import array_store
+from prunelab.data.storage import array_store, moved_together
 from prunelab.runtime.device import Execution, generator
 
 PAD = 0  # the token id that fills texts up to the length of their array
 
 # Which examples of a batch, given its size, one of several processes gets.
 BatchPart = Callable[[int], slice]
+
+
+class RawBatch(NamedTuple):
+    """The stored examples of a batch, and the random numbers that will augment them.
+
+    `inputs` are images, uint8 [B, C, H, W], or token ids, int64 [B, L]; `labels` int64 [B].
+    `shifts`, `flips` and `boxes` are as `prunelab.data.augment` draws them, or None.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    shifts: Tensor | None = None
+    flips: Tensor | None = None
+    boxes: Tensor | None = None
 
 
 class BatchLoader:
@@ -63,8 +78,9 @@ class BatchLoader:
                 "of their channels"
             )
         else:
-            size = split.size or (split.shape[1], split.shape[2])
-            self._transform = _ImageTransform(normalise, size, execution)
+            stored_size = (split.shape[1], split.shape[2])
+            size = split.size or stored_size
+            self._transform = _ImageTransform(normalise, stored_size, size, execution)
 
         self._inputs = array_store(split.inputs, self._transform.input_device, workers)
 
@@ -75,12 +91,26 @@ class BatchLoader:
         """How many batches all examples make."""
         return math.ceil(len(self) / batch_size)
 
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether batches of one size have one shape. Batches of texts are as long as a text."""
+        return isinstance(self._transform, _ImageTransform)
+
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All examples in order, in batches of inputs and labels, not augmented."""
+        for batch in self.raw_ordered(batch_size):
+            yield self.plain(batch), batch.labels
+
+    def raw_ordered(self, batch_size: int) -> Iterator[RawBatch]:
+        """The batches of `ordered` before `plain` makes inputs of them."""
         batches = self.batches_per_epoch(batch_size)
         labels = self.labels.tensor_split(batches)
         for batch_inputs, batch_labels in zip(self._inputs.ordered(batches), labels, strict=True):
-            yield self._transform.plain(batch_inputs), batch_labels
+            yield RawBatch(batch_inputs, batch_labels)
+
+    def plain(self, batch: RawBatch) -> Tensor:
+        """The inputs of a batch, not augmented."""
+        return self._transform.plain(batch.inputs)
 
     def shuffled(
         self,
@@ -96,6 +126,22 @@ class BatchLoader:
         With `part`, only its share of each batch is read and augmented, by the random numbers that
         these examples have in the whole batch.
         """
+        for batch in self.raw_shuffled(batch_size, augmentation, seed=seed, epoch=epoch, part=part):
+            yield self.augmented(batch, augmentation), batch.labels
+
+    def raw_shuffled(
+        self,
+        batch_size: int,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epoch: int,
+        part: BatchPart | None = None,
+    ) -> Iterator[RawBatch]:
+        """The batches of `shuffled` before `augmented` makes inputs of them.
+
+        All random numbers are drawn and moved to the device ahead: a batch does not wait for it.
+        """
         random = generator("batches", seed, epoch)
         order = torch.randperm(len(self), generator=random)
         batches = order.tensor_split(self.batches_per_epoch(batch_size))
@@ -105,11 +151,16 @@ class BatchLoader:
             slices = [part(len(batch)) for batch in batches]
         indices = [batch[kept] for batch, kept in zip(batches, slices, strict=True)]
 
+        parts = [(len(batch), kept) for batch, kept in zip(batches, slices, strict=True)]
+        draws = self._transform.draws(random, augmentation, parts)
+        label_rows = moved_together(indices, self.labels.device)
         loaded = self._inputs.take(indices)
-        for batch, kept, rows, inputs in zip(batches, slices, indices, loaded, strict=True):
-            draws = _Draws(random, batch_size=len(batch), kept=kept)
-            augmented = self._transform.augmented(inputs, augmentation, draws)
-            yield augmented, self.labels[rows.to(self.labels.device)]
+        for inputs, rows, drawn in zip(loaded, label_rows, draws, strict=True):
+            yield RawBatch(inputs, self.labels[rows], *drawn)
+
+    def augmented(self, batch: RawBatch, augmentation: Augmentation) -> Tensor:
+        """The inputs of a batch of `raw_shuffled`."""
+        return self._transform.augmented(batch, augmentation)
 
     def sample(
         self, examples: int, batch_size: int, *, seed: int
@@ -122,32 +173,28 @@ class BatchLoader:
             yield self._transform.plain(inputs), self.labels[rows.to(self.labels.device)]
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Random numbers for a whole batch, of which the examples in `kept` use theirs.
+# Shifts, flips and boxes of one batch, as in `RawBatch`.
+_Draws = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-    Every process draws for the whole batch, so the images do not depend on the number of processes.
-    """
-
-    random: torch.Generator
-    batch_size: int
-    kept: slice
-
-    def shifts(self, padding: int) -> Tensor:
-        return random_shifts(self.batch_size, padding, self.random)[:, self.kept]
-
-    def flips(self) -> Tensor:
-        return random_flips(self.batch_size, self.random)[self.kept]
-
-    def boxes(self, height: int, width: int, scale: float) -> Tensor:
-        return random_boxes(self.batch_size, height, width, scale, self.random)[self.kept]
+# The size of a whole batch, and which of its examples this process gets.
+_Part = tuple[int, slice]
 
 
 class _ImageTransform:
-    """Turns stored images, uint8 [B, C, H, W], into inputs of networks."""
+    """Turns stored images, uint8 [B, C, H, W], into inputs of networks.
 
-    def __init__(self, normalise: Normalise, size: tuple[int, int], execution: Execution) -> None:
+    `stored_size` is the height and width of stored images, `size` that of inputs.
+    """
+
+    def __init__(
+        self,
+        normalise: Normalise,
+        stored_size: tuple[int, int],
+        size: tuple[int, int],
+        execution: Execution,
+    ) -> None:
         self.input_device = execution.device
+        self._stored_size = stored_size
         self._size = size
         self._memory_format = execution.memory_format
 
@@ -160,19 +207,47 @@ class _ImageTransform:
     def plain(self, images: Tensor) -> Tensor:
         return self._normalised(self._floats(images))
 
-    def augmented(self, images: Tensor, augmentation: Augmentation, draws: _Draws) -> Tensor:
-        padding = augmentation.crop_padding
-        images = shift(images, padding, draws.shifts(padding))
-        if augmentation.flip:
-            images = flip(images, draws.flips())
+    def draws(
+        self, random: torch.Generator, augmentation: Augmentation, parts: Sequence[_Part]
+    ) -> Iterator[_Draws]:
+        """The random numbers of every batch, on the device.
+
+        Every process draws for whole batches, so the images do not depend on the number of
+        processes.
+        """
+        shifts, flips, boxes = [], [], []
+        for batch_size, kept in parts:
+            shifts.append(random_shifts(batch_size, augmentation.crop_padding, random)[:, kept])
+            if augmentation.flip:
+                flips.append(random_flips(batch_size, random)[kept])
+            if augmentation.crop_scale < 1:
+                drawn = random_boxes(
+                    batch_size, *self._stored_size, augmentation.crop_scale, random
+                )
+                boxes.append(drawn[kept])
+
+        device = self.input_device
+        nothing: list[None] = [None] * len(parts)
+        return zip(
+            moved_together(shifts, device, dim=1) if augmentation.crop_padding else nothing,
+            moved_together(flips, device) or nothing,
+            moved_together(boxes, device) or nothing,
+            strict=True,
+        )
+
+    def augmented(self, batch: RawBatch, augmentation: Augmentation) -> Tensor:
+        images = batch.inputs
+        if batch.shifts is not None:
+            images = shift(images, augmentation.crop_padding, batch.shifts)
+        if batch.flips is not None:
+            images = flip(images, batch.flips)
 
         floats = self._floats(images)
-        if augmentation.crop_scale < 1:
-            height, width = floats.shape[-2:]
-            boxes = draws.boxes(height, width, augmentation.crop_scale)
+        if batch.boxes is not None:
+            height, width = self._stored_size
             # Enlarging happens in this step. Shrinking is a second step, which is antialiased.
             size = (max(height, self._size[0]), max(width, self._size[1]))
-            floats = crop_resized(floats, boxes, size)
+            floats = crop_resized(floats, batch.boxes, size)
         return self._normalised(floats)
 
     def _floats(self, images: Tensor) -> Tensor:
@@ -199,5 +274,10 @@ class _TextTransform:
             longest = int(used_columns[-1]) + 1
         return ids[:, :longest].to(self._device)
 
-    def augmented(self, ids: Tensor, augmentation: Augmentation, draws: _Draws) -> Tensor:
-        return self.plain(ids)
+    def draws(
+        self, random: torch.Generator, augmentation: Augmentation, parts: Sequence[_Part]
+    ) -> Iterator[_Draws]:
+        return repeat((None, None, None), len(parts))
+
+    def augmented(self, batch: RawBatch, augmentation: Augmentation) -> Tensor:
+        return self.plain(batch.inputs)

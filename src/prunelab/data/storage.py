@@ -29,6 +29,16 @@ def array_store(inputs: np.ndarray, device: torch.device, workers: int) -> Array
     return InMemory(inputs, device)
 
 
+def moved_together(
+    tensors: Sequence[Tensor], device: torch.device, dim: int = 0
+) -> Sequence[Tensor]:
+    """Tensors on the CPU, moved to a device in one message; they may differ in size along `dim`."""
+    if device.type == "cpu" or not tensors:
+        return tensors
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    return torch.split(torch.cat(list(tensors), dim).to(device), sizes, dim)
+
+
 class InMemory:
     """Examples that fit into the memory of the device."""
 
@@ -39,7 +49,8 @@ class InMemory:
         return iter(self._inputs.tensor_split(batches))
 
     def take(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        return (self._inputs[indices.to(self._inputs.device)] for indices in batches)
+        rows = moved_together(batches, self._inputs.device)
+        return (self._inputs[indices] for indices in rows)
 
 
 class OnDisk:

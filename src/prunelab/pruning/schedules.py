@@ -14,6 +14,7 @@ from prunelab.config.params import PruneSpec
 from prunelab.config.restart import Restart
 from prunelab.models.catalogue import Shape
 from prunelab.models.cost import parameters, training_macs
+from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria import CalibrationData, Criterion
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.structured import penalties
@@ -73,11 +74,11 @@ class PruningRun:
         """One step: remove the least salient weights or units, up to this share of the network."""
         result = self.pruner.prune_to(self.saliency(), step_ratio)
         self.steps_done += 1
-        self._place_model()
+        self.place_model()
         return result
 
     def saliency(self) -> Saliency:
-        self._place_model()
+        self.place_model()
 
         # The first step draws the same random numbers as the only step of a one-shot method, so
         # random controls of one-shot and iterative methods start alike.
@@ -126,7 +127,8 @@ class PruningRun:
     def _count_macs(self, trained: TrainResult) -> None:
         self.train_macs += training_macs(self.model, self.shape, trained.images_seen)
 
-    def _place_model(self) -> None:
+    def place_model(self) -> None:
+        """Move the network to where it is trained."""
         if self.retrainer is not None:
             self.retrainer.trainer.execution.place(self.model)
 
@@ -221,28 +223,38 @@ def gradual(run: PruningRun) -> PruneResult:
 
 class _GradualMasks(Callback):
     def __init__(self, run: PruningRun) -> None:
+        run.place_model()
         self._run = run
         self._updates = -1
-        self._zero_dropped: Callable[[], None] = lambda: None
+        self._progress = 0.0
+        self._held = masking.HeldMasks(prunable_weights(run.model))
 
     def before_epoch(self, epoch: int) -> None:
-        self._update_masks(epoch / self._run.spec.epochs)
+        self._progress = epoch / self._run.spec.epochs
+        self._update_masks()
 
-    def after_step(self, progress: float) -> None:
-        if self._updates_due(progress) > self._updates:
-            self._update_masks(progress)
-        self._zero_dropped()
+    def before_step(self, progress: float) -> bool:
+        self._progress = progress
+        return self._is_due()
 
-    def _update_masks(self, progress: float) -> None:
+    def after_step(self) -> None:
+        if self._is_due():
+            self._update_masks()
+        self._held()
+
+    def _is_due(self) -> bool:
+        return self._updates_by_now() > self._updates
+
+    def _update_masks(self) -> None:
         run = self._run
-        self._updates = self._updates_due(progress)
+        self._updates = self._updates_by_now()
 
-        step_ratio = run.target_ratio * (1 - (1 - progress) ** 3)
+        step_ratio = run.target_ratio * (1 - (1 - self._progress) ** 3)
         result = run.pruner.prune_to(run.saliency(), step_ratio)
-        self._zero_dropped = masking.hold(run.model, result.masks)
+        self._held.update(result.masks)
 
-    def _updates_due(self, progress: float) -> int:
-        return int(progress * self._run.spec.epochs * GRADUAL_UPDATES)
+    def _updates_by_now(self) -> int:
+        return int(self._progress * self._run.spec.epochs * GRADUAL_UPDATES)
 
 
 def soft(run: PruningRun) -> PruneResult:
@@ -284,7 +296,7 @@ class _Regularised(Callback):
     def __init__(self, penalty: Penalty) -> None:
         self._penalty = penalty
 
-    def penalty(self, progress: float) -> Tensor | None:
+    def penalty(self, progress: float | Tensor) -> Tensor | None:
         return self._penalty(progress)
 
 

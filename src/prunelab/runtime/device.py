@@ -34,11 +34,15 @@ FINGERPRINT_PACKAGES = (
 
 @dataclass(frozen=True)
 class Execution:
-    """Where tensors live and how networks run; `autocast_dtype` None means plain float32."""
+    """Where tensors live and how networks run; `autocast_dtype` None means plain float32.
+
+    `cuda_graphs` lets training record its steps and replay them.
+    """
 
     device: torch.device
     autocast_dtype: torch.dtype | None
     memory_format: torch.memory_format
+    cuda_graphs: bool = False
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which a network runs."""
@@ -71,7 +75,8 @@ def configure(runtime: Runtime) -> Execution:
     memory_format = torch.contiguous_format
     if runtime.channels_last:
         memory_format = torch.channels_last
-    return Execution(device, autocast_dtype, memory_format)
+    cuda_graphs = device.type == "cuda" and runtime.cuda_graphs == "auto"
+    return Execution(device, autocast_dtype, memory_format, cuda_graphs)
 
 
 def _set_determinism(deterministic: bool) -> None:

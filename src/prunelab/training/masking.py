@@ -4,7 +4,7 @@ A mask is a boolean tensor of its weight's shape: True keeps a weight, False dro
 masks is the business of `prunelab.pruning`.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,28 +18,41 @@ def apply(model: nn.Module, masks: Masks) -> None:
     zero_dropped()
 
 
-def hold(model: nn.Module, masks: Masks) -> Callable[[], None]:
-    """Return a function that zeroes the dropped weights again.
+class HeldMasks:
+    """Zeroes the dropped weights of a network again whenever it is called.
 
-    An optimiser step revives dropped weights (by momentum, for example), so call the function
-    after every step.
+    An optimizer step revives dropped weights (by momentum, for example), so call it after every
+    step. The masks take their weights' memory order, which makes the fill fast, and stay in the
+    same tensors when they change.
     """
-    parameters = dict(model.named_parameters())
 
-    # The masks take their weights' memory order, which makes the fill fast. A fill, unlike a
-    # product with zero, leaves neither a negative zero nor a NaN behind.
-    dropped_weights: list[tuple[Tensor, Tensor]] = []
-    for name, mask in masks.items():
-        weight = parameters[name]
-        dropped = torch.empty_like(weight, dtype=torch.bool).copy_(~mask)
-        dropped_weights.append((weight, dropped))
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+        self._dropped = {
+            name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()
+        }
 
-    def zero_dropped() -> None:
+    def update(self, masks: Masks) -> None:
+        """Hold these masks from now on; weights without a mask are kept."""
+        for name, dropped in self._dropped.items():
+            if name in masks:
+                dropped.copy_(~masks[name])
+            else:
+                dropped.zero_()
+
+    def __call__(self) -> None:
+        # A fill, unlike a product with zero, leaves neither a negative zero nor a NaN behind.
         with torch.no_grad():
-            for weight, dropped in dropped_weights:
-                weight.masked_fill_(dropped, 0)
+            for name, dropped in self._dropped.items():
+                self._weights[name].masked_fill_(dropped, 0)
 
-    return zero_dropped
+
+def hold(model: nn.Module, masks: Masks) -> HeldMasks:
+    """Masks of a network, to be called after every optimizer step."""
+    parameters = dict(model.named_parameters())
+    held = HeldMasks({name: parameters[name] for name in masks})
+    held.update(masks)
+    return held
 
 
 def verify(model: nn.Module, masks: Masks) -> None:

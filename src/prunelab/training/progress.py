@@ -1,12 +1,12 @@
 """Sums over a pass through the data, and the bar that shows them."""
 
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from prunelab.runtime.bars import on_terminal, open_bar
 
 REFRESH_S = 0.5  # how often the bar's numbers change
 
@@ -16,7 +16,10 @@ def _unchanged(sums: Tensor) -> Tensor:
 
 
 class RunningMetrics:
-    """Sums of loss and correct answers, kept on the device: reading them makes a GPU wait."""
+    """Sums of loss and correct answers over a pass, kept on the device: reading makes a GPU wait.
+
+    The sums stay in the same tensors, so that a recorded step can add to them.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -24,13 +27,25 @@ class RunningMetrics:
         self._non_finite_batches = torch.zeros((), dtype=torch.int64, device=device)
         self._images = 0
 
+    def restart(self) -> None:
+        """Begin another pass."""
+        for sums in (self._loss, self._correct, self._non_finite_batches):
+            sums.zero_()
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        """Count the images of a batch that is added."""
+        self._images += images
+
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: the loss summed over its examples, logits [B, classes], labels [B]."""
+        """Add a batch: the loss summed over its examples, logits [B, classes], labels [B].
+
+        Its images are counted apart, by `count`.
+        """
         self._loss += loss_sum
         self._correct += (logits.argmax(1) == labels).sum()
         # A sum that is not finite stays so: this counts the first bad batch and all after it.
         self._non_finite_batches += ~self._loss.isfinite()
-        self._images += len(labels)
 
     def means(self, summed: Callable[[Tensor], Tensor] = _unchanged) -> tuple[float, float]:
         """Loss and accuracy per image; `summed` adds the sums of other processes."""
@@ -57,15 +72,8 @@ class Progress:
     def __init__(
         self, label: str, *, total_steps: int, first_step: int, shown: bool = True
     ) -> None:
-        self._visible = shown and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total_steps,
-            initial=first_step,
-            desc=label,
-            unit="step",
-            disable=not self._visible,
-            leave=False,
-        )
+        self._visible = shown and on_terminal()
+        self._bar = open_bar(label, total=total_steps, first=first_step, shown=shown)
 
         self._refreshed_at = time.monotonic()
         self._images = 0  # since then

@@ -4,12 +4,12 @@ It knows no paths and no pruning.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,9 +22,11 @@ from prunelab.runtime.device import Execution, seed_for
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.training.callbacks import Callback
+from prunelab.training.cuda_graphs import GraphRecorder, announce, own_stream
 from prunelab.training.distillation import Teacher
-from prunelab.training.optimizers import Optimizer, build_optimizer, lr_factor
+from prunelab.training.optimizers import build_optimizer, lr_factor
 from prunelab.training.progress import Progress, RunningMetrics
+from prunelab.training.steps import StepInput, TrainingStep, ValidationStep
 
 SAMPLE_BATCH_SIZE = 64  # of calibration examples; criteria sum over batches, so it sets memory only
 
@@ -105,8 +107,18 @@ class Trainer:
             InputError: if a loss is no longer finite, or if processes have too few examples of a
                 batch for batch norm.
         """
-        run = self._start_run(model, recipe, callback or Callback())
         label = f"{self.label}, {name}" if name else self.label
+        with own_stream(self.execution.device):
+            run = self._start_run(model, recipe, callback or Callback(), label)
+            try:
+                return self._run_epochs(run, start_epoch, keep_epochs, name, label)
+            finally:
+                run.end()
+
+    def _run_epochs(
+        self, run: "_Run", start_epoch: int, keep_epochs: Collection[int], name: str, label: str
+    ) -> TrainResult:
+        model, recipe = run.model, run.recipe
 
         # A run that was killed goes on after its last finished epoch.
         store = self._open_checkpoint(name)
@@ -126,7 +138,7 @@ class Trainer:
         with progress:
             for epoch in range(first_epoch, recipe.epochs):
                 row = self._train_epoch(run, epoch, progress)
-                row |= self._validate(model, recipe.batch_size)
+                row |= self._validate(run)
                 _check_finite(row, f"after epoch {epoch + 1}")
 
                 result.history.append({key: round(value, 6) for key, value in row.items()})
@@ -157,20 +169,56 @@ class Trainer:
         validation_batches = self.validation_loader.ordered(batch_size)
         return self._accuracy(model, train_batches), self._accuracy(model, validation_batches)
 
-    def _start_run(self, model: nn.Module, recipe: Recipe, callback: Callback) -> "_Run":
+    def _start_run(
+        self, model: nn.Module, recipe: Recipe, callback: Callback, label: str
+    ) -> "_Run":
         self._check_batch_norm(model, recipe)
 
         # Every process starts with the weights of the first.
         self.execution.place(model)
         self.distributed.align(model)
-        return _Run(
+
+        training_step = TrainingStep(
             model=model,
-            recipe=recipe,
+            loader=self.train_loader,
+            augmentation=self.augmentation,
+            execution=self.execution,
             optimizer=build_optimizer(model, recipe),
             callback=callback,
+            teacher=self.teacher,
+            label_smoothing=recipe.label_smoothing,
             average_gradients=self.distributed.averaging(model.parameters()),
-            steps_per_epoch=self.train_loader.batches_per_epoch(recipe.batch_size),
+            metrics=RunningMetrics(self.execution.device),
         )
+        validation_step = ValidationStep(
+            model=model,
+            loader=self.validation_loader,
+            execution=self.execution,
+            metrics=RunningMetrics(self.execution.device),
+        )
+        return _Run(
+            recipe=recipe,
+            steps_per_epoch=self.train_loader.batches_per_epoch(recipe.batch_size),
+            validation_steps=self.validation_loader.batches_per_epoch(recipe.batch_size),
+            training_step=training_step,
+            validation_step=validation_step,
+            recorder=self._recorder(label),
+        )
+
+    def _recorder(self, label: str) -> GraphRecorder | None:
+        """What records steps as CUDA graphs; None if each is run as it is."""
+        if not self.execution.cuda_graphs:
+            return None
+
+        reason = ""
+        if self.distributed.size > 1:
+            reason = "several processes train together"
+        elif not self.train_loader.fixed_shapes:
+            reason = "texts differ in length"
+        if reason:
+            announce(f"{label}: steps are not recorded as CUDA graphs: {reason}")
+            return None
+        return GraphRecorder(self.execution.device, label)
 
     def _open_checkpoint(self, name: str) -> CheckpointStore | None:
         if self.checkpoints is None or not self.distributed.first:
@@ -198,82 +246,68 @@ class Trainer:
 
     def _train_epoch(self, run: "_Run", epoch: int, progress: Progress) -> Row:
         recipe, distributed = run.recipe, self.distributed
+        model, callback, metrics = run.model, run.training_step.callback, run.training_step.metrics
 
         # Dropout draws from the global stream. Seeding it each epoch makes an epoch independent of
         # what ran before. Each process draws its own numbers; the first draws those of a lone one.
         process_label = () if distributed.first else (distributed.rank,)
         torch.manual_seed(seed_for("epoch", self.seed, epoch, *process_label))
-        run.callback.before_epoch(epoch)
-        train_mode(run.model)
+        callback.before_epoch(epoch)
+        train_mode(model)
 
-        metrics = RunningMetrics(self.execution.device)
-        batches = self.train_loader.shuffled(
+        metrics.restart()
+        batches = self.train_loader.raw_shuffled(
             recipe.batch_size,
             self.augmentation,
             seed=self.seed,
             epoch=epoch,
             part=distributed.part,
         )
-        for step, (inputs, labels) in enumerate(batches, start=epoch * run.steps_per_epoch):
-            lr = recipe.learning_rate * lr_factor(recipe, step, run.total_steps)
-            finished = step / run.total_steps
-            self._train_step(run, inputs, labels, lr, finished, metrics)
-            run.callback.after_step(finished)
-            progress.step(len(labels) * distributed.size, metrics)
+        progresses, lrs = run.schedule(epoch)
+        numbers = zip(progresses, self._scalars(lrs), self._scalars(progresses), strict=True)
+        train, train_unrecorded = run.train, run.training_step
+        for batch, (finished, lr, finished_scalar) in zip(batches, numbers, strict=True):
+            step = StepInput(*batch, lr, finished_scalar)
+            if callback.before_step(finished):
+                train_unrecorded(step)
+            else:
+                train(step)
+            metrics.count(len(batch.labels))
+            progress.step(len(batch.labels) * distributed.size, metrics)
 
         # Both are the same in every process.
         loss, accuracy = metrics.means(distributed.summed)
         if not math.isfinite(loss):
-            batch = metrics.finite_batches(run.steps_per_epoch, distributed.summed) + 1
-            when = f"in epoch {epoch + 1}, batch {batch} of {run.steps_per_epoch}"
+            batch_number = metrics.finite_batches(run.steps_per_epoch, distributed.summed) + 1
+            when = f"in epoch {epoch + 1}, batch {batch_number} of {run.steps_per_epoch}"
             _check_finite({"loss": loss}, when)
 
         # Each process has batch-norm statistics of its own examples. Those of the first are kept.
-        distributed.align(run.model)
-        return {"epoch": epoch + 1, "learning_rate": lr, "loss": loss, "accuracy": accuracy}
+        distributed.align(model)
+        return {"epoch": epoch + 1, "learning_rate": lrs[-1], "loss": loss, "accuracy": accuracy}
 
-    def _train_step(
-        self,
-        run: "_Run",
-        inputs: Tensor,
-        labels: Tensor,
-        lr: float,
-        finished: float,
-        metrics: RunningMetrics,
-    ) -> None:
-        """One optimizer step on this process's part of a batch.
+    def _scalars(self, numbers: Sequence[float]) -> Sequence[float | Tensor]:
+        """The numbers; on a GPU as float32 scalars there, moved all at once."""
+        if self.execution.device.type == "cpu":
+            return numbers
+        return torch.tensor(numbers, dtype=torch.float32, device=self.execution.device).unbind()
 
-        `finished` is the finished share of the training, from 0 to below 1.
-        """
-        run.optimizer.zero_grad()
+    def _validate(self, run: "_Run") -> Row:
+        metrics = run.validation_step.metrics
+        run.model.eval()
+        metrics.restart()
 
-        # A batch smaller than the number of processes leaves some without examples.
-        if len(labels):
-            with self.execution.autocast():
-                logits = run.model(inputs)
-            smoothing = run.recipe.label_smoothing
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-            if self.teacher:
-                loss = self.teacher.loss(logits.float(), inputs, loss, self.execution)
+        # Within one context weights are converted once. A recorded step must convert its own.
+        whole_pass: AbstractContextManager[None] = nullcontext()
+        if not self.execution.cuda_graphs:
+            whole_pass = self.execution.autocast()
 
-            penalty = run.callback.penalty(finished)
-            penalised_loss = loss if penalty is None else loss + penalty
-            penalised_loss.backward()  # type: ignore[no-untyped-call]
-            metrics.add(loss.detach() * len(labels), logits.detach(), labels)
-
-        run.average_gradients(len(labels))
-        run.optimizer.step(lr)
-
-    def _validate(self, model: nn.Module, batch_size: int) -> Row:
-        model.eval()
-        metrics = RunningMetrics(self.execution.device)
         predicted_batches = []
-
-        with torch.inference_mode(), self.execution.autocast():
-            for inputs, labels in self.validation_loader.ordered(batch_size):
-                logits = model(inputs).float()
-                metrics.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        with whole_pass, torch.inference_mode():
+            for batch in self.validation_loader.raw_ordered(run.recipe.batch_size):
+                logits = run.validate(StepInput(*batch))
                 predicted_batches.append(logits.argmax(1))
+                metrics.count(len(batch.labels))
 
         loss, accuracy = metrics.means()
         actual = self.validation_loader.labels.cpu().numpy()
@@ -297,25 +331,50 @@ class Trainer:
         return correct / total
 
 
-@dataclass(frozen=True)
 class _Run:
     """What one call of `fit` works with."""
 
-    model: nn.Module
-    recipe: Recipe
-    optimizer: Optimizer
-    callback: Callback
-    average_gradients: Callable[[int], None]  # over processes, given this one's example count
-    steps_per_epoch: int
+    def __init__(
+        self,
+        recipe: Recipe,
+        training_step: TrainingStep,
+        validation_step: ValidationStep,
+        *,
+        steps_per_epoch: int,
+        validation_steps: int,
+        recorder: GraphRecorder | None,
+    ) -> None:
+        self.recipe = recipe
+        self.model = training_step.model
+        self.training_step, self.validation_step = training_step, validation_step
+        self.steps_per_epoch = steps_per_epoch
+        self._recorder = recorder
+
+        self.train: Callable[[StepInput], None] = training_step
+        self.validate: Callable[[StepInput], Tensor] = validation_step
+        if recorder:
+            self.train = recorder.replayed(training_step, calls=self.total_steps)
+            calls = recipe.epochs * validation_steps
+            self.validate = recorder.replayed(validation_step, calls=calls)
 
     @property
     def total_steps(self) -> int:
         return self.recipe.epochs * self.steps_per_epoch
 
+    def schedule(self, epoch: int) -> tuple[list[float], list[float]]:
+        """The finished share of the training, and the learning rate, at every step of an epoch."""
+        first = epoch * self.steps_per_epoch
+        progresses, lrs = [], []
+        for step in range(first, first + self.steps_per_epoch):
+            progresses.append(step / self.total_steps)
+            factor = lr_factor(self.recipe, step, self.total_steps)
+            lrs.append(self.recipe.learning_rate * factor)
+        return progresses, lrs
+
     def state(self, result: TrainResult) -> State:
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.training_step.optimizer.state_dict(),
             "result": vars(result),
         }
 
@@ -325,8 +384,14 @@ class _Run:
             return TrainResult()
 
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.training_step.optimizer.load_state_dict(state["optimizer"])
         return TrainResult(**state["result"])
+
+    def end(self) -> None:
+        """Free what only the steps of this run used."""
+        if self._recorder:
+            self._recorder.close()
+            self.training_step.optimizer.zero_grad()  # they lie in the memory of the graphs
 
 
 def _check_finite(row: Row, when: str) -> None:

@@ -10,8 +10,9 @@ from prunelab.pruning.structured.groups import Group
 # Groups with the units of each that pruning would remove now.
 SelectedUnits = Sequence[tuple[Group, Sequence[int]]]
 
-# Maps the progress of the training, 0 to below 1, to a term of the loss.
-Penalty = Callable[[float], Tensor]
+# Maps the progress of the training, 0 to below 1, to a term of the loss. On a GPU the progress is a
+# scalar tensor, and all operations stay on the device: see `Callback`.
+Penalty = Callable[[float | Tensor], Tensor]
 
 
 def scales(selected: SelectedUnits, strength: float) -> Penalty:
@@ -23,12 +24,11 @@ def scales(selected: SelectedUnits, strength: float) -> Penalty:
     for group, _ in selected:
         for member in group.members:
             if isinstance(member.module, nn.BatchNorm2d):
-                norms.append(member)
+                norms.append((member, member.indices.to(member.weight.device)))
 
-    def penalty(progress: float) -> Tensor:
+    def penalty(progress: float | Tensor) -> Tensor:
         terms = []
-        for norm in norms:
-            indices = norm.indices.to(norm.weight.device)
+        for norm, indices in norms:
             terms.append(norm.weight[indices].abs().sum())
         return strength * _sum(terms)
 
@@ -43,10 +43,12 @@ def group_lasso(selected: SelectedUnits, strength: float) -> Penalty:
     groups.
     """
 
-    def penalty(progress: float) -> Tensor:
+    groups = [_PlacedGroup(group) for group, _ in selected]
+
+    def penalty(progress: float | Tensor) -> Tensor:
         norms = []
-        for group, _ in selected:
-            norms.append(_scaled_norms(group).sum())
+        for group in groups:
+            norms.append(group.scaled_norms().sum())
         return strength * _sum(norms)
 
     return penalty
@@ -60,12 +62,13 @@ def growing_l2(selected: SelectedUnits, strength: float) -> Penalty:
     """
     decayed = []
     for group, units in selected:
-        decayed += [(member.weight, member.indices_of(units)) for member in group.filters]
+        for member in group.filters:
+            decayed.append((member.weight, member.indices_of(units).to(member.weight.device)))
 
-    def penalty(progress: float) -> Tensor:
+    def penalty(progress: float | Tensor) -> Tensor:
         squares = []
         for weight, indices in decayed:
-            squares.append(weight[indices.to(weight.device)].square().sum())
+            squares.append(weight[indices].square().sum())
         return strength * progress / 2 * _sum(squares)
 
     return penalty
@@ -77,19 +80,27 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def _scaled_norms(group: Group) -> Tensor:
-    """sqrt(size) x L2 norm of the weights of every unit of a group, [count]."""
-    device = group.filters[0].weight.device
-    squares = torch.zeros(group.count, device=device)
-    size = 0
+class _PlacedGroup:
+    """A group with the indices of its members on the device of its weights."""
 
-    for member in group.filters:
-        weight = member.weight
-        output_squares = weight.flatten(1).square().sum(1)[member.indices.to(device)]
-        squares = squares.index_add(0, member.unit_ids.to(device), output_squares.float())
-        size += weight[0].numel() * len(member.indices) // group.count
+    def __init__(self, group: Group) -> None:
+        self._device = group.filters[0].weight.device
+        self._count = group.count
+        self._size = 0
+        self._filters = []
+        for member in group.filters:
+            indices, unit_ids = member.indices.to(self._device), member.unit_ids.to(self._device)
+            self._filters.append((member, indices, unit_ids))
+            self._size += member.weight[0].numel() * len(member.indices) // group.count
 
-    # The root has no gradient at zero. Clamping leaves a unit that has vanished at zero.
-    norms = squares.clamp_min(1e-12).sqrt()
-    root_of_size: float = size**0.5
-    return root_of_size * norms
+    def scaled_norms(self) -> Tensor:
+        """sqrt(size) x L2 norm of the weights of every unit, [count]."""
+        squares = torch.zeros(self._count, device=self._device)
+        for member, indices, unit_ids in self._filters:
+            output_squares = member.weight.flatten(1).square().sum(1)[indices]
+            squares = squares.index_add(0, unit_ids, output_squares.float())
+
+        # The root has no gradient at zero. Clamping leaves a unit that has vanished at zero.
+        norms = squares.clamp_min(1e-12).sqrt()
+        root_of_size: float = self._size**0.5
+        return root_of_size * norms
