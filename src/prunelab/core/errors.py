@@ -29,6 +29,9 @@ class InputError(Exception):
         self.problems = [one_line(problem) for problem in problems]
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
+        return type(self), (self.problems,)  # the default would make one problem of all lines
+
 
 def one_line(text: str) -> str:
     """The same text with unprintable characters (newlines, escape sequences) as Python escapes."""

@@ -1,6 +1,7 @@
 """The inputs of a split, on a device or in a file that worker processes read."""
 
 import mmap
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from prunelab.core.lifecycle import end_with_parent
 
 
 class ArrayStore(Protocol):
@@ -75,7 +78,7 @@ class OnDisk:
             sampler=[indices.numpy() for indices in batches],  # one item is a whole batch
             batch_size=None,
             num_workers=self._workers,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_end_with_main_process,
             pin_memory=self._device.type == "cuda",
             # Its own generator: by default it would advance the global one, which dropout uses.
             generator=torch.Generator(),
@@ -104,7 +107,8 @@ class _MappedFile(Dataset[Tensor]):
         return torch.from_numpy(self._inputs[indices])
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _end_with_main_process(worker: int) -> None:
     # Ctrl-C reaches every process of a terminal. Only the main process handles it; workers end with
-    # it.
+    # it, at once where the system offers that, and otherwise when torch notices.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(os.getppid())

@@ -20,9 +20,10 @@ from prunelab.data.splits import Split
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, predict
-from prunelab.models.cost import cost
+from prunelab.models.cost import cost, macs
 from prunelab.models.networks import build
 from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
 from prunelab.statistics.scores import confusion_matrix
 
@@ -53,20 +54,15 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     execution = configure(params.runtime)
     test = load_split(prepared, "test", params.data.memory_mb)
 
-    loaded = list(load_networks(networks, params.seeds).values())
-    after = _predict(loaded, test, params, execution)
-    before = dense_classes = after.classes
-    if pruned:
-        loaded_before = list(load_networks(pruned, params.seeds).values())
-        before = _predict(loaded_before, test, params, execution).classes
-    if dense:
-        dense_classes = load_predictions(dense)["after"]
-    card = loaded[0].card
-    unpruned = build(card.model, card.classes, card.input_shape, **card.options)
-    evaluated = _Evaluated(test.labels, loaded, unpruned, after, before, dense_classes)
+    evaluated = _evaluate(test, params, execution, networks, pruned, dense)
+    after = evaluated.after
 
     save_predictions(
-        predictions, labels=test.labels, before=before, after=after.classes, losses=after.losses
+        predictions,
+        labels=test.labels,
+        before=evaluated.before,
+        after=after.classes,
+        losses=after.losses,
     )
     if confusion:
         write_json(confusion, _confusion_rows(evaluated))
@@ -82,16 +78,61 @@ def main(  # noqa: PLR0913 (a parameter for each option)
 
 
 @dataclass(frozen=True)
+class _Measured:
+    """One seed's network: its predictions, the classes predicted before fine-tuning, its costs."""
+
+    after: Predictions
+    before: np.ndarray
+    costs: dict[str, float]
+    layers: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What measuring needs for all seeds, and the networks by seed.
+
+    `unpruned` is a network of the original size; its weights do not count. `networks_before` are
+    the networks before fine-tuning, None for dense ones.
+    """
+
+    batches: BatchLoader
+    batch_size: int
+    execution: Execution
+    networks: dict[int, Network]
+    networks_before: dict[int, Network] | None
+    unpruned: nn.Module
+    unpruned_macs: int
+
+    def run(self, seed: int) -> _Measured:
+        """Measure the network of a seed."""
+        network = self.networks[seed]
+        after = self._predict(network)
+        before = after.classes
+        if self.networks_before is not None:
+            before = self._predict(self.networks_before[seed]).classes
+
+        model, card = network.model, network.card
+        costs = (
+            cost(model, self.unpruned, card.input_shape, dense_macs=self.unpruned_macs)
+            | sizes(model)
+            | {"train_macs": card.train_macs, "ratio_achieved": card.ratio_achieved}
+        )
+        return _Measured(after, before, costs, by_layer(model, self.unpruned))
+
+    def _predict(self, network: Network) -> Predictions:
+        return predict(network.model, self.batches, self.batch_size, self.execution)
+
+
+@dataclass(frozen=True)
 class _Evaluated:
-    """The networks of all seeds and what they predict.
+    """The networks of all seeds and what was measured of them.
 
     `labels` are int64 [images]; `before` and `dense` are predicted classes, int64 [seeds, images].
-    `unpruned` is a network of the original size; its weights do not count.
     """
 
     labels: np.ndarray
     networks: Sequence[Network]
-    unpruned: nn.Module
+    measured: Sequence[_Measured]
     after: Predictions
     before: np.ndarray
     dense: np.ndarray
@@ -101,17 +142,40 @@ class _Evaluated:
         return self.networks[0].card.classes
 
 
-def _predict(
-    networks: Sequence[Network], test: Split, params: Params, execution: Execution
-) -> Predictions:
-    """The predictions of the networks of all seeds [seeds, images]."""
-    normalise = networks[0].card.normalise
-    batches = BatchLoader(test, normalise, execution, workers=params.data.workers)
+def _evaluate(
+    test: Split,
+    params: Params,
+    execution: Execution,
+    folder: Path,
+    pruned: Path | None,
+    dense: Path | None,
+) -> _Evaluated:
+    """Measure the networks of all seeds in a folder."""
+    networks = load_networks(folder, params.seeds)
+    networks_before = dense_classes = None
+    if pruned:
+        networks_before = load_networks(pruned, params.seeds)
+    if dense:
+        dense_classes = load_predictions(dense)["after"]
 
-    predictions = []
-    for network in networks:
-        predictions.append(predict(network.model, batches, params.evaluate.batch_size, execution))
-    return Predictions.stacked(predictions)
+    card = networks[params.seeds[0]].card
+    unpruned = build(card.model, card.classes, card.input_shape, **card.options)
+    measuring = _Measuring(
+        BatchLoader(test, card.normalise, execution, workers=params.data.workers),
+        params.evaluate.batch_size,
+        execution,
+        networks,
+        networks_before,
+        unpruned,
+        unpruned_macs=macs(unpruned, card.input_shape),
+    )
+    measured = list(for_each_seed(params.seeds, measuring.run, execution))
+
+    after = Predictions.stacked([each.after for each in measured])
+    before = np.stack([each.before for each in measured])
+    if dense_classes is None:
+        dense_classes = after.classes
+    return _Evaluated(test.labels, list(networks.values()), measured, after, before, dense_classes)
 
 
 def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
@@ -127,15 +191,7 @@ def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:
         )
     )
 
-    costs = []
-    for network in evaluated.networks:
-        card = network.card
-        costs.append(
-            cost(network.model, evaluated.unpruned, card.input_shape)
-            | sizes(network.model)
-            | {"train_macs": card.train_macs, "ratio_achieved": card.ratio_achieved}
-        )
-    metrics |= mean_over_seeds(costs)
+    metrics |= mean_over_seeds([each.costs for each in evaluated.measured])
 
     card = evaluated.networks[0].card
     metrics["ratio_asked"] = card.pruning.ratio if card.pruning else 0
@@ -153,7 +209,7 @@ def _details(evaluated: _Evaluated, seeds: Sequence[int], folder: Path) -> dict[
     for seed, row in zip(seeds, measures, strict=True):
         seed_rows.append({"seed": seed, "sha256": sha256(seed_file(folder, seed))} | row)
 
-    layers_by_seed = [by_layer(network.model, evaluated.unpruned) for network in evaluated.networks]
+    layers_by_seed = [each.layers for each in evaluated.measured]
     layer_rows = []
     for name in layers_by_seed[0]:
         layer = mean_over_seeds([layers[name] for layers in layers_by_seed])

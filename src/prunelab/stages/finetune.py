@@ -1,21 +1,23 @@
 """Train pruned networks on; masks are held through every step."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunelab.artifacts.networks import Network, load_networks, save_network, seed_file, seed_files
-from prunelab.config.params import load_params
+from prunelab.config.params import Params, Recipe, load_params
 from prunelab.core.files import write_json
 from prunelab.models.cost import training_macs
 from prunelab.models.frozen import frozen
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
+from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
 from prunelab.stages.task import distributed, load_teacher, load_trainer
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep
-from prunelab.training.checkpoints import checkpoints_for
+from prunelab.training.checkpoints import CheckpointFolder, checkpoints_for
 from prunelab.training.retraining import retraining
+from prunelab.training.trainer import Trainer, TrainResult
 
 
 def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> None:
@@ -35,8 +37,6 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
 
     # Some methods train by the base recipe again: with its frozen layers, and without a teacher.
     recipe, start_epoch = retraining(first_card.restart, params.train, params.finetune)
-    fine_tunes = recipe is params.finetune
-    frozen_layers = [] if fine_tunes else params.train.freeze
 
     rows = []
     with checkpoints_for(
@@ -48,35 +48,64 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
         ],
         forget=processes.first,
     ) as checkpoints:
-        for seed, network in networks.items():
-            model = execution.place(network.model)
-            seed_trainer = replace(
-                trainer,
-                seed=seed,
-                checkpoints=checkpoints.for_seed(seed),
-                label=f"finetune {out.parent.name}, seed {seed}",
-            )
-            if fine_tunes:
-                teacher = load_teacher(base, seed, params.finetune, execution)
-                seed_trainer = replace(seed_trainer, teacher=teacher)
-
-            hold_masks = CallAfterStep(masking.hold(model, network.masks))
-            with frozen(model, frozen_layers):
-                result = seed_trainer.fit(
-                    model, recipe, start_epoch=start_epoch, callback=hold_masks
-                )
+        training = _FineTuning(
+            params, networks, recipe, start_epoch, trainer, checkpoints, base, out
+        )
+        results = for_each_seed(params.seeds, training.run, execution, processes)
+        for seed, result in zip(params.seeds, results, strict=True):
             if not processes.first:
                 continue
-
-            masking.verify(model, network.masks)
-            tuned = _with_training_cost(network, result.images_seen)
-            save_network(seed_file(out, seed), tuned)
             print(f"seed {seed}: {result.describe()}")
             for row in result.history:
                 rows.append({"seed": seed, **row})
 
         if processes.first:
             write_json(history, rows)
+
+
+@dataclass(frozen=True)
+class _FineTuning:
+    """What the trainings of all seeds have in common, and the pruned networks by seed."""
+
+    params: Params
+    networks: dict[int, Network]
+    recipe: Recipe
+    start_epoch: int
+    trainer: Trainer
+    checkpoints: CheckpointFolder
+    base: Path
+    out: Path
+
+    def run(self, seed: int) -> TrainResult:
+        """Train the network of a seed and write it."""
+        network, finetune = self.networks[seed], self.params.finetune
+        execution = self.trainer.execution
+        fine_tunes = self.recipe is finetune
+
+        teacher, frozen_layers = None, self.params.train.freeze
+        if fine_tunes:
+            teacher = load_teacher(self.base, seed, finetune, execution)
+            frozen_layers = []
+
+        trainer = replace(
+            self.trainer,
+            seed=seed,
+            teacher=teacher,
+            checkpoints=self.checkpoints.for_seed(seed),
+            label=f"finetune {self.out.parent.name}, seed {seed}",
+        )
+        model = execution.place(network.model)
+        hold_masks = CallAfterStep(masking.hold(model, network.masks))
+        with frozen(model, frozen_layers):
+            result = trainer.fit(
+                model, self.recipe, start_epoch=self.start_epoch, callback=hold_masks
+            )
+
+        if trainer.distributed.first:
+            masking.verify(model, network.masks)
+            tuned = _with_training_cost(network, result.images_seen)
+            save_network(seed_file(self.out, seed), tuned)
+        return result
 
 
 def _with_training_cost(network: Network, images_seen: int) -> Network:

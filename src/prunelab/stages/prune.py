@@ -1,6 +1,6 @@
 """Prune every seed's dense network by one method at one ratio, and train in between if needed."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,18 +16,22 @@ from prunelab.artifacts.networks import (
     seed_file,
     seed_files,
 )
-from prunelab.config.params import PruneSpec, load_params
+from prunelab.config.params import Params, PruneSpec, load_params
+from prunelab.config.restart import Restart
 from prunelab.core.files import write_json
+from prunelab.core.registry import pick
 from prunelab.models.networks import build
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.pruning.pruner import PruneResult
 from prunelab.pruning.schedules import DenseWeights
 from prunelab.runtime.device import configure
+from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
 from prunelab.stages.task import load_teacher, load_trainer
-from prunelab.training.checkpoints import checkpoints_for
+from prunelab.training.checkpoints import CheckpointFolder, checkpoints_for
 from prunelab.training.retraining import Retrainer
+from prunelab.training.trainer import Trainer
 
 FRESH_SEED_OFFSET = 2**31  # fresh weights have a seed that no dense network has
 
@@ -57,33 +61,60 @@ def main(
             *(params.runtime, execution),
         ],
     ) as checkpoints:
-        for seed, network in dense.items():
-            seed_trainer = replace(
-                trainer,
-                seed=seed,
-                teacher=load_teacher(base / "final", seed, params.finetune, execution),
-                checkpoints=checkpoints.for_seed(seed),
-                label=f"prune {method} at {ratio}, seed {seed}",
-            )
-            pruned = prune(
-                network.model,
-                network.card.model,
-                spec,
-                shape=network.card.input_shape,
-                seed=seed,
-                retrainer=Retrainer(seed_trainer, params.finetune, params.train),
-                dense_weights=_dense_weights(base, seed, network.card),
-            )
-
-            save_network(seed_file(out, seed), _pruned_network(network, pruned, spec))
-            print(f"seed {seed}: {pruned.describe()}")
-            for row in pruned.rounds:
+        pruning = _Pruning(params, spec, dense, trainer, checkpoints, base, out)
+        results = for_each_seed(params.seeds, pruning.run, execution)
+        for seed, (description, rounds) in zip(params.seeds, results, strict=True):
+            print(f"seed {seed}: {description}")
+            for row in rounds:
                 rows.append({"seed": seed, **row})
 
         write_json(out / "rounds.json", rows)
 
 
-def _dense_weights(base: Path, seed: int, card: ModelCard) -> DenseWeights:
+@dataclass(frozen=True)
+class _Pruning:
+    """What all seeds have in common, and the dense networks by seed."""
+
+    params: Params
+    spec: PruneSpec
+    dense: dict[int, Network]
+    trainer: Trainer
+    checkpoints: CheckpointFolder
+    base: Path
+    out: Path
+
+    def run(self, seed: int) -> tuple[str, list[dict[str, float]]]:
+        """Prune the network of a seed and write it; return a line about it, and its rounds."""
+        network, params, spec = self.dense[seed], self.params, self.spec
+        final = self.base / "final"
+
+        trainer = replace(
+            self.trainer,
+            seed=seed,
+            teacher=load_teacher(final, seed, params.finetune, self.trainer.execution),
+            checkpoints=self.checkpoints.for_seed(seed),
+            label=f"prune {spec.method} at {spec.ratio}, seed {seed}",
+        )
+        pruned = prune(
+            network.model,
+            network.card.model,
+            spec,
+            shape=network.card.input_shape,
+            seed=seed,
+            retrainer=Retrainer(trainer, params.finetune, params.train),
+            dense_weights=_dense_weights(self.base, seed, network.card, spec.method),
+        )
+
+        save_network(seed_file(self.out, seed), _pruned_network(network, pruned, spec))
+        return pruned.describe(), pruned.rounds
+
+
+def _dense_weights(base: Path, seed: int, card: ModelCard, method: str) -> DenseWeights | None:
+    """The earlier weights of a dense network, for a method that restarts from any."""
+    restart = pick(METHODS, method, "method").restart
+    if restart not in (Restart.INIT, Restart.WEIGHTS, Restart.SCRATCH):
+        return None
+
     fresh_seed = seed + FRESH_SEED_OFFSET
     return DenseWeights(
         init=load_model(seed_file(base / "init", seed)).state_dict(),

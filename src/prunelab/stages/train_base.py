@@ -1,6 +1,6 @@
 """Train the dense network once per seed; every method starts from these weights."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import MODELS
 from prunelab.models.frozen import freeze
-from prunelab.models.imagenet import IMAGENET
 from prunelab.models.networks import build
-from prunelab.models.weights import load_imagenet, load_weights, weights_file
+from prunelab.models.weights import load_imagenet, load_weights
+from prunelab.models.weights_source import IMAGENET, weights_file
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
+from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
 from prunelab.stages.task import distributed, load_trainer
-from prunelab.training.checkpoints import checkpoints_for
+from prunelab.training.checkpoints import CheckpointFolder, checkpoints_for
+from prunelab.training.trainer import Trainer, TrainResult
 
 
 def main(prepared: Path, out: Path, history: Path) -> None:
@@ -35,7 +37,6 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     normalise = _normalise(params, data_info)
     pretrained = weights_file(params.weights, params.model)
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
-    rewind_epoch = min(params.train.rewind_epoch, params.train.epochs)
 
     rows = []
     with checkpoints_for(
@@ -47,34 +48,57 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         ],
         forget=processes.first,
     ) as checkpoints:
-        for seed in params.seeds:
-            card = _card(params, data_info, normalise, seed, pretrained)
-            model = build(card.model, card.classes, card.input_shape, seed, **card.options)
-            if pretrained:
-                _load_pretrained(model, params, pretrained, seed, announce=processes.first)
-            freeze(model, params.train.freeze)
-
-            seed_trainer = replace(
-                trainer,
-                seed=seed,
-                checkpoints=checkpoints.for_seed(seed),
-                label=f"train_base, seed {seed}",
-            )
-            result = seed_trainer.fit(model, params.train, keep_epochs={0, rewind_epoch})
+        card = _card(params, data_info, normalise, pretrained)
+        training = _BaseTraining(params, card, pretrained, trainer, checkpoints, out)
+        results = for_each_seed(params.seeds, training.run, execution, processes)
+        for seed, result in zip(params.seeds, results, strict=True):
             if not processes.first:
                 continue
-
-            network = Network(model=model, card=card)
-            save_network(seed_file(out / "final", seed), network)
-            for name, epoch in (("init", 0), ("rewind", rewind_epoch)):
-                model.load_state_dict(result.kept[epoch])
-                save_network(seed_file(out / name, seed), network)
             print(f"seed {seed}: {result.describe()}")
             for row in result.history:
                 rows.append({"seed": seed, **row})
 
         if processes.first:
             write_json(history, rows)
+
+
+@dataclass(frozen=True)
+class _BaseTraining:
+    """What the trainings of all seeds have in common; `card` is that of the first seed."""
+
+    params: Params
+    card: ModelCard
+    pretrained: Path | None
+    trainer: Trainer
+    checkpoints: CheckpointFolder
+    out: Path
+
+    def run(self, seed: int) -> TrainResult:
+        """Train the network of a seed and write it; what is returned holds no weights."""
+        card, recipe = self.card.model_copy(update={"seed": seed}), self.params.train
+        first = self.trainer.distributed.first
+
+        model = build(card.model, card.classes, card.input_shape, seed, **card.options)
+        if self.pretrained:
+            _load_pretrained(model, self.params, self.pretrained, seed, announce=first)
+        freeze(model, recipe.freeze)
+
+        trainer = replace(
+            self.trainer,
+            seed=seed,
+            checkpoints=self.checkpoints.for_seed(seed),
+            label=f"train_base, seed {seed}",
+        )
+        rewind_epoch = min(recipe.rewind_epoch, recipe.epochs)
+        result = trainer.fit(model, recipe, keep_epochs={0, rewind_epoch})
+
+        if first:
+            network = Network(model=model, card=card)
+            save_network(seed_file(self.out / "final", seed), network)
+            for name, epoch in (("init", 0), ("rewind", rewind_epoch)):
+                model.load_state_dict(result.kept[epoch])
+                save_network(seed_file(self.out / name, seed), network)
+        return replace(result, kept={})
 
 
 def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
@@ -90,9 +114,9 @@ def _card(
     params: Params,
     data_info: dict[str, Any],
     normalise: Normalise | None,
-    seed: int,
     pretrained: Path | None,
 ) -> ModelCard:
+    """The card of the first seed's network; the others differ by their seed alone."""
     imported = None
     if pretrained:
         imported = (params.weights, sha256(pretrained))
@@ -103,7 +127,7 @@ def _card(
         input_shape=data_info["shape"],
         options=MODELS[params.model].options(params.weights),
         normalise=normalise,
-        seed=seed,
+        seed=params.seeds[0],
         imported=imported,
     )
 
