@@ -3,7 +3,7 @@
 import typer
 
 from prunelab.commands.allocate.command import allocate
-from prunelab.commands.check_command import check
+from prunelab.commands.check.command import check
 from prunelab.commands.common import forget_git_repository
 from prunelab.commands.compare.command import compare
 from prunelab.commands.export.command import export
@@ -14,6 +14,7 @@ from prunelab.commands.review.command import review
 from prunelab.commands.studies.command import app as studies
 from prunelab.commands.sweep.command import sweep
 from prunelab.commands.verify.command import verify
+from prunelab.commands.warm_command import warm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +34,7 @@ app.command()(repro)
 app.command()(push)
 app.command()(sweep)
 app.command()(verify)
+app.command()(warm)
 app.command()(check)
 app.command("list")(list_names)
 app.command()(export)

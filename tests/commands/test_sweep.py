@@ -29,6 +29,7 @@ from prunelab.commands.sweep.ray import node, node_job
 from prunelab.commands.sweep.ray.driver import connected
 from prunelab.commands.sweep.ray.remotes import FOLDER_IN_GIT, check_remotes, fetch_experiments
 from prunelab.config.params import read_params
+from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.project.experiments import experiment_name
 from prunelab.project.git import git
@@ -159,18 +160,25 @@ def test_gpus_are_those_that_the_environment_allows(visible, expected, monkeypat
 def test_workers_share_the_allowed_gpus_evenly(visible, expected, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    gpus = [variables.get("CUDA_VISIBLE_DEVICES") for variables in worker_environments(5)]
+    gpus = [variables.get("CUDA_VISIBLE_DEVICES") for variables in worker_environments(5, 1)]
 
     assert len(gpus) == 5
     assert set(gpus) == set(expected or [None])
     assert max(map(gpus.count, gpus)) - min(map(gpus.count, gpus)) <= 1
 
 
-def test_threads_of_several_workers_sleep_while_they_wait():
-    several = worker_environments(2)
+def test_more_threads_than_cores_sleep_while_they_wait():
+    cores = len(available_cores())
+    crowded = worker_environments(2, threads=cores)
 
-    assert worker_environments(1) == [{}]  # a single worker has all cores and GPUs
-    assert all(variables["OMP_WAIT_POLICY"] == "PASSIVE" for variables in several)
+    assert worker_environments(1, threads=2 * cores) == [{}]  # it has all cores and GPUs
+    assert all(variables["OMP_WAIT_POLICY"] == "PASSIVE" for variables in crowded)
+
+
+def test_threads_that_have_a_core_each_do_not_sleep():
+    cores = len(available_cores())
+
+    assert all("OMP_WAIT_POLICY" not in entry for entry in worker_environments(cores, threads=1))
 
 
 # --- what machines share ---
@@ -382,7 +390,7 @@ def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):
         slots=2,
         print_line=print,
         work=work,
-        gpu_environments=gpu_queue(2),
+        gpu_environments=gpu_queue(worker_environments(2, 1)),
     )
     params = read_params(SHIPPED)
     jobs = [Job(name, name, params, {}, "x") for name in "ab"]

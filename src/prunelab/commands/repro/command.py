@@ -23,7 +23,16 @@ def repro(
             show_default=False,
         ),
     ] = None,
-    jobs: Annotated[int, Option("--jobs", "-j", min=1, help="How many stages at a time.")] = 1,
+    jobs: Annotated[
+        int | None,
+        Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="How many stages at a time.  [default: cores / runtime.threads]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Reproduce the pipeline as `dvc repro` does, several stages at a time, after `prunelab check`.
 
@@ -32,14 +41,16 @@ def repro(
     time, starts when nothing else runs. Results and dvc.lock have the same bytes as with
     `dvc repro`.
 
-    The running stages share the CPU cores evenly. If there are GPUs, each stage gets one; with more
-    jobs than GPUs, several stages share one. A failure stops only the stages that depend on it.
-    Logs are in .prunelab/logs.
+    The packages are loaded once: stages run in forks of a process that has them. The running stages
+    share the CPU cores evenly. If there are GPUs, each stage gets one; with more jobs than GPUs,
+    several stages share one. A failure stops only the stages that depend on it. Logs are in
+    .prunelab/logs.
 
     runtime.threads is not changed, because results depend on it. If jobs x runtime.threads is more
     than the cores, runtime.threads: 1 is faster, but the last bits of results change.
 
-    Example: prunelab repro --jobs 4, or for one group of stages: prunelab repro evaluate --jobs 4
+    Examples: prunelab repro; one stage at a time: prunelab repro --jobs 1; one group of stages:
+    prunelab repro evaluate
     """
     from prunelab.commands.common import print_line
     from prunelab.commands.repro.runner import Stopped, reproduce, stoppable
@@ -51,9 +62,11 @@ def repro(
             for line in repair(root):
                 print_line(line)
             _check()
-            for line in _warnings(jobs):
+            threads = _threads()
+            job_count = jobs or _default_jobs(threads)
+            for line in _warnings(job_count, threads):
                 print_line(line)
-            result = reproduce(root, targets or [], jobs, print_line)
+            result = reproduce(root, targets or [], job_count, print_line, threads=threads)
     except Stopped as error:
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         raise typer.Exit(128 + error.args[0]) from None
@@ -74,12 +87,30 @@ def _check() -> None:
         raise InputError(process.stderr.splitlines())
 
 
-def _warnings(jobs: int) -> list[str]:
-    from prunelab.commands.gpus import devices
-    from prunelab.commands.repro.cores import available_cores, sharing_warnings
+def _threads() -> int:
     from prunelab.config.params import PARAMS_FILE, read_params
 
-    threads = read_params(PARAMS_FILE)["runtime"]["threads"]
+    return int(read_params(PARAMS_FILE)["runtime"]["threads"])
+
+
+def _default_jobs(threads: int) -> int:
+    """As many as the cores can run; on a machine with GPUs, as many as there are GPUs."""
+    from prunelab.commands.gpus import devices
+    from prunelab.commands.repro.cores import default_jobs
+    from prunelab.core.cores import available_cores
+
+    job_count = default_jobs(len(available_cores()) or 1, threads)
+    gpu_count = len(devices())
+    if gpu_count:
+        job_count = min(job_count, gpu_count)
+    return job_count
+
+
+def _warnings(jobs: int, threads: int) -> list[str]:
+    from prunelab.commands.gpus import devices
+    from prunelab.commands.repro.cores import sharing_warnings
+    from prunelab.core.cores import available_cores
+
     return list(sharing_warnings(jobs, threads, cores=len(available_cores()), gpus=len(devices())))
 
 

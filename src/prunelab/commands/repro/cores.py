@@ -1,48 +1,11 @@
-"""How workers share the cores of the machine, and warnings if there are few cores or GPUs."""
+"""How many stages run at a time, and warnings if they must share cores or GPUs."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import pairwise
-from pathlib import Path
-
-import psutil
+from collections.abc import Iterator
 
 
-def available_cores() -> list[int]:
-    """Return the cores that this process may use; none if the system does not let us choose."""
-    if not hasattr(os, "sched_setaffinity"):
-        return []
-    return sorted(os.sched_getaffinity(0))
-
-
-def core_shares(cores: Sequence[int], count: int) -> list[Sequence[int]]:
-    """Divide cores among `count` processes as evenly as possible.
-
-    If there are more processes than cores, several processes share a core.
-    """
-    if not cores:
-        return [[]] * count
-    if count > len(cores):
-        return [[cores[index % len(cores)]] for index in range(count)]
-    if count == 0:
-        return []
-    bounds = [index * len(cores) // count for index in range(count + 1)]
-    return [cores[start:end] for start, end in pairwise(bounds)]
-
-
-def pin(pid: int, cores: Iterable[int]) -> None:
-    """Keep a process and all its descendants on these cores, with all their threads.
-
-    Threads and processes that they start later inherit the setting.
-    """
-    allowed = list(cores)
-    with suppress(psutil.NoSuchProcess):
-        descendants = psutil.Process(pid).children(recursive=True)
-        for process_id in [pid, *(child.pid for child in descendants)]:
-            for thread in Path(f"/proc/{process_id}/task").glob("*"):
-                with suppress(ProcessLookupError):  # it ended meanwhile
-                    os.sched_setaffinity(int(thread.name), allowed)
+def default_jobs(cores: int, threads: int) -> int:
+    """How many stages of so many threads the cores can run at a time; at least one."""
+    return max(1, cores // threads)
 
 
 def sharing_warnings(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:

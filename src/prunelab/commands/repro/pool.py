@@ -52,11 +52,15 @@ class Worker:
 
 
 class WorkerPool:
-    """Up to `size` workers, numbered from 0. Each reproduces one stage at a time."""
+    """Up to `size` workers, numbered from 0. Each reproduces one stage at a time.
 
-    def __init__(self, root: Path, size: int) -> None:
+    `variables` are added to the environment of all stages.
+    """
+
+    def __init__(self, root: Path, size: int, variables: Mapping[str, str] | None = None) -> None:
         self._root = root
         self._size = size
+        self._variables = dict(variables or {})
         self._workers: dict[int, Worker] = {}
         self._selector = selectors.DefaultSelector()
 
@@ -97,6 +101,7 @@ class WorkerPool:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(os.getpid())],
             cwd=self._root,
+            env=os.environ | self._variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

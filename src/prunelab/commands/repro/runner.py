@@ -2,17 +2,18 @@
 
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prunelab.commands import gpus
-from prunelab.commands.repro.cores import available_cores, core_shares, pin
 from prunelab.commands.repro.display import Display
 from prunelab.commands.repro.pool import StageResult, StageTask, WorkerPool
 from prunelab.commands.repro.scheduler import TaskGraph
+from prunelab.commands.repro.time_left import Durations
+from prunelab.core.cores import available_cores, core_shares, pin
 from prunelab.project.dvc_graph import (
     Pipeline,
     load_pipeline,
@@ -21,8 +22,10 @@ from prunelab.project.dvc_graph import (
     up_to_date,
 )
 from prunelab.project.recovery import clear_stale_locks
+from prunelab.warm.control import loaded_process
 
 LOGS = Path(".prunelab/logs")
+DURATIONS = Path(".prunelab/durations.json")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REFRESH_INTERVAL_S = 1.0
 
@@ -45,11 +48,17 @@ class ReproResult:
 
 
 def reproduce(
-    root: Path, targets: Sequence[str], jobs: int, print_line: Callable[[str], None]
+    root: Path,
+    targets: Sequence[str],
+    jobs: int,
+    print_line: Callable[[str], None],
+    *,
+    threads: int = 1,
 ) -> ReproResult:
     """Bring the targets, or all of dvc.yaml, up to date, as `dvc repro` does.
 
-    Up to `jobs` stages run at a time. A failure stops only the stages that depend on it.
+    Up to `jobs` stages run at a time, of `threads` threads each. They run in forks of a process
+    that has loaded the packages. A failure stops only the stages that depend on it.
 
     Raises:
         InputError: for targets that are not stages, or a pipeline that DVC cannot read.
@@ -62,15 +71,30 @@ def reproduce(
         result = ReproResult(unchanged=up_to_date(repo, pipeline))
         if result.unchanged:
             print_line(f"{len(result.unchanged)} of {len(pipeline.stages)} stages are up to date")
-        if len(result.unchanged) < len(pipeline.stages):
-            _Run(root, pipeline, jobs, result).run_stages(repo)
+        if len(result.unchanged) == len(pipeline.stages):
+            return result
+
+        environments = gpus.worker_environments(jobs, threads)
+        with loaded_process(root / LOGS, gpus.shared(environments)) as variables:
+            run = _Run(root, pipeline, result, environments, variables)
+            run.run_stages(repo)
         return result
 
 
 class _Run:
-    """Runs the stages of a pipeline that are not in `result` yet, and adds them to it."""
+    """Runs the stages of a pipeline that are not in `result` yet, and adds them to it.
 
-    def __init__(self, root: Path, pipeline: Pipeline, jobs: int, result: ReproResult) -> None:
+    There is a worker for each of `environments`: the variables that it adds to `variables`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        pipeline: Pipeline,
+        result: ReproResult,
+        environments: Sequence[Mapping[str, str]],
+        variables: Mapping[str, str],
+    ) -> None:
         needs = {}
         for name, needed in pipeline.needs.items():
             if name not in result.unchanged:
@@ -81,11 +105,13 @@ class _Run:
         self.result = result
 
         self.lock_order = lock_order(root, pipeline)
+        jobs = len(environments)
         self.graph = TaskGraph(needs, jobs, pipeline.alone)
-        self.pool = WorkerPool(root, jobs)
-        self.display = Display(len(needs))
+        self.pool = WorkerPool(root, jobs, variables)
+        self.durations = Durations.read(root / DURATIONS)
+        self.display = Display(needs, self.durations, jobs, pipeline.alone)
         self.cores = available_cores()
-        self.worker_variables = gpus.worker_environments(jobs)
+        self.worker_variables = environments
 
     def run_stages(self, repo: Any) -> None:
         """Run all stages. However this ends, no worker is left."""
@@ -110,10 +136,11 @@ class _Run:
             self.pool.stop()
             clear_stale_locks(repo)
             self.display.close()
+            self.durations.write(self.root / DURATIONS)
 
     def _start(self, name: str) -> None:
         number = self.pool.idle_worker()
-        variables: dict[str, str] = {}
+        variables: Mapping[str, str] = {}
         if name not in self.alone:
             variables = self.worker_variables[number]
 

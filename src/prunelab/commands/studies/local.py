@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TextIO
 
 from prunelab.commands.common import last_lines
-from prunelab.commands.gpus import worker_environments
+from prunelab.commands.gpus import shared, worker_environments
 from prunelab.commands.studies.jobs import Job, PrintLine, first_job_per_dense, pending_jobs
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
@@ -22,6 +22,7 @@ from prunelab.core.files import read_json
 from prunelab.project.clones import FOLDER, Checkout, DvcCommandError, cache_folder, checkout
 from prunelab.project.git import git
 from prunelab.project.paths import METRICS, RAW, TARGET
+from prunelab.warm.control import loaded_process
 
 Dvc = Callable[..., None]  # runs a DVC command in the clone of a job
 Work = Callable[[Job, Checkout, Dvc], str]  # does a job in its clone and describes the result
@@ -34,7 +35,8 @@ class LocalRun:
 
     `slots` is the number of clones that may be in use at a time. `gpu_environments` holds the
     environment variables that give a job its GPU; None leaves all GPUs to every job. `failures`
-    collects the end of the log of every failed job, by its label.
+    collects the end of the log of every failed job, by its label. `variables` are added to the
+    environment of all jobs.
     """
 
     root: Path
@@ -44,6 +46,7 @@ class LocalRun:
     print_line: PrintLine
     work: Work
     gpu_environments: SimpleQueue[Environment] | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     processes: set[subprocess.Popen[str]] = field(default_factory=set)
@@ -80,7 +83,7 @@ class LocalRun:
             self.print_line(f"{title}: started")
             clone.start(job.name, self.revision, job.params, self.cache)
 
-            dvc = self._dvc(clone, title, log, variables)
+            dvc = self._dvc(clone, title, log, {**self.variables, **variables})
             return self.work(job, clone, dvc)
 
     def _dvc(self, clone: Checkout, title: str, log: TextIO, variables: Environment) -> Dvc:
@@ -118,10 +121,10 @@ class LocalRun:
             process.terminate()
 
 
-def gpu_queue(workers: int) -> SimpleQueue[Environment]:
+def gpu_queue(environments: Sequence[Environment]) -> SimpleQueue[Environment]:
     """Return a queue with the environment variables of each worker."""
     queue: SimpleQueue[Environment] = SimpleQueue()
-    for variables in worker_environments(workers):
+    for variables in environments:
         queue.put(variables)
     return queue
 
@@ -142,7 +145,7 @@ def refresh_changed_inputs(job: Job, clone: Checkout, dvc: Dvc) -> None:
     """
     if not job.input_hashes:
         return
-    from prunelab.commands.check import data_changed, weights_changed
+    from prunelab.commands.check.inputs import data_changed, weights_changed
     from prunelab.project.paths import BASE
 
     params = Params.model_validate(job.params)
@@ -182,17 +185,23 @@ def run_jobs(
     if not pending:
         return {}
 
-    run = LocalRun(
-        root=root,
-        revision=revision,
-        cache=cache_folder(root),
-        slots=at_once,
-        print_line=print_line,
-        work=partial(measure, title),
-        gpu_environments=gpu_queue(at_once),
-    )
+    threads = max(job.params["runtime"]["threads"] for job in pending)
+    environments = worker_environments(at_once, threads)
     positions = job_positions(pending)
-    with ThreadPoolExecutor(at_once) as pool:
+    with (
+        loaded_process(root / FOLDER / "logs", shared(environments)) as variables,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        run = LocalRun(
+            root=root,
+            revision=revision,
+            cache=cache_folder(root),
+            slots=at_once,
+            print_line=print_line,
+            work=partial(measure, title),
+            gpu_environments=gpu_queue(environments),
+            variables=variables,
+        )
         try:
             for wave in _waves(pending, at_once):
                 tasks = [pool.submit(run.run_job, job, positions[job.name]) for job in wave]

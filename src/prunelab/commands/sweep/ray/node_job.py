@@ -20,6 +20,7 @@ from prunelab.core.errors import InputError
 from prunelab.project.clones import FOLDER, Checkout, DvcCommandError
 from prunelab.project.git import git
 from prunelab.project.paths import TARGET
+from prunelab.warm.control import loaded_process
 
 MAX_CLONES = 64  # more than the tasks that a node runs at a time
 ATTEMPTS = 3
@@ -42,15 +43,17 @@ def main() -> int:
             return 0
         work = partial(_measure_setting, root, job_spec)
 
-    run = LocalRun(
-        root=root,
-        revision=job_spec["revision"],
-        cache=root.parent / "cache",
-        slots=MAX_CLONES,
-        print_line=partial(print, flush=True),
-        work=work,
-    )
-    run.run_job(job, job_spec["position"])
+    with loaded_process(root / FOLDER / "logs") as variables:
+        run = LocalRun(
+            root=root,
+            revision=job_spec["revision"],
+            cache=root.parent / "cache",
+            slots=MAX_CLONES,
+            print_line=partial(print, flush=True),
+            work=work,
+            variables=variables,
+        )
+        run.run_job(job, job_spec["position"])
 
     for log_end in run.failures.values():
         print(log_end)

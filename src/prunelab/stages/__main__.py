@@ -1,0 +1,40 @@
+"""`python -m prunelab.stages NAME ARGUMENTS`: runs a stage, such as `prune`.
+
+It runs in a fork of a process that has loaded the packages, if there is one for this environment
+(`prunelab warm`, `prunelab repro`), and by itself otherwise.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+from prunelab.warm.client import exit_as, run_in_fork
+
+NO_STAGES = ("__init__", "__main__", "entry", "task", "seeds")
+
+
+def stage_names() -> list[str]:
+    """The stages that there are: a file each."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(file.stem for file in files if file.stem not in NO_STAGES)
+
+
+def main() -> None:
+    names = stage_names()
+    if len(sys.argv) < 2 or sys.argv[1] not in names:
+        sys.exit(
+            f"usage: python -m prunelab.stages NAME ARGUMENTS; valid names: {', '.join(names)}"
+        )
+
+    module = f"prunelab.stages.{sys.argv[1]}"
+    arguments = sys.argv[2:]
+    status = run_in_fork(module, arguments)
+    if status is not None:
+        exit_as(status)
+
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A process that has loaded the third-party packages, so that stages start in forks of it."""

@@ -1,0 +1,147 @@
+"""How a stage finds a loaded process, and stands in for its fork there until that has ended."""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from prunelab.warm.address import ADDRESS_VARIABLE, OFF, default_socket, identity, supported
+from prunelab.warm.messages import STREAMS, Connection, is_own
+
+# A process that is still loading packages answers as soon as it has them.
+GREETING_TIMEOUT_S = 120.0
+CORES_INTERVAL_S = 0.5
+LOST = "the loaded process in which this stage ran has ended; run the same command again"
+
+# Stopping and continuing a process by the terminal is passed on too, in a way of its own.
+PASSED_ON_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCONT,
+)
+
+
+def run_in_fork(module: str, arguments: Sequence[str]) -> int | None:
+    """Run a module in a fork of a loaded process, if there is one for this environment.
+
+    The fork has this process's arguments, working folder, variables, standard streams and cores. It
+    gets the signals that this process gets, and it ends when this process ends.
+
+    Returns:
+        The exit status, negative for a signal; None if there is no such process and nothing ran.
+    """
+    if not supported() or os.environ.get(ADDRESS_VARIABLE) == OFF:
+        return None
+
+    try:
+        connection = _connect()
+        if connection is None:
+            return None
+        _send_request(connection, module, arguments)
+    except (OSError, ValueError):  # whatever is off: the stage runs by itself
+        return None
+
+    _pass_on_signals(connection)
+    return _wait(connection)
+
+
+def _connect() -> Connection | None:
+    """A connection to a process that this one may be a fork of."""
+    environment = identity()
+    given = os.environ.get(ADDRESS_VARIABLE)
+    address = Path(given) if given else default_socket(environment)
+    if not address.exists():
+        return None
+
+    endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    endpoint.settimeout(GREETING_TIMEOUT_S)
+    endpoint.connect(str(address))
+    if not is_own(endpoint):
+        return None
+
+    connection = Connection(endpoint)
+    greeting = connection.receive()
+    endpoint.settimeout(None)
+    if greeting is None or greeting["environment"] != environment:
+        return None
+    return connection
+
+
+def _send_request(connection: Connection, module: str, arguments: Sequence[str]) -> None:
+    for stream in STREAMS:
+        os.fstat(stream)  # a closed stream cannot be handed over
+
+    connection.send_streams(STREAMS)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    connection.send(
+        {
+            "module": module,
+            "arguments": list(arguments),
+            "command": sys.orig_argv,
+            "path": sys.path,
+            "folder": str(Path.cwd()),
+            "variables": dict(os.environ),
+            "umask": umask,
+            "cores": sorted(os.sched_getaffinity(0)),
+        }
+    )
+
+
+def _pass_on_signals(connection: Connection) -> None:
+    def pass_on(number: int, _: object) -> None:
+        _send(connection, signal=number)
+
+    def stop(number: int, _: object) -> None:
+        _send(connection, signal=signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    for number in PASSED_ON_SIGNALS:
+        signal.signal(number, pass_on)
+    signal.signal(signal.SIGTSTP, stop)
+
+
+def _send(connection: Connection, **message: object) -> None:
+    with suppress(OSError):  # the other end is gone, which `_wait` notices
+        connection.send(message)
+
+
+def _wait(connection: Connection) -> int:
+    """Wait for the fork's end. The fork follows when this process is moved to other cores."""
+    cores = os.sched_getaffinity(0)
+    while True:
+        readable, _, _ = select.select([connection.endpoint], [], [], CORES_INTERVAL_S)
+        if readable:
+            break
+
+        if os.sched_getaffinity(0) != cores:
+            cores = os.sched_getaffinity(0)
+            _send(connection, cores=sorted(cores))
+
+    try:
+        answer = connection.receive()
+    except (OSError, json.JSONDecodeError):
+        answer = None
+    if answer is None:
+        print(LOST, file=sys.stderr)
+        return 1
+    return int(answer["status"])
+
+
+def exit_as(status: int) -> None:
+    """End this process as the fork ended: with its exit status, or by the same signal."""
+    if status >= 0:
+        sys.exit(status)
+
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+    sys.exit(128 - status)

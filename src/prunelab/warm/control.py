@@ -1,0 +1,154 @@
+"""Starting, finding and stopping loaded processes. Stages only need `client`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prunelab.core.errors import InputError
+from prunelab.warm.address import (
+    ADDRESS_VARIABLE,
+    default_socket,
+    identity,
+    socket_folder,
+    supported,
+)
+from prunelab.warm.messages import Connection, is_own
+from prunelab.warm.server import READY
+
+SERVER = "prunelab.warm.server"
+ANSWER_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 5.0
+
+
+def process_id(address: Path) -> int | None:
+    """The process that answers at a socket; None if there is none.
+
+    A process that is still loading packages does not answer in time. It counts as none.
+    """
+    with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as endpoint:
+        endpoint.settimeout(ANSWER_TIMEOUT_S)
+        endpoint.connect(str(address))
+        if not is_own(endpoint):
+            return None
+        greeting = Connection(endpoint).receive()
+        if greeting is not None:
+            return int(greeting["pid"])
+    return None
+
+
+def start(idle_s: float) -> tuple[int, bool]:
+    """Start a process for this environment that outlives this one, unless there is one already.
+
+    It ends once it has had nothing to do for `idle_s` seconds.
+
+    Returns:
+        Its process id, and whether it was started now.
+
+    Raises:
+        InputError: if this system cannot run stages in forks, or the process did not start.
+    """
+    if not supported():
+        raise InputError("stages cannot run in forks on this system; they start by themselves")
+
+    address = default_socket(identity())
+    running = process_id(address)
+    if running is not None:
+        return running, False
+
+    address.unlink(missing_ok=True)  # of a process that was killed
+    log = address.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(address), "--idle-s", str(idle_s)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    assert process.stdout is not None
+    with process.stdout:
+        answer = process.stdout.readline().decode().strip()
+    if answer != READY:
+        raise InputError(f"the process did not start: {_last_line(log)}")
+    return process.pid, True
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it was killed")
+
+
+def stop() -> list[int]:
+    """Stop all loaded processes of this user, for whatever environment; return their ids.
+
+    Stages that run in forks of them go on.
+    """
+    stopped = []
+    for address in socket_folder().glob("*.sock"):
+        running = process_id(address)
+        if running is None:
+            address.unlink(missing_ok=True)
+            continue
+        with suppress(ProcessLookupError):
+            os.kill(running, signal.SIGTERM)
+            stopped.append(running)
+    return stopped
+
+
+@contextmanager
+def loaded_process(
+    folder: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
+    """Keep a loaded process for as long as the body runs.
+
+    Args:
+        folder: where its socket goes, a folder of this user.
+        variables: what the stages have in their environment besides this process's variables, as
+            far as libraries read it while they are loaded.
+
+    Yields:
+        The variables by which stages find it: none if one runs already, or if this system cannot
+        run stages in forks.
+    """
+    if not supported() or ADDRESS_VARIABLE in os.environ:
+        yield {}
+        return
+    if not variables and process_id(default_socket(identity())) is not None:
+        yield {}
+        return
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # A socket's path is short, so it does not stand in the folder of the project.
+    address = socket_folder() / f"run-{os.getpid()}.sock"
+    address.unlink(missing_ok=True)
+    with (folder / "warm.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(address)],
+            env={**os.environ, **(variables or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    try:
+        yield {ADDRESS_VARIABLE: str(address)}
+    finally:
+        _end(process)
+        address.unlink(missing_ok=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()  # its owner's end is what it waits for
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,250 @@
+"""The loaded process: it imports packages once, and runs each command in a fork of itself.
+
+Run as `python -m prunelab.warm.server SOCKET`. Every connection gets a process of its own, which
+forks the command, hands on signals and cores, reports how it ended, and kills it if the other end
+is gone.
+"""
+
+import argparse
+import atexit
+import gc
+import importlib
+import os
+import runpy
+import select
+import selectors
+import signal
+import socketserver
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from prunelab.core.cores import pin
+from prunelab.warm.address import PRELOADED, identity
+from prunelab.warm.messages import STREAMS, Connection, is_own
+
+POLL_INTERVAL_S = 0.5
+READY = "ready"
+
+
+class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
+    """Serves commands until it has been idle for `idle_s` seconds, or is told to stop.
+
+    With `idle_s` 0 it serves until its standard input is closed, that is, until its owner ends.
+    """
+
+    block_on_close = False  # the processes of connections end with their commands
+    max_children = sys.maxsize
+    request_queue_size = 128
+
+    def __init__(self, address: str, environment: str, idle_s: float) -> None:
+        self.environment = environment
+        self.idle_s = idle_s
+        self.added_variables: dict[str, str] = {}
+        self._last_used = time.monotonic()
+        self.stopped = False
+        super().__init__(address, _Conversation)
+
+    def load_packages(self) -> None:
+        """Import what stages import, as far as it is installed."""
+        before = set(os.environ)
+        for name in PRELOADED:
+            with suppress(ImportError):  # a stage that needs it says so itself
+                importlib.import_module(name)
+
+        self.added_variables = {key: os.environ[key] for key in os.environ.keys() - before}
+        if threading.active_count() > 1 or sys.modules["torch"].cuda.is_initialized():
+            sys.exit("a package has started threads or the GPU, so stages cannot be forked")
+        gc.collect()
+        gc.freeze()  # collections in a fork would copy the memory that all forks share
+
+    def serve(self) -> None:
+        """Serve until it is time to end."""
+        self.timeout = POLL_INTERVAL_S
+        while not self._is_over():
+            self.handle_request()
+            self.collect_children()
+
+    def _is_over(self) -> bool:
+        if self.active_children:
+            self._last_used = time.monotonic()
+        if self.idle_s:
+            return self.stopped or time.monotonic() - self._last_used > self.idle_s
+
+        readable, _, _ = select.select([0], [], [], 0)
+        return self.stopped or bool(readable)
+
+    def verify_request(self, request: Any, client_address: object) -> bool:
+        """Serve nobody but the user."""
+        return is_own(request)
+
+
+class _Conversation(socketserver.BaseRequestHandler):
+    """The process of one connection."""
+
+    server: WarmServer
+
+    def handle(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        connection = Connection(self.request)
+        connection.send({"environment": self.server.environment, "pid": os.getppid()})
+        streams = connection.receive_streams(len(STREAMS))
+        request = connection.receive()
+        if request is None:
+            return
+
+        command = os.fork()
+        if command == 0:
+            self.server.socket.close()
+            self.request.close()
+            _run(request, streams, self.server.added_variables)
+
+        for stream in streams:
+            os.close(stream)
+        _attend(command, connection)
+
+
+def _attend(command: int, connection: Connection) -> None:
+    """Pass on what happens to the other end, until the command or the other end is gone."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.setpgid(command, command)  # the command does so too; whoever is first
+
+    with selectors.DefaultSelector() as selector:
+        ended = os.pidfd_open(command)
+        selector.register(ended, selectors.EVENT_READ)
+        selector.register(connection.endpoint, selectors.EVENT_READ)
+
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if ended in ready:
+                _, status = os.waitpid(command, 0)
+                with suppress(OSError):
+                    connection.send({"status": os.waitstatus_to_exitcode(status)})
+                return
+
+            if not _pass_on(command, connection):
+                _signal(command, signal.SIGKILL)
+                os.waitpid(command, 0)
+                return
+
+
+def _pass_on(command: int, connection: Connection) -> bool:
+    """Handle the messages that have arrived; False if the other end is gone."""
+    while True:
+        try:
+            message = connection.receive()
+        except OSError:
+            return False
+        if message is None:
+            return False
+
+        if "signal" in message:
+            _signal(command, message["signal"])
+        if "cores" in message:
+            pin(command, message["cores"])
+        if not connection.holds_message:
+            return True
+
+
+def _signal(command: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(command, number)
+
+
+def _run(request: dict[str, Any], streams: Sequence[int], added: dict[str, str]) -> NoReturn:
+    """Become the process that the other end would have been, and run its module."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        for stream, target in zip(streams, STREAMS, strict=True):
+            os.dup2(stream, target)
+            os.close(stream)
+        for output in (sys.stdout, sys.stderr):
+            output.reconfigure(line_buffering=output is sys.stderr or output.isatty())  # type: ignore[union-attr]
+
+        os.environ.clear()
+        os.environ.update(added | request["variables"])
+        os.chdir(request["folder"])
+        os.umask(request["umask"])
+        os.sched_setaffinity(0, request["cores"])
+        sys.path[:] = request["path"]
+        sys.argv = [request["module"], *request["arguments"]]
+        sys.orig_argv = request["command"]
+
+        status = _exit_status(lambda: _run_module(request["module"]))
+    finally:
+        _leave(status)
+
+
+def _run_module(module: str) -> None:
+    """Run a module as `python -m` does, with prunelab's code as it is now in the module path."""
+    for name in list(sys.modules):
+        if name.split(".")[0] == "prunelab":
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _exit_status(function: Callable[[], None]) -> int:
+    """Call a function as the interpreter calls a program, and return its exit status."""
+    try:
+        function()
+    except SystemExit as end:
+        if end.code is None:
+            return 0
+        if isinstance(end.code, int):
+            return end.code & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        return 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _leave(status: int) -> NoReturn:
+    """End as the interpreter does, but without freeing what is shared with other forks."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
+    except BaseException:
+        status = status or 1
+    os._exit(status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="prunelab.warm.server")
+    parser.add_argument("socket")
+    parser.add_argument("--idle-s", type=float, default=0.0)
+    arguments = parser.parse_args()
+
+    address = Path(arguments.socket)
+    with WarmServer(str(address), identity(), arguments.idle_s) as server:
+        # Stages that come while packages are being loaded wait: loading them too would take longer.
+        try:
+            address.chmod(0o600)
+            signal.signal(signal.SIGTERM, lambda *_: setattr(server, "stopped", True))
+            os.chdir("/")
+            server.load_packages()
+            print(READY, flush=True)
+            server.serve()
+        finally:
+            address.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
