@@ -26,7 +26,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from prunelab.commands.check import find_problems
+from prunelab.commands.check.check import find_problems
 from prunelab.config.params import Params, load_params, parse_params, read_params
 from prunelab.core.text import abbreviate, truncate
 from prunelab.datasets.datasets import DATASETS

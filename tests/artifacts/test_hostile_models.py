@@ -30,7 +30,8 @@ from prunelab.artifacts.tensors import save_tensors
 from prunelab.core.errors import InputError
 from prunelab.encoders.pretrained import encoder_options, tokenizer
 from prunelab.models.networks import build
-from prunelab.models.weights import load_weights, read_weights, weights_file
+from prunelab.models.weights import load_weights, read_weights
+from prunelab.models.weights_source import weights_file
 from prunelab.training.checkpoints import Checkpoint
 
 MAX_GROWTH_MB = 200  # of memory while a hostile card is read

@@ -14,7 +14,7 @@ from helpers.params import PROJECT, edit_params, prune_spec
 from safetensors.torch import save_file
 
 from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
-from prunelab.commands.check import find_problems
+from prunelab.commands.check.check import find_problems
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataConfig, Dataset
 from prunelab.data.splits import split_off
@@ -23,7 +23,8 @@ from prunelab.datasets.table_file import read_table
 from prunelab.encoders.pretrained import SMALL, encoder_options, tokenizer
 from prunelab.models.catalogue import MODELS
 from prunelab.models.networks import build, prunable_weights
-from prunelab.models.weights import load_weights, weights_file
+from prunelab.models.weights import load_weights
+from prunelab.models.weights_source import weights_file
 from prunelab.pruning.unstructured.granularity import WEIGHT
 from prunelab.pruning.unstructured.select import Scope, Selection, choose_masks
 from prunelab.stages import evaluate, finetune, prepare, prune, train_base

@@ -20,9 +20,10 @@ from prunelab.data.loader import BatchLoader
 from prunelab.datasets.datasets import DATASETS
 from prunelab.evaluation.predict import predict
 from prunelab.models.catalogue import MODELS
-from prunelab.models.imagenet import IMAGENET, fetch
+from prunelab.models.imagenet import fetch
 from prunelab.models.networks import build, build_on_meta
-from prunelab.models.weights import load_imagenet, load_weights, weights_file
+from prunelab.models.weights import load_imagenet, load_weights
+from prunelab.models.weights_source import IMAGENET, weights_file
 
 
 @pytest.mark.parametrize(

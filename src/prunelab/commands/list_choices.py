@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from prunelab.commands.check import data_info_of
+from prunelab.commands.check.inputs import data_info_of
 from prunelab.config.params import load_params
 from prunelab.config.restart import Restart
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, Architecture
-from prunelab.models.networks import build_on_meta, prunable_weights
 from prunelab.pruning.methods import METHODS, Method
 
 Rows = Sequence[tuple[str, ...]]
@@ -71,6 +70,8 @@ def _description(make: Any) -> str:
 
 def layers() -> Rows:
     """The prunable layers of the network in params.yaml, named as prune.protect names them."""
+    from prunelab.models.networks import build_on_meta, prunable_weights  # they import torch
+
     params = load_params()
     data_info = data_info_of(params)
     options = MODELS[params.model].options(params.weights)

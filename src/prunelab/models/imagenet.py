@@ -13,8 +13,7 @@ from prunelab.core.download import Checksum
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.models.catalogue import MODELS
-
-IMAGENET = "imagenet"
+from prunelab.models.weights_source import IMAGENET
 
 # Names in torchvision's older files, and what they are called now.
 RENAMED = (

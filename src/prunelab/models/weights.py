@@ -11,38 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
-from prunelab.core.registry import pick
-from prunelab.encoders import pretrained
 from prunelab.models import imagenet
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
-from prunelab.models.imagenet import IMAGENET
 from prunelab.runtime.unpickle import load_pickled
 
-NO_WEIGHTS = "none"
 MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
 
 State = dict[str, Tensor]  # tensors by name, as in a state_dict
-
-
-def is_file(weights: str) -> bool:
-    """Whether the parameter `weights` names a file, instead of no weights or those of ImageNet."""
-    return weights not in (NO_WEIGHTS, IMAGENET)
-
-
-def weights_file(weights: str, architecture: str) -> Path | None:
-    """The file that the parameter `weights` stands for; None for no weights.
-
-    ImageNet weights are downloaded on first use.
-
-    Raises:
-        InputError: if the encoder cannot be found, or if the ImageNet weights are not available.
-    """
-    if weights == IMAGENET:
-        return imagenet.fetch(architecture)
-    if pick(MODELS, architecture, "model").reads == "texts":
-        return pretrained.weights_file(weights)
-    return Path(weights) if is_file(weights) else None
 
 
 def read_weights(path: Path) -> State:

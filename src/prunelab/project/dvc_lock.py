@@ -13,6 +13,7 @@ from typing import Any
 from prunelab.core.files import write
 
 HEADER = "schema: '2.0'\nstages:\n"
+LAST_LINE = re.compile(r"\n      (?:md5|hash|size|nfiles|isexec): \S+\n\Z")
 ENTRY = re.compile(r"  (?! )(?P<name>\S.*):\n(?:    .*\n)+")
 
 
@@ -31,6 +32,14 @@ def join_entries(entries: Mapping[str, str], order: Sequence[str]) -> str:
     """Return the text of a dvc.lock: first the entries named in `order`, then the others."""
     ordered = {name: entries[name] for name in order if name in entries}
     return HEADER + "".join((ordered | dict(entries)).values())
+
+
+def ends_whole(text: str) -> bool:
+    """Whether the last line is a whole one about an output, as at the end of most entries.
+
+    DVC reads an entry that is cut off behind such a line. To know so takes no import of DVC.
+    """
+    return text.startswith(HEADER) and LAST_LINE.search(text) is not None
 
 
 def complete_part(text: str) -> str | None:

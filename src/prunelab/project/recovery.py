@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from prunelab.core.files import write
-from prunelab.project.dvc_lock import HEADER, complete_part
+from prunelab.project.dvc_lock import HEADER, complete_part, ends_whole
 from prunelab.project.paths import LOCK_FILE, WORKER
 
 RWLOCK = "rwlock"  # DVC's table of files in use
@@ -58,6 +58,10 @@ def _is_cut_short(lock: Path) -> bool:
     """Whether DVC cannot read dvc.lock, and the only damage is that its end is missing."""
     if not lock.exists():
         return False
+    text = lock.read_text(encoding="utf-8", errors="replace")
+    if ends_whole(text):
+        return False
+
     from dvc.exceptions import DvcException
 
     # The schema is internal to DVC. The public way to use it is to load the whole project, which
@@ -67,7 +71,6 @@ def _is_cut_short(lock: Path) -> bool:
     from dvc.utils.serialize import ParseError, parse_yaml
     from voluptuous import Invalid
 
-    text = lock.read_text(encoding="utf-8", errors="replace")
     complete = complete_part(text)
     if complete is None:
         return False

@@ -11,7 +11,7 @@ from prunelab.commands.allocate.curves import HOW_TO_MEASURE, read_curves, read_
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget
 from prunelab.commands.allocate.write_params import write_layer_ratios
-from prunelab.commands.check import data_info_of
+from prunelab.commands.check.inputs import data_info_of
 from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_params
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError

@@ -86,7 +86,7 @@ def plan_jobs(root: Path, settings: Settings, name_parts: NameParts) -> list[Job
 
 def hash_inputs(root: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
     """Return the hashes of each setting's own input files, by label; shared files are read once."""
-    from prunelab.commands.check import contents
+    from prunelab.commands.check.inputs import contents
 
     hashes_by_inputs: dict[str, Mapping[str, Any]] = {}
     hashes_by_label = {}

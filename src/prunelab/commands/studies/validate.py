@@ -56,7 +56,7 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
     Raises:
         InputError: with one line per problem, all at once, that names the settings with it.
     """
-    from prunelab.commands.check import check_feasible
+    from prunelab.commands.check.check import check_feasible
 
     shared_checks = _shared_checks(elsewhere)
     shared_problems: dict[str, list[str]] = {}  # by the parameters that settings share
@@ -83,7 +83,7 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
 
 def _shared_checks(elsewhere: bool) -> list[Any]:
     """Return the checks of `prunelab check` whose result settings can share."""
-    from prunelab.commands.check import CHECKS, check_feasible
+    from prunelab.commands.check.check import CHECKS, check_feasible
 
     shared = []
     for check, sections in CHECKS.items():
@@ -98,7 +98,7 @@ def _shared_checks(elsewhere: bool) -> list[Any]:
 
 def _problems(root: Path, params: Parameters, checks: Sequence[Any]) -> list[str]:
     """Return the problems that these checks find with the parameters of one setting."""
-    from prunelab.commands.check import find_problems
+    from prunelab.commands.check.check import find_problems
 
     # The grid does not run here. It must not be the reason for a problem.
     grid = {"methods": [params["method"]], "ratios": [params["ratio"]]}

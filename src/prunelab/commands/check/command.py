@@ -1,4 +1,4 @@
-"""`prunelab check`: help and what is printed; check.py does the work, and imports torch."""
+"""`prunelab check`: help and what is printed; check.py does the work."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ def check() -> None:
 
     Example: prunelab check && dvc repro
     """
-    from prunelab.commands.check import find_problems
+    from prunelab.commands.check.check import find_problems
     from prunelab.project.recovery import repair
 
     with reporting_errors():

@@ -1,0 +1,1 @@
+"""`prunelab check`: everything that is wrong with a study, before any work starts."""

@@ -1,0 +1,269 @@
+"""Find everything wrong with params.yaml and the files it names, before any work starts.
+
+Torch takes longer to import than all else here together. Only checks that need it import it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from prunelab.commands.check import verdicts
+from prunelab.commands.check.inputs import (
+    data_changed,
+    data_info_of,
+    dataset_of,
+    prepared_info,
+    weights_changed,
+)
+from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
+from prunelab.core.errors import InputError, describe_os_error
+from prunelab.core.registry import pick
+from prunelab.data.dataset import DataInfo
+from prunelab.datasets.datasets import DATASETS
+from prunelab.models.catalogue import MODELS
+from prunelab.models.weights_source import IMAGENET, weights_file
+from prunelab.project.paths import BASE, RAW
+from prunelab.pruning.methods import METHODS
+
+# It raises InputError. The paths are those of the raw data and of the trained base networks.
+Check = Callable[[Params, Path, Path], None]
+
+
+def find_problems(
+    path: Path = PARAMS_FILE,
+    raw: Path = RAW,
+    base: Path = BASE,
+    *,
+    checks: Sequence[Check] | None = None,
+) -> list[str]:
+    """One line per problem; an empty list means that a run can start.
+
+    Args:
+        path: the parameter file.
+        raw: the folder of the raw data.
+        base: the folder of the trained base networks.
+        checks: which of `CHECKS` to make; None makes all of them.
+    """
+    try:
+        content = read_params(path)
+    except InputError as error:
+        return error.problems
+
+    problems = [f"{path}: {line}" for line in _unknown_names(content)]
+    problems += _problems_of(load_params, path)
+
+    # Valid sections are checked even if others are not: one round of edits must be enough.
+    sections = valid_parts(content)
+    if sections.get("dataset") not in DATASETS or sections.get("model") not in MODELS:
+        return problems
+
+    params = Params.model_construct(**sections)
+    for check, needed_sections in CHECKS.items():
+        is_chosen = checks is None or check in checks
+        if not is_chosen or not needed_sections <= sections.keys():
+            continue
+        # Several checks ask the data set for its classes and get the same problems.
+        for problem in _problems_of(check, params, raw, base):
+            if problem not in problems:
+                problems.append(problem)
+    return problems
+
+
+def _problems_of(check: Callable[..., object], *args: object) -> list[str]:
+    try:
+        check(*args)
+    except InputError as error:
+        return error.problems
+    except OSError as error:
+        return [describe_os_error(error)]
+    return []
+
+
+def _unknown_names(content: Any) -> Iterator[str]:
+    """A line for every name that is in no table.
+
+    It reads the raw content, so that it finds them besides any other problem.
+    """
+    if not isinstance(content, dict):
+        return
+    tables: list[tuple[str, Mapping[str, object]]] = [
+        ("dataset", DATASETS),
+        ("model", MODELS),
+        ("method", METHODS),
+    ]
+    for key, table in tables:
+        yield from _unknown_name(key, content.get(key), table, key)
+
+    grid = content.get("grid")
+    if not isinstance(grid, dict) or not isinstance(grid.get("methods"), list):
+        return
+    for name in grid["methods"]:
+        yield from _unknown_name("grid.methods", name, METHODS, "method")
+
+
+def _unknown_name(
+    place: str, name: object, table: Mapping[str, object], kind: str
+) -> Iterator[str]:
+    if isinstance(name, str):
+        for line in _problems_of(pick, table, name, kind):
+            yield f"{place}: {line}"
+
+
+# --- Runtime ---
+
+
+def _check_runtime(params: Params, raw: Path, base: Path) -> None:
+    runtime = params.runtime
+    needs_no_gpu = runtime.device == "auto" and runtime.processes == 1
+    if runtime.device == "cpu" or needs_no_gpu:
+        return
+
+    from prunelab.runtime.device import configure
+    from prunelab.runtime.distributed import require_gpus
+
+    require_gpus(runtime.processes, configure(runtime))
+
+
+def _check_backends(params: Params, raw: Path, base: Path) -> None:
+    names = [name for name in params.benchmark.backends if name != "eager"]  # which needs nothing
+    if not names:
+        return
+
+    from prunelab.benchmark.backends import NEEDS
+    from prunelab.runtime.device import configure
+
+    execution = configure(params.runtime)
+    for name in names:
+        NEEDS[name](execution)
+
+
+# --- Data ---
+
+
+def _check_data(params: Params, raw: Path, base: Path) -> None:
+    if prepared_info(params, raw):
+        if data_changed(params, raw):
+            raise InputError(
+                f"data.source: {params.data.source} has changed since it was prepared; "
+                "run `dvc repro -f prepare`"
+            )
+        return
+
+    dataset = dataset_of(params, raw)
+    problems = dataset.damaged()
+    missing = dataset.missing()
+    if missing and not dataset.reachable():
+        problems = problems + missing
+    if problems:
+        raise InputError(problems)
+
+
+def _check_normalise(params: Params, raw: Path, base: Path) -> None:
+    normalise = params.data.normalise
+    if normalise is None:
+        return
+
+    shape = data_info_of(params, raw).shape
+    channels = 0
+    if len(shape) == 3:
+        channels = shape[0]
+    if {len(normalise.mean), len(normalise.std)} != {channels}:
+        raise InputError(
+            f"data.normalise: {len(normalise.mean)} means and {len(normalise.std)} deviations, "
+            f"but {params.dataset} has {channels} channels"
+        )
+
+
+# --- Weights ---
+
+
+def _check_weights(params: Params, raw: Path, base: Path) -> None:
+    if params.weights == IMAGENET:
+        from prunelab.models import imagenet
+
+        imagenet.locate(params.model)  # the stage downloads them
+        return
+
+    path = weights_file(params.weights, params.model)
+    if path:
+        from prunelab.commands.check import network
+
+        network.check_weights(params, data_info_of(params, raw), path)
+
+
+def _check_weights_unchanged(params: Params, raw: Path, base: Path) -> None:
+    if weights_changed(params, base):
+        raise InputError(
+            f"weights: {params.weights} has changed since {base} was trained; "
+            "run `dvc repro -f train_base`"
+        )
+
+
+# --- The network ---
+
+
+def _check_freeze(params: Params, raw: Path, base: Path) -> None:
+    _check_network("check_freeze", _check_freeze, params, raw)
+
+
+def _check_sensitivity(params: Params, raw: Path, base: Path) -> None:
+    _check_network("check_sensitivity", _check_sensitivity, params, raw)
+
+
+def check_feasible(params: Params, raw: Path, base: Path) -> None:
+    """Check that every cell of the grid, and the focus, can be met on the network.
+
+    Raises:
+        InputError: with one line per reason why one cannot.
+    """
+    _check_network("check_feasible", check_feasible, params, raw)
+
+
+def _check_network(name: str, check: Check, params: Params, raw: Path) -> None:
+    """Make the check of that name in `network`, unless it passed before with the same inputs."""
+    data_info = data_info_of(params, raw)
+    options = MODELS[params.model].options(params.weights)
+    sections = {key: _plain(getattr(params, key)) for key in sorted(CHECKS[check])}
+    verdict = verdicts.verdict(name, sections, data_info.classes, data_info.shape, options)
+    if verdicts.has_passed(verdict):
+        return
+
+    from prunelab.commands.check import network
+
+    make: Callable[[Params, DataInfo], None] = getattr(network, name)
+    make(params, data_info)
+    verdicts.remember(verdict)
+
+
+def _plain(section: Any) -> Any:
+    """A value of the parameters as plain JSON."""
+    if isinstance(section, BaseModel):
+        return section.model_dump(mode="json")
+    return section
+
+
+# The checks, in the order of their lines, and the keys of params.yaml that each needs to be valid.
+CHECKS: dict[Check, set[str]] = {
+    _check_runtime: {"runtime"},
+    _check_backends: {"runtime", "benchmark"},
+    _check_data: {"dataset", "data", "weights"},
+    _check_normalise: {"dataset", "data", "weights"},
+    _check_weights: {"dataset", "data", "model", "weights"},
+    _check_freeze: {"dataset", "data", "model", "weights", "train"},
+    _check_weights_unchanged: {"model", "weights", "seeds"},
+    _check_sensitivity: {"dataset", "data", "weights", "model", "sensitivity"},
+    check_feasible: {
+        "dataset",
+        "data",
+        "weights",
+        "model",
+        "grid",
+        "method",
+        "ratio",
+        "budget",
+        "prune",
+        "train",
+    },
+}

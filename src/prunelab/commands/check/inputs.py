@@ -1,0 +1,118 @@
+"""The user's own data and weights as they are now: their shape, their hashes, what has changed."""
+
+from pathlib import Path
+from typing import Any
+
+from prunelab.artifacts.prepared import read_data_info
+from prunelab.config.params import Params
+from prunelab.core.errors import InputError
+from prunelab.core.files import sha256
+from prunelab.data.dataset import DataConfig, DataInfo, Dataset
+from prunelab.datasets.datasets import DATASETS
+from prunelab.datasets.manifest import prepare_params
+from prunelab.encoders.pretrained import NO_WEIGHTS
+from prunelab.models.weights_source import IMAGENET, weights_file
+from prunelab.project.paths import BASE, RAW
+
+
+def data_info_of(params: Params, raw: Path = RAW) -> DataInfo:
+    """How many classes the data set of the parameters has, and the shape of its inputs.
+
+    Raises:
+        InputError: if the data set is not prepared, and its raw files cannot be read.
+    """
+    prepared = prepared_info(params, raw)
+    if prepared:
+        return DataInfo(len(prepared["classes"]), tuple(prepared["shape"]))
+    return dataset_of(params, raw).info()
+
+
+def data_changed(params: Params, raw: Path = RAW) -> bool:
+    """Whether data.source differs from what was prepared from it; DVC only tracks its name."""
+    prepared = prepared_info(params, raw)
+    if not prepared or params.data.source is None:
+        return False
+
+    dataset = dataset_of(params, raw)
+    if dataset.missing():
+        return False
+    return bool(prepared.get("digest") != dataset.digest())
+
+
+def prepared_info(params: Params, raw: Path) -> dict[str, Any] | None:
+    """The content of dataset.json, if these parameters made it: it replaces the raw files."""
+    folder = raw.parent / "prepared"
+    info = {}
+    if (folder / "dataset.json").exists():
+        info = read_data_info(folder)
+
+    data = params.data
+    expected = prepare_params(
+        params.dataset,
+        _data_config(params, raw),
+        data.test_fraction,
+        data.validation_fraction,
+        data.split_seed,
+    )
+    if expected.items() <= info.items():
+        return info
+    return None
+
+
+def dataset_of(params: Params, raw: Path) -> Dataset:
+    """The data set of the parameters; making it touches no file."""
+    return DATASETS[params.dataset](_data_config(params, raw))
+
+
+def _data_config(params: Params, raw: Path) -> DataConfig:
+    data = params.data
+    return DataConfig(
+        raw,
+        path=data.source,
+        resize=data.resize,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        tokens=data.tokens,
+        weights=params.weights,
+    )
+
+
+def weights_changed(params: Params, base: Path = BASE) -> bool:
+    """Whether the networks in `base` started from other weights than the file has now.
+
+    DVC only tracks the name of the file.
+    """
+    # The names of torchvision's files contain their hashes.
+    if params.weights in (NO_WEIGHTS, IMAGENET):
+        return False
+
+    from prunelab.artifacts.networks import load_network, seed_file  # they import torch
+
+    trained = seed_file(base, params.seeds[0])
+    if not trained.exists():
+        return False
+    path = weights_file(params.weights, params.model)
+    if path is None:
+        return False
+
+    try:
+        imported = load_network(trained).card.imported
+    except InputError:
+        return False  # DVC notices a damaged network itself
+    if not imported:
+        return False
+    name, digest = imported
+    return name == params.weights and digest != sha256(path)
+
+
+def contents(params: Params, raw: Path = RAW) -> dict[str, str | None]:
+    """Hashes of the user's own data source and file of weights, by their keys in params.yaml."""
+    hashes = {}
+    if params.data.source is not None:
+        hashes["data.source"] = dataset_of(params, raw).digest()
+
+    if params.weights != IMAGENET:
+        path = weights_file(params.weights, params.model)
+        if path:
+            hashes["weights"] = sha256(path)
+    return hashes

@@ -1,0 +1,71 @@
+"""Checks that found nothing, remembered: an unchanged study is checked again without torch.
+
+A verdict is a hash of all that it depends on. A file that is old, damaged or gone costs time and
+changes no result.
+"""
+
+import hashlib
+import json
+import platform
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import prunelab
+from prunelab.core.files import write
+
+FILE = Path(".prunelab/passed_checks")  # one verdict a line, the newest last
+MAX_VERDICTS = 1000
+PACKAGES = ("torch", "torchvision", "torch-pruning", "torchprofile", "transformers")
+
+
+def verdict(check: str, *inputs: object) -> str:
+    """The name of the verdict that a check finds nothing wrong with these inputs, plain JSON.
+
+    It differs with the code of this package and with the versions of the packages that build
+    networks.
+    """
+    content = json.dumps([check, inputs, _code(), _versions()], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def has_passed(name: str) -> bool:
+    """Whether the check of this verdict was made and found nothing."""
+    return name in _read()
+
+
+def remember(name: str) -> None:
+    """Keep a verdict, unless the file cannot be written."""
+    names = [*_read(), name][-MAX_VERDICTS:]
+    with suppress(OSError):
+        write(FILE, "".join(f"{name}\n" for name in names).encode())
+
+
+def _read() -> list[str]:
+    try:
+        return FILE.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+@cache
+def _code() -> str:
+    """A hash of every source file of this package."""
+    folder = Path(prunelab.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = ""
+    return versions

@@ -1,0 +1,133 @@
+"""Checks that need the network are made once; their verdict holds while nothing changes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.params import PROJECT, edit_params
+
+from prunelab.commands.check import network, verdicts
+from prunelab.commands.check.check import find_problems
+
+NETWORK_CHECKS = ("check_freeze", "check_sensitivity", "check_feasible")
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch) -> list[str]:
+    """The names of the checks that were made on a network, in a study of the shipped parameters."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
+
+    names: list[str] = []
+
+    def counted(name: str, check: Callable[..., None]) -> Callable[..., None]:
+        def make(*arguments: object) -> None:
+            names.append(name)
+            check(*arguments)
+
+        return make
+
+    for name in NETWORK_CHECKS:
+        monkeypatch.setattr(network, name, counted(name, getattr(network, name)))
+    return names
+
+
+def test_an_unchanged_study_is_checked_without_its_network(made):
+    assert find_problems() == []
+    assert made == list(NETWORK_CHECKS)
+
+    assert find_problems() == []
+    assert made == list(NETWORK_CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "made_again"),
+    [
+        ({"ratio": 0.55}, ["check_feasible"]),
+        ({"grid__methods": ["l2_channel"]}, ["check_feasible"]),
+        ({"prune__floor": 0.3}, ["check_feasible"]),
+        ({"sensitivity__ratios": [0.25]}, ["check_sensitivity"]),
+        ({"train__freeze": ["conv1"]}, ["check_freeze", "check_feasible"]),
+        ({"model": "resnet20"}, list(NETWORK_CHECKS)),
+        ({"data__resize": 16}, list(NETWORK_CHECKS)),
+        ({"seeds": [5]}, []),
+        ({"runtime__threads": 2}, []),
+    ],
+)
+def test_a_check_is_made_again_if_a_parameter_that_it_reads_changes(made, changes, made_again):
+    assert find_problems() == []
+    made.clear()
+
+    edit_params(Path("params.yaml"), **changes)
+
+    assert find_problems() == []
+    assert made == made_again
+
+
+@pytest.mark.parametrize("what", ["_code", "_versions"])
+def test_checks_are_made_again_with_other_code_or_other_packages(made, monkeypatch, what):
+    assert find_problems() == []
+    made.clear()
+
+    monkeypatch.setattr(verdicts, what, lambda: "others")
+
+    assert find_problems() == []
+    assert made == list(NETWORK_CHECKS)
+
+
+def test_the_hash_of_the_code_depends_on_every_source_file(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "room").mkdir(parents=True)
+    for name in ("__init__.py", "room/__init__.py", "room/work.py"):
+        (package / name).write_text("A = 1\n")
+    monkeypatch.setattr(verdicts.prunelab, "__file__", str(package / "__init__.py"))
+    hash_of = verdicts._code.__wrapped__
+
+    before = hash_of()
+    assert hash_of() == before
+    (package / "room/work.py").write_text("A = 2\n")
+    edited = hash_of()
+    (package / "room/work.py").rename(package / "room/play.py")
+
+    assert len({before, edited, hash_of()}) == 3
+
+
+def test_problems_are_found_every_time(made):
+    edit_params(Path("params.yaml"), prune__round_to=8, grid__ratios=[0.5], ratio=0.9)
+
+    (line,) = find_problems()
+    assert "l1_channel at ratio 0.9" in line
+
+    assert find_problems() == [line]
+    assert made.count("check_feasible") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\n\0", b"{}\n", b"0" * 64 + b"\n"])
+def test_a_damaged_file_of_verdicts_costs_a_check_and_is_written_anew(made, content):
+    assert find_problems() == []
+    verdicts.FILE.write_bytes(content)
+    made.clear()
+
+    assert find_problems() == []
+    assert find_problems() == []
+    assert made == list(NETWORK_CHECKS)
+
+
+def test_verdicts_that_cannot_be_kept_change_nothing(made):
+    Path(".prunelab").write_text("a file where the folder should be")
+
+    assert find_problems() == []
+    assert find_problems() == []
+    assert made == 2 * list(NETWORK_CHECKS)
+
+
+def test_the_oldest_verdicts_are_forgotten(made, monkeypatch):
+    monkeypatch.setattr(verdicts, "MAX_VERDICTS", 2)
+    for name in ("first", "second", "third"):
+        verdicts.remember(name)
+
+    assert [verdicts.has_passed(name) for name in ("first", "second", "third")] == [
+        False,
+        True,
+        True,
+    ]
