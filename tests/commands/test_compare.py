@@ -24,11 +24,11 @@ from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten
 from prunelab.core.metrics_files import split_metrics
 from prunelab.figures import pareto_figure
+from prunelab.figures.save import save_as
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import read_revisions
 from prunelab.pruning.prune import prune
-from prunelab.report import style
 from prunelab.report.pareto import (
     BUDGET_SLACK,
     FASTER,
@@ -249,7 +249,7 @@ def test_a_complete_revision_lacks_nothing():
 def test_the_picture_is_the_same_to_the_byte(suffix, tmp_path):
     for name in "ab":
         figure = pareto_figure.comparison(compare(random_revisions(3), "macs"), "macs", "title")
-        style.save_as(figure, tmp_path / f"{name}{suffix}")
+        save_as(figure, tmp_path / f"{name}{suffix}")
 
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 

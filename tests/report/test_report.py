@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prunelab.figures import figures
+from prunelab.figures.save import save, save_as
 from prunelab.pruning.methods import METHODS
 from prunelab.report import rows, style
 from prunelab.report.series import (
@@ -84,15 +85,15 @@ def draw(name: str) -> Figure:
 def test_pictures_are_the_same_to_the_byte_when_drawn_again(name, suffix, tmp_path):
     first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
 
-    style.save_as(draw(name), first)
-    style.save_as(draw(name), second)
+    save_as(draw(name), first)
+    save_as(draw(name), second)
 
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size > 5000
 
 
 def test_saving_writes_both_formats(tmp_path):
-    style.save(draw("confusion"), tmp_path / "folder/confusion")
+    save(draw("confusion"), tmp_path / "folder/confusion")
 
     written = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert written == ["confusion.png", "confusion.svg"]

@@ -28,8 +28,8 @@ from prunelab.core.errors import describe_os_error
 from prunelab.core.files import write, write_json
 from prunelab.data.splits import Split
 from prunelab.data.storage import array_store
+from prunelab.figures.save import save_as
 from prunelab.models.networks import build
-from prunelab.report import style
 from prunelab.stages.entry import run
 from prunelab.training.checkpoints import Checkpoint
 
@@ -51,7 +51,7 @@ def prepared(path: Path) -> None:
 def picture(path: Path) -> None:
     figure = Figure()
     figure.subplots().plot(range(5000), np.random.default_rng(0).normal(size=5000))
-    style.save_as(figure, path)
+    save_as(figure, path)
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {

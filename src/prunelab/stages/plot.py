@@ -7,7 +7,8 @@ from prunelab.artifacts.prepared import read_class_names
 from prunelab.config.params import Grid, load_params
 from prunelab.core.files import write, write_json
 from prunelab.figures import figures
-from prunelab.report import rows, series, style
+from prunelab.figures.save import save
+from prunelab.report import rows, series
 from prunelab.report.labels import DENSE
 from prunelab.report.read_results import HISTORY, read_confusion, read_metrics, read_rows
 from prunelab.report.tables import table
@@ -32,7 +33,7 @@ def main(
     _report_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
 
     title = f"{study}: accuracy against what is left"
-    style.save(figures.tradeoff(points, dense | {"kept": 1.0}, title), out / "tradeoff")
+    save(figures.tradeoff(points, dense | {"kept": 1.0}, title), out / "tradeoff")
     write_json(out / "tradeoff.json", points)
 
     # Training curves.
@@ -40,7 +41,7 @@ def main(
     for method, ratio, key in cells:
         group = f"fine-tuning, ratio {ratio}"
         curves.append(_training_curve(method, group, histories / f"{key}.json"))
-    style.save(figures.training(curves, f"{study}: training, mean over seeds"), out / "training")
+    save(figures.training(curves, f"{study}: training, mean over seeds"), out / "training")
     write_json(out / "training.json", series.training_rows(curves))
 
     # The table.
@@ -51,7 +52,7 @@ def main(
     class_names = read_class_names(prepared)
     matrix = series.confusion_of(read_confusion(confusion, len(class_names)), class_names)
     title = f"{params.model} on {params.dataset}, dense: test images over {seeds}"
-    style.save(figures.confusion(matrix, title), out / "confusion_dense")
+    save(figures.confusion(matrix, title), out / "confusion_dense")
 
 
 def _indistinguishable_methods(

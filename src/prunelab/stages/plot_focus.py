@@ -6,6 +6,7 @@ from prunelab.artifacts.prepared import read_class_names
 from prunelab.config.params import load_params
 from prunelab.core.files import write_json
 from prunelab.figures import figures
+from prunelab.figures.save import save
 from prunelab.report import rows, series, style
 from prunelab.report.read_results import HISTORY, read_confusion, read_rows
 from prunelab.stages.entry import run
@@ -21,7 +22,7 @@ def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
     epochs = rows.mean_history(read_rows(history, HISTORY))
 
     figure = figures.focus(epochs, matrix, title, style.colour(params.method))
-    style.save(figure, out / "focus")
+    save(figure, out / "focus")
     write_json(out / "training.json", epochs)
 
 

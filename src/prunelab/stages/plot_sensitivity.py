@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prunelab.artifacts.records import Sensitivity, read_record
 from prunelab.config.params import load_params
+from prunelab.figures.save import save
 from prunelab.figures.sensitivity_figures import sensitivity
-from prunelab.report import style
 from prunelab.stages.entry import run
 
 
@@ -23,7 +23,7 @@ def main(measured: Path, out: Path) -> None:
         f"{params.model} on {params.dataset}: what its layers bear, without fine-tuning, "
         f"mean over {seeds}"
     )
-    style.save(sensitivity(record, title), out)
+    save(sensitivity(record, title), out)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _add_latency(
 
 def _draw(rows: Sequence[Row], cost: str, file: Path) -> None:
     from prunelab.figures.pareto_figure import comparison
-    from prunelab.report.style import save_as
+    from prunelab.figures.save import save_as
 
     title = f"{len(rows)} revisions: accuracy against cost"
     save_as(comparison(rows, cost, title), file)
