@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from prunelab.core.mappings import flatten
 
@@ -60,7 +58,8 @@ def _named_differences(first: Path, second: Path) -> list[str]:
         return []
     try:
         return list(_by_name(read(first), read(second)))
-    except (SafetensorError, ValueError, OSError, RecursionError):
+    # The last two are for types of tensors that NumPy lacks.
+    except (SafetensorError, ValueError, OSError, RecursionError, TypeError, AttributeError):
         return []
 
 
@@ -84,35 +83,37 @@ def _only_in(is_first: bool) -> str:
 
 def _value_difference(first: object, second: object) -> str:
     """How two values differ; empty if they do not."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return _tensor_difference(first, second)
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return _array_difference(first, second)
     if first == second and type(first) is type(second):
         return ""
     return f"{_short(first)} and {_short(second)}"
 
 
-def _tensor_difference(first: Tensor, second: Tensor) -> str:
+def _array_difference(first: np.ndarray, second: np.ndarray) -> str:
     if (first.shape, first.dtype) != (second.shape, second.dtype):
         return f"{_kind(first)} and {_kind(second)}"
 
     # By bits: a NaN equals the same NaN, and 0 does not equal -0.
-    differs = (_bytes(first) != _bytes(second)).any(1).reshape(first.shape)
+    differs = (_bytes(first) != _bytes(second)).any(axis=1).reshape(first.shape)
     count = int(differs.sum())
     if count == 0:
         return ""
 
-    largest = float((first[differs].double() - second[differs].double()).abs().max())
-    return f"{count:,} of {first.numel():,} values differ, by {largest:.2g} at most"
+    distances = first[differs].astype(np.float64) - second[differs].astype(np.float64)
+    largest = float(np.abs(distances).max())
+    return f"{count:,} of {first.size:,} values differ, by {largest:.2g} at most"
 
 
-def _bytes(tensor: Tensor) -> Tensor:
+def _bytes(array: np.ndarray) -> np.ndarray:
     """The bytes of every value, uint8 [values, bytes of a value]."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).reshape(tensor.numel(), -1)
+    values = np.ascontiguousarray(array).reshape(-1)
+    return values.view(np.uint8).reshape(array.size, array.itemsize)
 
 
-def _kind(tensor: Tensor) -> str:
-    shape = "x".join(map(str, tensor.shape)) or "scalar"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"
+def _kind(array: np.ndarray) -> str:
+    shape = "x".join(map(str, array.shape)) or "scalar"
+    return f"{array.dtype} {shape}"
 
 
 def _short(value: object) -> str:
@@ -124,7 +125,7 @@ def _short(value: object) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     """Metadata by dotted key, and tensors by name."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="np") as file:
         metadata = {key: _parsed(text) for key, text in (file.metadata() or {}).items()}
         names = list(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
@@ -139,7 +140,7 @@ def _parsed(text: str) -> Any:
 
 
 def _read_array(path: Path) -> dict[str, Any]:
-    return {"array": torch.from_numpy(np.load(path, allow_pickle=False))}
+    return {"array": np.load(path, allow_pickle=False)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
