@@ -476,6 +476,17 @@ def test_an_experiment_runs_three_stages_and_shows_deltas_only(clone):
         assert row["diff"] == pytest.approx(after[key] - before[key])
     assert rows["sparsity"]["diff"] > 0.15
 
+    shown = clone.run("dvc", "exp", "show", "--only-changed", "--csv").stdout
+    columns = shown.splitlines()[0].split(",")
+    about = ["Experiment", "rev", "typ", "Created"]
+    metrics, others = columns[len(about) : -4], columns[-4:]
+
+    assert columns[: len(about)] == about
+    assert set(metrics) <= set(HEADLINE)
+    assert {"accuracy", "accuracy_drop", "macs", "params", "sparsity"} <= set(metrics)
+    inputs = ["finetuned", "history.json", "pruned"]
+    assert others == ["ratio", *(f"models/focus/{name}" for name in inputs)]
+
     clone.run("git", "checkout", "-q", ".")
     clone.run("dvc", "checkout", "-q")
     again = clone.run("dvc", "repro").stdout
