@@ -1,7 +1,8 @@
 """How the metrics of one configuration are divided between two files.
 
-metrics/<name>.json holds the headline, which `dvc metrics` and `dvc exp show` list. All other
-metrics are in metrics/details/<name>.json under the key `metrics`, beside rows by seed and layer.
+metrics/<name>.json holds the headline, few enough for the tables of `dvc metrics` and `dvc exp
+show`. All others are in metrics/details/<name>.json under the key `metrics`, beside rows by seed
+and layer.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """The metrics of the dense network, the focus and the grid on both sides of a review.
 
-They are read from Git, because DVC's own comparison knows neither the grid, whose files are no
-metrics to DVC, nor the metrics that are in the details.
+They are read from Git: `dvc metrics diff` lists the headline of the focus alone.
 """
 
 from collections.abc import Mapping
