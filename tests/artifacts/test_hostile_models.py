@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,21 @@ from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.artifacts.tensors import save_tensors
 from prunelab.core.errors import InputError
 from prunelab.encoders.pretrained import encoder_options, tokenizer
-from prunelab.models.networks import build
+from prunelab.models.networks import build, example_input
+from prunelab.models.resize import resize
 from prunelab.models.weights import load_weights, read_weights
 from prunelab.models.weights_source import weights_file
 from prunelab.training.checkpoints import Checkpoint
 
 MAX_GROWTH_MB = 200  # of memory while a hostile card is read
+TINY_ENCODER = {
+    "vocab": 9,
+    "hidden": 8,
+    "layers": 1,
+    "heads": 2,
+    "intermediate": 16,
+    "positions": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +146,7 @@ def test_a_hostile_card_is_refused_or_harmless(folder, network, changes: dict):
     ],
 )
 def test_a_card_with_more_weights_than_memory_is_refused_early(tmp_path, options, message):
-    sizes = {"vocab": 9, "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "positions": 16}
+    sizes = TINY_ENCODER
     card = ModelCard(
         model="bert",
         classes=2,
@@ -193,6 +203,51 @@ def test_tensors_of_another_network_are_refused_by_name(tmp_path, network, chang
         load_network(tmp_path / "n.safetensors")
 
     assert len(caught.value.problems) == 1
+
+
+def narrowings(state: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """The state with one tensor that is one unit narrower, in every dimension that can shrink."""
+    for name, tensor in state.items():
+        for dim in range(min(2, tensor.dim())):
+            width = tensor.shape[dim] - 1
+            if width and not name.endswith("embeddings.weight"):
+                yield state | {name: tensor.narrow(dim, 0, width).contiguous()}
+
+
+def computes(card: ModelCard, state: dict[str, torch.Tensor]) -> bool:
+    """Whether a network with these tensors computes the scores of one real example."""
+    model = build(card.model, card.classes, card.input_shape, **card.options).eval()
+    try:
+        resize(model, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        model.load_state_dict(state)
+        scores = model(example_input(card.input_shape))
+    except (InputError, RuntimeError):
+        return False
+    return scores.shape == (1, card.classes)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        CARD,
+        CARD.model_copy(update={"model": "mobilenet_v2", "input_shape": (3, 8, 8)}),
+        CARD.model_copy(update={"model": "bert", "input_shape": (8,), "options": TINY_ENCODER}),
+    ],
+    ids=lambda card: card.model,
+)
+def test_a_network_with_one_narrower_tensor_loads_only_if_it_computes(tmp_path, card):
+    path = tmp_path / "n.safetensors"
+    model = build(card.model, card.classes, card.input_shape, **card.options)
+
+    states = list(narrowings(state_tensors(model)))
+    verdicts = set()
+    for state in states[:: max(1, len(states) // 30)]:
+        save_tensors(path, state, card.model_dump(mode="json"))
+        expected = computes(card, state)
+        assert (outcome(load_network, path) is not None) == expected
+        verdicts.add(expected)
+
+    assert False in verdicts
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 import warnings
 import zlib
 from collections.abc import Collection, Iterable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,8 @@ from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import build_on_meta, example_input, prunable_weights
+from prunelab.models.catalogue import input_kind
+from prunelab.models.networks import build_on_meta, prunable_weights
 from prunelab.models.resize import resize
 
 MASK_PREFIX = "mask/"
@@ -145,16 +147,17 @@ def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
     # memory.
     model = build_on_meta(card.model, card.classes, card.input_shape, **card.options).eval()
     resize(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    _check_tensors(model, card, tensors)
+    _check_types(model, tensors)
 
     # The tensors are mapped from the file. Copies do not change when the file does.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True)
+    _check_widths(model, card)
     return model
 
 
-def _check_tensors(model: nn.Module, card: ModelCard, tensors: dict[str, Tensor]) -> None:
-    """Refuse tensors whose type is not the network's, and widths that do not fit each other."""
+def _check_types(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors whose type is not the network's."""
     problems = []
     for name, value in model.state_dict().items():
         if tensors[name].dtype != value.dtype:
@@ -162,12 +165,39 @@ def _check_tensors(model: nn.Module, card: ModelCard, tensors: dict[str, Tensor]
     if problems:
         raise InputError(", ".join(problems[:MAX_PROBLEMS]))
 
+
+def _check_widths(model: nn.Module, card: ModelCard) -> None:
+    """Refuse widths that do not fit each other or the card, by a forward pass that costs nothing.
+
+    Layers check the shape of a batch of no images as of any other and compute nothing, however
+    large the card says that an image is. Only batch norms let it pass, so each is checked here. The
+    encoder cannot reshape a batch of no texts, so it gets one text of one token: no width depends
+    on the length of a text.
+    """
+    probe = torch.zeros(0, *card.input_shape)
+    if input_kind(card.input_shape) == "texts":
+        probe = torch.zeros(1, 1, dtype=torch.int64)
+
+    hooks = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            hooks.append(layer.register_forward_pre_hook(partial(_check_norm, name)))
     with torch.inference_mode():
-        logits = model(example_input(card.input_shape).to("meta"))
-    if logits.shape != (1, card.classes):
+        logits = model(probe)
+    for hook in hooks:
+        hook.remove()
+
+    if logits.shape[1:] != (card.classes,):
         raise InputError(
             f"it has {logits.shape[1]} outputs, but its card has {card.classes} classes"
         )
+
+
+def _check_norm(name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    channels = inputs[0].shape[1]
+    for tensor_name, tensor in norm.state_dict().items():
+        if tensor.dim() == 1 and len(tensor) != channels:
+            raise InputError(f"{name}.{tensor_name} is for {len(tensor)} channels, not {channels}")
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
