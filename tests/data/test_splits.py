@@ -4,6 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from prunelab.core.errors import InputError
 from prunelab.data import splits
@@ -23,6 +26,31 @@ def test_splits_are_disjoint_and_depend_on_the_seed_alone(digits):
     assert fingerprints(rest) | fingerprints(taken) == fingerprints(digits)
     np.testing.assert_array_equal(taken.inputs, taken_again.inputs)
     assert fingerprints(taken) != fingerprints(taken_otherwise)
+
+
+@given(
+    labels=st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, 7]), min_size=1, max_size=60),
+    fraction=st.floats(0.01, 0.99) | st.sampled_from([0.1, 0.25, 0.5]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_splits_are_those_of_scikit_learn_or_refused_as_there(labels, fraction, seed):
+    rows = np.arange(len(labels))
+    split = Split(rows[:, None], np.array(labels))
+    try:
+        expected = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
+    except ValueError:
+        expected = []
+    all_classes = [set(split.labels[part]) == set(labels) for part in expected]
+
+    if not expected or not all(all_classes):
+        with pytest.raises(InputError, match="cannot split off"):
+            split_off(split, fraction, seed)
+        return
+
+    parts = split_off(split, fraction, seed)
+    for part, expected_rows in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(part.inputs[:, 0], np.sort(expected_rows))
+        np.testing.assert_array_equal(part.labels, split.labels[np.sort(expected_rows)])
 
 
 def test_a_split_that_would_lose_a_class_is_an_error():

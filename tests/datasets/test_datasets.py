@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.data import write_image_folder
 from helpers.params import PROJECT
+from sklearn.datasets import load_digits
 
 from prunelab.artifacts.prepared import load_split, save_prepared
 from prunelab.core.errors import InputError
@@ -56,6 +57,18 @@ def test_each_data_set_matches_its_info_and_splits_by_class(name, tmp_path):
 
 def class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=classes) / len(labels)
+
+
+def test_digits_are_those_that_scikit_learn_loads():
+    expected = load_digits()
+
+    published = DATASETS["digits"](DataConfig(RAW)).read()
+
+    images = published.train.inputs[:, 0]
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, np.rint(expected.images * 255 / 16))
+    np.testing.assert_array_equal(published.train.labels, expected.target)
+    assert published.class_names == list(map(str, expected.target_names))
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100"])

@@ -82,36 +82,70 @@ def three_way_split(
 def split_off(examples: AnyExamples, fraction: float, seed: int) -> tuple[AnyExamples, AnyExamples]:
     """Split off about `fraction` of every class. Both results keep the order of the examples.
 
+    The draw is that of scikit-learn's `train_test_split` with `stratify`. Here it needs NumPy alone
+    and does not change with a release of scikit-learn, which would take two seconds to import.
+
     Returns:
         The remaining examples, and those split off.
 
     Raises:
         InputError: if a class would be missing from either of them.
     """
-    from sklearn.model_selection import train_test_split
-
-    try:
-        rest, taken = train_test_split(
-            np.arange(len(examples)),
-            test_size=fraction,
-            random_state=seed,
-            stratify=examples.labels,
-        )
-    except ValueError as error:
+    problem = f"cannot split off {fraction:g} of {len(examples)} examples"
+    class_rows = _rows_by_class(examples.labels)
+    counts = np.array([len(rows) for rows in class_rows])
+    taken_count = math.ceil(fraction * len(examples))
+    if len(counts) > min(taken_count, len(examples) - taken_count) or counts.min() < 2:
         raise InputError(
-            f"cannot split off {fraction:g} of {len(examples)} examples: {error}"
-        ) from None
+            f"{problem}: both parts need an example of each of the {len(counts)} classes, "
+            f"the smallest of which has {counts.min()}"
+        )
 
-    classes = set(np.unique(examples.labels).tolist())
-    for indices in (rest, taken):
-        missing = classes - set(np.unique(examples.labels[indices]).tolist())
-        if missing:
-            raise InputError(
-                f"cannot split off {fraction:g} of {len(examples)} examples: "
-                f"one of the splits would lack the classes {missing}"
-            )
+    random = np.random.RandomState(seed)
+    rest_counts = _share_out(counts, len(examples) - taken_count, random)
+    taken_counts = _share_out(counts - rest_counts, taken_count, random)
+    absent = np.flatnonzero((rest_counts == 0) | (taken_counts == 0))
+    if len(absent):
+        classes = {int(examples.labels[class_rows[index][0]]) for index in absent}
+        raise InputError(f"{problem}: one of the splits would lack the classes {classes}")
 
-    return examples.at(np.sort(rest)), examples.at(np.sort(taken))
+    rest, taken = [], []
+    for rows, rest_count in zip(class_rows, rest_counts, strict=True):
+        shuffled = rows[random.permutation(len(rows))]
+        rest.append(shuffled[:rest_count])
+        taken.append(shuffled[rest_count:])
+    return (
+        examples.at(np.sort(np.concatenate(rest))),
+        examples.at(np.sort(np.concatenate(taken))),
+    )
+
+
+def _rows_by_class(labels: np.ndarray) -> list[np.ndarray]:
+    """The row numbers of every class that has examples, in order."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    return np.split(order, starts)
+
+
+def _share_out(counts: np.ndarray, total: int, random: np.random.RandomState) -> np.ndarray:
+    """How many of `total` examples each class gets, in proportion to its count [classes].
+
+    Classes with the largest remainders get the examples that rounding down leaves, and chance
+    decides between equal remainders.
+    """
+    exact = counts / counts.sum() * total
+    shares = np.floor(exact)
+    remainders = exact - shares
+    left = int(total - shares.sum())
+
+    for remainder in np.unique(remainders)[::-1]:
+        if left == 0:
+            break
+        (tied,) = np.where(remainders == remainder)
+        chosen = random.choice(tied, size=min(len(tied), left), replace=False)
+        shares[chosen] += 1
+        left -= len(chosen)
+    return shares.astype(int)
 
 
 def class_size_problems(counts: Mapping[str, int], needed: int) -> list[str]:

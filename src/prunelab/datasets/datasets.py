@@ -4,6 +4,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,15 +47,23 @@ class Digits:
         return None
 
     def read(self) -> SplitData:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
+        # Reads what sklearn.datasets.load_digits reads, without its two seconds of imports.
+        table = np.loadtxt(_digits_file(), delimiter=",")
+        pixels, labels = table[:, :-1], table[:, -1]
         # Pixels are integers from 0 to 16. Stretched to 0..255, all 17 levels stay distinct.
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-        train = Split(images, digits.target.astype(np.int64))
-        class_names = [str(name) for name in digits.target_names]
+        images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        train = Split(images, labels.astype(np.int64))
+        class_names = [str(digit) for digit in range(10)]
 
         return SplitData(train=train, test=None, class_names=class_names)
+
+
+def _digits_file() -> Path:
+    """The table inside scikit-learn, with a digit per row: 64 pixels and the class."""
+    spec = find_spec("sklearn")  # finds the package without importing it
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 class Cifar:
