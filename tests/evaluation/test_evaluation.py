@@ -19,7 +19,7 @@ from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over
 from prunelab.evaluation.predict import Predictions, calibration_error, predict
 from prunelab.models.cost import cost, macs, output_positions, training_macs
 from prunelab.models.networks import build, prunable_weights
-from prunelab.statistics.intervals import half_width
+from prunelab.statistics.intervals import half_width, student_t
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.statistics.similarity import indistinguishable
 
@@ -69,6 +69,14 @@ def test_interval_of_several_seeds_covers_seeds_and_images():
     expected = np.hypot((seeds[1] - seeds[0]) / 2, (images[1] - images[0]) / 2)
 
     assert half_width(values, resamples=100) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 12, 21, 22, 40])
+def test_student_t_is_the_interval_of_the_mean_of_any_number_of_seeds(count):
+    means = np.random.default_rng(count).normal(0.9, 0.02, count)
+    low, high = stats.t.interval(0.95, count - 1, means.mean(), stats.sem(means))
+
+    assert student_t(means) == pytest.approx((high - low) / 2, rel=1e-13)
 
 
 def test_interval_of_one_seed_is_a_bootstrap_over_images():
