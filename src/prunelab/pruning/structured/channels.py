@@ -110,4 +110,6 @@ def _assert_same_outputs(zeroed: nn.Module, pruned: nn.Module, example_input: Te
         expected = deepcopy(zeroed).double().eval()(inputs)
         actual = deepcopy(pruned).double().eval()(inputs)
 
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    # torch.testing would import a compiler to say the same.
+    same = actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-9, atol=1e-9)
+    assert same, "the smaller network computes something else than the full one with zeroed units"
