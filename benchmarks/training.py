@@ -71,10 +71,13 @@ class PilImages(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -> float:
+def usual(
+    model_name: str, split: Split, recipe: Recipe, device: torch.device, workers: int = 2
+) -> float:
     """Images per second of one epoch of the usual recipe."""
     torch.set_deterministic_debug_mode("default")  # as it usually is; `configure` sets ours again
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
     model = build(model_name, 10, (3, 32, 32)).to(device).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -84,7 +87,7 @@ def usual(model_name: str, split: Split, recipe: Recipe, device: torch.device) -
         PilImages(split),
         recipe.batch_size,
         shuffle=True,
-        num_workers=2,
+        num_workers=workers,
         pin_memory=pinned,
         persistent_workers=True,
     )
@@ -160,6 +163,7 @@ def main(
                     "threads": threads,
                     "deterministic": True,
                     "channels_last": True,
+                    "cuda_graphs": "auto",
                 }
             )
         )

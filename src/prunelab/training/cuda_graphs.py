@@ -32,43 +32,11 @@ Result = TypeVar("Result")
 _announced: set[str] = set()
 
 
-def announce(line: str) -> None:
-    """Print a line, once in a process."""
-    if line not in _announced:
-        _announced.add(line)
-        print(line)
-
-
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Let this thread compute on a stream besides the default one, which cannot be recorded.
-
-    A thread that has such a stream keeps it. On a CPU this does nothing.
-    """
-    if device.type != "cuda" or torch.cuda.current_stream() != torch.cuda.default_stream():
-        yield
-        return
-
-    stream = _streams.of_this_thread()
-    default = torch.cuda.current_stream()
-    stream.wait_stream(default)
-    try:
-        with torch.cuda.stream(stream):
-            yield
-    finally:
-        default.wait_stream(stream)
-
-
-class _Streams(threading.local):
-    """One stream per thread: libraries keep work space for every stream that they have seen."""
-
-    def of_this_thread(self) -> torch.cuda.Stream:
-        if not hasattr(self, "_stream"):
-            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        return self._stream
-
-
-_streams = _Streams()
+def say_why_not(label: str, reason: str) -> None:
+    """Print why the training `label` is not recorded, once in a process for every reason."""
+    if reason not in _announced:
+        _announced.add(reason)
+        print(f"{label}: steps are not recorded as CUDA graphs: {reason}")
 
 
 class _Gate:
@@ -155,31 +123,36 @@ class GraphRecorder:
         self, function: Callable[[StepInput], Result], step: StepInput
     ) -> "_Recording[Result] | None":
         """Record a call without running it. None means that this failed, and nothing changed."""
+        with _gate.record():
+            recording = self._record(function, step)
+        if recording is None:
+            self.close()
+        return recording
+
+    def _record(
+        self, function: Callable[[StepInput], Result], step: StepInput
+    ) -> "_Recording[Result] | None":
+        fixed = _copied(step)
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         if not self._has_room():
-            self._stop("too little memory is left")
+            say_why_not(self._label, "too little memory is left")
             return None
 
         graph = torch.cuda.CUDAGraph()
-        fixed = _copied(step)
         try:
-            with (
-                _gate.record(),
-                torch.cuda.graph(
-                    graph,
-                    pool=self._pool,
-                    stream=torch.cuda.current_stream(),
-                    capture_error_mode="thread_local",  # other threads may copy and allocate
-                ),
+            with torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=torch.cuda.current_stream(),
+                capture_error_mode="thread_local",  # other threads may copy and allocate
             ):
                 result = function(fixed)
         except RuntimeError as error:
+            say_why_not(self._label, str(error).strip().splitlines()[0])
             _clean_up(self._device, self._pool, graph)
-            del graph
-            self._stop(str(error).strip().splitlines()[0])
             return None
 
         self._graphs.append(graph)
@@ -211,10 +184,6 @@ class GraphRecorder:
         if self._graphs:
             needed = one_call  # they share their memory
         return free > needed
-
-    def _stop(self, reason: str) -> None:
-        announce(f"{self._label}: steps are not recorded as CUDA graphs: {reason}")
-        self.close()
 
 
 @dataclass(frozen=True)

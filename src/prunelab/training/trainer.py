@@ -18,11 +18,18 @@ from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
 from prunelab.data.loader import BatchLoader
 from prunelab.models.frozen import train_mode
+from prunelab.models.randomness import draws_random_numbers
 from prunelab.runtime.device import Execution, seed_for
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
+from prunelab.runtime.streams import (
+    global_generators,
+    is_one_of_several,
+    own_stream,
+    stop_if_asked,
+)
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.training.callbacks import Callback
-from prunelab.training.cuda_graphs import GraphRecorder, announce, own_stream
+from prunelab.training.cuda_graphs import GraphRecorder, say_why_not
 from prunelab.training.distillation import Teacher
 from prunelab.training.optimizers import build_optimizer, lr_factor
 from prunelab.training.progress import Progress, RunningMetrics
@@ -108,7 +115,12 @@ class Trainer:
                 batch for batch norm.
         """
         label = f"{self.label}, {name}" if name else self.label
-        with own_stream(self.execution.device):
+        # A network that draws random numbers has the global generators to itself while it trains.
+        generators: AbstractContextManager[object] = nullcontext()
+        if draws_random_numbers(model):
+            generators = global_generators()
+
+        with own_stream(self.execution.device), generators:
             run = self._start_run(model, recipe, callback or Callback(), label)
             try:
                 return self._run_epochs(run, start_epoch, keep_epochs, name, label)
@@ -216,7 +228,7 @@ class Trainer:
         elif not self.train_loader.fixed_shapes:
             reason = "texts differ in length"
         if reason:
-            announce(f"{label}: steps are not recorded as CUDA graphs: {reason}")
+            say_why_not(label, reason)
             return None
         return GraphRecorder(self.execution.device, label)
 
@@ -248,10 +260,7 @@ class Trainer:
         recipe, distributed = run.recipe, self.distributed
         model, callback, metrics = run.model, run.training_step.callback, run.training_step.metrics
 
-        # Dropout draws from the global stream. Seeding it each epoch makes an epoch independent of
-        # what ran before. Each process draws its own numbers; the first draws those of a lone one.
-        process_label = () if distributed.first else (distributed.rank,)
-        torch.manual_seed(seed_for("epoch", self.seed, epoch, *process_label))
+        self._seed_global_generators(model, epoch)
         callback.before_epoch(epoch)
         train_mode(model)
 
@@ -273,6 +282,7 @@ class Trainer:
             else:
                 train(step)
             metrics.count(len(batch.labels))
+            stop_if_asked()
             progress.step(len(batch.labels) * distributed.size, metrics)
 
         # Both are the same in every process.
@@ -285,6 +295,18 @@ class Trainer:
         # Each process has batch-norm statistics of its own examples. Those of the first are kept.
         distributed.align(model)
         return {"epoch": epoch + 1, "learning_rate": lrs[-1], "loss": loss, "accuracy": accuracy}
+
+    def _seed_global_generators(self, model: nn.Module, epoch: int) -> None:
+        """Make an epoch independent of what ran before: dropout draws from the global stream.
+
+        Each process draws its own numbers; the first draws those of a lone one. Of several threads
+        only one whose network draws may touch the stream.
+        """
+        if is_one_of_several() and not draws_random_numbers(model):
+            return
+
+        process_label = () if self.distributed.first else (self.distributed.rank,)
+        torch.manual_seed(seed_for("epoch", self.seed, epoch, *process_label))
 
     def _scalars(self, numbers: Sequence[float]) -> Sequence[float | Tensor]:
         """The numbers; on a GPU as float32 scalars there, moved all at once."""
