@@ -137,9 +137,3 @@ def test_check_imports_torch_for_a_study_that_it_does_not_know(study):
 
     assert "torch" in first
     assert second & SLOW == set()
-
-
-def test_a_comparison_that_is_drawn_imports_what_draws(study):
-    modules = imported(study, "prunelab", "compare", "HEAD", "--plot", "compare.svg")
-
-    assert modules & SLOW == PICTURES
