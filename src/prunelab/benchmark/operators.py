@@ -15,7 +15,7 @@ def operators(call: Runnable, device: torch.device, top: int) -> list[dict[str, 
     """The `top` operators that take most time themselves, and all others together.
 
     Milliseconds are per call; `cuda_ms` is 0 without a GPU. `calls` counts how often one call of
-    the network runs the operator. torch.profiler slows things down, so look at the shares.
+    the network runs the operator. The profiler slows things down, so look at the shares.
     """
     rows = _profile(call, device)
     key = "cuda_ms" if device.type == "cuda" else "cpu_ms"
@@ -35,15 +35,12 @@ def _profile(call: Runnable, device: torch.device) -> list[dict[str, Any]]:
     """One row per operator, as means over `CALLS` calls."""
     # Without this, the profiler prints a line at every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd.profiler import profile  # torch.profiler would import torch's compiler
 
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-
-    with profile(activities=activities):  # the first profile of a process sets the profiler up
-        call()
-    with profile(activities=activities, acc_events=True) as profiler:
+    use_device = "cuda" if device.type == "cuda" else None
+    with profile(use_device=use_device, use_kineto=True):
+        call()  # the first profile of a process sets the profiler up
+    with profile(use_device=use_device, use_kineto=True) as profiler:
         for _ in range(CALLS):
             call()
         if device.type == "cuda":
