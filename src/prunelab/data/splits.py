@@ -145,7 +145,7 @@ def _share_out(counts: np.ndarray, total: int, random: np.random.RandomState) ->
         chosen = random.choice(tied, size=min(len(tied), left), replace=False)
         shares[chosen] += 1
         left -= len(chosen)
-    return shares.astype(int)
+    return np.asarray(shares, dtype=int)
 
 
 def class_size_problems(counts: Mapping[str, int], needed: int) -> list[str]:
