@@ -41,8 +41,9 @@ from prunelab.pruning.sensitivity import (
     METHODS,
     PrunableUnit,
     curves,
+    load_pruned,
+    mean_curves,
     prunable_units,
-    pruned_copy,
     units_kept,
 )
 from prunelab.stages.sensitivity import main as measure_sensitivity
@@ -99,6 +100,15 @@ def test_zeroing_one_part_equals_pruning_it_and_nothing_else(architecture, kind,
     assert not changed_tensors(untouched_model, model)
 
 
+def pruned_copy(model: nn.Module, parts: list[PrunableUnit], kept: dict[str, int]) -> nn.Module:
+    copy = deepcopy(model)
+    with torch.no_grad():
+        for tensor in copy.state_dict().values():
+            tensor.fill_(7)  # what an earlier use left behind
+    load_pruned(copy, model, parts, kept)
+    return copy
+
+
 def test_layers_that_share_channels_have_one_curve():
     model = dense_network("resnet20_b")
 
@@ -152,12 +162,12 @@ def test_every_part_has_a_row_and_the_last_row_is_of_all_parts(networks, accurac
     finished = []
 
     # The first ratio is too small to remove anything, so it has no rows.
-    rows = list(curves(networks, (1e-9, 0.5), accuracy, lambda: finished.append(1)))
+    model, parts = networks[0]
+    rows = list(curves(model, parts, (1e-9, 0.5), accuracy, lambda: finished.append(1)))
 
-    names = [part.name for part in networks[0][1]]
+    names = [part.name for part in parts]
     assert [row["layer"] for row in rows] == [*names, ALL]
     assert len(finished) == len(names) + 1
-    assert rows[-1]["accuracy"] == pytest.approx(np.mean(rows[-1]["accuracies"]))
     assert rows[-1]["units"] == sum(row["units"] for row in rows[:-1])
 
 
@@ -165,10 +175,27 @@ def test_the_row_of_all_parts_has_the_accuracy_of_a_pruned_network(networks, acc
     model, parts = networks[1]
     layer_ratios = {part.name: 0.5 for part in parts}
 
-    *_, row = curves(networks, (0.5,), accuracy)
+    before, untouched_model = accuracy(model), deepcopy(model)
+
+    *_, row = curves(model, parts, (0.5,), accuracy)
 
     pruned = really_pruned(model, "resnet8", "weight", layer_ratios)
-    assert row["accuracies"][1] == accuracy(pruned)
+    assert row["accuracy"] == accuracy(pruned)
+    assert not changed_tensors(untouched_model, model)
+    assert accuracy(model) == before
+
+
+def test_the_curves_of_several_networks_become_one_with_their_mean(networks, accuracy):
+    rows_by_network = [list(curves(*network, (0.5, 0.8), accuracy)) for network in networks]
+
+    means = mean_curves(rows_by_network)
+
+    for row, *rows in zip(means, *rows_by_network, strict=True):
+        accuracies = [each["accuracy"] for each in rows]
+        assert row["accuracies"] == accuracies
+        assert row["accuracy"] == pytest.approx(np.mean(accuracies))
+        assert row | {"accuracies": 0, "accuracy": 0} == rows[0] | {"accuracies": 0, "accuracy": 0}
+    assert len({row["layer"] for row in means}) == len(networks[0][1]) + 1
 
 
 def test_a_copy_that_keeps_every_unit_has_the_dense_accuracy(networks, accuracy):

@@ -25,6 +25,7 @@ from prunelab.runtime.device import generator
 from prunelab.training import masking
 
 UnitKind = Literal["weight"] | Kind
+Row = dict[str, Any]
 
 # The method that removes each kind of units in the way measured here. A network has channels, or
 # heads and hidden units.
@@ -110,68 +111,71 @@ def units_kept(units: int, ratio: float) -> int | None:
     return kept if 0 < kept < units else None
 
 
-def pruned_copy(
-    model: nn.Module, parts: Sequence[PrunableUnit], kept: Mapping[str, int]
-) -> nn.Module:
-    """A copy of a network that keeps `kept[name]` units of each part named, and all others."""
-    copy = deepcopy(model)
+def load_pruned(
+    copy: nn.Module, model: nn.Module, parts: Sequence[PrunableUnit], kept: Mapping[str, int]
+) -> None:
+    """Make `copy` what `model` is with `kept[name]` units of each part named, and all others.
+
+    `copy` is a copy of the network, which is used again and again: loading the weights is much
+    faster than copying the network.
+    """
+    copy.load_state_dict(model.state_dict())
     for part in parts:
         if part.name in kept:
             part.zero_all_but(copy, kept[part.name])
-    return copy
 
 
 def curves(
-    networks: Sequence[tuple[nn.Module, Sequence[PrunableUnit]]],
+    model: nn.Module,
+    parts: Sequence[PrunableUnit],
     ratios: Sequence[float],
     accuracy: Callable[[nn.Module], float],
-    done: Callable[[], None] = lambda: None,
-) -> Iterator[dict[str, Any]]:
+    done: Callable[[], object] = lambda: None,
+) -> Iterator[Row]:
     """One row for every part and ratio: each part alone, then all parts together, named `ALL`.
 
-    `networks` are the dense networks of several seeds, each with its parts; they do not change.
-    `accuracy(model)` measures one of them, 0 to 1. `done()` is called after every curve.
+    `model` is the dense network of one seed, which does not change. `accuracy(model)` measures a
+    network, 0 to 1. `done()` is called after every curve.
 
     A ratio that would remove none or all of the units of a part leaves that part whole; there is no
     row if nothing would be removed. `removed` is the share of units really removed.
     """
-    _, all_parts = networks[0]
-    for part in all_parts:
-        yield from _curve(part.name, [part], networks, ratios, accuracy)
+    copy = deepcopy(model)
+    pruned_together = {part.name: [part] for part in parts} | {ALL: parts}
+    for name, pruned_parts in pruned_together.items():
+        for ratio in ratios:
+            kept = _units_kept_of_each(pruned_parts, ratio)
+            if not kept:
+                continue
+            load_pruned(copy, model, pruned_parts, kept)
+            yield _describe(name, pruned_parts, kept) | {"ratio": ratio, "accuracy": accuracy(copy)}
         done()
 
-    yield from _curve(ALL, all_parts, networks, ratios, accuracy)
-    done()
+
+def mean_curves(rows_by_seed: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of the networks of several seeds, which differ in their accuracies alone, as one.
+
+    `accuracies` are those of the seeds, and `accuracy` is their mean.
+    """
+    means = []
+    for rows in zip(*rows_by_seed, strict=True):
+        accuracies = [row["accuracy"] for row in rows]
+        mean = sum(accuracies) / len(accuracies)
+        means.append(rows[0] | {"accuracy": mean, "accuracies": accuracies})
+    return means
 
 
-def _curve(
-    name: str,
-    parts: Sequence[PrunableUnit],
-    networks: Sequence[tuple[nn.Module, Sequence[PrunableUnit]]],
-    ratios: Sequence[float],
-    accuracy: Callable[[nn.Module], float],
-) -> Iterator[dict[str, Any]]:
-    for ratio in ratios:
-        kept: dict[str, int] = {}
-        for part in parts:
-            count = units_kept(part.units, ratio)
-            if count is not None:
-                kept[part.name] = count
-        if not kept:
-            continue
-
-        accuracies = []
-        for model, own_parts in networks:
-            accuracies.append(accuracy(pruned_copy(model, own_parts, kept)))
-
-        yield _describe(name, parts, kept) | {
-            "ratio": ratio,
-            "accuracy": sum(accuracies) / len(accuracies),
-            "accuracies": accuracies,
-        }
+def _units_kept_of_each(parts: Sequence[PrunableUnit], ratio: float) -> dict[str, int]:
+    """How many units stay of every part that loses some, but not all, of them."""
+    kept: dict[str, int] = {}
+    for part in parts:
+        count = units_kept(part.units, ratio)
+        if count is not None:
+            kept[part.name] = count
+    return kept
 
 
-def _describe(name: str, parts: Sequence[PrunableUnit], kept: Mapping[str, int]) -> dict[str, Any]:
+def _describe(name: str, parts: Sequence[PrunableUnit], kept: Mapping[str, int]) -> Row:
     units = sum(part.units for part in parts)
     removed = sum(part.units - kept.get(part.name, part.units) for part in parts)
     layers = name

@@ -3,15 +3,14 @@
 A curve is the accuracy on the validation split at every ratio.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from prunelab.artifacts.networks import Network, load_networks, seed_files
 from prunelab.artifacts.prepared import load_split, read_data_info
@@ -24,15 +23,19 @@ from prunelab.evaluation.predict import predict
 from prunelab.pruning.sensitivity import (
     METHODS,
     PrunableUnit,
+    Row,
     UnitKind,
     curves,
+    mean_curves,
     measurable,
     prunable_units,
 )
-from prunelab.runtime.device import configure, generator
+from prunelab.runtime.bars import Bar, open_bar
+from prunelab.runtime.device import Execution, configure, generator
+from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
 
-UnitsByKind = dict[UnitKind, list[list[PrunableUnit]]]  # for each kind, the units of every network
+UnitsByKind = dict[UnitKind, dict[int, list[PrunableUnit]]]  # of the network of every seed
 
 
 def main(prepared: Path, networks: Path, out: Path) -> None:
@@ -43,27 +46,24 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
 
     validation = load_split(prepared, "validation", params.data.memory_mb)
     validation = _sample(validation, params.sensitivity.samples)
-    dense = list(load_networks(networks, params.seeds).values())
-    card = dense[0].card
+    dense = load_networks(networks, params.seeds)
+    card = dense[params.seeds[0]].card
     batches = BatchLoader(validation, card.normalise, execution, workers=params.data.workers)
-
-    def accuracy(model: nn.Module) -> float:
-        predicted = predict(model, batches, params.evaluate.batch_size, execution).classes
-        return float((predicted == validation.labels).mean())
 
     units, skipped = _find_units(dense, ratios)
     if not units:
         raise InputError(f"sensitivity.ratios: {reason}" for reason in skipped.values())
 
-    rows: list[dict[str, Any]] = []
-    models = [network.model for network in dense]
-    with _progress_bar(units) as bar:
-        for kind, units_by_network in units.items():
-            pairs = list(zip(models, units_by_network, strict=True))
-            for row in curves(pairs, ratios, accuracy, bar.update):
-                rows.append({"granularity": kind, **row})
+    batch_size = params.evaluate.batch_size
+    measuring = _Measuring(dense, units, ratios, validation.labels, batches, batch_size, execution)
+    measured = list(for_each_seed(params.seeds, measuring.run, execution))
 
-    accuracies = [accuracy(model) for model in models]
+    rows: list[Row] = []
+    for kind in units:
+        for row in mean_curves([each.rows[kind] for each in measured]):
+            rows.append({"granularity": kind, **row})
+
+    accuracies = [each.accuracy for each in measured]
     record = {
         "model": card.model,
         "dataset": read_data_info(prepared)["dataset"],
@@ -78,6 +78,47 @@ def main(prepared: Path, networks: Path, out: Path) -> None:
     write_json(out, record)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The accuracy of one seed's network, and its curves for every kind of units."""
+
+    accuracy: float
+    rows: dict[UnitKind, list[Row]]
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What measuring needs for all seeds, and the dense networks and their units by seed."""
+
+    networks: dict[int, Network]
+    units: UnitsByKind
+    ratios: Sequence[float]
+    labels: np.ndarray
+    batches: BatchLoader
+    batch_size: int
+    execution: Execution
+
+    def run(self, seed: int) -> _Measured:
+        """Measure the network of a seed."""
+        model = self.networks[seed].model
+        rows: dict[UnitKind, list[Row]] = {}
+        with closing(self._open_bar(seed)) as bar:
+            for kind, units in self.units.items():
+                rows[kind] = list(
+                    curves(model, units[seed], self.ratios, self._accuracy, bar.update)
+                )
+        return _Measured(self._accuracy(model), rows)
+
+    def _accuracy(self, model: nn.Module) -> float:
+        predicted = predict(model, self.batches, self.batch_size, self.execution).classes
+        return float((predicted == self.labels).mean())
+
+    def _open_bar(self, seed: int) -> Bar:
+        # Every unit has a curve, and every kind has one of all its units together.
+        total = sum(len(units[seed]) + 1 for units in self.units.values())
+        return open_bar(f"sensitivity, seed {seed}", total=total, unit=" curves")
+
+
 def _sample(split: Split, samples: int) -> Split:
     """At most so many examples, the same for every network.
 
@@ -88,33 +129,29 @@ def _sample(split: Split, samples: int) -> Split:
 
 
 def _find_units(
-    dense: Sequence[Network], ratios: Sequence[float]
+    dense: Mapping[int, Network], ratios: Sequence[float]
 ) -> tuple[UnitsByKind, dict[str, str]]:
     """The units to measure, and the kinds that cannot be measured with the reason."""
     units: UnitsByKind = {}
     skipped: dict[str, str] = {}
 
     for kind in METHODS:
+        units_by_seed = {}
         try:
-            units[kind] = [
-                prunable_units(network.model, network.card.model, kind, network.card.input_shape)
-                for network in dense
-            ]
+            for seed, network in dense.items():
+                units_by_seed[seed] = prunable_units(
+                    network.model, network.card.model, kind, network.card.input_shape
+                )
         except InputError as error:
             skipped[kind] = str(error).partition(";")[0]
+            continue
 
-    for kind in list(units):
-        if not measurable(units[kind][0], ratios):
-            del units[kind]
+        first_units = next(iter(units_by_seed.values()))
+        if measurable(first_units, ratios):
+            units[kind] = units_by_seed
+        else:
             skipped[kind] = f"no layer loses some of its {kind}s, and not all, at {ratios}"
     return units, skipped
-
-
-def _progress_bar(units: UnitsByKind) -> "tqdm[Any]":
-    # Every unit has a curve, and every kind has one of all its units together.
-    total = sum(len(units_by_network[0]) + 1 for units_by_network in units.values())
-    hidden = not sys.stderr.isatty()
-    return tqdm(total=total, desc="sensitivity", unit=" curves", disable=hidden, leave=False)
 
 
 if __name__ == "__main__":
