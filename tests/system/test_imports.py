@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +16,33 @@ from helpers.params import PROJECT, edit_params
 from helpers.repository import Repository
 
 from prunelab.artifacts.predictions import save_predictions
+from prunelab.core.cores import available_cores
 from prunelab.core.files import write_json
 
 TORCH = {"torch", "torchvision", "torch_pruning", "torchprofile", "sympy", "triton"}
 STATISTICS = {"sklearn", "scipy", "pandas"}
 TEXTS = {"transformers", "tokenizers"}
 PICTURES = {"matplotlib", "PIL"}
-SLOW = {*TORCH, *STATISTICS, *TEXTS, *PICTURES, "plotly", "dvc"}
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed"}
+SLOW = {*TORCH, *STATISTICS, *TEXTS, *PICTURES, *COMPILER, "plotly", "dvc"}
 
 RUN = """
-import atexit, json, runpy, sys
+import atexit, json, os, runpy, sys
 
-module, report = sys.argv[1:3]
+module, report, core = sys.argv[1:4]
+if core != "any":
+    os.sched_setaffinity(0, [int(core)])
 atexit.register(lambda: open(report, "w").write(json.dumps(list(sys.modules))))
-sys.argv = [module, *sys.argv[3:]]
+sys.argv = [module, *sys.argv[4:]]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def imported(folder: Path, *command: str, status: int = 0) -> set[str]:
-    """The modules that `python -m COMMAND` has imported when it ends, run in a folder."""
-    report = folder / "imported.json"
+def imported(folder: Path, *command: str, status: int = 0, core: str = "any") -> set[str]:
+    """The modules that `python -m COMMAND` has imported when it ends, run in a folder on a core."""
+    report = folder / f"imported_{threading.get_ident()}.json"
     process = subprocess.run(
-        [sys.executable, "-c", RUN, command[0], str(report), *command[1:]],
+        [sys.executable, "-c", RUN, command[0], str(report), core, *command[1:]],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(PROJECT / "src"), "GIT_CONFIG_GLOBAL": os.devnull},
         capture_output=True,
@@ -46,6 +53,85 @@ def imported(folder: Path, *command: str, status: int = 0) -> set[str]:
     modules = set(json.loads(report.read_text()))
     report.unlink()
     return modules
+
+
+PREPARED, BASE, CELLS = "data/prepared", "models/base/final", "models/grid"
+CELL = f"{CELLS}/l1_unstructured-0.5"
+PRUNED, TUNED = f"{CELL}/pruned", f"{CELL}/finetuned"
+DENSE, PREDICTIONS = "predictions/dense.safetensors", "predictions/cell.safetensors"
+COMPARED = (f"--pruned={PRUNED}", f"--dense={DENSE}", "--details=details.json")
+
+# By name: a stage with its arguments and the slow packages that its work needs. What stands
+# together in a step needs nothing of each other.
+COMPUTING = [
+    {"prepare": (("data/raw", PREPARED), set())},
+    {"train_base": ((PREPARED, "models/base", "history/base.json"), {"torch"})},
+    {
+        "prune masks": (
+            ("models/base", PREPARED, PRUNED, "--method=l1_unstructured", "--ratio=0.5"),
+            {"torch"},
+        ),
+        "prune channels": (
+            ("models/base", PREPARED, "thinner", "--method=l1_channel", "--ratio=0.5"),
+            {"torch", "torch_pruning"},
+        ),
+        "evaluate dense": ((PREPARED, BASE, "dense.json", DENSE), {"torch", "torchprofile"}),
+        "sensitivity": ((PREPARED, BASE, "sensitivity.json"), {"torch", "torch_pruning"}),
+    },
+    {"finetune": ((PRUNED, BASE, PREPARED, TUNED, "history.json"), {"torch", "torchprofile"})},
+    {
+        "evaluate": (
+            (PREPARED, TUNED, "cell.json", PREDICTIONS, *COMPARED),
+            {"torch", "torchprofile"},
+        ),
+        "benchmark": ((BASE, CELLS, "speed"), {"torch"}),
+    },
+]
+NAMES = [name for step in COMPUTING for name in step]
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory) -> dict[str, set[str]]:
+    """The modules that every stage of a tiny study imports, and those of `import torch` alone.
+
+    Each stage has one core, where seeds compute one after another in the process that is looked at.
+    """
+    folder = tmp_path_factory.mktemp("computed")
+    shutil.copy(PROJECT / "params.yaml", folder)
+    edit_params(
+        folder / "params.yaml",
+        **{"seeds": [0, 1], "grid__methods": ["l1_unstructured"]},
+        **{"grid__ratios": [0.5], "train__epochs": 1, "finetune__epochs": 1},
+        **{"train__batch_size": 512, "finetune__batch_size": 512, "prune__samples": 64},
+        **{"sensitivity__samples": 50, "sensitivity__ratios": [0.5]},
+        **{"benchmark__batch_sizes": [1], "benchmark__rounds": 2, "benchmark__seconds": 0.01},
+        **{"runtime__threads": 1, "runtime__device": "cpu"},
+    )
+    cores = [str(core) for core in available_cores()] or ["any"]
+
+    def run(name: str, arguments: Sequence[str], place: int) -> set[str]:
+        stage = f"prunelab.stages.{name.split()[0]}"
+        return imported(folder, stage, *arguments, core=cores[place % len(cores)])
+
+    modules = {}
+    with ThreadPoolExecutor(4) as pool:
+        alone = pool.submit(imported, folder, "torch.version")
+        for step in COMPUTING:
+            runs = {
+                name: pool.submit(run, name, arguments, place)
+                for place, (name, (arguments, _)) in enumerate(step.items())
+            }
+            modules |= {name: done.result() for name, done in runs.items()}
+        modules["torch"] = alone.result()
+    return modules
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_that_compute_import_only_what_their_work_needs(computed, name):
+    (needed,) = [step[name][1] for step in COMPUTING if name in step]
+    unavoidable = computed["torch"] if "torch" in needed else set()
+
+    assert (computed[name] & SLOW) - unavoidable == needed - unavoidable
 
 
 HISTORY = [
