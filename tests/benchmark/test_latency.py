@@ -112,6 +112,20 @@ def test_interval_covers_the_true_speedup_19_times_in_20():
     assert covered / 400 == pytest.approx(0.95, abs=0.035)
 
 
+def test_rounds_that_other_work_disturbed_change_neither_speedup_nor_interval_much():
+    rng = np.random.default_rng(3)
+    slow, fast = (np.exp(rng.normal(np.log(mean), 0.05, (30, 1))) for mean in (0.02, 0.01))
+    quiet = speedup_of(slow, fast)
+
+    slow[4:7] *= 8
+    fast[20:23] *= 8
+    disturbed = speedup_of(slow, fast)
+
+    assert disturbed.value == pytest.approx(quiet.value, rel=0.02)
+    assert disturbed.high / disturbed.low < (quiet.high / quiet.low) ** 2
+    assert disturbed.low < 2 < disturbed.high
+
+
 def test_percentiles_and_throughput_are_of_all_calls():
     seconds = np.arange(1, 101).reshape(4, 25) / 1000
 

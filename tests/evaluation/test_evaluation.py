@@ -19,7 +19,7 @@ from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over
 from prunelab.evaluation.predict import Predictions, calibration_error, predict
 from prunelab.models.cost import cost, macs, output_positions, training_macs
 from prunelab.models.networks import build, prunable_weights
-from prunelab.statistics.intervals import half_width, student_t
+from prunelab.statistics.intervals import half_width, student_t, trimmed_mean
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.statistics.similarity import indistinguishable
 
@@ -77,6 +77,26 @@ def test_student_t_is_the_interval_of_the_mean_of_any_number_of_seeds(count):
     low, high = stats.t.interval(0.95, count - 1, means.mean(), stats.sem(means))
 
     assert student_t(means) == pytest.approx((high - low) / 2, rel=1e-13)
+
+
+@pytest.mark.parametrize("count", [5, 9, 10, 30, 60])
+def test_trimmed_mean_and_its_interval_agree_with_scipys_test_of_yuen(count):
+    values = np.random.default_rng(count).standard_t(2, count) + 0.5
+    kept = count - 2 * (count // 5)
+
+    mean, half = trimmed_mean(values)
+
+    # Against the values' mirror image, the statistic is twice the mean by the root of twice its
+    # variance.
+    statistic = stats.ttest_ind(values, -values, trim=0.2, equal_var=False).statistic
+    error = np.sqrt(2) * mean / statistic
+    assert mean == pytest.approx(stats.trim_mean(values, 0.2))
+    assert half == pytest.approx(stats.t.ppf(0.975, kept - 1) * error)
+
+
+def test_trimmed_mean_of_few_values_is_students():
+    values = np.array([0.1, 0.4, 0.3, 0.9])
+    assert trimmed_mean(values) == pytest.approx((values.mean(), student_t(values)))
 
 
 def test_interval_of_one_seed_is_a_bootstrap_over_images():

@@ -10,7 +10,7 @@ import torch
 
 from prunelab.artifacts.records import QUANTILES
 from prunelab.benchmark.backends import Runnable
-from prunelab.statistics.intervals import half_width
+from prunelab.statistics.intervals import trimmed_mean
 
 Timer = Callable[[Runnable], float]  # seconds of one call, until the device is done with it
 
@@ -124,10 +124,11 @@ def speedup_of(slow: np.ndarray, fast: np.ndarray) -> Speedup:
     """How many times faster `fast` is than `slow`, both [rounds, calls] of `time_interleaved`.
 
     The median of its calls stands for a round. Rounds are paired: the logarithms of their ratios
-    have a mean and Student's interval. There must be at least two rounds.
+    have a trimmed mean and its interval, because other work on the machine now and then slows one
+    of the two alone. There must be at least two rounds.
     """
     logs = np.log(np.median(slow, axis=1) / np.median(fast, axis=1))
-    mean, half = logs.mean(), half_width(logs[:, np.newaxis], resamples=0)
+    mean, half = trimmed_mean(logs)
 
     value, low, high = np.exp([mean, mean - half, mean + half])
     return Speedup(float(value), float(low), float(high))
