@@ -1,6 +1,7 @@
 """Fixtures that tests share: trainers on tiny data, tiny settings, and the place of real data."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from prunelab.datasets.datasets import DATASETS
 from prunelab.runtime.device import Execution, configure
 from prunelab.training.retraining import Retrainer
 from prunelab.training.trainer import Trainer
+from prunelab.warm.control import loaded_process
+
+MANY_TESTS = 30  # pay for a process that has the packages loaded
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +49,24 @@ def pytest_configure(config: pytest.Config) -> None:
     # In the background of a shell without job control, all processes ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded_packages(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Stages that tests start as processes run in forks, as they do under `prunelab repro`."""
+    if len(request.session.items) < MANY_TESTS:
+        yield
+        return
+
+    with (
+        loaded_process(tmp_path_factory.mktemp("loaded")) as variables,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(autouse=True)

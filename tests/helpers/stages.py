@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def command(stage: str, *args: str) -> list[str]:
-    return [sys.executable, "-m", f"prunelab.stages.{stage}", *args]
+    return [sys.executable, "-m", "prunelab.stages", stage, *args]
 
 
 def stage(name: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:

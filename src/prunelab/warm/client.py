@@ -63,17 +63,21 @@ def _connect() -> Connection | None:
         return None
 
     endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    endpoint.settimeout(GREETING_TIMEOUT_S)
-    endpoint.connect(str(address))
-    if not is_own(endpoint):
-        return None
+    try:
+        endpoint.settimeout(GREETING_TIMEOUT_S)
+        endpoint.connect(str(address))
+        if is_own(endpoint):
+            connection = Connection(endpoint)
+            greeting = connection.receive()
+            if greeting is not None and greeting["environment"] == environment:
+                endpoint.settimeout(None)
+                return connection
+    except BaseException:
+        endpoint.close()
+        raise
 
-    connection = Connection(endpoint)
-    greeting = connection.receive()
-    endpoint.settimeout(None)
-    if greeting is None or greeting["environment"] != environment:
-        return None
-    return connection
+    endpoint.close()
+    return None
 
 
 def _send_request(connection: Connection, module: str, arguments: Sequence[str]) -> None:
@@ -92,6 +96,7 @@ def _send_request(connection: Connection, module: str, arguments: Sequence[str])
             "folder": str(Path.cwd()),
             "variables": dict(os.environ),
             "umask": umask,
+            "unbuffered": sys.stdout.write_through,  # type: ignore[union-attr]
             "cores": sorted(os.sched_getaffinity(0)),
         }
     )
@@ -142,6 +147,7 @@ def exit_as(status: int) -> None:
     if status >= 0:
         sys.exit(status)
 
-    signal.signal(-status, signal.SIG_DFL)
+    with suppress(OSError):  # SIGKILL has no handler
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
     sys.exit(128 - status)

@@ -18,7 +18,6 @@ from prunelab.warm.address import (
     supported,
 )
 from prunelab.warm.messages import Connection, is_own
-from prunelab.warm.server import READY
 
 SERVER = "prunelab.warm.server"
 ANSWER_TIMEOUT_S = 5.0
@@ -63,20 +62,19 @@ def start(idle_s: float) -> tuple[int, bool]:
     address.unlink(missing_ok=True)  # of a process that was killed
     log = address.with_suffix(".log")
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = subprocess.run(
             [sys.executable, "-m", SERVER, str(address), "--idle-s", str(idle_s)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=output,
             start_new_session=True,
+            check=False,
         )
 
-    assert process.stdout is not None
-    with process.stdout:
-        answer = process.stdout.readline().decode().strip()
-    if answer != READY:
+    started = process_id(address)
+    if process.returncode or started is None:
         raise InputError(f"the process did not start: {_last_line(log)}")
-    return process.pid, True
+    return started, True
 
 
 def _last_line(log: Path) -> str:

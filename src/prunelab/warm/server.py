@@ -25,17 +25,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from prunelab.core.cores import pin
+from prunelab.core.lifecycle import end_with_parent
 from prunelab.warm.address import PRELOADED, identity
 from prunelab.warm.messages import STREAMS, Connection, is_own
 
 POLL_INTERVAL_S = 0.5
-READY = "ready"
 
 
 class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     """Serves commands until it has been idle for `idle_s` seconds, or is told to stop.
 
     With `idle_s` 0 it serves until its standard input is closed, that is, until its owner ends.
+    Otherwise it goes to the background once it has loaded the packages.
     """
 
     block_on_close = False  # the processes of connections end with their commands
@@ -45,19 +46,16 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     def __init__(self, address: str, environment: str, idle_s: float) -> None:
         self.environment = environment
         self.idle_s = idle_s
-        self.added_variables: dict[str, str] = {}
         self._last_used = time.monotonic()
         self.stopped = False
         super().__init__(address, _Conversation)
 
     def load_packages(self) -> None:
         """Import what stages import, as far as it is installed."""
-        before = set(os.environ)
         for name in PRELOADED:
             with suppress(ImportError):  # a stage that needs it says so itself
                 importlib.import_module(name)
 
-        self.added_variables = {key: os.environ[key] for key in os.environ.keys() - before}
         if threading.active_count() > 1 or sys.modules["torch"].cuda.is_initialized():
             sys.exit("a package has started threads or the GPU, so stages cannot be forked")
         gc.collect()
@@ -66,6 +64,7 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     def serve(self) -> None:
         """Serve until it is time to end."""
         self.timeout = POLL_INTERVAL_S
+        self._last_used = time.monotonic()
         while not self._is_over():
             self.handle_request()
             self.collect_children()
@@ -98,11 +97,13 @@ class _Conversation(socketserver.BaseRequestHandler):
         if request is None:
             return
 
+        conversation = os.getpid()
         command = os.fork()
         if command == 0:
+            end_with_parent(conversation)
             self.server.socket.close()
             self.request.close()
-            _run(request, streams, self.server.added_variables)
+            _run(request, streams)
 
         for stream in streams:
             os.close(stream)
@@ -156,33 +157,38 @@ def _signal(command: int, number: int) -> None:
         os.killpg(command, number)
 
 
-def _run(request: dict[str, Any], streams: Sequence[int], added: dict[str, str]) -> NoReturn:
+def _run(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     """Become the process that the other end would have been, and run its module."""
-    status = 1
-    try:
-        os.setpgid(0, 0)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        for stream, target in zip(streams, STREAMS, strict=True):
-            os.dup2(stream, target)
-            os.close(stream)
-        for output in (sys.stdout, sys.stderr):
-            output.reconfigure(line_buffering=output is sys.stderr or output.isatty())  # type: ignore[union-attr]
+    def run() -> None:
+        _become(request, streams)
+        _run_module(request["module"])
 
-        os.environ.clear()
-        os.environ.update(added | request["variables"])
-        os.chdir(request["folder"])
-        os.umask(request["umask"])
-        os.sched_setaffinity(0, request["cores"])
-        sys.path[:] = request["path"]
-        sys.argv = [request["module"], *request["arguments"]]
-        sys.orig_argv = request["command"]
+    _leave(_exit_status(run))
 
-        status = _exit_status(lambda: _run_module(request["module"]))
-    finally:
-        _leave(status)
+
+def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for stream, target in zip(streams, STREAMS, strict=True):
+        os.dup2(stream, target)
+        os.close(stream)
+    unbuffered = request["unbuffered"]
+    for output in (sys.stdout, sys.stderr):
+        by_line = not unbuffered and (output is sys.stderr or output.isatty())
+        output.reconfigure(write_through=unbuffered, line_buffering=by_line)  # type: ignore[union-attr]
+
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    os.chdir(request["folder"])
+    os.umask(request["umask"])
+    os.sched_setaffinity(0, request["cores"])
+
+    sys.path[:] = request["path"]
+    sys.argv = [request["module"], *request["arguments"]]
+    sys.orig_argv = request["command"]
 
 
 def _run_module(module: str) -> None:
@@ -240,7 +246,8 @@ def main() -> None:
             signal.signal(signal.SIGTERM, lambda *_: setattr(server, "stopped", True))
             os.chdir("/")
             server.load_packages()
-            print(READY, flush=True)
+            if arguments.idle_s and os.fork() > 0:
+                os._exit(0)  # whoever started it waits for this
             server.serve()
         finally:
             address.unlink(missing_ok=True)

@@ -1,0 +1,402 @@
+"""Commands in forks of a loaded process: nobody can tell them from processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.params import PROJECT
+from typer.testing import CliRunner
+
+from prunelab.cli import app
+from prunelab.core.cores import available_cores
+from prunelab.warm import address, client, control
+
+pytestmark = pytest.mark.skipif(not address.supported(), reason="forks need Linux")
+
+STAND_IN = """
+import sys
+from prunelab.warm.client import exit_as, run_in_fork
+
+status = run_in_fork(sys.argv[1], sys.argv[2:])
+if status is None:
+    sys.exit("cold")
+exit_as(status)
+"""
+
+# What a process can know of itself, as JSON; `forked` tells whether torch was there beforehand.
+PROBE = """
+import json, os, sys
+umask = os.umask(0)
+os.umask(umask)
+facts = {
+    "arguments": sys.argv[1:],
+    "main": sys.modules["__main__"].__file__,
+    "folder": os.getcwd(),
+    "variables": {key: value for key, value in os.environ.items() if key != "PRUNELAB_WARM"},
+    "umask": umask,
+    "cores": sorted(os.sched_getaffinity(0)),
+    "path": sys.path[1:],
+    "input": sys.stdin.read(),
+    "terminal": [sys.stdout.isatty(), sys.stderr.isatty()],
+    "buffering": [sys.stdout.line_buffering, sys.stderr.line_buffering],
+}
+print("to stderr", file=sys.stderr)
+print(json.dumps([facts, "torch" in sys.modules]))
+"""
+
+# It says that it runs, and then waits for whatever the test does to it.
+SLEEPER = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(["sleep", "60"])
+def stop(number, frame):
+    print("got", number, flush=True)
+    child.kill()
+    sys.exit(7)
+signal.signal(signal.SIGTERM, stop)
+print(os.getpid(), child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The variables by which commands find a loaded process."""
+    patch = pytest.MonkeyPatch()
+    patch.delenv(address.ADDRESS_VARIABLE, raising=False)
+    with patch.context(), control.loaded_process(tmp_path_factory.mktemp("logs")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    (tmp_path / "probe.py").write_text(PROBE)
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    return tmp_path
+
+
+def variables_for(folder: Path, loaded: dict[str, str], **more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(folder), str(PROJECT / "src")])
+    return {**os.environ, "PYTHONPATH": path, **loaded, **more}
+
+
+def run_warm(folder, loaded, module, *arguments, **options) -> subprocess.CompletedProcess[str]:
+    more = options.pop("variables", {})
+    return subprocess.run(
+        [sys.executable, "stand_in.py", module, *arguments],
+        cwd=folder,
+        env=variables_for(folder, loaded, **more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )
+
+
+@pytest.fixture
+def sleeper(folder, loaded) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
+    """A command that waits in a fork: its stand-in, its process id, and that of its child."""
+    with subprocess.Popen(
+        [sys.executable, "stand_in.py", "sleeper"],
+        cwd=folder,
+        env=variables_for(folder, loaded),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        pid, child = map(int, process.stdout.readline().split())
+        try:
+            yield process, pid, child
+        finally:
+            process.kill()
+
+
+def wait_until_gone(*pids: int) -> None:
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) and not is_zombie(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+# --- the fork is what the process would have been ---
+
+
+def test_a_fork_sees_what_a_process_of_its_own_sees(folder, loaded):
+    cores = available_cores()[:1]
+    options = {
+        "input": "line 1\nline 2\n",
+        "umask": 0o027,
+        "preexec_fn": lambda: os.sched_setaffinity(0, cores),
+    }
+    arguments = ["a b", "--option", "é"]
+    variables = {"SOME_VARIABLE": "1", "EMPTY": ""}
+
+    warm = run_warm(folder, loaded, "probe", *arguments, variables=variables, **options)
+    cold = subprocess.run(
+        [sys.executable, "-m", "probe", *arguments],
+        cwd=folder,
+        env=variables_for(folder, loaded, **variables),
+        capture_output=True,
+        text=True,
+        check=True,
+        **options,
+    )
+
+    assert warm.returncode == 0, warm.stderr
+    warm_facts, was_loaded = json.loads(warm.stdout)
+    cold_facts, cold_was_loaded = json.loads(cold.stdout)
+    assert warm.returncode == 0
+    assert (was_loaded, cold_was_loaded) == (True, False)
+    assert warm_facts == cold_facts
+    assert warm_facts["cores"] == cores
+    assert warm.stderr == cold.stderr == "to stderr\n"
+
+
+ENDS = {
+    "return": "pass",
+    "number": "raise SystemExit(3)",
+    "large number": "raise SystemExit(256 + 4)",
+    "words": "raise SystemExit('these words')",
+    "nothing": "raise SystemExit(None)",
+    "an error": "1 / 0",
+    "at once": "import os; os._exit(9)",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "terminated": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "aborted": "import os; os.abort()",
+    "at exit": "import atexit; atexit.register(print, 'the last words')",
+    "a thread": "import threading, time; "
+    "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_fork_ends_as_a_process_of_its_own_ends(end, folder, loaded):
+    (folder / "ending.py").write_text(f"print('started')\n{ENDS[end]}\n")
+
+    warm = run_warm(folder, loaded, "ending")
+    cold = subprocess.run(
+        [sys.executable, "-m", "ending"], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+    assert warm.returncode == cold.returncode
+    assert warm.stdout == cold.stdout
+    assert warm.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
+
+
+def test_a_fork_runs_the_code_that_is_in_the_module_path_now(folder, loaded):
+    package = folder / "prunelab"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    stand_in = STAND_IN.replace(
+        "import sys", f"import sys; sys.path.insert(0, {str(PROJECT / 'src')!r})"
+    )
+    stand_in = stand_in.replace("status =", f"sys.path[0] = {str(folder)!r}; status =")
+    (folder / "stand_in.py").write_text(stand_in)
+
+    for word in ("first", "second"):
+        (package / "core.py").write_text(f"WORD = {word!r}")
+        (package / "speak.py").write_text("from prunelab.core import WORD; print(WORD)")
+        assert run_warm(folder, loaded, "prunelab.speak").stdout == f"{word}\n"
+
+
+# --- signals, cores and death ---
+
+
+def test_signals_reach_the_fork_whose_end_is_reported(sleeper):
+    process, _, child = sleeper
+
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+
+    assert output == f"got {signal.SIGTERM.value}\n"
+    assert process.returncode == 7
+    wait_until_gone(child)
+
+
+def test_a_killed_stand_in_takes_the_fork_and_its_children_along(sleeper):
+    process, pid, child = sleeper
+
+    process.kill()
+
+    wait_until_gone(pid, child)
+
+
+def test_a_killed_conversation_ends_both_sides(sleeper):
+    process, pid, _ = sleeper
+
+    psutil.Process(pid).parent().kill()
+
+    assert process.wait(20) == 1
+    wait_until_gone(pid)
+
+
+def test_a_fork_stops_and_continues_with_its_stand_in(sleeper):
+    process, pid, _ = sleeper
+
+    process.send_signal(signal.SIGTSTP)
+    wait_for_status(pid, psutil.STATUS_STOPPED)
+    wait_for_status(process.pid, psutil.STATUS_STOPPED)
+
+    process.send_signal(signal.SIGCONT)
+    wait_for_status(pid, psutil.STATUS_SLEEPING)
+
+
+def wait_for_status(pid: int, status: str) -> None:
+    deadline = time.monotonic() + 20
+    while psutil.Process(pid).status() != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(len(available_cores()) < 2, reason="needs two cores")
+def test_a_fork_moves_to_the_cores_to_which_its_stand_in_is_moved(sleeper):
+    process, pid, child = sleeper
+    cores = set(available_cores()[:1])
+
+    os.sched_setaffinity(process.pid, cores)
+
+    deadline = time.monotonic() + 20
+    while os.sched_getaffinity(pid) != cores or os.sched_getaffinity(child) != cores:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# --- who shares, and who does not ---
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"OMP_NUM_THREADS": "1"}, {"PYTHONHASHSEED": "3"}, {"PRUNELAB_WARM": "off"}],
+)
+def test_other_settings_of_libraries_are_not_shared(variables, folder, loaded):
+    process = run_warm(folder, loaded, "probe", variables=variables)
+
+    assert (process.returncode, process.stderr) == (1, "cold\n")
+
+
+def test_another_copy_of_a_package_is_not_shared(folder, loaded):
+    (folder / "torch").mkdir()
+
+    assert run_warm(folder, loaded, "probe").stderr == "cold\n"
+
+
+def test_another_limit_of_resources_is_not_shared(folder, loaded):
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
+    if soft == 0:
+        pytest.skip("the limit is in force already")
+
+    assert run_warm(folder, loaded, "probe", preexec_fn=limit).stderr == "cold\n"
+
+
+def test_a_changed_environment_has_another_identity(monkeypatch, tmp_path):
+    before = address.identity()
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch-9.9.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with_other_torch = address.identity()
+    (tmp_path / "torch-9.9.dist-info").rename(tmp_path / "torch-9.10.dist-info")
+
+    assert len({before, with_other_torch, address.identity()}) == 3
+
+
+def test_a_socket_without_a_process_is_ignored(folder, tmp_path):
+    (tmp_path / "dead.sock").touch()
+
+    for name in ("dead.sock", "missing.sock"):
+        variables = {address.ADDRESS_VARIABLE: str(tmp_path / name)}
+        assert run_warm(folder, variables, "probe").stderr == "cold\n"
+
+
+def test_a_folder_that_others_may_enter_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder = address.socket_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    folder.chmod(0o750)
+
+    with pytest.raises(PermissionError):
+        address.socket_folder()
+
+
+def test_a_link_in_place_of_the_folder_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    address.socket_folder().rename(tmp_path / "elsewhere")
+    address.socket_folder().rmdir()
+    (tmp_path / f"prunelab-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises((PermissionError, FileExistsError)):
+        address.socket_folder()
+
+
+def test_the_loaded_process_of_another_user_is_not_used(folder, loaded, monkeypatch):
+    monkeypatch.setattr(client, "is_own", lambda endpoint: False)
+    monkeypatch.setenv(address.ADDRESS_VARIABLE, loaded[address.ADDRESS_VARIABLE])
+
+    assert client.run_in_fork("probe", []) is None
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def own_folder(monkeypatch, tmp_path) -> Iterator[None]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv(address.ADDRESS_VARIABLE, raising=False)
+    yield
+    control.stop()
+
+
+def test_warm_starts_one_process_that_stop_ends(own_folder, folder):
+    first = CliRunner().invoke(app, ["warm"])
+    second = CliRunner().invoke(app, ["warm"])
+    warm = run_warm(folder, {}, "probe", input="")
+    stopped = CliRunner().invoke(app, ["warm", "--stop"])
+    number = int(first.output.split()[1])
+
+    assert second.output == f"process {number} has the packages loaded already\n"
+    assert json.loads(warm.stdout)[1]
+    assert stopped.output == f"stopped process {number}\n"
+    wait_until_gone(number)
+    assert CliRunner().invoke(app, ["warm", "--stop"]).output == "no loaded process runs\n"
+
+
+def test_an_idle_process_ends(own_folder):
+    number, _ = control.start(idle_s=3)
+
+    wait_until_gone(number)
+    assert not list(address.socket_folder().glob("*.sock"))
+
+
+def test_a_loaded_process_ends_with_its_owner(own_folder, tmp_path):
+    owner = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from prunelab.warm.control import loaded_process\n"
+        f"with loaded_process(Path({str(tmp_path)!r})):\n    os.kill(os.getpid(), 9)"
+    )
+
+    subprocess.run([sys.executable, "-c", owner], check=False)
+
+    deadline = time.monotonic() + 30
+    while list(address.socket_folder().glob("*.sock")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
