@@ -98,8 +98,8 @@ def _energy(rows: Sequence[Row] | str) -> str:
 def _notes(rounds: int, seed: int) -> str:
     return (
         "The median of all calls, and their 95th percentile; how many times faster than the dense "
-        f"network, with the 95 % interval over {rounds} rounds in which all networks took turns (of "
-        "trimmed means, so that a few disturbed rounds do not count); "
+        f"network, with the 95 % interval over {rounds} rounds in which all networks took turns "
+        "(of trimmed means, so that a few disturbed rounds do not count); "
         '"no difference" where that interval holds 1 (each by itself: of twenty networks that are '
         f"no faster, one will seem so). Networks of seed {seed}; masked weights are zeros in dense "
         "kernels. All of this is true of this machine only."
