@@ -21,7 +21,7 @@ from prunelab.runtime.device import Execution, configure, fingerprint
 
 DENSE_NAME = ""  # no revision has this name
 SPEEDUP_KEYS = ("faster", "faster_low", "faster_high", "told")
-ROUNDS, SECONDS = 10, 1.0
+ROUNDS, SECONDS = 30, 0.5
 
 # Returns a file of a revision. A committed one is first copied into the folder.
 Fetch = Callable[[RevisionResult, Path, Path], Path]
