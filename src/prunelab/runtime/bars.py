@@ -132,6 +132,7 @@ class Screen:
         bar = self._bars.pop(owner, None)
         if bar is not None:
             bar.close()
+            bar.fp.write("\r")  # the bar of a lower line leaves the cursor at its end
 
     def clear(self) -> None:
         """Make room for lines that others print; the bars come back when they change."""
