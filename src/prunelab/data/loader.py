@@ -140,7 +140,7 @@ class BatchLoader:
     ) -> Iterator[RawBatch]:
         """The batches of `shuffled` before `augmented` makes inputs of them.
 
-        All random numbers are drawn and moved to the device ahead: a batch does not wait for it.
+        This call itself draws all random numbers and moves them to the device: no batch waits.
         """
         random = generator("batches", seed, epoch)
         order = torch.randperm(len(self), generator=random)
@@ -155,8 +155,10 @@ class BatchLoader:
         draws = self._transform.draws(random, augmentation, parts)
         label_rows = moved_together(indices, self.labels.device)
         loaded = self._inputs.take(indices)
-        for inputs, rows, drawn in zip(loaded, label_rows, draws, strict=True):
-            yield RawBatch(inputs, self.labels[rows], *drawn)
+        return (
+            RawBatch(inputs, self.labels[rows], *drawn)
+            for inputs, rows, drawn in zip(loaded, label_rows, draws, strict=True)
+        )
 
     def augmented(self, batch: RawBatch, augmentation: Augmentation) -> Tensor:
         """The inputs of a batch of `raw_shuffled`."""

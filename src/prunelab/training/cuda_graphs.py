@@ -72,7 +72,6 @@ class _Gate:
         # Freeing an old graph or its memory in the middle of a recording would break it, and the
         # collector frees when it likes.
         collects = gc.isenabled()
-        gc.collect()
         gc.disable()
         try:
             yield
@@ -195,9 +194,8 @@ class _Recording(Generic[Result]):
     result: Result
 
     def replay(self, step: StepInput) -> Result:
-        for fixed, value in zip(self.inputs, step, strict=True):
-            if isinstance(fixed, Tensor) and isinstance(value, Tensor):
-                fixed.copy_(value)
+        # One call: each one takes Python's lock from the other threads.
+        torch._foreach_copy_(_tensors(self.inputs), _tensors(step), non_blocking=True)
         with _gate.replay():
             self.graph.replay()
         return self.result
@@ -216,7 +214,7 @@ class _ReplayedFunction(Generic[Result]):
         if self._recorder.stopped:
             return self._function(step)
 
-        shapes = tuple(value.shape for value in step if isinstance(value, Tensor))
+        shapes = tuple(tensor.shape for tensor in _tensors(step))
         if shapes not in self._recordings:
             self._calls[shapes] += 1
             if self._calls[shapes] <= WARM_UP_CALLS:
@@ -232,6 +230,10 @@ class _ReplayedFunction(Generic[Result]):
     def forget(self) -> None:
         """Drop all recordings."""
         self._recordings.clear()
+
+
+def _tensors(step: StepInput) -> list[Tensor]:
+    return [value for value in step if isinstance(value, Tensor)]
 
 
 def _copied(step: StepInput) -> StepInput:

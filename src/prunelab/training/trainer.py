@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunelab.config.params import Recipe
 from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
-from prunelab.data.loader import BatchLoader
+from prunelab.data.loader import BatchLoader, RawBatch
 from prunelab.models.frozen import train_mode
 from prunelab.models.randomness import draws_random_numbers
 from prunelab.runtime.device import Execution, seed_for
@@ -148,9 +148,15 @@ class Trainer:
             shown=self.distributed.first,
         )
         with progress:
+            coming: _EpochInputs | None = None
             for epoch in range(first_epoch, recipe.epochs):
-                row = self._train_epoch(run, epoch, progress)
-                row |= self._validate(run)
+                self._train_epoch(run, coming or self._prepare_epoch(run, epoch), progress)
+                predictions = self._validate(run)
+                # Until now nothing was read from a GPU, so it computes while the CPU draws.
+                if epoch + 1 < recipe.epochs:
+                    coming = self._prepare_epoch(run, epoch + 1)
+
+                row = self._training_row(run, epoch) | self._validation_row(run, predictions)
                 _check_finite(row, f"after epoch {epoch + 1}")
 
                 result.history.append({key: round(value, 6) for key, value in row.items()})
@@ -256,44 +262,56 @@ class Trainer:
             f"Use at most {most} process{'es' * (most > 1)} or a larger batch_size."
         )
 
-    def _train_epoch(self, run: "_Run", epoch: int, progress: Progress) -> Row:
-        recipe, distributed = run.recipe, self.distributed
-        model, callback, metrics = run.model, run.training_step.callback, run.training_step.metrics
-
-        self._seed_global_generators(model, epoch)
-        callback.before_epoch(epoch)
-        train_mode(model)
-
-        metrics.restart()
+    def _prepare_epoch(self, run: "_Run", epoch: int) -> "_EpochInputs":
+        """Draw the random numbers of an epoch, and move its numbers to the device."""
         batches = self.train_loader.raw_shuffled(
-            recipe.batch_size,
+            run.recipe.batch_size,
             self.augmentation,
             seed=self.seed,
             epoch=epoch,
-            part=distributed.part,
+            part=self.distributed.part,
         )
         progresses, lrs = run.schedule(epoch)
-        numbers = zip(progresses, self._scalars(lrs), self._scalars(progresses), strict=True)
+        return _EpochInputs(
+            epoch=epoch,
+            batches=batches,
+            progresses=progresses,
+            lr_scalars=self._scalars(lrs),
+            progress_scalars=self._scalars(progresses),
+        )
+
+    def _train_epoch(self, run: "_Run", inputs: "_EpochInputs", progress: Progress) -> None:
+        """Take all steps of an epoch. A GPU may still compute when this returns."""
+        model, callback, metrics = run.model, run.training_step.callback, run.training_step.metrics
+        self._seed_global_generators(model, inputs.epoch)
+        callback.before_epoch(inputs.epoch)
+        train_mode(model)
+
+        metrics.restart()
         train, train_unrecorded = run.train, run.training_step
-        for batch, (finished, lr, finished_scalar) in zip(batches, numbers, strict=True):
-            step = StepInput(*batch, lr, finished_scalar)
+        for step, finished in inputs.steps():
             if callback.before_step(finished):
                 train_unrecorded(step)
             else:
                 train(step)
-            metrics.count(len(batch.labels))
+            images = len(step.labels)
+            metrics.count(images)
             stop_if_asked()
-            progress.step(len(batch.labels) * distributed.size, metrics)
+            progress.step(images * self.distributed.size, metrics)
 
-        # Both are the same in every process.
-        loss, accuracy = metrics.means(distributed.summed)
+        # Each process has batch-norm statistics of its own examples. Those of the first are kept.
+        self.distributed.align(model)
+
+    def _training_row(self, run: "_Run", epoch: int) -> Row:
+        """What the history says of an epoch's training; the same in every process."""
+        metrics, summed = run.training_step.metrics, self.distributed.summed
+        loss, accuracy = metrics.means(summed)
         if not math.isfinite(loss):
-            batch_number = metrics.finite_batches(run.steps_per_epoch, distributed.summed) + 1
+            batch_number = metrics.finite_batches(run.steps_per_epoch, summed) + 1
             when = f"in epoch {epoch + 1}, batch {batch_number} of {run.steps_per_epoch}"
             _check_finite({"loss": loss}, when)
 
-        # Each process has batch-norm statistics of its own examples. Those of the first are kept.
-        distributed.align(model)
+        _, lrs = run.schedule(epoch)
         return {"epoch": epoch + 1, "learning_rate": lrs[-1], "loss": loss, "accuracy": accuracy}
 
     def _seed_global_generators(self, model: nn.Module, epoch: int) -> None:
@@ -314,7 +332,8 @@ class Trainer:
             return numbers
         return torch.tensor(numbers, dtype=torch.float32, device=self.execution.device).unbind()
 
-    def _validate(self, run: "_Run") -> Row:
+    def _validate(self, run: "_Run") -> "_Predictions":
+        """Predict the validation split. A GPU may still compute when this returns."""
         metrics = run.validation_step.metrics
         run.model.eval()
         metrics.restart()
@@ -331,10 +350,14 @@ class Trainer:
                 predicted_batches.append(logits.argmax(1))
                 metrics.count(len(batch.labels))
 
-        loss, accuracy = metrics.means()
+        return _Predictions(torch.cat(predicted_batches), classes=logits.shape[1])
+
+    def _validation_row(self, run: "_Run", predictions: "_Predictions") -> Row:
+        """What the history says of a validation."""
+        loss, accuracy = run.validation_step.metrics.means()
         actual = self.validation_loader.labels.cpu().numpy()
-        predicted = torch.cat(predicted_batches).cpu().numpy()
-        scores = macro_scores(confusion_matrix(actual, predicted, logits.shape[1]))
+        predicted = predictions.labels.cpu().numpy()
+        scores = macro_scores(confusion_matrix(actual, predicted, predictions.classes))
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
@@ -351,6 +374,30 @@ class Trainer:
                 total += len(labels)
 
         return correct / total
+
+
+class _Predictions(NamedTuple):
+    """Predicted labels of the validation split, int64 [N], and how many classes there are."""
+
+    labels: Tensor
+    classes: int
+
+
+@dataclass(frozen=True)
+class _EpochInputs:
+    """The inputs of an epoch's steps. The scalars are `progresses` and learning rates for them."""
+
+    epoch: int
+    batches: Iterator[RawBatch]
+    progresses: Sequence[float]
+    lr_scalars: Sequence[float | Tensor]
+    progress_scalars: Sequence[float | Tensor]
+
+    def steps(self) -> Iterator[tuple[StepInput, float]]:
+        """Every step's input and, as a number, the finished share of the training before it."""
+        numbers = zip(self.lr_scalars, self.progress_scalars, self.progresses, strict=True)
+        for batch, (lr, progress, finished) in zip(self.batches, numbers, strict=True):
+            yield StepInput(*batch, lr, progress), finished
 
 
 class _Run:
