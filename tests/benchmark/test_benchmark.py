@@ -4,6 +4,9 @@ No test here depends on the speed of the machine.
 """
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
+from helpers.params import PROJECT
 from torch import nn
 
 from prunelab.artifacts.networks import Network, load_model, save_network
@@ -163,6 +167,59 @@ def test_peak_memory_does_not_depend_on_what_ran_before(execution):
 
     assert large == pytest.approx(80 * MIB, rel=0.1)
     assert small == pytest.approx(20 * MIB, rel=0.2)
+
+
+def load_that_fails() -> nn.Module:
+    raise InputError("no such network")
+
+
+def load_that_is_killed() -> nn.Module:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@needs_peak_reset
+def test_errors_of_the_measuring_process_are_raised_and_its_death_is_named(execution):
+    with memory.meter(execution) as measure:
+        with pytest.raises(InputError, match="no such network"):
+            measure(load_that_fails, (1, 2, 2), 2)
+        with pytest.raises(ChildProcessError, match="peak memory was killed by SIGKILL"):
+            measure(load_that_is_killed, (1, 2, 2), 2)
+
+
+IN_ONE_THREAD = """
+import torch
+from torch import nn
+from helpers.params import runtime_params
+from prunelab.benchmark import memory
+from prunelab.runtime.device import configure
+
+class Hungry(nn.Module):
+    def forward(self, inputs):
+        return torch.ones(len(inputs) * 40, 2**18).sum()
+
+with memory.meter(configure(runtime_params(threads=1))) as measure:
+    print(measure(lambda: Hungry().eval(), (1, 2, 2), 2))  # a lambda cannot reach a server
+"""
+
+
+@needs_peak_reset
+def test_peak_memory_of_a_process_with_one_thread_is_measured_in_forks_of_it():
+    environment = os.environ | {
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT / "src"), str(PROJECT / "tests")]),
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", IN_ONE_THREAD],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) == pytest.approx(80 * MIB, rel=0.1)
 
 
 @needs_peak_reset

@@ -4,15 +4,18 @@ import ctypes
 import multiprocessing
 import platform
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from prunelab.benchmark.backends import Runnable, eager, inputs_of
+from prunelab.core.lifecycle import describe_exit
 from prunelab.models.catalogue import Shape
 from prunelab.runtime.device import Execution
 
@@ -20,6 +23,7 @@ Load = Callable[[], nn.Module]  # reads a network, on the CPU and in evaluation 
 Measure = Callable[[Load, Shape, int], int | None]  # of a network at a batch size, in bytes
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+THREADS = Path("/proc/self/task")
 RESET_PEAK = "5"
 
 
@@ -38,19 +42,62 @@ def meter(execution: Execution) -> Iterator[Measure]:
         yield lambda load, shape, batch_size: None
         return
 
-    # The server imports torch once and computes nothing. So it has no threads and can be forked
-    # safely.
+    context = _context()
+    threads = torch.get_num_threads()
+
+    def measure(load: Load, shape: Shape, batch_size: int) -> int:
+        receiver, sender = context.Pipe(duplex=False)
+        job = partial(_measure_resident, execution, threads, load, shape, batch_size)
+        process = context.Process(target=_send_result, args=(sender, job), daemon=True)
+        process.start()
+        sender.close()
+        return _receive_result(receiver, process)
+
+    yield measure
+
+
+def _context() -> ForkContext | ForkServerContext:
+    """How children start: as forks of this process, if it has one thread and so can be forked.
+
+    Otherwise they are forks of a server, which imports torch once and computes nothing.
+    """
+    if len(list(THREADS.iterdir())) == 1:
+        return multiprocessing.get_context("fork")
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    return context
 
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as children:
-        threads = torch.get_num_threads()
 
-        def measure(load: Load, shape: Shape, batch_size: int) -> int:
-            job = children.submit(_measure_resident, execution, threads, load, shape, batch_size)
-            return job.result()
+def _send_result(sender: Connection, job: Callable[[], int]) -> None:
+    result: int | Exception
+    try:
+        result = job()
+    except Exception as error:  # raised by the parent
+        result = error
+    sender.send(result)
 
-        yield measure
+
+def _receive_result(receiver: Connection, process: BaseProcess) -> int:
+    """What the child sent, or raise the error that it sent.
+
+    Raises:
+        ChildProcessError: if it ended before it sent anything.
+    """
+    try:
+        result: int | Exception = receiver.recv()
+    except EOFError:
+        process.join()
+        assert process.exitcode is not None
+        how = describe_exit(process.exitcode)
+        raise ChildProcessError(f"the process that measures peak memory {how}") from None
+    finally:
+        receiver.close()
+    process.join()
+
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _measure_allocated(execution: Execution, load: Load, shape: Shape, batch_size: int) -> int:
