@@ -4,8 +4,9 @@
 
 For each network: images per second of the usual recipe (as in training.py: PIL images, a DataLoader
 with workers, float32), of our loop with every step run as it is, of the same loop with steps
-recorded as CUDA graphs, and of three seeds at once, in bf16. `bits` compares every weight after 100
-steps, recorded against run one by one, and one seed among three against the same seed alone.
+recorded as CUDA graphs, and of three seeds at once, in bf16. Every epoch ends with a validation of
+an eighth as many images. `bits` compares every weight after two epochs, recorded against run one by
+one, and one seed among three against the same seed alone.
 `capture` is what recording adds to a training. Images and texts are random: time does not depend on
 them. Steps with texts are not recorded, because texts differ in length. Networks with dropout train
 one after another, so they have no figure for three seeds.
@@ -40,7 +41,7 @@ from prunelab.training.trainer import Trainer, TrainResult
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 SEEDS = (0, 1, 2)
-STEPS_PER_EPOCH = 50
+STEPS_PER_VALIDATION_STEP = 8  # as with 45,000 training and 5,000 validation images, or about so
 BITS_AFTER = 2  # epochs
 MINILM = {
     "vocab": 30522,
@@ -60,10 +61,11 @@ class Case:
     shape: tuple[int, ...] = (3, 32, 32)
     classes: int = 10
     batch_size: int = 128
+    steps: int = 176  # an epoch of half of CIFAR-10
     usual_workers: tuple[int, ...] = ()
-    eager_epochs: int = 2
-    graph_epochs: int = 6
-    seed_epochs: int = 6
+    eager_epochs: int = 1
+    graph_epochs: int = 3
+    seed_epochs: int = 3
 
     @property
     def options(self) -> dict[str, int]:
@@ -71,15 +73,21 @@ class Case:
 
 
 CASES = (
-    Case("resnet20", usual_workers=(2, 8), graph_epochs=12, seed_epochs=12),
-    Case("resnet56", usual_workers=(8,), eager_epochs=1),
+    Case("resnet20", usual_workers=(2, 8), graph_epochs=8, seed_epochs=8),
+    Case("resnet56", usual_workers=(8,)),
     Case("resnet18", usual_workers=(8,)),
     Case("vgg19_bn", usual_workers=(8,)),
-    Case("efficientnet_b0", (3, 224, 224), 1000, 64, eager_epochs=1, graph_epochs=2, seed_epochs=0),
-    Case("bert", (64,), 10, 64, graph_epochs=0, seed_epochs=0),
+    Case("efficientnet_b0", (3, 224, 224), 1000, 64, steps=40, graph_epochs=2, seed_epochs=0),
+    Case("bert", (64,), 10, 64, steps=80, graph_epochs=0, seed_epochs=0),
 )
 SMOKE = Case(
-    "resnet8", batch_size=8, usual_workers=(1,), eager_epochs=1, graph_epochs=1, seed_epochs=1
+    "resnet8",
+    batch_size=8,
+    steps=4,
+    usual_workers=(1,),
+    eager_epochs=1,
+    graph_epochs=1,
+    seed_epochs=1,
 )
 
 
@@ -116,10 +124,10 @@ class Timed:
 class Bench:
     """Trains the network of a case in all arms."""
 
-    def __init__(self, case: Case, execution: Execution, steps: int) -> None:
+    def __init__(self, case: Case, execution: Execution) -> None:
         self.case = case
         self.execution = execution
-        self.images = steps * case.batch_size
+        self.images = case.steps * case.batch_size
         self.split = _random_split(case, self.images)
 
         normalise = None
@@ -127,7 +135,8 @@ class Bench:
         if len(case.shape) == 3:
             normalise = Normalise(mean=MEAN, std=STD)
             augmentation = Augmentation(crop_padding=4, flip=True)
-        validation = self.split.at(np.arange(case.batch_size))
+        validation_steps = max(1, case.steps // STEPS_PER_VALIDATION_STEP)
+        validation = self.split.at(np.arange(validation_steps * case.batch_size))
         self.trainer = Trainer(
             BatchLoader(self.split, normalise, execution),
             BatchLoader(validation, normalise, execution),
@@ -213,11 +222,9 @@ class _CaptureTimer:
         GraphRecorder.record = timed  # type: ignore[method-assign]
 
 
-def measure(
-    case: Case, execution: Execution, steps: int, captures: _CaptureTimer
-) -> dict[str, Any]:
+def measure(case: Case, execution: Execution, captures: _CaptureTimer) -> dict[str, Any]:
     """One row of the table."""
-    bench = Bench(case, execution, steps)
+    bench = Bench(case, execution)
     row: dict[str, Any] = {"network": case.network, "batch_size": case.batch_size}
 
     for workers in case.usual_workers:
@@ -300,9 +307,9 @@ def main(
     cases: tuple[Case, ...] = CASES
     if networks:
         cases = tuple(case for case in CASES if case.network in networks.split(","))
-    steps, device = STEPS_PER_EPOCH, "cuda"
+    device = "cuda"
     if smoke:
-        cases, steps, device = (SMOKE,), 4, "cpu"
+        cases, device = (SMOKE,), "cpu"
     if not usual_too:
         cases = tuple(replace(case, usual_workers=()) for case in cases)
 
@@ -313,7 +320,7 @@ def main(
     captures = _CaptureTimer()
     rows = []
     for case in cases:
-        row = measure(case, execution, steps, captures)
+        row = measure(case, execution, captures)
         rows.append(row)
         print(line(row), flush=True)
         if out:
