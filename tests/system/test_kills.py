@@ -74,11 +74,14 @@ Checkpoint.save = _save_and_log
 
 
 def tiny(folder: Path) -> Clone:
-    """All stages on one cell and one seed, with epochs that are long enough to be killed in."""
+    """All stages on one cell and two seeds, with epochs that are long enough to be killed in.
+
+    On two cores the seeds run side by side.
+    """
     clone = Clone(folder)
     edit_params(
         clone.folder / "params.yaml",
-        seeds=[0],
+        seeds=[0, 1],
         grid__methods=["l1_channel_iterative"],
         grid__ratios=[0.5],
         method="l1_unstructured",

@@ -48,9 +48,10 @@ def for_each_seed(
     torch's current number of threads. A seed alone, one for which there is no room beside another
     one, and any on a GPU or in several processes that train together, runs in this process.
 
-    In a child process `work` may write files and print lines; what it returns must be picklable. An
-    error of one seed is raised here after all other children were ended, and children end with
-    this process, however it ends.
+    In a child process `work` may write files and print lines; what it returns must be picklable. It
+    must leave what all seeds share as it is, so that a seed could begin again. An error of one seed
+    is raised here after all other children were ended, and children end with this process, however
+    it ends.
 
     Raises:
         ChildProcessError: if a child was killed. The message names the seed.

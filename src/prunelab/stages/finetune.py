@@ -78,7 +78,8 @@ class _FineTuning:
 
     def run(self, seed: int) -> TrainResult:
         """Train the network of a seed and write it."""
-        network, finetune = self.networks[seed], self.params.finetune
+        network = self.networks[seed].model_copy(deep=True)  # a seed may have to begin again
+        finetune = self.params.finetune
         execution = self.trainer.execution
         fine_tunes = self.recipe is finetune
 

@@ -85,7 +85,8 @@ class _Pruning:
 
     def run(self, seed: int) -> tuple[str, list[dict[str, float]]]:
         """Prune the network of a seed and write it; return a line about it, and its rounds."""
-        network, params, spec = self.dense[seed], self.params, self.spec
+        params, spec = self.params, self.spec
+        network = self.dense[seed].model_copy(deep=True)  # a seed may have to begin again
         final = self.base / "final"
 
         trainer = replace(
