@@ -39,14 +39,16 @@ def main(dense: Path, grid: Path, out: Path) -> None:
         busy = ", ".join(load["busy"])
         print(f"this machine is busy, so times are less certain: {busy}", file=sys.stderr)
 
+    # Memory comes first, as a process can be forked only before a progress bar starts a thread.
     batch_sizes = params.benchmark.batch_sizes
+    peaks = benchmark.memory(max(batch_sizes))
     record = {
         "environment": fingerprint(execution) | {"memory_format": str(execution.memory_format)},
         "load": load,
         "seed": seed,
         "rounds": params.benchmark.rounds,
         "latency": _latency_rows(benchmark, params),
-        "memory": benchmark.memory(max(batch_sizes)),
+        "memory": peaks,
         "energy": benchmark.energy(max(batch_sizes)),
         "operators": benchmark.operators(batch_sizes),
     }
