@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from helpers.damage import DAMAGES, FLIPS, Damage, flipped, outcome
 from helpers.data import encoder_folder
-from helpers.networks import CARD, DIGITS_SHAPE
+from helpers.networks import CARD, DIGITS_SHAPE, IMAGE_MODELS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +30,7 @@ from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.artifacts.tensors import save_tensors
 from prunelab.core.errors import InputError
 from prunelab.encoders.pretrained import encoder_options, tokenizer
+from prunelab.models.catalogue import MODELS
 from prunelab.models.networks import build, example_input
 from prunelab.models.resize import resize
 from prunelab.models.weights import load_weights, read_weights
@@ -165,6 +166,17 @@ def test_a_card_with_more_weights_than_memory_is_refused_early(tmp_path, options
         load_network(tmp_path / "n.safetensors")
 
     assert peak_memory_mb() - peak_before < MAX_GROWTH_MB
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_a_card_cannot_change_the_sizes_that_its_network_has_in_the_table(tmp_path, network, name):
+    arguments = MODELS[name].arguments
+    options = dict.fromkeys(arguments or ["blocks"], 2**31)
+    card = network.card.model_dump(mode="json") | {"model": name, "options": options}
+    save_tensors(tmp_path / "n.safetensors", state_tensors(network.model), card)
+
+    with pytest.raises(InputError, match="cannot be built with the options"):
+        load_network(tmp_path / "n.safetensors")
 
 
 def test_a_header_that_declares_terabytes_is_refused(tmp_path):
