@@ -34,7 +34,7 @@ from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.networks import build
 from prunelab.runtime.device import Execution, configure, fingerprint
-from prunelab.runtime.streams import in_threads
+from prunelab.runtime.streams import in_threads, side_by_side
 from prunelab.training.callbacks import Callback
 from prunelab.training.cuda_graphs import GraphRecorder
 from prunelab.training.trainer import Trainer, TrainResult
@@ -103,7 +103,8 @@ class Clock(Callback):
         if epoch == 1:
             synchronise(self._device)
             if self._together:
-                self._together.wait(timeout=120)
+                with side_by_side():
+                    self._together.wait(timeout=120)
             self.start = time.perf_counter()
 
 

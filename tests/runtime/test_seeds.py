@@ -95,10 +95,19 @@ def test_seeds_without_room_beside_another_run_in_this_process(
     assert list(results) == [(seed, os.getpid()) for seed in range(count)]
 
 
-def test_seeds_on_a_gpu_run_in_this_process():
+def test_seeds_on_a_gpu_run_in_threads_of_this_process(monkeypatch):
+    devices = []
+
+    def in_threads(chosen, work, device):
+        devices.append(device.type)
+        return map(work, chosen)
+
+    monkeypatch.setattr(seeds, "in_threads", in_threads)
     gpu = Execution(torch.device("cuda"), None, torch.contiguous_format)
 
     assert list(for_each_seed([0, 1], process_of, gpu)) == [(0, os.getpid()), (1, os.getpid())]
+    assert list(for_each_seed([0], process_of, gpu)) == [(0, os.getpid())]
+    assert devices == ["cuda"]
 
 
 def test_a_seed_starts_when_the_stage_gets_another_core(execution, monkeypatch, tmp_path):

@@ -13,7 +13,6 @@ from prunelab.core.errors import InputError
 from prunelab.core.registry import pick, resolve
 from prunelab.models.catalogue import MODELS, Architecture, Shape, input_kind
 from prunelab.runtime.device import seed_for
-from prunelab.runtime.streams import global_generators
 
 
 def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
@@ -23,7 +22,7 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
         InputError: if there is no network of that name, or if it cannot have this input or option.
     """
     architecture = _check_request(name, classes, shape, options)
-    with global_generators(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", seed))
         return _make(architecture, classes, shape, options)
 

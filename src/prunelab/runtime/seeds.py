@@ -1,4 +1,4 @@
-"""One function for every seed: in child processes side by side, or one after another.
+"""One function for every seed: in child processes or threads side by side, or one after another.
 
 What a seed computes is the caller's business. On a CPU a few threads make a small network hardly
 faster than one, so seeds that run side by side use cores better. Children are forked: they share
@@ -30,6 +30,7 @@ from prunelab.core.lifecycle import STOP_SIGNALS, describe_exit, end_with_parent
 from prunelab.runtime.bars import BarState, Screen, send_bars_to
 from prunelab.runtime.device import Execution
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
+from prunelab.runtime.streams import in_threads
 
 Result = TypeVar("Result")
 
@@ -45,8 +46,9 @@ def for_each_seed(
     """Yield `work(seed)` for every seed, in their order.
 
     On a CPU as many seeds run at a time as the cores of this process have room for, each with
-    torch's current number of threads. A seed alone, one for which there is no room beside another
-    one, and any on a GPU or in several processes that train together, runs in this process.
+    torch's current number of threads. On a GPU all run in threads of this process, and train at the
+    same time. A seed alone, one for which there is no room beside another one, and any in several
+    processes that train together, runs in this thread.
 
     In a child process `work` may write files and print lines; what it returns must be picklable. It
     must leave what all seeds share as it is, so that a seed could begin again. An error of one seed
@@ -57,6 +59,10 @@ def for_each_seed(
         ChildProcessError: if a child was killed. The message names the seed.
         Exception: whatever `work` raises.
     """
+    if execution.device.type == "cuda" and processes.size == 1 and len(seeds) > 1:
+        yield from in_threads(seeds, work, execution.device)
+        return
+
     waiting = deque(seeds)
     while waiting:
         if len(waiting) > 1 and _places(execution, processes) > 1:

@@ -2,11 +2,14 @@
 
 Small networks leave a GPU half empty. Threads that launch on streams of their own fill it, and
 every one of them computes the bits that it would compute alone.
+
+Of several threads one runs at a time, except where its code says `side_by_side`: torch's random
+generators, its tracing and the filters of warnings belong to the whole process.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,16 +22,14 @@ class StoppedError(Exception):
 
 
 class _ThreadState(threading.local):
-    """What belongs to one thread: its stream, and the group of threads that it is one of."""
+    """What belongs to one thread: its stream, its group, and whether it is this thread's turn."""
 
     stream: torch.cuda.Stream | None = None
     group: "_Threads[Any] | None" = None
+    has_turn: bool = False
 
 
 _this_thread = _ThreadState()
-
-# Torch's global random generators belong to all threads. Who draws from one holds this meanwhile.
-_global_generators = threading.RLock()
 
 
 @contextmanager
@@ -53,16 +54,49 @@ def own_stream(device: torch.device) -> Iterator[None]:
         default.wait_stream(stream)
 
 
-def is_one_of_several() -> bool:
-    """Whether other threads compute at the same time as this one."""
-    return _this_thread.group is not None
+@contextmanager
+def side_by_side() -> Iterator[None]:
+    """Let other threads of the group compute meanwhile; alone, this does nothing."""
+    group = _this_thread.group
+    if group is None or not _this_thread.has_turn:
+        yield
+        return
+
+    _end_turn(group)
+    try:
+        yield
+    finally:
+        _take_turn(group)
 
 
-def global_generators() -> AbstractContextManager[object]:
-    """Keep other threads from torch's global random generators; alone, this does nothing."""
-    if _this_thread.group is None:
-        return nullcontext()
-    return _global_generators
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Within `side_by_side`: wait until no other thread has its turn, and take it."""
+    group = _this_thread.group
+    if group is None or _this_thread.has_turn:
+        yield
+        return
+
+    _take_turn(group)
+    try:
+        yield
+    finally:
+        _end_turn(group)
+
+
+def _take_turn(group: "_Threads[Any]") -> None:
+    group.turn.acquire()
+    _this_thread.has_turn = True
+
+
+def _end_turn(group: "_Threads[Any]") -> None:
+    _this_thread.has_turn = False
+    group.turn.release()
+
+
+def shares_generators() -> bool:
+    """Whether other threads may use torch's global random generators at the same time."""
+    return _this_thread.group is not None and not _this_thread.has_turn
 
 
 def stop_if_asked() -> None:
@@ -79,7 +113,7 @@ def stop_if_asked() -> None:
 def in_threads(
     seeds: Sequence[int], work: Callable[[int], Result], device: torch.device
 ) -> Iterator[Result]:
-    """Yield `work(seed)` for every seed, in their order; all are computed at the same time.
+    """Yield `work(seed)` for every seed, in their order, each computed in a thread.
 
     Those for which the GPU has too little memory beside the others run again afterwards, one after
     another. `work` must then do the same again, or go on where it was.
@@ -102,6 +136,7 @@ class _Threads(Generic[Result]):
 
     def __init__(self, work: Callable[[int], Result], device: torch.device) -> None:
         self.stopping = threading.Event()
+        self.turn = threading.Lock()
         self._work = work
         self._device = device
         self._changed = threading.Condition()
@@ -141,7 +176,8 @@ class _Threads(Generic[Result]):
     def _run(self, seed: int, alone: bool) -> None:
         _this_thread.group = self
         try:
-            with own_stream(self._device):
+            with one_at_a_time(), own_stream(self._device):
+                stop_if_asked()
                 result = self._work(seed)
             with self._changed:
                 self._results[seed] = result

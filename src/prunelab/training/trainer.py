@@ -22,9 +22,10 @@ from prunelab.models.randomness import draws_random_numbers
 from prunelab.runtime.device import Execution, seed_for
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.runtime.streams import (
-    global_generators,
-    is_one_of_several,
+    one_at_a_time,
     own_stream,
+    shares_generators,
+    side_by_side,
     stop_if_asked,
 )
 from prunelab.statistics.scores import confusion_matrix, macro_scores
@@ -116,11 +117,11 @@ class Trainer:
         """
         label = f"{self.label}, {name}" if name else self.label
         # A network that draws random numbers has the global generators to itself while it trains.
-        generators: AbstractContextManager[object] = nullcontext()
+        others: AbstractContextManager[None] = side_by_side()
         if draws_random_numbers(model):
-            generators = global_generators()
+            others = nullcontext()
 
-        with own_stream(self.execution.device), generators:
+        with own_stream(self.execution.device), others:
             run = self._start_run(model, recipe, callback or Callback(), label)
             try:
                 return self._run_epochs(run, start_epoch, keep_epochs, name, label)
@@ -283,15 +284,17 @@ class Trainer:
     def _train_epoch(self, run: "_Run", inputs: "_EpochInputs", progress: Progress) -> None:
         """Take all steps of an epoch. A GPU may still compute when this returns."""
         model, callback, metrics = run.model, run.training_step.callback, run.training_step.metrics
-        self._seed_global_generators(model, inputs.epoch)
-        callback.before_epoch(inputs.epoch)
+        self._seed_global_generators(inputs.epoch)
+        with one_at_a_time():
+            callback.before_epoch(inputs.epoch)
         train_mode(model)
 
         metrics.restart()
         train, train_unrecorded = run.train, run.training_step
         for step, finished in inputs.steps():
             if callback.before_step(finished):
-                train_unrecorded(step)
+                with one_at_a_time():
+                    train_unrecorded(step)
             else:
                 train(step)
             images = len(step.labels)
@@ -314,13 +317,13 @@ class Trainer:
         _, lrs = run.schedule(epoch)
         return {"epoch": epoch + 1, "learning_rate": lrs[-1], "loss": loss, "accuracy": accuracy}
 
-    def _seed_global_generators(self, model: nn.Module, epoch: int) -> None:
+    def _seed_global_generators(self, epoch: int) -> None:
         """Make an epoch independent of what ran before: dropout draws from the global stream.
 
-        Each process draws its own numbers; the first draws those of a lone one. Of several threads
-        only one whose network draws may touch the stream.
+        Each process draws its own numbers; the first draws those of a lone one. Threads side by
+        side do not draw.
         """
-        if is_one_of_several() and not draws_random_numbers(model):
+        if shares_generators():
             return
 
         process_label = () if self.distributed.first else (self.distributed.rank,)
