@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 
 from prunelab.stages.entry import run
 
-NOT_STAGES = ("__init__", "entry", "task")
+NOT_STAGES = ("__init__", "__main__", "entry", "task")
 STAGES = sorted(
     path.stem
     for path in (PROJECT / "src/prunelab/stages").glob("*.py")
@@ -138,13 +139,22 @@ def start_stage_as_dvc_does() -> subprocess.Popen:
     )
 
 
-def running_stages(workspace: Path) -> list[psutil.Process]:
-    stages = []
-    for process in psutil.process_iter(["cmdline", "name"]):
-        words = process.info["cmdline"] or []
-        if "prunelab.stages.train_base" in words and process.cwd() == str(workspace):
-            stages.append(process)
-    return stages
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """The other processes that work in a folder: a stage may run in a fork far from its parent."""
+    processes = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.cwd() == str(folder):
+                processes.append(process)
+    return processes
+
+
+def stage_has_started(folder: Path) -> bool:
+    for process in processes_in(folder):
+        with suppress(psutil.Error):
+            if process.cmdline()[1:4] == ["-m", "prunelab.stages", "train_base"]:
+                return True
+    return False
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 1.5, 6.0])
@@ -153,14 +163,13 @@ def test_a_stage_ends_with_the_dvc_that_started_it(workspace, delay_s):
     edit_params(workspace / "params.yaml", train__epochs=5000)  # it must not end by itself
     prepare()
     dvc = start_stage_as_dvc_does()
-    wait_until(lambda: running_stages(workspace), seconds=20)
-    (orphan,) = running_stages(workspace)
+    wait_until(lambda: stage_has_started(workspace), seconds=20)
 
     time.sleep(delay_s)
     dvc.kill()
     dvc.wait()
 
-    orphan.wait(timeout=10)
+    wait_until(lambda: not processes_in(workspace), seconds=10)
     assert not (workspace / "models/history/base.json").exists()
 
 

@@ -30,6 +30,8 @@ from ruamel.yaml import YAML
 
 from prunelab.project.dvc_lock import HEADER, split_entries
 from prunelab.project.recovery import repair
+from prunelab.warm.address import ADDRESS_VARIABLE
+from prunelab.warm.control import loaded_process
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -155,19 +157,31 @@ def wait_until_dead(folder: Path, poll_s: float = POLL_S) -> None:
         time.sleep(poll_s)
 
 
-def strike(dvc: subprocess.Popen[str], target: str, number: int) -> str:
+def strike(dvc: subprocess.Popen[str], folder: Path, target: str, number: int) -> str:
     """Send a signal and return what it hit."""
     if target == "group":
         os.killpg(dvc.pid, number)
         return "group"
 
-    with suppress(psutil.Error):
-        for process in psutil.Process(dvc.pid).children(recursive=True):
-            if target == "stage" and "prunelab.stages." in " ".join(process.cmdline()):
-                process.send_signal(number)
+    if target == "stage":
+        processes = stage_processes(folder)
+        if processes:
+            with suppress(psutil.Error):
+                processes[number % len(processes)].send_signal(number)
                 return "stage"
     dvc.send_signal(number)
     return "dvc"
+
+
+def stage_processes(folder: Path) -> list[psutil.Process]:
+    """The stage that DVC started, its fork of a loaded process if there is one, and its seeds'."""
+    processes = []
+    for process in alive_in(folder):
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if "prunelab.stages" in command or "prunelab.warm.server" in command:
+                processes.append(process)
+    return processes
 
 
 @dataclass
@@ -234,7 +248,7 @@ def kill_once(clone: Clone, kill: Kill, tally: Tally) -> bool:
             assert dvc.returncode == 0 or is_blocked, output.text
             return False
 
-        hit = strike(dvc, kill.target, kill.number)
+        hit = strike(dvc, clone.folder, kill.target, kill.number)
         kill_time = time.monotonic()
         dvc.wait(timeout=HANG_TIMEOUT_S)
 
@@ -308,8 +322,17 @@ def draw_kills(draw: random.Random, count: int, seconds: dict[str, float]) -> li
     return pipelines
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The variables by which stages find a loaded process, to run in forks of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(ADDRESS_VARIABLE, raising=False)
+        with loaded_process(tmp_path_factory.mktemp("loaded")) as variables:
+            yield variables
+
+
 @pytest.mark.slow
-def test_a_killed_pipeline_ends_with_the_same_bits(reference, tmp_path, request):
+def test_a_killed_pipeline_ends_with_the_same_bits(reference, loaded, tmp_path, request):
     count = request.config.getoption("--kills")
     seed = int(os.environ.get("PRUNELAB_KILL_SEED", SEED))
     tally = Tally()
@@ -320,6 +343,8 @@ def test_a_killed_pipeline_ends_with_the_same_bits(reference, tmp_path, request)
         folder = tmp_path / str(number)
         folder.mkdir()
         clone = tiny(folder)
+        if number % 2 == 0:  # the others start cold, as the reference does
+            clone.environment |= loaded
         for kill in kills:
             killed = kill_once(clone, kill, tally)
             print(f"{kill.describe()}{'' if killed else ', too late'}", flush=True)

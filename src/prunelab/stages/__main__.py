@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prunelab.warm.client import exit_as, run_in_fork
 
-NO_STAGES = ("__init__", "__main__", "entry", "task", "seeds")
+NO_STAGES = ("__init__", "__main__", "entry", "task")
 
 
 def stage_names() -> list[str]:
