@@ -262,6 +262,16 @@ def test_sparse_training_shrinks_the_units_that_are_removed(method, strength, re
     assert norm_of_smallest_half(strength) < 0.9 * norm_of_smallest_half(0.0)
 
 
+def test_l2_over_the_whole_network_removes_what_group_lasso_removes_without_its_training(retrainer):
+    expected = run("group_lasso_channel_sparse", retrainer, epochs=0, ratio=0.5)
+    pruned = run("l2_channel_global", retrainer, ratio=0.5)
+
+    assert pruned.result.widths == expected.result.widths
+    assert len({width.after / width.before for width in pruned.result.widths}) > 1
+    for name, weight in expected.model.state_dict().items():
+        assert torch.equal(pruned.model.state_dict()[name], weight)
+
+
 def test_retraining_gives_no_method_a_larger_budget(recipe):
     train = train_params(epochs=10, rewind_epoch=2)
     finetune = recipe.model_copy(update={"epochs": 3})

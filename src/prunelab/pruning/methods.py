@@ -95,6 +95,7 @@ METHODS: dict[str, Method] = {
     "wanda_channel": Method("wanda", "channel", "uniform"),
     "random_channel_global": Method("random", "channel", "ranked_relatively"),
     "l1_channel_global": Method("l1", "channel", "ranked_relatively"),
+    "l2_channel_global": Method("l2", "channel", "ranked_relatively"),
     "bn_scale_channel_global": Method("bn_scale", "channel", "ranked_together"),
     "taylor_channel_global": Method("taylor_filter", "channel", "ranked_together"),
     "fisher_channel_global": Method("fisher", "channel", "ranked_together"),
