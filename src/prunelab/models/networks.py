@@ -15,7 +15,7 @@ from prunelab.models.catalogue import MODELS, Architecture, Shape, input_kind
 from prunelab.runtime.device import seed_for
 
 
-def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) -> nn.Module:
+def build(name: str, classes: int, shape: Shape, /, seed: int = 0, **options: int) -> nn.Module:
     """A fresh network, whose initial weights depend on the seed alone.
 
     Raises:
@@ -27,7 +27,7 @@ def build(name: str, classes: int, shape: Shape, seed: int = 0, **options: int) 
         return _make(architecture, classes, shape, options)
 
 
-def build_on_meta(name: str, classes: int, shape: Shape, **options: int) -> nn.Module:
+def build_on_meta(name: str, classes: int, shape: Shape, /, **options: int) -> nn.Module:
     """A network without values, on the meta device: its structure, or a place to load weights into.
 
     Raises:
