@@ -10,7 +10,7 @@ from functools import wraps
 import typer
 
 from prunelab.core.errors import InputError, describe_failure
-from prunelab.core.lifecycle import EXIT_GRACE_S, process_count
+from prunelab.core.lifecycle import EXIT_GRACE_S, process_count, start_collections
 
 Main = Callable[..., None]
 
@@ -37,6 +37,7 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
 
     `wrapper` decides how many processes run it: `single_process`, or `task.distributed`.
     """
+    start_collections()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(wrapper(main))
 
