@@ -47,7 +47,7 @@ def setup_process() -> None:
     if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         die_with_parent()
 
-    # Importing torch makes 200,000 containers, hardly any of them garbage. To look for garbage again
+    # Importing torch makes 200,000 containers, hardly any of them garbage. Looking for some again
     # and again takes a fifth of the import.
     gc.disable()
 
