@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 
 import numpy as np
 import psutil
@@ -56,10 +57,6 @@ def process_of(seed: int) -> tuple[int, int]:
     return seed, os.getpid()
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
-
-
 def wait_for(condition, seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -76,7 +73,7 @@ def test_every_seed_runs_in_a_process_of_its_own_and_results_keep_their_order(ex
 
     assert [seed for seed, _ in results] == [7, 3, 5]
     assert len({process for _, process in results} - {os.getpid()}) == 3
-    assert children() == []
+    assert active_children() == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +187,7 @@ def test_a_refusal_in_one_seed_arrives_unchanged_and_ends_the_others(execution):
         list(for_each_seed([0, 1, 2], refuse, execution))
 
     assert refused.value.problems == ["the first problem", "the second problem"]
-    assert children() == []
+    assert active_children() == []
 
 
 def test_what_the_machine_lacks_is_told_as_in_one_process(execution):
@@ -212,7 +209,7 @@ def test_a_child_that_is_killed_is_named_with_its_seed(execution):
     with pytest.raises(ChildProcessError, match="seed 3 was killed by SIGKILL.*memory"):
         list(for_each_seed([2, 3], die, execution))
 
-    assert children() == []
+    assert active_children() == []
 
 
 class UntransportableError(Exception):
@@ -247,11 +244,11 @@ def test_a_result_that_cannot_be_sent_is_an_error(execution):
 def test_children_end_if_the_caller_gives_up(execution):
     results = for_each_seed([0, 1], lambda seed: time.sleep(600 * seed), execution)
     next(results)
-    assert len(children()) == 1
+    assert len(active_children()) == 1
 
     results.close()
 
-    assert children() == []
+    assert active_children() == []
 
 
 def test_lines_of_children_arrive_whole_and_in_their_order(execution, capfd):

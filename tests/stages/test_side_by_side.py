@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
+from multiprocessing import active_children
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from helpers.stages import TRAIN, command, files, stage
 from prunelab.core.errors import InputError
 from prunelab.runtime import seeds
 from prunelab.stages import evaluate, finetune, prepare, prune, sensitivity, train_base
+from prunelab.warm.address import ADDRESS_VARIABLE, OFF
 
 SEEDS = [0, 1]
 METHOD = "l1_channel_iterative"  # it trains between its cuts
@@ -82,7 +84,7 @@ def test_stages_write_and_print_the_same_with_any_number_of_cores(workspace, mon
     assert written[0] == written[1]
     assert printed[0] == printed[1]
     assert [line for line in printed[1].splitlines() if line.startswith("seed 1: validation")]
-    assert psutil.Process().children(recursive=True) == []
+    assert active_children() == []
 
 
 def test_a_stage_killed_side_by_side_resumes_one_after_another(workspace, monkeypatch):
@@ -122,7 +124,7 @@ def test_a_refusal_in_a_child_is_one_line_and_leaves_nothing_behind(workspace, m
 
     assert len(refused.value.problems) == 1
     assert not Path("a").exists()
-    assert psutil.Process().children(recursive=True) == []
+    assert active_children() == []
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> None:
@@ -138,6 +140,7 @@ def test_a_stage_killed_side_by_side_ends_with_the_same_bits(workspace, monkeypa
     """The stage is killed or, as for lack of memory, one of its children; then it goes on."""
     edit_params(workspace / "params.yaml", train__epochs=25)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT / "src"))
+    monkeypatch.setenv(ADDRESS_VARIABLE, OFF)  # the process that is killed is the stage itself
     assert stage(*TRAIN).returncode == 0
     expected = files(workspace / "models")
     subprocess.run(["rm", "-r", "models"], check=True)
