@@ -26,7 +26,11 @@ def commands(stage: dict) -> list[str]:
 
 
 def modules_run(stage: dict) -> list[str]:
-    return [module for command in commands(stage) for module in re.findall(r"-m (\S+)", command)]
+    modules = []
+    for command in commands(stage):
+        for name in re.findall(r"-m prunelab\.stages (\w+)", command):
+            modules.append(f"prunelab.stages.{name}")
+    return modules
 
 
 def source_of(module: str) -> Path | None:
@@ -205,7 +209,7 @@ def test_listed_params_are_those_that_a_stage_reads(name):
 def test_every_stage_runs_its_own_checkout():
     for stage in STAGES.values():
         for command in commands(stage):
-            assert command.startswith("PYTHONPATH=src python -m prunelab.stages.")
+            assert command.startswith("PYTHONPATH=src python -m prunelab.stages ")
 
 
 def test_only_evaluate_reads_the_test_split():
