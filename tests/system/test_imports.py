@@ -58,8 +58,6 @@ def imported(folder: Path, *command: str, status: int = 0, core: str = "any") ->
 PREPARED, BASE, CELLS = "data/prepared", "models/base/final", "models/grid"
 CELL = f"{CELLS}/l1_unstructured-0.5"
 PRUNED, TUNED = f"{CELL}/pruned", f"{CELL}/finetuned"
-DENSE, PREDICTIONS = "predictions/dense.safetensors", "predictions/cell.safetensors"
-COMPARED = (f"--pruned={PRUNED}", f"--dense={DENSE}", "--details=details.json")
 
 # By name: a stage with its arguments and the slow packages that its work needs. What stands
 # together in a step needs nothing of each other.
@@ -75,17 +73,11 @@ COMPUTING = [
             ("models/base", PREPARED, "thinner", "--method=l1_channel", "--ratio=0.5"),
             {"torch", "torch_pruning"},
         ),
-        "evaluate dense": ((PREPARED, BASE, "dense.json", DENSE), {"torch", "torchprofile"}),
+        "evaluate": ((PREPARED, BASE, "base.json", "base.safetensors"), {"torch", "torchprofile"}),
         "sensitivity": ((PREPARED, BASE, "sensitivity.json"), {"torch", "torch_pruning"}),
     },
     {"finetune": ((PRUNED, BASE, PREPARED, TUNED, "history.json"), {"torch", "torchprofile"})},
-    {
-        "evaluate": (
-            (PREPARED, TUNED, "cell.json", PREDICTIONS, *COMPARED),
-            {"torch", "torchprofile"},
-        ),
-        "benchmark": ((BASE, CELLS, "speed"), {"torch"}),
-    },
+    {"benchmark": ((BASE, CELLS, "speed"), {"torch"})},
 ]
 NAMES = [name for step in COMPUTING for name in step]
 
