@@ -3,7 +3,8 @@
 # which its results rest on, and from requirements-dev.lock, which has the same versions, what tests it.
 PYTHON ?= python3
 UPGRADE := --upgrade
-JOBS := 1
+# Stages at a time: as many as the cores can run, unless JOBS=4 or the like is given.
+JOBS :=
 # Test processes, a file of tests each. They share the cores, so threads that wait had better not spin on them.
 TEST_JOBS := 2
 BIN := .venv/bin
@@ -26,13 +27,8 @@ help:  ## list the targets
 
 setup: $(READY)  ## install the locked environment into .venv
 
-repro: $(READY)  ## check the parameters, then reproduce the whole study (JOBS=4: four stages at a time)
-ifeq ($(JOBS),1)
-	prunelab check
-	dvc repro
-else
-	prunelab repro --jobs $(JOBS)
-endif
+repro: $(READY)  ## check the parameters, then reproduce the whole study (JOBS=1: one stage at a time)
+	prunelab repro $(if $(JOBS),--jobs $(JOBS))
 
 test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, TEST_JOBS=0 in one process)
 	OMP_WAIT_POLICY=PASSIVE pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
