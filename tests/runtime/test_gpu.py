@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.networks import (
     DIGITS_SHAPE,
-    SLOW_BUT_KINDS,
+    IMAGE_MODELS,
     dense_weights,
     make_retrainer,
     make_trainer,
@@ -29,6 +29,12 @@ from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.checkpoints import Checkpoint
 from prunelab.training.trainer import Trainer
 
+# CUDA takes seconds to choose kernels for depthwise convolutions: one network with them is enough.
+SMALL = ("resnet8", "resnet20_b", "vgg11_bn", "mobilenet_v3_small", "vit_tiny")
+NETWORKS = [
+    name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS
+]
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
@@ -48,7 +54,7 @@ def gpu_trainer(request, digits, normalise) -> Trainer:
     )
 
 
-@pytest.mark.parametrize("name", SLOW_BUT_KINDS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_training_repeats_and_resumes_to_the_bit(name, gpu_trainer, recipe, tmp_path):
     whole, again, resumed = (build(name, 10, DIGITS_SHAPE) for _ in range(3))
 
