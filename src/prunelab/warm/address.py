@@ -31,8 +31,6 @@ PRELOADED = (
     "typer",
     "tqdm",
     "psutil",
-    "scipy.stats",
-    "sklearn.model_selection",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
@@ -41,9 +39,10 @@ PRELOADED = (
 # Variables that libraries read while they are loaded. CUDA is not among them: it is started by the
 # stage itself.
 LOAD_TIME_PREFIXES = (
-    *("ATEN_", "DNNL_", "GLIBC_", "GOMP_", "GOTO_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_"),
-    *("MKL_", "MPL", "NPY_", "NUMEXPR_", "NUMPY_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON"),
-    *("PYTORCH_", "SCIPY_", "SKLEARN_", "TORCH_", "TORCHINDUCTOR_", "TZ"),
+    *("ATEN_", "DNNL_", "GLIBC_", "GOMP_", "GOTO_", "HOME", "JOBLIB_", "KMP_", "LANG", "LC_"),
+    *("LD_", "LOKY_", "MALLOC_", "MATPLOTLIBRC", "MKL_", "MPL", "NPY_", "NUMEXPR_", "NUMPY_"),
+    *("OMP_", "ONEDNN_", "OPENBLAS_", "PILLOW_", "PSUTIL_", "PYTHON", "PYTORCH_", "RUAMEL_"),
+    *("SCIPY_", "SKLEARN_", "TMPDIR", "TORCH", "TQDM_", "TYPER_", "TZ", "XDG_C"),
 )
 PASSED_ON = ("PYTHONPATH",)  # a fork gets the module path itself
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -59,8 +58,8 @@ def identity() -> str:
     """A hash of all that two processes must share, so that one may run as a fork of the other.
 
     These are the interpreter, the installed packages, the variables that libraries read while they
-    are loaded, and what a process is allowed: user, namespaces (containers, networks), capabilities
-    and limits of resources.
+    are loaded, and what a process is allowed: user, namespaces (containers, networks), control
+    group (such as a batch job's, with its memory and cores), capabilities and limits of resources.
     """
     parts = [PROTOCOL, _interpreter(), _packages(), _variables(), _allowance()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -102,6 +101,8 @@ def _allowance() -> list[Any]:
     root = os.stat("/")  # noqa: PTH116
     namespaces = [os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES]  # noqa: PTH115
 
+    control_group = Path("/proc/self/cgroup").read_text()
+
     status = []
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.split(":")[0] in STATUS_LINES:
@@ -113,7 +114,7 @@ def _allowance() -> list[Any]:
             limits.append(resource.getrlimit(getattr(resource, name)))
 
     priority = os.getpriority(os.PRIO_PROCESS, 0)
-    return [root.st_dev, root.st_ino, namespaces, status, limits, priority]
+    return [root.st_dev, root.st_ino, namespaces, control_group, status, limits, priority]
 
 
 def socket_folder() -> Path:
