@@ -4,7 +4,6 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
-import pytest
 import torch
 from torch import nn
 
@@ -54,11 +53,6 @@ KINDS = (
     "mobilenet_v3_small",
     "vit_tiny",
 )
-
-
-SLOW_BUT_KINDS = [
-    name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS
-]
 
 
 def zeroed(name: str, classes: int, shape: Shape) -> nn.Module:
