@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +19,7 @@ from typer.testing import CliRunner
 
 from prunelab.cli import app
 from prunelab.core.cores import available_cores
-from prunelab.warm import address, client, control
+from prunelab.warm import address, client, control, server
 
 pytestmark = pytest.mark.skipif(not address.supported(), reason="forks need Linux")
 
@@ -179,6 +182,8 @@ ENDS = {
     "terminated": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
     "aborted": "import os; os.abort()",
     "at exit": "import atexit; atexit.register(print, 'the last words')",
+    "interrupted": "raise KeyboardInterrupt",
+    "a full disk": "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); print('lost')",
     "a thread": "import threading, time; "
     "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()",
 }
@@ -212,6 +217,70 @@ def test_a_fork_runs_the_code_that_is_in_the_module_path_now(folder, loaded):
         (package / "core.py").write_text(f"WORD = {word!r}")
         (package / "speak.py").write_text("from prunelab.core import WORD; print(WORD)")
         assert run_warm(folder, loaded, "prunelab.speak").stdout == f"{word}\n"
+
+
+def json_of(folder, loaded, code: str, **options) -> object:
+    """What a command prints that runs in a fork."""
+    (folder / "command.py").write_text(f"import json, os, signal, sys\n{code}")
+    process = run_warm(folder, loaded, "command", **options)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def test_arguments_and_variables_may_be_any_bytes(folder, loaded):
+    code = "print(json.dumps([os.fsencode(sys.argv[1]).hex(), os.environb[b'BYTES'].hex()]))"
+    long = os.fsdecode(b"\xff\xfe\n" + 100_000 * b"x")
+    variables = {"BYTES": os.fsdecode(b"\xfd=")}
+    (folder / "command.py").write_text(f"import json, os, sys; {code}")
+
+    process = run_warm(folder, loaded, "command", long, variables=variables)
+
+    assert json.loads(process.stdout) == [os.fsencode(long).hex(), b"\xfd=".hex()]
+
+
+def test_forks_do_not_share_random_numbers(folder, loaded):
+    code = (
+        "import numpy, random, torch\n"
+        "print(json.dumps([random.random(), numpy.random.rand(), torch.rand(1).item()]))"
+    )
+
+    first, second = (json_of(folder, loaded, code) for _ in range(2))
+
+    assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.skipif(len(available_cores()) < 2, reason="needs two cores")
+def test_libraries_use_as_many_threads_as_the_fork_has_cores(folder, loaded, monkeypatch):
+    for name in server.THREAD_VARIABLES:
+        if name in os.environ:
+            pytest.skip(f"{name} decides it")
+    code = (
+        "import threadpoolctl, torch\n"
+        "pools = threadpoolctl.threadpool_info()\n"
+        "threads = {pool['num_threads'] for pool in pools} | {torch.get_num_threads()}\n"
+        "print(json.dumps(sorted(threads)))"
+    )
+    core = available_cores()[:1]
+
+    on_one = json_of(folder, loaded, code, preexec_fn=lambda: os.sched_setaffinity(0, core))
+
+    assert on_one == [1]
+    assert json_of(folder, loaded, code) == [len(available_cores())]
+
+
+def test_a_fork_ignores_and_blocks_the_signals_that_its_stand_in_does(folder, loaded):
+    code = (
+        "ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
+        "print(json.dumps([ignored, sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))]))"
+    )
+
+    def ignore_and_block() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+
+    assert json_of(folder, loaded, code) == [False, []]
+    changed = json_of(folder, loaded, code, preexec_fn=ignore_and_block)
+    assert changed == [True, [signal.SIGUSR1]]
 
 
 # --- signals, cores and death ---
@@ -281,7 +350,14 @@ def test_a_fork_moves_to_the_cores_to_which_its_stand_in_is_moved(sleeper):
 
 @pytest.mark.parametrize(
     "variables",
-    [{"OMP_NUM_THREADS": "1"}, {"PYTHONHASHSEED": "3"}, {"PRUNELAB_WARM": "off"}],
+    [
+        {"OMP_NUM_THREADS": "1"},
+        {"PYTHONHASHSEED": "3"},
+        {"TQDM_DISABLE": "1"},
+        {"HOME": "/"},
+        {"TMPDIR": "/"},
+        {"PRUNELAB_WARM": "off"},
+    ],
 )
 def test_other_settings_of_libraries_are_not_shared(variables, folder, loaded):
     process = run_warm(folder, loaded, "probe", variables=variables)
@@ -355,6 +431,84 @@ def test_the_loaded_process_of_another_user_is_not_used(folder, loaded, monkeypa
     assert client.run_in_fork("probe", []) is None
 
 
+def test_an_answer_of_another_kind_is_ignored(folder, tmp_path):
+    for answer in (b"[]\n", b"{}\n", b"nonsense\n", b""):
+        path = tmp_path / "s.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            threading.Thread(target=answer_once, args=(listener, answer)).start()
+            process = run_warm(folder, {address.ADDRESS_VARIABLE: str(path)}, "probe")
+        path.unlink()
+
+        assert process.stderr == "cold\n"
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(answer)
+
+
+def test_no_stage_waits_for_a_server_that_has_ended_while_others_run(folder, tmp_path):
+    with control.loaded_process(tmp_path) as variables, Sleeping(folder, variables) as running:
+        path = Path(variables[address.ADDRESS_VARIABLE])
+        number = control.process_id(path)
+        assert number is not None
+
+        os.kill(number, signal.SIGSTOP)
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(str(path))
+            os.kill(number, signal.SIGKILL)
+            waiting.settimeout(20)
+            with suppress(ConnectionResetError):
+                assert waiting.recv(1) == b""  # not a time-out
+
+        assert running.poll() is None
+
+
+class Sleeping:
+    """A command that waits in a fork."""
+
+    def __init__(self, folder: Path, loaded: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "stand_in.py", "sleeper"],
+            cwd=folder,
+            env=variables_for(folder, loaded),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> subprocess.Popen[str]:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline()
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.parametrize("fault", ["folder", "disk", "namespaces"])
+def test_without_a_place_for_the_socket_stages_start_by_themselves(fault, monkeypatch, tmp_path):
+    def fail(*_: object) -> None:
+        raise PermissionError("not allowed")
+
+    names = {"folder": "socket_folder", "disk": "default_socket", "namespaces": "identity"}
+    monkeypatch.delenv(address.ADDRESS_VARIABLE, raising=False)
+    monkeypatch.setattr(control, names[fault], fail)
+
+    with control.loaded_process(tmp_path) as variables:
+        assert variables == {}
+
+
+def test_an_error_in_the_body_passes_through(monkeypatch, tmp_path):
+    monkeypatch.setattr(control, "_start_owned", lambda *_: None)
+
+    with pytest.raises(OSError, match="of the body"), control.loaded_process(tmp_path):
+        raise OSError("of the body")
+
+
 # --- the command ---
 
 
@@ -378,6 +532,33 @@ def test_warm_starts_one_process_that_stop_ends(own_folder, folder):
     assert stopped.output == f"stopped process {number}\n"
     wait_until_gone(number)
     assert CliRunner().invoke(app, ["warm", "--stop"]).output == "no loaded process runs\n"
+
+
+def test_two_that_start_at_the_same_time_start_one_process(own_folder):
+    code = "from prunelab.warm.control import start; print(*start(60))"
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=60)[0].split() for process in both]
+
+    (number, _), (other, _) = answers
+    assert number == other
+    assert sorted(is_new for _, is_new in answers) == ["False", "True"]
+    assert control.stop() == [int(number)]
+    wait_until_gone(int(number))
+
+
+def test_stop_ends_a_process_that_is_still_loading(own_folder):
+    code = "from prunelab.warm.control import start; start(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as starting:
+        stopped: list[int] = []
+        deadline = time.monotonic() + 30
+        while not stopped and time.monotonic() < deadline:
+            stopped = control.stop()
+
+        assert starting.wait(60) in (0, 1)
+    wait_until_gone(*stopped)
+    assert stopped
+    assert not list(address.socket_folder().glob("*.sock"))
 
 
 def test_an_idle_process_ends(own_folder):

@@ -18,8 +18,8 @@ GREETING_TIMEOUT_S = 120.0
 CORES_INTERVAL_S = 0.5
 LOST = "the loaded process in which this stage ran has ended; run the same command again"
 
-# Stopping and continuing a process by the terminal is passed on too, in a way of its own.
-PASSED_ON_SIGNALS = (
+# The signals that are passed on: SIGTSTP, by which a terminal stops a process, in a way of its own.
+SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
     signal.SIGHUP,
@@ -27,6 +27,7 @@ PASSED_ON_SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGCONT,
+    signal.SIGTSTP,
 )
 
 
@@ -47,7 +48,7 @@ def run_in_fork(module: str, arguments: Sequence[str]) -> int | None:
         if connection is None:
             return None
         _send_request(connection, module, arguments)
-    except (OSError, ValueError):  # whatever is off: the stage runs by itself
+    except (OSError, ValueError, LookupError, TypeError):  # whatever is off: it runs by itself
         return None
 
     _pass_on_signals(connection)
@@ -98,8 +99,15 @@ def _send_request(connection: Connection, module: str, arguments: Sequence[str])
             "umask": umask,
             "unbuffered": sys.stdout.write_through,  # type: ignore[union-attr]
             "cores": sorted(os.sched_getaffinity(0)),
+            "ignored_signals": [number for number in SIGNALS if _is_ignored(number)],
+            "blocked_signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         }
     )
+
+
+def _is_ignored(number: int) -> bool:
+    """Whether this process ignores a signal, such as SIGHUP below nohup."""
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _pass_on_signals(connection: Connection) -> None:
@@ -110,9 +118,9 @@ def _pass_on_signals(connection: Connection) -> None:
         _send(connection, signal=signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    for number in PASSED_ON_SIGNALS:
-        signal.signal(number, pass_on)
-    signal.signal(signal.SIGTSTP, stop)
+    for number in SIGNALS:
+        if not _is_ignored(number):
+            signal.signal(number, stop if number == signal.SIGTSTP else pass_on)
 
 
 def _send(connection: Connection, **message: object) -> None:

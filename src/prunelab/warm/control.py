@@ -1,5 +1,6 @@
 """Starting, finding and stopping loaded processes. Stages only need `client`."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from prunelab.warm.address import (
     socket_folder,
     supported,
 )
-from prunelab.warm.messages import Connection, is_own
+from prunelab.warm.messages import peer
 
 SERVER = "prunelab.warm.server"
 ANSWER_TIMEOUT_S = 5.0
@@ -25,18 +26,13 @@ STOP_TIMEOUT_S = 5.0
 
 
 def process_id(address: Path) -> int | None:
-    """The process that answers at a socket; None if there is none.
-
-    A process that is still loading packages does not answer in time. It counts as none.
-    """
-    with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as endpoint:
+    """The process of this user that listens at a socket, loading or loaded; None if none does."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as endpoint:
         endpoint.settimeout(ANSWER_TIMEOUT_S)
         endpoint.connect(str(address))
-        if not is_own(endpoint):
-            return None
-        greeting = Connection(endpoint).receive()
-        if greeting is not None:
-            return int(greeting["pid"])
+        number, user = peer(endpoint)
+        if user == os.getuid():
+            return number
     return None
 
 
@@ -55,6 +51,12 @@ def start(idle_s: float) -> tuple[int, bool]:
         raise InputError("stages cannot run in forks on this system; they start by themselves")
 
     address = default_socket(identity())
+    with address.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that start at the same time start one process
+        return _start(address, idle_s)
+
+
+def _start(address: Path, idle_s: float) -> tuple[int, bool]:
     running = process_id(address)
     if running is not None:
         return running, False
@@ -114,32 +116,43 @@ def loaded_process(
         The variables by which stages find it: none if one runs already, or if this system cannot
         run stages in forks.
     """
-    if not supported() or ADDRESS_VARIABLE in os.environ:
-        yield {}
-        return
-    if not variables and process_id(default_socket(identity())) is not None:
+    owned = None
+    if supported() and ADDRESS_VARIABLE not in os.environ:
+        with suppress(OSError):  # no folder for the socket, a full disk: stages start by themselves
+            owned = _start_owned(folder, variables or {})
+    if owned is None:
         yield {}
         return
 
-    folder.mkdir(parents=True, exist_ok=True)
-    # A socket's path is short, so it does not stand in the folder of the project.
-    address = socket_folder() / f"run-{os.getpid()}.sock"
-    address.unlink(missing_ok=True)
-    with (folder / "warm.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", SERVER, str(address)],
-            env={**os.environ, **(variables or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-
+    process, address = owned
     try:
         yield {ADDRESS_VARIABLE: str(address)}
     finally:
         _end(process)
         address.unlink(missing_ok=True)
+
+
+def _start_owned(
+    folder: Path, variables: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], Path] | None:
+    """Start a process that ends with this one; None if there is one to use already."""
+    if not variables and process_id(default_socket(identity())) is not None:
+        return None
+
+    # A socket's path is short, so it does not stand in the folder of the project.
+    address = socket_folder() / f"run-{os.getpid()}.sock"
+    address.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "warm.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(address)],
+            env={**os.environ, **variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    return process, address
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

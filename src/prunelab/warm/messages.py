@@ -57,13 +57,13 @@ class Connection:
         return streams
 
 
-def peer_user(endpoint: socket.socket) -> int:
-    """The number of the user at the other end."""
+def peer(endpoint: socket.socket) -> tuple[int, int]:
+    """The process and the user at the other end; of a socket that listens, those that made it."""
     credentials = endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, user, _ = struct.unpack("3i", credentials)
-    return int(user)
+    process, user, _ = struct.unpack("3i", credentials)
+    return int(process), int(user)
 
 
 def is_own(endpoint: socket.socket) -> bool:
     """Whether this user is at the other end."""
-    return peer_user(endpoint) == os.getuid()
+    return peer(endpoint)[1] == os.getuid()

@@ -27,9 +27,18 @@ from typing import Any, NoReturn
 from prunelab.core.cores import pin
 from prunelab.core.lifecycle import end_with_parent
 from prunelab.warm.address import PRELOADED, identity
+from prunelab.warm.client import SIGNALS, exit_as
 from prunelab.warm.messages import STREAMS, Connection, is_own
 
 POLL_INTERVAL_S = 0.5
+# Without these, libraries start as many threads as there are cores for them when they are loaded.
+THREAD_VARIABLES = {
+    "GOTO_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+}
+FLUSH_FAILED = 120  # the exit status of Python if it cannot write what is left in its buffers
 
 
 class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
@@ -48,18 +57,36 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
         self.idle_s = idle_s
         self._last_used = time.monotonic()
         self.stopped = False
+        self._cores = len(os.sched_getaffinity(0))
+        self._thread_pools: Any = None
         super().__init__(address, _Conversation)
 
     def load_packages(self) -> None:
         """Import what stages import, as far as it is installed."""
+        configuration = os.environ.get("MPLCONFIGDIR")
         for name in PRELOADED:
             with suppress(ImportError):  # a stage that needs it says so itself
                 importlib.import_module(name)
 
         if threading.active_count() > 1 or sys.modules["torch"].cuda.is_initialized():
             sys.exit("a package has started threads or the GPU, so stages cannot be forked")
+        if os.environ.get("MPLCONFIGDIR") != configuration:
+            sys.exit("matplotlib has made a temporary folder, which the first fork would delete")
+        with suppress(ImportError):
+            controllers = importlib.import_module("threadpoolctl")
+            self._thread_pools = controllers.ThreadpoolController()
         gc.collect()
         gc.freeze()  # collections in a fork would copy the memory that all forks share
+
+    def set_threads(self) -> None:
+        """Let a fork's libraries use as many threads as they would if they were loaded by it."""
+        cores = len(os.sched_getaffinity(0))
+        if cores == self._cores or THREAD_VARIABLES & os.environ.keys():
+            return
+        if self._thread_pools is not None:
+            self._thread_pools.limit(limits=cores)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(cores)
 
     def serve(self) -> None:
         """Serve until it is time to end."""
@@ -89,9 +116,12 @@ class _Conversation(socketserver.BaseRequestHandler):
     server: WarmServer
 
     def handle(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Nobody would accept what else arrives at the socket once the server has ended.
+        self.server.socket.close()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         connection = Connection(self.request)
-        connection.send({"environment": self.server.environment, "pid": os.getppid()})
+        connection.send({"environment": self.server.environment})
         streams = connection.receive_streams(len(STREAMS))
         request = connection.receive()
         if request is None:
@@ -101,9 +131,8 @@ class _Conversation(socketserver.BaseRequestHandler):
         command = os.fork()
         if command == 0:
             end_with_parent(conversation)
-            self.server.socket.close()
             self.request.close()
-            _run(request, streams)
+            _run(request, streams, self.server)
 
         for stream in streams:
             os.close(stream)
@@ -157,11 +186,12 @@ def _signal(command: int, number: int) -> None:
         os.killpg(command, number)
 
 
-def _run(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
+def _run(request: dict[str, Any], streams: Sequence[int], server: WarmServer) -> NoReturn:
     """Become the process that the other end would have been, and run its module."""
 
     def run() -> None:
         _become(request, streams)
+        server.set_threads()
         _run_module(request["module"])
 
     _leave(_exit_status(run))
@@ -169,8 +199,7 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     os.setpgid(0, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _take_over_signals(request["ignored_signals"], request["blocked_signals"])
 
     for stream, target in zip(streams, STREAMS, strict=True):
         os.dup2(stream, target)
@@ -189,6 +218,27 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     sys.path[:] = request["path"]
     sys.argv = [request["module"], *request["arguments"]]
     sys.orig_argv = request["command"]
+    _seed_generators()
+
+
+def _take_over_signals(ignored: Sequence[int], blocked: Sequence[int]) -> None:
+    """Handle signals as Python does at its start. The server's own dispositions do not count."""
+    for number in SIGNALS:
+        if number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        elif number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _seed_generators() -> None:
+    """Give libraries' own random generators a new state. Python seeds its own in every fork."""
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
 
 
 def _run_module(module: str) -> None:
@@ -213,7 +263,7 @@ def _exit_status(function: Callable[[], None]) -> int:
         return 1
     except KeyboardInterrupt:
         traceback.print_exc()
-        return 128 + signal.SIGINT
+        return -signal.SIGINT
     except BaseException:
         traceback.print_exc()
         return 1
@@ -227,9 +277,24 @@ def _leave(status: int) -> NoReturn:
         atexit._run_exitfuncs()
         for output in (sys.stdout, sys.stderr):
             output.flush()
+        if status < 0:
+            exit_as(status)
     except BaseException:
-        status = status or 1
+        status = FLUSH_FAILED
     os._exit(status)
+
+
+def _go_to_background(server: WarmServer) -> None:
+    """Go on in a fork. This process, for which whoever started it waits, ends."""
+    is_ready, ready = os.pipe()
+    if os.fork() > 0:
+        os.close(ready)
+        os.read(is_ready, 1)
+        os._exit(0)
+
+    server.server_activate()  # from now on the socket names this process
+    os.close(is_ready)
+    os.close(ready)
 
 
 def main() -> None:
@@ -241,16 +306,20 @@ def main() -> None:
     address = Path(arguments.socket)
     with WarmServer(str(address), identity(), arguments.idle_s) as server:
         # Stages that come while packages are being loaded wait: loading them too would take longer.
+        bound = address.stat().st_ino
         try:
             address.chmod(0o600)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, no end is reported
             signal.signal(signal.SIGTERM, lambda *_: setattr(server, "stopped", True))
             os.chdir("/")
             server.load_packages()
-            if arguments.idle_s and os.fork() > 0:
-                os._exit(0)  # whoever started it waits for this
+            if arguments.idle_s:
+                _go_to_background(server)
             server.serve()
         finally:
-            address.unlink(missing_ok=True)
+            with suppress(OSError):
+                if address.stat().st_ino == bound:  # and not that of a later process
+                    address.unlink()
 
 
 if __name__ == "__main__":
