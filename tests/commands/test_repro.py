@@ -1,5 +1,6 @@
 """`prunelab repro`: the order of stages, and small pipelines compared with DVC's serial run."""
 
+import io
 import os
 import random
 import shutil
@@ -17,15 +18,13 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.commands.repro.cores import (
-    available_cores,
-    core_shares,
-    pin,
-    sharing_warnings,
-)
+from prunelab.commands.repro.cores import sharing_warnings
+from prunelab.commands.repro.display import Display
 from prunelab.commands.repro.pool import WorkerPool
 from prunelab.commands.repro.runner import reproduce
 from prunelab.commands.repro.scheduler import TaskGraph, chain_lengths
+from prunelab.commands.repro.time_left import Durations, describe
+from prunelab.core.cores import available_cores, core_shares, pin
 from prunelab.core.errors import InputError
 from prunelab.project import dvc_lock
 from prunelab.project.dvc_graph import load_pipeline, open_repo
@@ -200,6 +199,111 @@ def test_too_few_cores_or_gpus_give_a_warning():
 
     (line,) = sharing_warnings(3, 1, 4, 2)
     assert "3 jobs share 2 GPUs" in line
+
+
+def test_a_stage_takes_as_long_as_its_group_took_in_this_run_or_the_last():
+    durations = Durations({"prune": 10.0, "evaluate": 4.0})
+    assert durations.expected("prune@a-1") == 10
+    assert durations.expected("unknown") is None
+
+    durations.add("prune@a-1", 20.0)
+    durations.add("prune@b-1", 30.0)
+
+    assert durations.expected("prune@a-2") == 25
+    assert durations.expected("evaluate@a-1") == 4
+    assert durations.expected("unknown") == 25  # as the groups of this run on average
+
+
+def test_the_time_left_is_shared_by_jobs_except_of_stages_that_run_alone():
+    durations = Durations({"prune": 10.0, "finetune": 30.0, "clock": 7.0})
+    waiting = ["prune@a-1", "finetune@a-1", "clock"]
+    running = {"prune@b-1": 4.0, "finetune@b-1": 100.0}  # the last one takes longer than expected
+
+    assert durations.left(waiting, running, jobs=2, alone={"clock"}) == (10 + 30 + 6 + 0) / 2 + 7
+    assert durations.left([*waiting, "unknown"], running, jobs=2) is None
+    assert durations.left([], {}, jobs=2) == 0
+
+
+def test_durations_are_kept_for_the_next_run(tmp_path):
+    path = tmp_path / "durations.json"
+    assert Durations.read(path).expected("prune") is None
+    first = Durations({"prune": 1.0, "evaluate": 2.0})
+    first.add("prune@a", 3.0)
+    first.add("prune@b", 5.0)
+
+    first.write(path)
+
+    kept = Durations.read(path)
+    assert [kept.expected(stage) for stage in ("prune@c", "evaluate@c")] == [4, 2]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "[]", '{"prune": "long"}', '{"prune": null}', "\0"])
+def test_damaged_durations_count_as_none(content, tmp_path):
+    path = tmp_path / "durations.json"
+    path.write_text(content)
+
+    assert Durations.read(path).expected("prune") is None
+
+
+def test_the_time_left_is_in_round_words():
+    words = [describe(seconds) for seconds in (None, 0.0, 1.4, 89.4, 90.0, 3600.0)]
+
+    assert words == [
+        "",
+        "about 1 s left",
+        "about 1 s left",
+        "about 89 s left",
+        "about 2 min left",
+        "about 60 min left",
+    ]
+
+
+def test_the_status_line_counts_stages_and_names_those_that_run(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr("prunelab.commands.repro.display.time.monotonic", lambda: now)
+    stages = ["first", *(f"cell@{number}" for number in range(6)), "last"]
+    display = Display(stages, Durations({"cell": 60.0, "last": 5.0}), jobs=4, alone=["last"])
+
+    display.started("first")
+    assert display.status() == "0 done, 1 running, 7 waiting of 8; first 0 s"
+
+    now += 20
+    display.ended("first", "done")
+    for number in range(4):
+        display.started(f"cell@{number}", " on GPU 1")
+    now += 10
+    assert display.status() == (
+        "1 done, 4 running, 3 waiting of 8; about 85 s left; "
+        "cell@0 10 s, cell@1 10 s, cell@2 10 s, ..."
+    )
+
+    display.ended("cell@0", "FAILED", "; others go on")
+    display.skipped(["cell@4", "cell@5", "last"])
+    assert display.status().startswith("5 done, 3 running, 0 waiting of 8; ")
+
+    display.close()
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "[1/8] first: started",
+        "[1/8] first: done after 20 s",
+        *(f"[{number + 2}/8] cell@{number}: started on GPU 1" for number in range(4)),
+        "[2/8] cell@0: FAILED after 10 s; others go on",
+    ]
+    assert printed.err == ""  # a status line is for terminals only
+
+
+def test_a_terminal_shows_the_status_line_below_the_lines(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    display = Display(["only"], Durations({}), jobs=1, alone=[])
+
+    display.started("only")
+    display.ended("only", "done")
+    display.close()
+
+    assert "0 done, 1 running, 0 waiting of 1; only 0 s" in screen.getvalue()
+    assert screen.getvalue().endswith("\r")  # it is wiped at the end
 
 
 def test_a_split_lock_is_joined_to_the_same_text():

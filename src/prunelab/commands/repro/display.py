@@ -51,9 +51,9 @@ class Display:
     def status(self) -> str:
         """The words of the status line."""
         running = self._running_seconds()
+        done = self._total - len(running) - len(self._waiting)
         counts = (
-            f"{self._bar.n} done, {len(running)} running, {len(self._waiting)} waiting of "
-            f"{self._total}"
+            f"{done} done, {len(running)} running, {len(self._waiting)} waiting of {self._total}"
         )
         left = describe(self._durations.left(self._waiting, running, self._jobs, alone=self._alone))
 

@@ -3,7 +3,7 @@
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,8 @@ class _Run:
             self.pool.stop()
             clear_stale_locks(repo)
             self.display.close()
-            self.durations.write(self.root / DURATIONS)
+            with suppress(OSError):  # they serve an estimate only
+                self.durations.write(self.root / DURATIONS)
 
     def _start(self, name: str) -> None:
         number = self.pool.idle_worker()
