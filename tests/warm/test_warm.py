@@ -74,7 +74,16 @@ def loaded(tmp_path_factory) -> Iterator[dict[str, str]]:
     patch = pytest.MonkeyPatch()
     patch.delenv(address.ADDRESS_VARIABLE, raising=False)
     with patch.context(), control.loaded_process(tmp_path_factory.mktemp("logs")) as variables:
+        wait_for_socket(variables)
         yield variables
+
+
+def wait_for_socket(variables: dict[str, str]) -> None:
+    """A command that comes earlier starts by itself."""
+    deadline = time.monotonic() + 30
+    while control.process_id(Path(variables[address.ADDRESS_VARIABLE])) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -471,6 +480,7 @@ class Sleeping:
     """A command that waits in a fork."""
 
     def __init__(self, folder: Path, loaded: dict[str, str]) -> None:
+        wait_for_socket(loaded)
         self.process = subprocess.Popen(
             [sys.executable, "stand_in.py", "sleeper"],
             cwd=folder,

@@ -22,7 +22,7 @@ from prunelab.warm.messages import peer
 
 SERVER = "prunelab.warm.server"
 ANSWER_TIMEOUT_S = 5.0
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 1.0  # one that is still loading packages takes longer, and is killed
 
 
 def process_id(address: Path) -> int | None:
