@@ -237,12 +237,17 @@ def is_dangerous_call(node: ast.Call) -> bool:
     return called in FORBIDDEN_CALLS
 
 
+# Results of a stage's own forks, through pipes that nobody else can open.
+OWN_PICKLES = {"runtime/seeds.py": ["pickle"]}
+
+
 def test_no_source_runs_code_from_a_file():
     sources = sorted((PROJECT / "src").rglob("*.py"))
     assert len(sources) > 100
 
     for path in sources:
-        assert dangerous_code(ast.parse(path.read_text())) == [], path
+        allowed = OWN_PICKLES.get(str(path.relative_to(PROJECT / "src/prunelab")), [])
+        assert dangerous_code(ast.parse(path.read_text())) == allowed, path
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ NETWORK = re.compile(
 )
 
 
-def test_network_calls_are_made_in_three_modules_only():
+def test_network_calls_are_made_in_few_modules_only():
     source = PROJECT / "src/prunelab"
     found = {
         str(file.relative_to(source)): NETWORK.findall(file.read_text())
@@ -63,6 +63,7 @@ def test_network_calls_are_made_in_three_modules_only():
         "core/download.py": ["urlopen"],
         "encoders/pretrained.py": ["snapshot_download"],
         "commands/sweep/ray/driver.py": ["create_connection"],  # of a Ray whose address was given
+        "warm/server.py": [""],  # a socket that is a file
     }
 
 
