@@ -192,7 +192,7 @@ def study_of(network: str, plan: Plan, hardware: str, *, smoke: bool) -> dict[st
     seeds = len(params["seeds"])
     data = "CIFAR-10"
     honest = [
-        f"Of {plan.minutes:g} minutes on one {hardware}, with {seeds} seeds at once: "
+        f"Of {plan.minutes:.3g} minutes on one {hardware}, with {seeds} seeds at once: "
         f"{plan.base_epochs} epochs of base training, {plan.epochs} of sparse training and "
         f"{plan.epochs} of fine-tuning. Published are 200, 100 and 100.",
         f"{plan.images:,} training images, the validation images not among them, of 50,000.",
@@ -204,7 +204,7 @@ def study_of(network: str, plan: Plan, hardware: str, *, smoke: bool) -> dict[st
         data = "digits"
         honest = ["One epoch of everything: this shows that the program runs, and nothing else."]
     return {
-        "title": f"{network} on {data} in {plan.minutes:g} minutes on one {hardware}",
+        "title": f"{network} on {data} in {plan.minutes:.3g} minutes on one {hardware}",
         "source": source,
         "network": network,
         "data": f"{data}, {plan.images:,} training images",
