@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from prunelab.config.params import PARAMS_FILE
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import parse_json
-from prunelab.core.metrics_files import details_file, join_metrics
 from prunelab.project.git import git, git_bytes
+from prunelab.project.metrics import read_metrics
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
 
 # The result of a setting. Keys: experiment, baseline, code, parameters, metrics, dense and
@@ -176,27 +177,19 @@ def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
 
 def _record(root: Path, experiment: Experiment) -> Record:
     commit = experiment.commit
+
+    def read(path: Path) -> str:
+        return git(root, "show", f"{commit}:{path}")
+
     return {
         "experiment": experiment.name,
         "baseline": experiment.baseline,
         "code": code_of(root, commit),
-        "parameters": parse_yaml(git(root, "show", f"{commit}:params.yaml")),
-        "metrics": _committed_metrics(root, commit, METRICS),
-        "dense": _committed_metrics(root, commit, DENSE_METRICS),
+        "parameters": parse_yaml(read(PARAMS_FILE)),
+        "metrics": read_metrics(METRICS, read),
+        "dense": read_metrics(DENSE_METRICS, read),
         "environment": _committed_environment(root, commit),
     }
-
-
-def _committed_metrics(root: Path, commit: str, path: Path) -> dict[str, Any]:
-    """Return all metrics of a configuration; only those in its metrics file if there are no
-    details.
-    """
-    headline = parse_json(git(root, "show", f"{commit}:{path}"))
-    try:
-        details = git(root, "show", f"{commit}:{details_file(path)}")
-    except InputError:
-        return join_metrics(headline, {})
-    return join_metrics(headline, parse_json(details))
 
 
 def _committed_environment(root: Path, commit: str) -> Any:

@@ -1,6 +1,6 @@
 """The parameters and metrics of the focus in the workspace, in commits and in experiments."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -10,19 +10,15 @@ from typing import Any
 from prunelab.config.params import PARAMS_FILE
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
-from prunelab.core.files import parse_json
 from prunelab.core.mappings import flatten, nested_mapping
-from prunelab.core.metrics_files import details_file, join_metrics
 from prunelab.core.text import abbreviate
 from prunelab.project.experiments import experiments
 from prunelab.project.git import git
+from prunelab.project.metrics import ReadText, parse_mapping, read_if_present, read_metrics
 from prunelab.project.paths import DENSE_METRICS, LOCK_FILE, METRICS
 
 WORKSPACE, HEAD = "workspace", "HEAD"
 MAX_INTEGER = 2**63  # larger ones are shown abbreviated
-
-# Returns the text of a file of a revision; raises OSError or InputError if there is no such file.
-ReadText = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -130,50 +126,20 @@ def _reader(root: Path, commit: str | None) -> ReadText:
 
 
 def _read_revision(name: str, commit: str | None, read: ReadText) -> RevisionResult:
-    metrics = _read_metrics(METRICS, read)
-    dense = _read_metrics(DENSE_METRICS, read)
-    params = _parse_mapping(PARAMS_FILE, read(PARAMS_FILE), parse_yaml)
+    metrics = read_metrics(METRICS, read)
+    dense = read_metrics(DENSE_METRICS, read)
+    params = parse_mapping(PARAMS_FILE, read(PARAMS_FILE), parse_yaml)
     lock = _read_lock(read)
     displayed = {key: _displayed(value) for key, value in flatten(params).items()}
     return RevisionResult(name, commit, displayed, metrics, dense, _stale_keys(params, lock))
 
 
-def _read_metrics(path: Path, read: ReadText) -> dict[str, Any]:
-    """Return all metrics of a configuration; only those in its metrics file if there are no
-    details.
-    """
-    headline = _parse_mapping(path, read(path), parse_json)
-    details_path = details_file(path)
-    text = _read_if_present(details_path, read)
-    if not text:
-        return headline
-    return join_metrics(headline, _parse_mapping(details_path, text, parse_json))
-
-
 def _read_lock(read: ReadText) -> dict[str, Any]:
     """Return the content of dvc.lock; empty if there is none, so that nothing is stale."""
-    text = _read_if_present(LOCK_FILE, read)
+    text = read_if_present(LOCK_FILE, read)
     if not text:
         return {}
-    return _parse_mapping(LOCK_FILE, text, partial(parse_yaml, fast=True))
-
-
-def _read_if_present(path: Path, read: ReadText) -> str:
-    """Return the text of a file, empty if there is no such file."""
-    try:
-        return read(path)
-    except (InputError, OSError):
-        return ""
-
-
-def _parse_mapping(path: Path, text: str, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        content = parse(text)
-    except InputError as error:
-        raise InputError(f"{path} {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a mapping")
-    return content
+    return parse_mapping(LOCK_FILE, text, partial(parse_yaml, fast=True))
 
 
 def _stale_keys(params: Mapping[str, Any], lock: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from prunelab.core.errors import InputError
 from prunelab.core.files import parse_json
 from prunelab.core.metrics_files import FOLDER, details_file, join_metrics
 from prunelab.project.lock_state import Differences
+from prunelab.project.metrics import parse_mapping
 from prunelab.project.paths import DENSE_METRICS, GRID, METRICS
 from prunelab.project.trees import Tree
 
@@ -57,13 +58,7 @@ def _read_side(tree: Tree) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def _read_mapping(tree: Tree, path: str) -> dict[str, Any]:
-    try:
-        content = parse_json(tree.read(path) or b"")
-    except InputError as error:
-        raise InputError(f"{path} {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a mapping")
-    return content
+    return parse_mapping(path, tree.read(path) or b"", parse_json)
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
