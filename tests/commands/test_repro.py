@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
-from prunelab.commands.repro.cores import sharing_warnings
+from prunelab.commands.repro.cores import default_jobs, sharing_warnings
 from prunelab.commands.repro.display import Display
 from prunelab.commands.repro.pool import WorkerPool
 from prunelab.commands.repro.runner import reproduce
@@ -187,6 +187,14 @@ def test_a_process_and_its_descendants_are_pinned():
             process.kill()
 
     pin(process.pid, available_cores())  # of a process that has ended: no error
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "gpus", "expected"),
+    [(8, 2, 0, 4), (3, 2, 0, 1), (1, 2, 0, 1), (0, 1, 0, 1), (8, 1, 2, 2), (2, 1, 4, 2)],
+)
+def test_by_default_every_job_has_its_cores_and_its_gpu(cores, threads, gpus, expected):
+    assert default_jobs(cores, threads, gpus) == expected
 
 
 def test_too_few_cores_or_gpus_give_a_warning():

@@ -52,21 +52,11 @@ def repro(
     Examples: prunelab repro; one stage at a time: prunelab repro --jobs 1; one group of stages:
     prunelab repro evaluate
     """
-    from prunelab.commands.common import print_line
-    from prunelab.commands.repro.runner import Stopped, reproduce, stoppable
-    from prunelab.project.recovery import repair
+    from prunelab.commands.repro.runner import Stopped, stoppable
 
-    root = Path.cwd()
     try:
         with reporting_errors(), stoppable():
-            for line in repair(root):
-                print_line(line)
-            _check()
-            threads = _threads()
-            job_count = jobs or _default_jobs(threads)
-            for line in _warnings(job_count, threads):
-                print_line(line)
-            result = reproduce(root, targets or [], job_count, print_line, threads=threads)
+            result = _checked_run(Path.cwd(), targets or [], jobs)
     except Stopped as error:
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         raise typer.Exit(128 + error.args[0]) from None
@@ -75,6 +65,27 @@ def repro(
         _print_failures(result)
         raise typer.Exit(1)
     print(f"all {len(result.made) + len(result.unchanged)} stages are up to date")
+
+
+def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResult":
+    """Repair what a killed DVC left, check the parameters, and run the stages."""
+    from prunelab.commands.common import print_line
+    from prunelab.commands.gpus import devices
+    from prunelab.commands.repro.cores import default_jobs, sharing_warnings
+    from prunelab.commands.repro.runner import reproduce
+    from prunelab.core.cores import available_cores
+    from prunelab.project.recovery import repair
+
+    for line in repair(root):
+        print_line(line)
+    _check()
+
+    threads = _threads()
+    cores, gpus = len(available_cores()), len(devices())
+    job_count = jobs or default_jobs(cores, threads, gpus)
+    for line in sharing_warnings(job_count, threads, cores=cores, gpus=gpus):
+        print_line(line)
+    return reproduce(root, targets, job_count, print_line, threads=threads)
 
 
 def _check() -> None:
@@ -91,27 +102,6 @@ def _threads() -> int:
     from prunelab.config.params import PARAMS_FILE, read_params
 
     return int(read_params(PARAMS_FILE)["runtime"]["threads"])
-
-
-def _default_jobs(threads: int) -> int:
-    """As many as the cores can run; on a machine with GPUs, as many as there are GPUs."""
-    from prunelab.commands.gpus import devices
-    from prunelab.commands.repro.cores import default_jobs
-    from prunelab.core.cores import available_cores
-
-    job_count = default_jobs(len(available_cores()) or 1, threads)
-    gpu_count = len(devices())
-    if gpu_count:
-        job_count = min(job_count, gpu_count)
-    return job_count
-
-
-def _warnings(jobs: int, threads: int) -> list[str]:
-    from prunelab.commands.gpus import devices
-    from prunelab.commands.repro.cores import sharing_warnings
-    from prunelab.core.cores import available_cores
-
-    return list(sharing_warnings(jobs, threads, cores=len(available_cores()), gpus=len(devices())))
 
 
 def _print_failures(result: "ReproResult") -> None:

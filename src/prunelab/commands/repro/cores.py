@@ -3,9 +3,15 @@
 from collections.abc import Iterator
 
 
-def default_jobs(cores: int, threads: int) -> int:
-    """How many stages of so many threads the cores can run at a time; at least one."""
-    return max(1, cores // threads)
+def default_jobs(cores: int, threads: int, gpus: int) -> int:
+    """How many stages of so many threads the cores can run at a time; at least one.
+
+    On a machine with GPUs it is at most one for each of them.
+    """
+    jobs = max(1, cores // threads)
+    if gpus:
+        jobs = min(jobs, gpus)
+    return jobs
 
 
 def sharing_warnings(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:
