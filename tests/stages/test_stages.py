@@ -17,14 +17,10 @@ from helpers.params import PROJECT, edit_params
 from helpers.stages import TRAIN, command, files, stage
 from ruamel.yaml import YAML
 
+from prunelab.stages.__main__ import stage_names
 from prunelab.stages.entry import run
 
-NOT_STAGES = ("__init__", "__main__", "entry", "task")
-STAGES = sorted(
-    path.stem
-    for path in (PROJECT / "src/prunelab/stages").glob("*.py")
-    if path.stem not in NOT_STAGES
-)
+STAGES = stage_names()
 
 
 @pytest.fixture

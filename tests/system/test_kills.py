@@ -26,12 +26,11 @@ import psutil
 import pytest
 from helpers.params import PROJECT, edit_params
 from helpers.repository import Clone, outputs, stages_run
+from helpers.stages import loaded_stages
 from ruamel.yaml import YAML
 
 from prunelab.project.dvc_lock import HEADER, split_entries
 from prunelab.project.recovery import repair
-from prunelab.warm.address import ADDRESS_VARIABLE
-from prunelab.warm.control import loaded_process
 
 # DVC's own use of another package.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -325,10 +324,8 @@ def draw_kills(draw: random.Random, count: int, seconds: dict[str, float]) -> li
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The variables by which stages find a loaded process, to run in forks of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(ADDRESS_VARIABLE, raising=False)
-        with loaded_process(tmp_path_factory.mktemp("loaded")) as variables:
-            yield variables
+    with loaded_stages(tmp_path_factory.mktemp("loaded")) as variables:
+        yield variables
 
 
 @pytest.mark.slow

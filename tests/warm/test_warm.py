@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers.params import PROJECT
+from helpers.stages import loaded_stages, wait_for_socket
 from typer.testing import CliRunner
 
 from prunelab.cli import app
@@ -71,19 +72,8 @@ time.sleep(60)
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The variables by which commands find a loaded process."""
-    patch = pytest.MonkeyPatch()
-    patch.delenv(address.ADDRESS_VARIABLE, raising=False)
-    with patch.context(), control.loaded_process(tmp_path_factory.mktemp("logs")) as variables:
-        wait_for_socket(variables)
+    with loaded_stages(tmp_path_factory.mktemp("logs")) as variables:
         yield variables
-
-
-def wait_for_socket(variables: dict[str, str]) -> None:
-    """A command that comes earlier starts by itself."""
-    deadline = time.monotonic() + 30
-    while control.process_id(Path(variables[address.ADDRESS_VARIABLE])) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -480,7 +470,7 @@ class Sleeping:
     """A command that waits in a fork."""
 
     def __init__(self, folder: Path, loaded: dict[str, str]) -> None:
-        wait_for_socket(loaded)
+        wait_for_socket(Path(loaded[address.ADDRESS_VARIABLE]))
         self.process = subprocess.Popen(
             [sys.executable, "stand_in.py", "sleeper"],
             cwd=folder,
