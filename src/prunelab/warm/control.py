@@ -108,7 +108,7 @@ def loaded_process(
     """Keep a loaded process for as long as the body runs.
 
     Args:
-        folder: where its socket goes, a folder of this user.
+        folder: where its log goes.
         variables: what the stages have in their environment besides this process's variables, as
             far as libraries read it while they are loaded.
 

@@ -42,10 +42,11 @@ FLUSH_FAILED = 120  # the exit status of Python if it cannot write what is left 
 
 
 class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    """Serves commands until it has been idle for `idle_s` seconds, or is told to stop.
+    """Runs each command that it receives in a fork of itself.
 
-    With `idle_s` 0 it serves until its standard input is closed, that is, until its owner ends.
-    Otherwise it goes to the background once it has loaded the packages.
+    It goes to the background once it has loaded the packages. It ends after `idle_s` seconds
+    without a command, or on SIGTERM. If `idle_s` is 0, it stays in the foreground and ends when its
+    standard input is closed, that is, when its owner ends.
     """
 
     block_on_close = False  # the processes of connections end with their commands
@@ -259,14 +260,17 @@ def _exit_status(function: Callable[[], None]) -> int:
             return 0
         if isinstance(end.code, int):
             return end.code & 0xFF
+
         print(end.code, file=sys.stderr)
         return 1
+
     except KeyboardInterrupt:
         traceback.print_exc()
         return -signal.SIGINT
     except BaseException:
         traceback.print_exc()
         return 1
+
     return 0
 
 
