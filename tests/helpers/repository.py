@@ -122,8 +122,9 @@ def tiny_clone(folder: Path) -> Clone:
 
 
 def stages_run(output: str) -> list[str]:
-    """The stages that ran, from what DVC printed."""
-    return re.findall(r"Running stage '([^']+)'", output)
+    """The stages that ran, from what DVC or `prunelab repro` printed."""
+    names = re.finditer(r"(?m)Running stage '([^']+)'|^\[\d+/\d+\] (\S+): done", output)
+    return [match[1] or match[2] for match in names]
 
 
 def outputs(folder: Path) -> dict[str, str]:

@@ -18,6 +18,8 @@ from helpers.repository import Repository
 from prunelab.artifacts.predictions import save_predictions
 from prunelab.core.cores import available_cores
 from prunelab.core.files import write_json
+from prunelab.core.source_code import code_digests
+from prunelab.stages.code import UNTRACKED
 
 TORCH = {"torch", "torchvision", "torch_pruning", "torchprofile", "sympy", "triton"}
 STATISTICS = {"sklearn", "scipy", "pandas"}
@@ -126,6 +128,30 @@ def test_stages_that_compute_import_only_what_their_work_needs(computed, name):
     assert (computed[name] & SLOW) - unavoidable == needed - unavoidable
 
 
+def files_that_count(modules: set[str]) -> set[str]:
+    """The files of this package among modules, without those that only untracked rooms import."""
+    untracked = set()
+    for module in ("prunelab.config.params", "prunelab.stages.__main__"):
+        untracked |= set(code_digests(module, PROJECT / "src", frozenset()))
+
+    files = set()
+    for name in modules:
+        if name.startswith("prunelab.") and name.split(".")[1] not in UNTRACKED:
+            path = Path(*name.split("."))
+            is_package = (PROJECT / "src" / path).is_dir()
+            files.add(str(path / "__init__.py" if is_package else path.with_suffix(".py")))
+    return files - untracked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_digests_cover_all_that_stages_import_as_they_run(computed, name):
+    stage = f"prunelab.stages.{name.split()[0]}"
+    used = files_that_count(computed[name])
+
+    assert len(used) > 2
+    assert used <= set(code_digests(stage, PROJECT / "src", UNTRACKED))
+
+
 HISTORY = [
     {"seed": 0, "epoch": epoch, "loss": 1.0, "accuracy": 0.5}
     | {"validation_loss": 1.0, "validation_accuracy": 0.6}
@@ -185,6 +211,8 @@ def test_stages_that_draw_import_only_what_draws(study, stage):
     modules = imported(study, f"prunelab.stages.{stage}", *STAGES[stage])
 
     assert modules & SLOW == NEEDED[stage]
+    used = files_that_count(modules)
+    assert used <= set(code_digests(f"prunelab.stages.{stage}", PROJECT / "src", UNTRACKED))
 
 
 @pytest.mark.parametrize(

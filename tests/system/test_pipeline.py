@@ -15,10 +15,11 @@ from ruamel.yaml import YAML
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.metrics_files import HEADLINE
 from prunelab.runtime.device import FINGERPRINT_PACKAGES
+from prunelab.stages.code import main as write_code_digests
+from prunelab.stages.names import stage_names
 
 SOURCE = PROJECT / "src"
-# What its code does is tracked by value: every stage lists the parameters that it reads.
-UNTRACKED = "config"
+COMPUTED = [name for name in STAGES if name != "code"]  # that stage reads no parameters
 
 
 def commands(stage: dict) -> list[str]:
@@ -33,76 +34,51 @@ def modules_run(stage: dict) -> list[str]:
     return modules
 
 
-def source_of(module: str) -> Path | None:
-    path = SOURCE / Path(*module.split("."))
-    return next(
-        (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None
-    )
+def file_of(module: str) -> Path:
+    return SOURCE / Path(*module.split(".")).with_suffix(".py")
 
 
-def imported_by(file: Path) -> set[str]:
-    """Every module a file names in an import, inside functions too; `from a import b` may mean the
-    module a.b.
-    """
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def code_listed(stage: dict) -> list[str]:
+    return [dep for dep in stage["deps"] if dep.startswith("data/code/")]
 
 
-def reached_from(module: str) -> set[Path]:
-    """All files of this project that importing a module may run, as paths below src/prunelab."""
-    files, queue = set(), [module]
-    while queue:
-        name = queue.pop()
-        file = source_of(name)
-        if file and file not in files:
-            files.add(file)
-            queue.append(name.rpartition(".")[0])  # a module's package is imported before it
-            queue += [name for name in imported_by(file) if name.split(".")[0] == "prunelab"]
-    return {file.relative_to(SOURCE / "prunelab") for file in files}
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """What stage `code` writes for the code as it is: digests of files by stage."""
+    folder = tmp_path_factory.mktemp("code")
+    write_code_digests(folder)
+    return {file.stem: json.loads(file.read_text()) for file in folder.iterdir()}
 
 
-def rooms_of(files: set[Path]) -> set[str]:
-    """What a stage must depend on: the rooms of these files as folders, and of the stages each file
-    by itself.
-    """
-    rooms = set()
-    for file in files:
-        if file.parts[0] == "stages":
-            rooms.add(f"src/prunelab/{file}")
-        elif len(file.parts) > 1 and file.parts[0] != UNTRACKED:
-            rooms.add(f"src/prunelab/{file.parts[0]}")
-    return rooms
+@pytest.mark.parametrize("name", COMPUTED)
+def test_stages_depend_on_the_code_that_they_run(name):
+    modules = [module.rpartition(".")[2] for module in modules_run(STAGES[name])]
+
+    assert code_listed(STAGES[name]) == [f"data/code/{module}.json" for module in modules]
 
 
-def rooms_listed(stage: dict) -> set[str]:
-    return {dep for dep in stage["deps"] if dep.startswith("src/")}
+def test_code_digests_cover_every_stage_and_are_watched(digests):
+    watched = STAGES["code"]["deps"]
+    files = {file for stage in digests.values() for file in stage}
+    unwatched = [
+        file for file in files if not any(f"src/{file}".startswith(f"{dep}/") for dep in watched)
+    ]
+
+    assert STAGES["code"]["outs"] == [f"data/code/{name}.json" for name in sorted(digests)]
+    assert set(digests) == {name for name in stage_names() if name != "code"}
+    assert unwatched == []
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_deps_are_the_rooms_of_all_imports(name):
-    reached = set().union(*(reached_from(module) for module in modules_run(STAGES[name])))
-    assert len(reached) > 5
-    assert rooms_listed(STAGES[name]) == rooms_of(reached)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_stages_depend_on_the_packages_that_their_results_depend_on(name):
-    rooms = rooms_listed(STAGES[name])
-    draws = bool(rooms & {"src/prunelab/figures", "src/prunelab/page"})
-    measures_time = "src/prunelab/benchmark" in rooms
-
+@pytest.mark.parametrize("name", COMPUTED)
+def test_stages_depend_on_the_packages_that_their_results_depend_on(name, digests):
+    modules = [module.rpartition(".")[2] for module in modules_run(STAGES[name])]
+    rooms = {file.split("/")[1] for module in modules for file in digests[module]}
     locks = {dep for dep in STAGES[name]["deps"] if dep.endswith(".lock")}
 
     expected = {"environment.lock"}
-    if draws:
+    if rooms & {"figures", "page"}:
         expected.add("pictures.lock")
-    if measures_time:
+    if "benchmark" in rooms:
         expected.add("benchmark.lock")
 
     assert locks == expected
@@ -123,50 +99,32 @@ def test_environment_lock_covers_every_package_of_the_fingerprint():
     assert set(FINGERPRINT_PACKAGES) - {"dvc"} <= packages
 
 
-COMPUTING = (
-    "train_base",
-    "prune",
-    "finetune",
-    "evaluate",
-    "prune_focus",
-    "finetune_focus",
-    "evaluate_base",
-    "sensitivity",
-)
+COMPUTING = {"train_base", "prune", "finetune", "evaluate", "sensitivity"}
+DRAWING = {"plot", "plot_focus", "plot_sensitivity", "report"}
 
 
 @pytest.mark.parametrize(
     ("edited", "unaffected"),
     [
-        ("figures", (*COMPUTING, "prepare", "benchmark", "report")),
-        ("page", (*COMPUTING, "prepare", "benchmark", "plot")),
-        ("report", (*COMPUTING, "prepare", "benchmark")),
-        ("datasets", (*COMPUTING, "benchmark", "plot", "report")),
-        (
-            "pruning",
-            (
-                "prepare",
-                "train_base",
-                "finetune",
-                "evaluate",
-                "finetune_focus",
-                "evaluate_base",
-                "benchmark",
-            ),
-        ),
-        ("training", ("prepare", "evaluate", "evaluate_base", "benchmark", "plot", "report")),
-        ("evaluation", ("prepare", "train_base", "prune", "finetune", "benchmark")),
-        ("benchmark", (*COMPUTING, "prepare", "plot")),
-        ("models", ("prepare", "plot", "report")),
-        ("commands", STAGES),
-        ("project", STAGES),
-        ("config", STAGES),
+        ("figures", COMPUTING | {"prepare", "benchmark", "report"}),
+        ("page", COMPUTING | {"prepare", "benchmark", "plot"}),
+        ("report", COMPUTING | {"prepare", "benchmark"}),
+        ("datasets", COMPUTING | DRAWING | {"benchmark"}),
+        ("pruning", DRAWING | {"prepare", "train_base", "finetune", "evaluate", "benchmark"}),
+        ("training", DRAWING | {"prepare", "evaluate", "benchmark"}),
+        ("evaluation", DRAWING | {"prepare", "train_base", "prune", "finetune", "benchmark"}),
+        ("benchmark", COMPUTING | DRAWING | {"prepare"}),
+        ("models", DRAWING | {"prepare"}),
+        ("commands", COMPUTING | DRAWING | {"prepare", "benchmark"}),
+        ("project", COMPUTING | DRAWING | {"prepare", "benchmark"}),
+        ("config", COMPUTING | DRAWING | {"prepare", "benchmark"}),
+        ("warm", COMPUTING | DRAWING | {"prepare", "benchmark"}),
     ],
 )
-def test_an_edit_reruns_only_the_stages_that_use_the_room(edited, unaffected):
+def test_an_edit_reruns_only_the_stages_that_use_the_room(edited, unaffected, digests):
     assert (SOURCE / "prunelab" / edited).is_dir()
     for name in unaffected:
-        assert f"src/prunelab/{edited}" not in STAGES[name]["deps"], name
+        assert not any(file.startswith(f"prunelab/{edited}/") for file in digests[name]), name
 
 
 def params_read(file: Path) -> set[str]:
@@ -187,12 +145,12 @@ def params_read(file: Path) -> set[str]:
     return {key.removesuffix(".cells") for key in keys}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", COMPUTED)
 def test_listed_params_are_those_that_a_stage_reads(name):
     """A parameter that a stage reads and does not list would leave stale results behind when it
     changes.
     """
-    used = set().union(*(params_read(source_of(module)) for module in modules_run(STAGES[name])))
+    used = set().union(*(params_read(file_of(module)) for module in modules_run(STAGES[name])))
     listed = set(STAGES[name]["params"])
 
     assert used
@@ -322,7 +280,7 @@ def clone(tmp_path_factory) -> Clone:
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
     told = ["sensitivity", "plot_sensitivity", "plot", "benchmark", "report"]
     assert sorted(stages_run(output)) == sorted(
-        ["prepare", "train_base", "evaluate_base", *grid, *focus, *told]
+        ["code", "prepare", "train_base", "evaluate_base", *grid, *focus, *told]
     )
     clone.commit("Results")
     return clone

@@ -6,17 +6,9 @@ It runs in a fork of a process that has loaded the packages, if there is one for
 
 import runpy
 import sys
-from pathlib import Path
 
+from prunelab.stages.names import stage_names
 from prunelab.warm.client import exit_as, run_in_fork
-
-NO_STAGES = ("__init__", "__main__", "entry", "task")
-
-
-def stage_names() -> list[str]:
-    """The stages that there are: a file each."""
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(file.stem for file in files if file.stem not in NO_STAGES)
 
 
 def main() -> None:
