@@ -46,7 +46,7 @@ RUN UV_NO_CACHE=1 uv pip install --quiet --no-deps --no-build-isolation --offlin
 USER 1000:1000
 STOPSIGNAL SIGINT
 ENTRYPOINT ["tini", "-g", "--"]
-CMD ["sh", "-c", "prunelab check && exec dvc repro"]
+CMD ["prunelab", "repro"]
 
 ARG REVISION
 LABEL org.opencontainers.image.title="prunelab" \
