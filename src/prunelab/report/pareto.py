@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
+from prunelab.evaluation.summary import no_drop_shown
 from prunelab.report.labels import COSTS
 from prunelab.report.tables import (
     compressed_size,
     drop,
     fewer_macs,
-    no_drop_shown,
     with_interval,
 )
 

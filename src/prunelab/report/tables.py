@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunelab.core.text import name_list
+from prunelab.evaluation.summary import no_drop_shown
 from prunelab.report.labels import DENSE
 
 Row = Mapping[str, Any]
@@ -88,11 +89,6 @@ def fewer_macs(row: Row) -> str:
 def compressed_size(row: Row) -> str:
     """The size of the compressed weights in kB."""
     return f"{row['size_compressed_bytes'] / 1000:,.0f} kB"
-
-
-def no_drop_shown(row: Row) -> bool:
-    """Whether the interval of the drop includes 0."""
-    return bool(abs(row["accuracy_drop"]) <= row["accuracy_drop_ci95"])
 
 
 def drop(row: Row) -> str:

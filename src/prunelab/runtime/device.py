@@ -9,7 +9,6 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
+from prunelab.core.packages import installed_versions
 
 TEXT_PACKAGES = ("transformers", "tokenizers")  # only with the extra [text]
 FINGERPRINT_PACKAGES = (
@@ -146,18 +146,8 @@ def fingerprint(execution: Execution) -> dict[str, Any]:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "packages": _installed_versions(),
+        "packages": installed_versions(FINGERPRINT_PACKAGES),
     }
-
-
-def _installed_versions() -> dict[str, str]:
-    versions = {}
-    for package in FINGERPRINT_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _cpu_name() -> str:

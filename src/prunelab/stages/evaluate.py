@@ -20,6 +20,7 @@ from prunelab.data.splits import Split
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, predict
+from prunelab.evaluation.summary import describe
 from prunelab.models.cost import cost, macs
 from prunelab.models.networks import build
 from prunelab.runtime.device import Execution, configure, fingerprint
@@ -66,7 +67,8 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     )
     if confusion:
         write_json(confusion, _confusion_rows(evaluated))
-    headline, others = split_metrics(_metrics(evaluated, params.evaluate.bootstrap_samples))
+    measured = _metrics(evaluated, params.evaluate.bootstrap_samples)
+    headline, others = split_metrics(measured)
     if details:
         write_json(details, _details(evaluated, params.seeds, networks) | {OTHERS: others})
     write_json(metrics, headline)
@@ -75,6 +77,7 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     # therefore does not restore it with the metrics, and it names the metrics it belongs to.
     if environment:
         write_json(environment, fingerprint(execution) | {"metrics_sha256": sha256(metrics)})
+    print(f"{metrics.stem}: {describe(measured)}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
-from prunelab.stages.task import distributed, load_teacher, load_trainer
+from prunelab.stages.task import distributed, history_rows, load_teacher, load_trainer
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.checkpoints import CheckpointFolder, checkpoints_for
@@ -38,7 +38,6 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
     # Some methods train by the base recipe again: with its frozen layers, and without a teacher.
     recipe, start_epoch = retraining(first_card.restart, params.train, params.finetune)
 
-    rows = []
     with checkpoints_for(
         out,
         inputs=[prepared / "dataset.json", *seed_files(pruned, params.seeds)],
@@ -52,13 +51,7 @@ def main(pruned: Path, base: Path, prepared: Path, out: Path, history: Path) -> 
             params, networks, recipe, start_epoch, trainer, checkpoints, base, out
         )
         results = for_each_seed(params.seeds, training.run, execution, processes)
-        for seed, result in zip(params.seeds, results, strict=True):
-            if not processes.first:
-                continue
-            print(f"seed {seed}: {result.describe()}")
-            for row in result.history:
-                rows.append({"seed": seed, **row})
-
+        rows = history_rows(params.seeds, results, report=processes.first)
         if processes.first:
             write_json(history, rows)
 

@@ -1,8 +1,10 @@
-"""What the stages that train have in common: several processes, the trainer and the teacher."""
+"""What the stages that train have in common: processes, the trainer, the teacher, the history."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
@@ -14,7 +16,7 @@ from prunelab.runtime.device import Execution, configure
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed, leave, require_gpus
 from prunelab.stages.entry import Main
 from prunelab.training.distillation import Teacher
-from prunelab.training.trainer import Trainer
+from prunelab.training.trainer import Trainer, TrainResult
 
 
 def distributed(main: Main) -> Main:
@@ -69,3 +71,19 @@ def load_teacher(
     model = execution.place(load_network(seed_file(dense, seed)).model)
     model.requires_grad_(False)
     return Teacher(model, finetune.distill, finetune.temperature)
+
+
+def history_rows(
+    seeds: Sequence[int], results: Iterable[TrainResult], *, report: bool
+) -> list[dict[str, Any]]:
+    """Wait for the results of all seeds, and return a row for every epoch of each.
+
+    With `report`, a line about a seed is printed as soon as its result is there.
+    """
+    rows = []
+    for seed, result in zip(seeds, results, strict=True):
+        if report:
+            print(f"seed {seed}: {result.describe()}")
+        for row in result.history:
+            rows.append({"seed": seed, **row})
+    return rows

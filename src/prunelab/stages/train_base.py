@@ -19,7 +19,7 @@ from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
-from prunelab.stages.task import distributed, load_trainer
+from prunelab.stages.task import distributed, history_rows, load_trainer
 from prunelab.training.checkpoints import CheckpointFolder, checkpoints_for
 from prunelab.training.trainer import Trainer, TrainResult
 
@@ -38,7 +38,6 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     pretrained = weights_file(params.weights, params.model)
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
 
-    rows = []
     with checkpoints_for(
         out,
         inputs=[prepared / "dataset.json", *filter(None, [pretrained])],
@@ -51,13 +50,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         card = _card(params, data_info, normalise, pretrained)
         training = _BaseTraining(params, card, pretrained, trainer, checkpoints, out)
         results = for_each_seed(params.seeds, training.run, execution, processes)
-        for seed, result in zip(params.seeds, results, strict=True):
-            if not processes.first:
-                continue
-            print(f"seed {seed}: {result.describe()}")
-            for row in result.history:
-                rows.append({"seed": seed, **row})
-
+        rows = history_rows(params.seeds, results, report=processes.first)
         if processes.first:
             write_json(history, rows)
 

@@ -151,13 +151,14 @@ class Trainer:
         with progress:
             coming: _EpochInputs | None = None
             for epoch in range(first_epoch, recipe.epochs):
-                self._train_epoch(run, coming or self._prepare_epoch(run, epoch), progress)
+                inputs = coming or self._prepare_epoch(run, epoch)
+                self._train_epoch(run, inputs, progress)
                 predictions = self._validate(run)
                 # Until now nothing was read from a GPU, so it computes while the CPU draws.
                 if epoch + 1 < recipe.epochs:
                     coming = self._prepare_epoch(run, epoch + 1)
 
-                row = self._training_row(run, epoch) | self._validation_row(run, predictions)
+                row = self._training_row(run, inputs) | self._validation_row(run, predictions)
                 _check_finite(row, f"after epoch {epoch + 1}")
 
                 result.history.append({key: round(value, 6) for key, value in row.items()})
@@ -276,6 +277,7 @@ class Trainer:
         return _EpochInputs(
             epoch=epoch,
             batches=batches,
+            last_lr=lrs[-1],
             progresses=progresses,
             lr_scalars=self._scalars(lrs),
             progress_scalars=self._scalars(progresses),
@@ -305,17 +307,21 @@ class Trainer:
         # Each process has batch-norm statistics of its own examples. Those of the first are kept.
         self.distributed.align(model)
 
-    def _training_row(self, run: "_Run", epoch: int) -> Row:
+    def _training_row(self, run: "_Run", inputs: "_EpochInputs") -> Row:
         """What the history says of an epoch's training; the same in every process."""
         metrics, summed = run.training_step.metrics, self.distributed.summed
         loss, accuracy = metrics.means(summed)
         if not math.isfinite(loss):
             batch_number = metrics.finite_batches(run.steps_per_epoch, summed) + 1
-            when = f"in epoch {epoch + 1}, batch {batch_number} of {run.steps_per_epoch}"
+            when = f"in epoch {inputs.epoch + 1}, batch {batch_number} of {run.steps_per_epoch}"
             _check_finite({"loss": loss}, when)
 
-        _, lrs = run.schedule(epoch)
-        return {"epoch": epoch + 1, "learning_rate": lrs[-1], "loss": loss, "accuracy": accuracy}
+        return {
+            "epoch": inputs.epoch + 1,
+            "learning_rate": inputs.last_lr,
+            "loss": loss,
+            "accuracy": accuracy,
+        }
 
     def _seed_global_generators(self, epoch: int) -> None:
         """Make an epoch independent of what ran before: dropout draws from the global stream.
@@ -388,10 +394,14 @@ class _Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class _EpochInputs:
-    """The inputs of an epoch's steps. The scalars are `progresses` and learning rates for them."""
+    """The inputs of an epoch's steps. The scalars are `progresses` and learning rates for them.
+
+    `last_lr` is the learning rate of the epoch's last step.
+    """
 
     epoch: int
     batches: Iterator[RawBatch]
+    last_lr: float
     progresses: Sequence[float]
     lr_scalars: Sequence[float | Tensor]
     progress_scalars: Sequence[float | Tensor]

@@ -9,11 +9,11 @@ import json
 import platform
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import prunelab
 from prunelab.core.files import write
+from prunelab.core.packages import installed_versions
 
 FILE = Path(".prunelab/passed_checks")  # one verdict a line, the newest last
 MAX_VERDICTS = 1000
@@ -62,10 +62,4 @@ def _code() -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = ""
-    return versions
+    return {"python": platform.python_version()} | installed_versions(PACKAGES)

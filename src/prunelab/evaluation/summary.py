@@ -1,0 +1,34 @@
+"""What was measured of a configuration, in a few words for a log."""
+
+from collections.abc import Mapping
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """One line of a configuration's metrics: accuracy, the drop if it was pruned, and its costs.
+
+    Accuracy is in per cent and drops are in points, ± half the 95 % interval. A drop whose interval
+    holds 0 was not shown, and neither was a gain.
+    """
+    parts = [f"test accuracy {_percent(metrics, 'accuracy')} %"]
+    if metrics["ratio_asked"]:
+        if no_drop_shown(metrics):
+            verdict = "not shown to differ from dense"
+        elif metrics["accuracy_drop"] > 0:
+            verdict = "a drop that is shown"
+        else:
+            verdict = "a gain that is shown"
+        parts.append(f"drop {_percent(metrics, 'accuracy_drop')} points: {verdict}")
+        parts.append(f"{metrics['macs_ratio']:.2f}x fewer MACs")
+        parts.append(f"{metrics['sparsity']:.1%} of the weights gone")
+
+    parts.append(f"{metrics['size_compressed_bytes'] / 1000:,.1f} kB compressed")
+    return "; ".join(parts)
+
+
+def no_drop_shown(metrics: Mapping[str, float]) -> bool:
+    """Whether the interval of the drop includes 0."""
+    return abs(metrics["accuracy_drop"]) <= metrics["accuracy_drop_ci95"]
+
+
+def _percent(metrics: Mapping[str, float], key: str) -> str:
+    return f"{100 * metrics[key]:.2f} ± {100 * metrics[f'{key}_ci95']:.2f}"
