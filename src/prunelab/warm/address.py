@@ -23,10 +23,16 @@ PROTOCOL = 1
 # in its working tree when it starts.
 PRELOADED = (
     "numpy",
+    "numpy.ctypeslib",
+    "numpy.random",
     "torch",
     "torch_pruning",
+    "torchprofile",
+    "safetensors.numpy",
     "safetensors.torch",
-    "pydantic",
+    "pydantic.main",  # `pydantic` itself loads what is asked of it
+    "pydantic.type_adapter",
+    "pydantic.types",
     "ruamel.yaml",
     "typer",
     "tqdm",

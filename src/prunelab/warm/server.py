@@ -68,6 +68,9 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
         for name in PRELOADED:
             with suppress(ImportError):  # a stage that needs it says so itself
                 importlib.import_module(name)
+        if "pydantic.main" in sys.modules:
+            # The first model looks for plugins among all installed packages.
+            sys.modules["pydantic.main"].create_model("First")
 
         if threading.active_count() > 1 or sys.modules["torch"].cuda.is_initialized():
             sys.exit("a package has started threads or the GPU, so stages cannot be forked")
