@@ -16,6 +16,11 @@ BASE = Path("models/base/final")
 DENSE_METRICS = Path("metrics/base.json")
 GRID = Path("metrics/grid")
 
+# What people look at.
+TABLE = Path("metrics/table.md")
+TRADEOFF = Path("plots/tradeoff.json")
+PAGE = Path("plots/report.html")
+
 # Raw data, as downloaded or as the user put it there.
 RAW = Path("data/raw")
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,9 @@ def repro(
     prunelab repro evaluate
     """
     from prunelab.commands.repro.runner import Stopped, stoppable
+    from prunelab.commands.repro.summary import summary
 
+    start = time.monotonic()
     try:
         with reporting_errors(), stoppable():
             result = _checked_run(Path.cwd(), targets or [], jobs)
@@ -64,7 +67,10 @@ def repro(
     if result.failed:
         _print_failures(result)
         raise typer.Exit(1)
-    print(f"all {len(result.made) + len(result.unchanged)} stages are up to date")
+    seconds = time.monotonic() - start
+    print(
+        summary(Path.cwd(), made=len(result.made), unchanged=len(result.unchanged), seconds=seconds)
+    )
 
 
 def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResult":
