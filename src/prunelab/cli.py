@@ -1,11 +1,15 @@
 """The `prunelab` command: it registers the commands, nothing else. Stages are run by DVC."""
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from prunelab.commands.allocate.command import allocate
 from prunelab.commands.check.command import check
 from prunelab.commands.common import forget_git_repository
 from prunelab.commands.compare.command import compare
+from prunelab.commands.doctor.command import doctor
 from prunelab.commands.export.command import export
 from prunelab.commands.list_command import list_names
 from prunelab.commands.push import push
@@ -16,7 +20,47 @@ from prunelab.commands.sweep.command import sweep
 from prunelab.commands.verify.command import verify
 from prunelab.commands.warm_command import warm
 
+# The commands by what one does with them, each with its purpose in a line.
+SECTIONS = {
+    "Run a study": {
+        "check": "find everything wrong with params.yaml and the files it names",
+        "repro": "bring all results up to date, several stages at a time",
+        "sweep": "try every combination of several parameters' values",
+        "study": "run published studies and compare the numbers",
+    },
+    "Look at results": {
+        "compare": "experiments and commits side by side",
+        "review": "what a change does to the results, as Markdown",
+    },
+    "Trust them": {
+        "verify": "repeat a commit's pipeline and compare all results",
+        "doctor": "what of this machine would stop a study or change its bits",
+    },
+    "Use them": {
+        "list": "methods, networks, data sets, and the layers of a network",
+        "allocate": "give every layer its own ratio, by its sensitivity",
+        "export": "write a network as ONNX or in torch.export's format",
+    },
+    "Save time": {
+        "warm": "keep torch loaded, so that stages start at once",
+        "push": "push finished stages, so that no second machine runs them",
+    },
+}
+
+
+class _Sections(TyperGroup):
+    """Lists the commands by section."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                for name, purpose in commands.items():
+                    formatter.write(f"  {name:<{width}}  {purpose}\n")
+
+
 app = typer.Typer(
+    cls=_Sections,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,15 +72,10 @@ app = typer.Typer(
 )
 app.callback()(forget_git_repository)
 
-app.command()(allocate)
-app.command()(review)
-app.command()(repro)
-app.command()(push)
-app.command()(sweep)
-app.command()(verify)
-app.command()(warm)
-app.command()(check)
+for command in (
+    *(check, repro, sweep, compare, review, verify, doctor),
+    *(export, allocate, warm, push),
+):
+    app.command()(command)
 app.command("list")(list_names)
-app.command()(export)
-app.command()(compare)
 app.add_typer(studies, name="study")

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 
 from prunelab.artifacts.networks import Network, load_model, save_network
 from prunelab.benchmark import energy, memory
+from prunelab.benchmark import machine_load as machines
 from prunelab.benchmark.backends import BACKENDS, NEEDS, inputs_of, precision
 from prunelab.benchmark.latency import by_clock
 from prunelab.benchmark.machine_load import machine_load
@@ -305,6 +307,31 @@ def test_operators_beyond_the_top_are_summed_up(convolutions, execution):
 
     assert [row["operator"] for row in top_rows][2:] == ["others"]
     assert sum(row["calls"] for row in top_rows) == sum(row["calls"] for row in all_rows)
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"a": 0.2, "b": 0.3, "c": 0.2, "d": 0.05}, ["b 30%", "a 20%", "c 20%"]),
+        ({"a": 0.9}, ["a 90%"]),
+        ({"a": 0.2, "b": 0.2}, []),
+        ({}, []),
+    ],
+)
+def test_machine_is_busy_by_what_others_use_together(monkeypatch, shares, expected):
+    class Other:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    others = {Other(name): share for name, share in shares.items()}
+    clock = iter((0.0, 1.0))
+    used = iter((dict.fromkeys(others, 5.0), {each: 5.0 + others[each] for each in others}))
+    time = SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None)
+    monkeypatch.setattr(machines, "time", time)
+    monkeypatch.setattr(machines, "_cpu_seconds", lambda: next(used))
+    monkeypatch.setattr(machines, "_name", lambda process: process.name)
+
+    assert machine_load()["busy"] == expected
 
 
 def test_machine_load_has_cores_load_and_busy_processes():

@@ -9,10 +9,11 @@ import pytest
 import torch
 from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from helpers.params import PROJECT, edit_params
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Network, save_network, seed_file
-from prunelab.cli import app
+from prunelab.cli import SECTIONS, app
 from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
 from prunelab.datasets.datasets import DATASETS, Cifar
 from prunelab.models.catalogue import MODELS
@@ -196,3 +197,15 @@ def test_commands_outside_a_project_say_where_to_run(tmp_path, monkeypatch, argu
 
     assert result.exit_code == 1
     assert "Run this in the top folder" in result.stderr
+
+
+def test_help_lists_every_command_once_in_a_line_that_fits():
+    group = get_command(app)
+    listed = [name for commands in SECTIONS.values() for name in commands]
+    text = run("--help").stdout
+
+    assert sorted(listed) == sorted(group.commands)
+    assert "..." not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for name in listed:
+        assert text.count(f"\n  {name} ") == 1

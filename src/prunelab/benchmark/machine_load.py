@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psutil
 
-BUSY_CORES = 0.5  # a process that uses more of one core counts as busy
+BUSY_CORES = 0.5  # others that use more of one core together make the machine busy
+NAMED_CORES = 0.1  # the least share of a core of a process that is named
 
 
 def machine_load(window_s: float = 0.5) -> dict[str, Any]:
-    """The load of the last minute, the number of cores, and which other processes are busy.
+    """The load of the last minute, the number of cores, and which other processes compute.
 
-    `busy` has the name and the share of a core of every process that computes during the next
-    `window_s` seconds. This process, its parents and its children do not count.
+    If other processes together use more than half a core during the next `window_s` seconds, `busy`
+    has their names and shares of a core, the largest first. (Each by itself may use little: on a
+    crowded machine all do.) This process, its parents and its children do not count.
     """
     import psutil
 
@@ -25,16 +27,20 @@ def machine_load(window_s: float = 0.5) -> dict[str, Any]:
     time.sleep(window_s)
     elapsed, after = time.monotonic() - start, _cpu_seconds()
 
-    busy = []
+    shares = {}
     for process in after.keys() & before.keys() - family:
-        cores = (after[process] - before[process]) / elapsed
-        if cores > BUSY_CORES:
-            busy.append(f"{_name(process)} {cores:.0%}")
+        shares[process] = (after[process] - before[process]) / elapsed
+
+    busy = []
+    if sum(shares.values()) > BUSY_CORES:
+        for process, cores in sorted(shares.items(), key=lambda item: -item[1]):
+            if cores > NAMED_CORES:
+                busy.append(f"{_name(process)} {cores:.0%}")
 
     return {
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         "cores": os.cpu_count() or 1,
-        "busy": sorted(busy),
+        "busy": busy,
     }
 
 
