@@ -66,8 +66,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(
-        "Pruning studies that anybody can repeat. "
-        "DVC runs the pipeline itself: dvc repro, dvc exp run."
+        "Pruning studies that anybody can repeat.\n\n"
+        "DVC runs the pipeline too: dvc repro, dvc exp run -S ratio=0.8.\n\n"
+        "More about a command, with an example: prunelab COMMAND --help."
     ),
 )
 app.callback()(forget_git_repository)

@@ -205,7 +205,7 @@ def test_help_lists_every_command_once_in_a_line_that_fits():
     text = run("--help").stdout
 
     assert sorted(listed) == sorted(group.commands)
-    assert "..." not in text
+    assert "..." not in text.partition("Options:")[2]
     assert max(map(len, text.splitlines())) <= 80
     for name in listed:
         assert text.count(f"\n  {name} ") == 1
