@@ -2,6 +2,7 @@
 
     python benchmarks/pipeline.py            # about eight minutes
     python benchmarks/pipeline.py --quick    # without the whole study and its memory
+    python benchmarks/pipeline.py --busy     # instead: every stage beside two trainings
 
 Everything runs in temporary clones of HEAD, from nothing: without results and dvc.lock. Byte code
 of all packages is kept in a temporary folder and is there before anything is measured. A multiple
@@ -16,6 +17,11 @@ is printed below the table. What pruning itself computes counts as overhead.
 
 The cold start of a stage is what its command takes by itself in a study of one seed and one cell
 with one epoch of 300 examples.
+
+With --busy every stage runs by itself, cold, with the epochs of the study and three seeds: first
+alone, then while two other studies train their dense networks, three seeds side by side each. On
+two cores the fair share of a stage that computes on one core is then 2.5, and of one that computes
+on two it is 3.
 
 Memory is the proportional set size of a command and of all that it starts: a page that several
 processes share counts once. It is sampled over a study of all stages, but of fewer cells and
@@ -53,6 +59,10 @@ MIB = 2**20
 SAMPLE_INTERVAL_S = 0.3  # of memory; a sample costs some milliseconds a process
 POLL_INTERVAL_S = 0.1
 GRACE_S = 20.0  # for a command that was interrupted to end its own processes
+
+OTHER_TRAININGS = 2
+SETTLE_S = 10.0  # until the other trainings take their steps
+MAX_RATIO_BUSY = 3.5
 
 FEW_MEASUREMENTS = {
     "benchmark.batch_sizes": [1],
@@ -457,6 +467,46 @@ def memory_of_two(lab: Laboratory, short: Path) -> tuple[Row, list[str]]:
     return Row(what, limit=1.3, figure=together.peak / peak), lines
 
 
+def beside_trainings(lab: Laboratory) -> None:
+    """Measure every stage alone and beside two trainings, and print the ratios."""
+    say("a study of one cell, with the epochs of the shipped one")
+    one_cell = {"grid.methods": ["l1_channel"], "grid.ratios": [0.5]}
+    study = lab.study("study", FEW_MEASUREMENTS | one_cell)
+    lab.wait([lab.start("prunelab repro", study, warm=True)])
+
+    commands = {}
+    for stage_lines in stage_commands(study).values():
+        for command in stage_lines:
+            commands.setdefault(command_name(command), command)
+
+    say("every stage alone")
+    alone = {name: lab.seconds(command, study) for name, command in commands.items()}
+
+    say("every stage beside two trainings")
+    trainings = []
+    for number in range(OTHER_TRAININGS):
+        other = lab.study(f"other{number}", {"train.epochs": 100_000})
+        lab.wait([lab.start(commands["prepare"], other)])
+        trainings.append(lab.start(commands["train_base"], other))
+    time.sleep(SETTLE_S)
+
+    beside = {}
+    for name, command in commands.items():
+        beside[name] = lab.seconds(command, study)
+        if any(training.poll() is not None for training in trainings):
+            sys.exit(f"a training beside ended by itself: {trainings[0].log.read_text()[-2000:]}")
+
+    ratios = {name: beside[name] / alone[name] for name in commands}
+    print("| stage | alone, s | beside two trainings, s | ratio | goal | |")
+    print("|:--|--:|--:|--:|--:|:--|")
+    for name, ratio in sorted(ratios.items(), key=lambda item: -item[1]):
+        verdict = "met" if ratio <= MAX_RATIO_BUSY else "not met"
+        print(
+            f"| {name} | {alone[name]:.2f} | {beside[name]:.2f} | {ratio:.2f} "
+            f"| ≤ {MAX_RATIO_BUSY} | {verdict} |"
+        )
+
+
 def measure(lab: Laboratory, *, quick: bool) -> None:
     """Measure everything and print the table."""
     say("byte code, and a study of one cell")
@@ -515,9 +565,15 @@ def main() -> None:
         action="store_true",
         help="leave out the whole study and memory; experiments run in a study of fewer cells",
     )
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--busy", action="store_true", help="measure every stage beside two trainings instead"
+    )
+    arguments = parser.parse_args()
     with laboratory() as lab:
-        measure(lab, quick=quick)
+        if arguments.busy:
+            beside_trainings(lab)
+        else:
+            measure(lab, quick=arguments.quick)
 
 
 if __name__ == "__main__":

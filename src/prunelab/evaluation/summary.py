@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from prunelab.statistics.intervals import no_drop_shown
+
 
 def describe(metrics: Mapping[str, float]) -> str:
     """One line of a configuration's metrics: accuracy, the drop if it was pruned, and its costs.
@@ -23,11 +25,6 @@ def describe(metrics: Mapping[str, float]) -> str:
 
     parts.append(f"{metrics['size_compressed_bytes'] / 1000:,.1f} kB compressed")
     return "; ".join(parts)
-
-
-def no_drop_shown(metrics: Mapping[str, float]) -> bool:
-    """Whether the interval of the drop includes 0."""
-    return abs(metrics["accuracy_drop"]) <= metrics["accuracy_drop_ci95"]
 
 
 def _percent(metrics: Mapping[str, float], key: str) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from prunelab.evaluation.summary import no_drop_shown
 from prunelab.report.labels import COSTS
 from prunelab.report.tables import (
     compressed_size,
@@ -15,6 +14,7 @@ from prunelab.report.tables import (
     fewer_macs,
     with_interval,
 )
+from prunelab.statistics.intervals import no_drop_shown
 
 Row = dict[str, Any]
 

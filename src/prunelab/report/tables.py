@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunelab.core.text import name_list
-from prunelab.evaluation.summary import no_drop_shown
 from prunelab.report.labels import DENSE
+from prunelab.statistics.intervals import no_drop_shown
 
 Row = Mapping[str, Any]
 

@@ -1,5 +1,7 @@
 """95 % intervals of means: over seeds and test images, or by bootstrap for a single seed."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -35,6 +37,11 @@ def half_width(values: np.ndarray, *, resamples: int, seed: int = 0) -> float:
     over_seeds = student_t(values.mean(axis=1))
     over_images = _normal(values.mean(axis=0))
     return float(np.hypot(over_seeds, over_images))
+
+
+def no_drop_shown(metrics: Mapping[str, float]) -> bool:
+    """Whether the interval of a configuration's drop from dense includes 0."""
+    return abs(metrics["accuracy_drop"]) <= metrics["accuracy_drop_ci95"]
 
 
 def student_t(means: np.ndarray) -> float:
