@@ -1,14 +1,18 @@
 """Checks that need the network are made once; their verdict holds while nothing changes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.params import PROJECT, edit_params
+from safetensors.torch import save_file
 
 from prunelab.commands.check import network, verdicts
 from prunelab.commands.check.check import find_problems
+from prunelab.models.networks import build
 
+OUTPUT = "models/base/final/0.safetensors"
 NETWORK_CHECKS = ("check_freeze", "check_sensitivity", "check_feasible")
 
 
@@ -131,3 +135,43 @@ def test_the_oldest_verdicts_are_forgotten(made, monkeypatch):
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"weights": OUTPUT}, f"weights: {OUTPUT} is in models/base/final"),
+        (
+            {"dataset": "imagefolder", "data__source": "data/prepared/train/x"},
+            "data.source: data/prepared/train/x is in data/prepared/train",
+        ),
+        (
+            {"dataset": "text_tsv", "data__source": "metrics/base.json"},
+            "data.source: metrics/base.json is in metrics/base.json",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_path_that_a_stage_would_delete_before_it_reads_it_is_a_problem(
+    made, changes, named, is_absolute
+):
+    shutil.copy(PROJECT / "dvc.yaml", "dvc.yaml")
+    if is_absolute:
+        key, path = list(changes.items())[-1]
+        changes, named = changes | {key: str(Path(path).absolute())}, named.partition(" is in ")[2]
+    edit_params(Path("params.yaml"), **changes)
+
+    (line,) = [line for line in find_problems() if "DVC deletes before the stage runs" in line]
+
+    assert named in line
+    assert "Copy it" in line
+
+
+def test_weights_outside_of_the_outputs_are_no_problem(made):
+    shutil.copy(PROJECT / "dvc.yaml", "dvc.yaml")
+    own = Path("data/raw/own.safetensors")
+    own.parent.mkdir(parents=True)
+    save_file(build("resnet8", 10, (1, 8, 8)).state_dict(), own)
+    edit_params(Path("params.yaml"), weights=str(own))
+
+    assert find_problems() == []

@@ -18,6 +18,7 @@ from helpers.params import edit_params
 from helpers.repository import Clone
 from helpers.studies import PIPELINE, SHIPPED
 from helpers.studies import StudyRepository as Repository
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from prunelab.cli import app
@@ -31,6 +32,7 @@ from prunelab.commands.sweep.ray.remotes import FOLDER_IN_GIT, check_remotes, fe
 from prunelab.config.params import read_params
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
+from prunelab.models.networks import build
 from prunelab.project.experiments import experiment_name
 from prunelab.project.git import git
 
@@ -336,6 +338,20 @@ def test_jobs_at_a_time_are_refused_on_a_cluster():
 
     assert result.exit_code == 1
     assert "--jobs is for this machine" in result.stderr
+
+
+@pytest.mark.usefixtures("repository", "no_work")
+def test_weights_that_a_stage_would_delete_are_refused_before_any_work():
+    weights = Path("models/base/final/0.safetensors")
+    weights.parent.mkdir(parents=True)
+    save_file(build("resnet8", 10, (1, 8, 8)).state_dict(), weights)
+
+    result = sweep_command("-S", f"weights=none,{weights}")
+
+    assert result.exit_code == 1
+    problem = f"weights={weights}: weights: {weights} is in models/base/final, an output"
+    assert problem in result.stderr
+    assert weights.exists()
 
 
 @pytest.mark.usefixtures("repository", "no_work")

@@ -124,6 +124,20 @@ def test_damaged_data_is_refused_and_nothing_is_written(workspace):
     assert not (workspace / "models").exists()
 
 
+def test_weights_that_dvc_has_deleted_are_named_without_a_false_promise(workspace):
+    prepare()
+    weights = "models/base/final/0.safetensors"
+    edit_params(workspace / "params.yaml", weights=weights)
+    shutil.copy(PROJECT / "dvc.yaml", workspace)
+
+    result = stage(*TRAIN, DVC_STAGE="train_base")
+
+    assert result.returncode == 1
+    assert "unchanged" not in result.stderr
+    assert "DVC has deleted this stage's earlier outputs" in result.stderr
+    assert f"weights: {weights} is in models/base/final, an output" in result.stderr
+
+
 def start_stage_as_dvc_does() -> subprocess.Popen:
     """Start a stand-in for DVC: it runs a stage through a shell that stays in between."""
     # `; true` keeps the shell from replacing itself by Python.

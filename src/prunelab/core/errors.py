@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 # Torch raises RuntimeErrors. Matching their text keeps torch out of this module.
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+FILES_UNCHANGED = "Existing files are unchanged."
 MAX_LINE_LENGTH = 4000  # characters: names in a hostile file may have millions
 
 
@@ -48,20 +49,27 @@ def _escaped(character: str) -> str:
     return repr(character)[1:-1]
 
 
-def describe_failure(error: OSError | MemoryError | RuntimeError) -> str | None:
+def describe_failure(
+    error: OSError | MemoryError | RuntimeError, *, state: str = FILES_UNCHANGED
+) -> str | None:
     """One line that says what the machine lacks and what to do.
 
-    None if the error has nothing to do with the machine, which makes it a bug of ours.
+    `state` is as in `describe_os_error`. None if the error has nothing to do with the machine,
+    which makes it a bug of ours.
     """
     if isinstance(error, OSError):
-        return describe_os_error(error)
+        return describe_os_error(error, state=state)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return _describe_out_of_memory(error)
     return None
 
 
-def describe_os_error(error: OSError) -> str:
-    """One line for a full disk, a read-only folder or a missing file: path, cause and advice."""
+def describe_os_error(error: OSError, *, state: str = FILES_UNCHANGED) -> str:
+    """One line for a full disk, a read-only folder or a missing file: path, cause and advice.
+
+    `state` is a sentence about the files that were there before. The default holds for everything
+    that writes with `files.replacing`.
+    """
     place = ""
     if error.filename is not None:
         place = f"{error.filename}: "
@@ -73,8 +81,7 @@ def describe_os_error(error: OSError) -> str:
         cause = lines[-1]
 
     return one_line(
-        f"{place}{cause}. Existing files are unchanged. "
-        "Fix the problem, then run the same command again to continue."
+        f"{place}{cause}. {state} Fix the problem, then run the same command again to continue."
     )
 
 

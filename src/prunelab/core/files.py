@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -105,3 +106,11 @@ def _rounded(content: Any) -> Any:
     if isinstance(content, float):
         return round(content, JSON_DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
     return content
+
+
+def user_path(path: str) -> Path:
+    """A path that a user wrote, with a leading ~ replaced by the home folder.
+
+    The ~name of an unknown user stays as it is.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's raises for unknown users)

@@ -3,13 +3,14 @@
 Nothing here reads files. The data sets themselves are in `prunelab.datasets`.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+
+from prunelab.core.files import user_path
 
 Shape = tuple[int, ...]
 
@@ -38,10 +39,10 @@ class DataConfig:
 
     @property
     def place(self) -> Path | None:
-        """`path` with a leading ~ replaced by the home folder; unknown users' ~name stays."""
+        """`path` with a leading ~ replaced by the home folder."""
         if not self.path:
             return None
-        return Path(os.path.expanduser(self.path))  # noqa: PTH111 (Path's raises for unknown users)
+        return user_path(self.path)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from prunelab.core.files import parse_json
 from prunelab.project.git import git, git_bytes
 from prunelab.project.metrics import read_metrics
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
+from prunelab.project.stage_outputs import declared_outputs
 
 # The result of a setting. Keys: experiment, baseline, code, parameters, metrics, dense and
 # environment.
@@ -70,7 +71,7 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
 
     stage_of_output = {}
     for name, stage in stages.items():
-        for output in _outputs(stage):
+        for output in declared_outputs(stage):
             stage_of_output[output] = name
 
     queue = [target]
@@ -94,13 +95,6 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
     for name in reached:
         parameters.update(stages[name].get("params", []))
     return StageClosure(sorted(files), sorted(parameters), commands)
-
-
-def _outputs(stage: Mapping[str, Any]) -> Iterator[str]:
-    for kind in ("outs", "metrics", "plots"):
-        for output in stage.get(kind, []):
-            # An output with options is a mapping of one key: {path: options}.
-            yield output if isinstance(output, str) else next(iter(output))
 
 
 def _overlap(path: str, other_path: str) -> bool:

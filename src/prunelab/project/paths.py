@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+# The pipeline.
+PIPELINE_FILE = Path("dvc.yaml")
 # DVC's record of every stage's inputs and outputs.
 LOCK_FILE = Path("dvc.lock")
 

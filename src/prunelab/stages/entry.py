@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 
 import typer
 
-from prunelab.core.errors import InputError, describe_failure
+from prunelab.core.errors import FILES_UNCHANGED, InputError, describe_failure
 from prunelab.core.lifecycle import EXIT_GRACE_S, process_count, start_collections
 
 Main = Callable[..., None]
@@ -48,12 +48,14 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
         print_problems(error)
         sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
-        message = describe_failure(error)
+        message = describe_failure(error, state=_state_of_files())
         if message is None:
             raise
 
         _let_first_process_report()
         print(message, file=sys.stderr)
+        if isinstance(error, FileNotFoundError):  # perhaps a parameter names the file
+            _print_lines(_check_lines())
         sys.exit(1)
 
 
@@ -63,24 +65,25 @@ def _let_first_process_report() -> None:
         time.sleep(EXIT_GRACE_S)
 
 
+def _state_of_files() -> str:
+    """What has become of the files that were there before this stage started."""
+    if "DVC_STAGE" not in os.environ:
+        return FILES_UNCHANGED
+    return "DVC has deleted this stage's earlier outputs, which `dvc checkout` restores."
+
+
 def print_problems(error: InputError) -> None:
     """Print the problems of a stage, and all others that `prunelab check` finds.
 
     A stage checks only what it uses. The full check adds the rest, so that one round of edits is
     enough.
     """
-    check = subprocess.run(
-        [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
-    )
-    check_lines = []
-    if check.returncode == 1:
-        check_lines = check.stderr.splitlines()
-
+    check_lines = _check_lines()
+    own_lines = []
     for problem in error.problems:
         if not any(problem in line for line in check_lines):
-            print(problem, file=sys.stderr)
-    for line in check_lines:
-        print(line, file=sys.stderr)
+            own_lines.append(problem)
+    _print_lines([*own_lines, *check_lines])
 
     # DVC has already changed params.yaml (exp run -S) and deleted this stage's outputs.
     if "DVC_STAGE" in os.environ:
@@ -88,3 +91,18 @@ def print_problems(error: InputError) -> None:
         print(
             f"nothing was computed; to restore the previous state: {recovery_hint}", file=sys.stderr
         )
+
+
+def _check_lines() -> list[str]:
+    """The problems that `prunelab check` finds."""
+    check = subprocess.run(
+        [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
+    )
+    if check.returncode != 1:
+        return []
+    return check.stderr.splitlines()
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)

@@ -14,6 +14,7 @@ from prunelab.commands.check.inputs import (
     data_changed,
     data_info_of,
     dataset_of,
+    named_paths,
     prepared_info,
     weights_changed,
 )
@@ -25,6 +26,7 @@ from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS
 from prunelab.models.weights_source import IMAGENET, weights_file
 from prunelab.project.paths import BASE, RAW
+from prunelab.project.stage_outputs import writer_of
 from prunelab.pruning.methods import METHODS
 
 # It raises InputError. The paths are those of the raw data and of the trained base networks.
@@ -176,6 +178,25 @@ def _check_normalise(params: Params, raw: Path, base: Path) -> None:
         )
 
 
+# --- Paths ---
+
+
+def _check_paths(params: Params, raw: Path, base: Path) -> None:
+    """Refuse what the pipeline itself writes: DVC deletes it before the stage could read it."""
+    problems = []
+    for key, path in named_paths(params).items():
+        writer = writer_of(path, Path())
+        if writer:
+            stage, output = writer
+            problems.append(
+                f"{key}: {path} is in {output}, an output of the stage {stage}, which DVC deletes "
+                f"before the stage runs. Copy it to a place outside the outputs, such as {RAW}, "
+                f"and name the copy."
+            )
+    if problems:
+        raise InputError(problems)
+
+
 # --- Weights ---
 
 
@@ -248,6 +269,7 @@ def _plain(section: Any) -> Any:
 CHECKS: dict[Check, set[str]] = {
     _check_runtime: {"runtime"},
     _check_backends: {"runtime", "benchmark"},
+    _check_paths: {"data", "weights"},
     _check_data: {"dataset", "data", "weights"},
     _check_normalise: {"dataset", "data", "weights"},
     _check_weights: {"dataset", "data", "model", "weights"},

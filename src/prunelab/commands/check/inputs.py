@@ -6,11 +6,11 @@ from typing import Any
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
-from prunelab.core.files import sha256
+from prunelab.core.files import sha256, user_path
 from prunelab.data.dataset import DataConfig, DataInfo, Dataset
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import prepare_params
-from prunelab.encoders.pretrained import NO_WEIGHTS
+from prunelab.encoders.pretrained import NO_WEIGHTS, PACKAGED
 from prunelab.models.weights_source import IMAGENET, weights_file
 from prunelab.project.paths import BASE, RAW
 
@@ -25,6 +25,19 @@ def data_info_of(params: Params, raw: Path = RAW) -> DataInfo:
     if prepared:
         return DataInfo(len(prepared["classes"]), tuple(prepared["shape"]))
     return dataset_of(params, raw).info()
+
+
+def named_paths(params: Params) -> dict[str, Path]:
+    """What may be paths of the user's own among the parameters, by their keys in params.yaml.
+
+    A name on the hub is among them, because only the hub can tell.
+    """
+    paths = {}
+    if params.weights not in (NO_WEIGHTS, IMAGENET, *PACKAGED):
+        paths["weights"] = user_path(params.weights)
+    if params.data.source is not None:
+        paths["data.source"] = user_path(params.data.source)
+    return paths
 
 
 def data_changed(params: Params, raw: Path = RAW) -> bool:

@@ -1,0 +1,58 @@
+"""Which paths the stages of dvc.yaml write. It is read as text, so DVC is not needed."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prunelab.config.safe_yaml import parse_yaml
+from prunelab.core.errors import InputError
+from prunelab.project.paths import PIPELINE_FILE
+
+_PLACEHOLDER = re.compile(r"\$\{[^}]*\}")  # of a matrix or of params.yaml
+
+
+def declared_outputs(stage: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every path that a stage of dvc.yaml declares as its output, metrics and plots too."""
+    for kind in ("outs", "metrics", "plots"):
+        for output in stage.get(kind, []):
+            # An output with options is a mapping of one key: {path: options}.
+            yield output if isinstance(output, str) else next(iter(output))
+
+
+def writer_of(path: Path, root: Path) -> tuple[str, str] | None:
+    """Return the stage that writes a path, and its output that the path is or lies in.
+
+    A path without such a stage gives None, and so does a project without dvc.yaml. A relative path
+    begins in `root`. Links are followed, but a path that leads through an output lies in it
+    wherever its links lead. `${...}` in an output stands for any name.
+
+    Raises:
+        InputError: if dvc.yaml is not YAML.
+    """
+    file = root / PIPELINE_FILE
+    if not file.is_file():
+        return None
+    try:
+        stages = parse_yaml(file)["stages"]
+    except InputError as error:
+        raise InputError(f"{file} {line}" for line in error.problems) from None
+
+    places = _places(path, root)
+    for name, stage in stages.items():
+        for output in declared_outputs(stage):
+            pattern = "[^/]+".join(map(re.escape, _PLACEHOLDER.split(output.rstrip("/"))))
+            if any(re.fullmatch(f"{pattern}(/.*)?", place, re.DOTALL) for place in places):
+                return name, output
+    return None
+
+
+def _places(path: Path, root: Path) -> set[str]:
+    """Where a path is, relative to `root`: as it is written, and after following all links.
+
+    DVC may keep outputs as links into its cache, so following links alone would miss them.
+    """
+    written = os.path.relpath(os.path.abspath(root / path), os.path.abspath(root))  # noqa: PTH100 (Path keeps `..`)
+    followed = os.path.relpath((root / path).resolve(), root.resolve())
+    return {Path(written).as_posix(), Path(followed).as_posix()}
