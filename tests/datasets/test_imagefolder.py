@@ -1,5 +1,6 @@
 """Folders of images: layouts, modes, sizes, and every error."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -61,6 +62,81 @@ def test_files_that_are_not_images_are_ignored_and_counted(tmp_path, capsys):
 
     assert len(published.train) == 30
     assert "ignored 4 files" in capsys.readouterr().out
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    write_image_folder(tmp_path / "pets", TWO)
+    write_image_folder(tmp_path / "elsewhere", {"fox": 3, "more": 5, "hidden": 2})
+    (tmp_path / "pets/fox").symlink_to("../elsewhere/fox")
+    (tmp_path / "elsewhere/fox/deep").symlink_to("../more")
+    (tmp_path / "pets/cat/more").symlink_to(tmp_path / "elsewhere/more")
+    (tmp_path / "pets/cat/.hidden").symlink_to(tmp_path / "elsewhere/hidden")
+    dataset = image_folder(tmp_path / "pets")
+    before = dataset.digest()
+
+    published = dataset.read()
+
+    followed = []
+    for path, _, names in os.walk(tmp_path / "pets", followlinks=True):
+        followed += [f"{path}/{name}" for name in names if ".hidden" not in path]
+    assert sorted(published.train.paths) == sorted(followed)
+    assert np.bincount(published.train.labels).tolist() == [12 + 5, 18, 3 + 5]
+
+    (tmp_path / "elsewhere/more/new.png").write_bytes(b"another")
+    assert image_folder(tmp_path / "pets").digest() != before
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("cat/up", ".."),
+        ("cat/deep/up", "../.."),
+        ("cat/same", "."),
+        ("whole", "."),
+        ("cat/beyond", "../.."),
+        ("dog/linked/back", "../../pets/dog"),
+    ],
+)
+def test_links_to_a_folder_that_they_lie_in_are_an_error(tmp_path, link, target):
+    root = tmp_path / "pets"
+    write_image_folder(root, TWO)
+    (root / "cat/deep").mkdir()
+    (tmp_path / "elsewhere/inner").mkdir(parents=True)
+    (root / "dog/linked").symlink_to("../../elsewhere/inner")
+    (root / link).symlink_to(target)
+
+    (line,) = problems(image_folder(root))
+
+    assert f"1 links lead to a folder that they lie in: {root / link}. Remove" in line
+
+
+def test_links_to_nowhere_are_ignored_and_named(tmp_path, capsys):
+    write_image_folder(tmp_path, TWO)
+    (tmp_path / "emu").symlink_to("no/such/folder")
+    (tmp_path / "cat/more").symlink_to("more")  # to itself
+
+    published = image_folder(tmp_path).read()
+
+    assert len(published.train) == 30
+    output = capsys.readouterr().out
+    assert f"ignored 2 links to nowhere: {tmp_path}/cat/more, {tmp_path}/emu\n" in output
+    assert "not images" not in output
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    write_image_folder(tmp_path, TWO)
+    (tmp_path / "cat/closed").mkdir()
+    scandir = os.scandir
+
+    def without_permission(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_permission)
+
+    with pytest.raises(PermissionError, match="cat/closed"):
+        image_folder(tmp_path).read()
 
 
 @pytest.mark.parametrize(

@@ -97,10 +97,19 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class _ClassFolders:
-    """The images of one split: paths by class, and the number of other files beside them."""
+    """The images of one split, and what lies beside them.
+
+    Args:
+        images: paths by class
+        ignored: number of other files
+        dead_links: links that lead nowhere and have no name of an image
+        loops: links to a folder that they lie in, which were not followed
+    """
 
     images: dict[str, list[str]]
     ignored: int
+    dead_links: list[str]
+    loops: list[str]
 
     def paths(self) -> Iterator[str]:
         for paths in self.images.values():
@@ -118,10 +127,10 @@ class _CommonSize:
 class ImageFolder:
     """Any folder of class folders (`data.source`), as RGB squares of `data.resize` pixels.
 
-    Classes are the names of the folders, sorted. Images may lie at any depth below them. Hidden
-    files and folders are ignored. If there are only `train` and `val`, then `val` is the test split
-    and the validation split is taken from `train`. If there is `test` as well, all three stay as
-    published.
+    Classes are the names of the folders, sorted. Images may lie at any depth below them. Links to
+    folders are followed, and hidden files and folders are ignored. If there are only `train` and
+    `val`, then `val` is the test split and the validation split is taken from `train`. If there is
+    `test` as well, all three stay as published.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -172,7 +181,15 @@ class ImageFolder:
 
     def read(self) -> SplitData:
         shape = self.info().shape
+        self._report_ignored()
 
+        files = {name: self._image_files(split, shape) for name, split in self._splits.items()}
+        test, validation = files.get("test"), files.get("val")
+        if test is None:
+            test, validation = validation, None
+        return SplitData(files["train"], test, self._class_names, validation)
+
+    def _report_ignored(self) -> None:
         ignored = sum(split.ignored for split in self._splits.values())
         if ignored:
             print(
@@ -182,11 +199,12 @@ class ImageFolder:
                 )
             )
 
-        files = {name: self._image_files(split, shape) for name, split in self._splits.items()}
-        test, validation = files.get("test"), files.get("val")
-        if test is None:
-            test, validation = validation, None
-        return SplitData(files["train"], test, self._class_names, validation)
+        dead_links = []
+        for split in self._splits.values():
+            dead_links += split.dead_links
+        if dead_links:
+            names = name_list(dead_links)
+            print(one_line(f"{self._root}: ignored {len(dead_links)} links to nowhere: {names}"))
 
     def _image_files(self, split: _ClassFolders, shape: Shape) -> ImageFiles:
         paths: list[str] = []
@@ -221,6 +239,10 @@ class ImageFolder:
         if misnamed:
             return [misnamed]
 
+        loops = self._loops()
+        if loops:
+            return loops
+
         problems = self._too_few_classes()
         for name, split in self._splits.items():
             problems += self._class_problems(name, split)
@@ -230,6 +252,17 @@ class ImageFolder:
         train = self._splits["train"].images
         class_counts = {class_name: len(paths) for class_name, paths in train.items()}
         return class_size_problems(class_counts, needed=4 - len(self._splits))
+
+    def _loops(self) -> list[str]:
+        loops = []
+        for split in self._splits.values():
+            loops += split.loops
+        if not loops:
+            return []
+        return [
+            f"data.source: {len(loops)} links lead to a folder that they lie in: "
+            f"{name_list(loops)}. Remove them."
+        ]
 
     def _too_few_classes(self) -> list[str]:
         class_names = self._class_names
@@ -351,21 +384,71 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _list_images(folder: Path) -> _ClassFolders:
-    """The images in the class folders of a folder."""
+    """The images in the class folders of a folder.
+
+    Raises:
+        OSError: if a folder cannot be listed.
+    """
     images: dict[str, list[str]] = {}
-    ignored = sum(entry.is_file() for entry in folder.iterdir())
+    loops: list[str] = []
+    others = [str(entry) for entry in folder.iterdir() if not entry.is_dir()]
 
     for class_folder in _subfolders(folder):
-        paths: list[str] = []
-        for parent, inner_folders, file_names in os.walk(class_folder):
-            inner_folders[:] = [name for name in inner_folders if not name.startswith(".")]
-            # os.path is faster than Path, for a million files.
-            paths += [os.path.join(parent, name) for name in file_names]  # noqa: PTH118
+        if _is_loop(class_folder, folder):
+            loops.append(str(class_folder))
+            continue
 
-        image_paths = sorted(filter(_is_image, paths))
-        images[class_folder.name] = image_paths
-        ignored += len(paths) - len(image_paths)
-    return _ClassFolders(images, ignored)
+        image_paths = []
+        for path in _walk(class_folder, folder, loops):
+            if _is_image(path):
+                image_paths.append(path)
+            else:
+                others.append(path)
+        images[class_folder.name] = sorted(image_paths)
+
+    dead_links = [path for path in others if not os.path.exists(path)]  # noqa: PTH110
+    return _ClassFolders(images, len(others) - len(dead_links), sorted(dead_links), sorted(loops))
+
+
+def _walk(class_folder: Path, top: Path, loops: list[str]) -> Iterator[str]:
+    """All files below a class folder of `top`, but not in hidden folders. Links are followed.
+
+    Links that lead back are added to `loops` instead.
+    """
+    for parent, inner_folders, file_names in os.walk(
+        class_folder, onerror=_raise_error, followlinks=True
+    ):
+        followed = []
+        for name in inner_folders:
+            inner = os.path.join(parent, name)  # noqa: PTH118 (faster than Path)
+            if name.startswith("."):
+                continue
+            if _is_loop(Path(inner), top):
+                loops.append(inner)
+            else:
+                followed.append(name)
+        inner_folders[:] = followed
+
+        for name in file_names:
+            yield os.path.join(parent, name)  # noqa: PTH118 (faster, for a million files)
+
+
+def _raise_error(error: OSError) -> None:
+    raise error
+
+
+def _is_loop(folder: Path, top: Path) -> bool:
+    """Whether a folder below `top` is a link to a folder that it lies in. Its walk has no end."""
+    if not folder.is_symlink():
+        return False
+
+    target = folder.resolve()
+    for parent in folder.parents:
+        if parent.resolve().is_relative_to(target):
+            return True
+        if parent == top:
+            break
+    return False
 
 
 def _is_image(path: str) -> bool:

@@ -53,6 +53,7 @@ def _places(path: Path, root: Path) -> set[str]:
 
     DVC may keep outputs as links into its cache, so following links alone would miss them.
     """
-    written = os.path.relpath(os.path.abspath(root / path), os.path.abspath(root))  # noqa: PTH100 (Path keeps `..`)
-    followed = os.path.relpath((root / path).resolve(), root.resolve())
+    # Not with Path, which keeps `..` and raises for a link to itself.
+    written = os.path.relpath(os.path.abspath(root / path), os.path.abspath(root))  # noqa: PTH100
+    followed = os.path.relpath(os.path.realpath(root / path), os.path.realpath(root))
     return {Path(written).as_posix(), Path(followed).as_posix()}
