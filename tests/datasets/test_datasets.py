@@ -39,6 +39,12 @@ def test_each_data_set_matches_its_info_and_splits_by_class(name, tmp_path):
 
     assert not dataset.damaged()
     assert len(published.class_names) == info.classes
+    counts, expected_counts = dataset.class_counts(), published.class_counts()
+    assert list(counts.train.values()) == list(expected_counts.train.values())
+    assert (counts.has_test, counts.has_validation) == (
+        expected_counts.has_test,
+        expected_counts.has_validation,
+    )
     train_shares = class_shares(published.train.labels, info.classes)
     for split in splits.values():
         assert split.dtype == (np.uint8 if len(info.shape) == 3 else np.int64)
@@ -57,6 +63,14 @@ def test_each_data_set_matches_its_info_and_splits_by_class(name, tmp_path):
 
 def class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=classes) / len(labels)
+
+
+def test_classes_of_cifar_are_counted_without_its_files(tmp_path):
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        counts = DATASETS[name](DataConfig(tmp_path)).class_counts()
+
+        assert list(counts.train.values()) == [50_000 // classes] * classes
+        assert (counts.has_test, counts.has_validation) == (True, False)
 
 
 def test_digits_are_those_that_scikit_learn_loads():

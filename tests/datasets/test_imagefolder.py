@@ -161,6 +161,7 @@ def test_official_splits_come_from_the_folders_of_their_names(
     assert published.class_names == ["cat", "dog"]
     assert split_folder(published.test, tmp_path) == test_from
     assert split_folder(published.validation, tmp_path) == validation_from
+    assert image_folder(tmp_path).class_counts() == published.class_counts()
 
 
 def split_folder(split, root: Path) -> str | None:
@@ -427,6 +428,16 @@ def check(**changes: object) -> list[str]:
     return result.stderr.splitlines()
 
 
+def test_prepare_refuses_splits_without_a_class_in_the_words_of_check(workspace):
+    (line,) = check(data__test_fraction=0.01)
+
+    with pytest.raises(InputError) as error:
+        prepare.main(Path("data/raw"), Path("data/prepared"))
+
+    assert error.value.problems == [line]
+    assert not Path("data/prepared").exists()
+
+
 def test_prepare_writes_splits_and_describes_them(workspace):
     assert check() == []
 
@@ -470,6 +481,10 @@ def test_prepared_data_needs_its_source_only_if_parameters_change(workspace):
         ({"data__source": "nowhere"}, "nowhere is not a folder"),
         ({"data__resize": None}, "data.resize is null"),
         ({"data__normalise": {"mean": [0.5], "std": [0.5]}}, "imagefolder has 3 channels"),
+        (
+            {"data__validation_fraction": 0.01},
+            "leaves validation without 1 of 2 classes: cat (20); what would fit",
+        ),
     ],
 )
 def test_check_reports_each_problem_once(workspace, changes, named):

@@ -64,6 +64,8 @@ def test_texts_become_token_ids_truncated_or_padded(tmp_path):
     assert texts.info().shape == (8,)
     assert texts.info().classes == 2
     assert raw.class_names == ["bad", "good"]
+    assert texts.class_counts().train == {"bad": 2, "good": 3}
+    assert texts.class_counts() == raw.class_counts()
     assert raw.train.labels.tolist() == [1, 0, 1, 0, 1]
     assert raw.test is None
     assert raw.validation is None
@@ -86,8 +88,10 @@ def test_official_splits_are_found_in_a_folder_or_by_a_prefix(tmp_path, prefix, 
     for part, rows in (("train", ROWS), (validation, ROWS[:2]), ("test", ROWS[1:3])):
         table(Path(f"{stem}{part}.tsv"), rows)
 
-    raw = dataset(tmp_path / "mine").read()
+    texts = dataset(tmp_path / "mine")
+    raw = texts.read()
 
+    assert texts.class_counts() == raw.class_counts()
     assert [len(part.labels) for part in (raw.train, raw.validation, raw.test)] == [4, 2, 2]
     np.testing.assert_array_equal(raw.test.inputs, raw.train.inputs[1:3])
 

@@ -92,6 +92,18 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
+class ClassCounts:
+    """How many examples of every class the official training split has, and what else is official.
+
+    The classes of `train` are in the order of their numbers.
+    """
+
+    train: dict[str, int]
+    has_test: bool = False
+    has_validation: bool = False
+
+
+@dataclass(frozen=True)
 class SplitData:
     """A data set as published. `test` or `validation` is None if it has no such official split."""
 
@@ -100,12 +112,20 @@ class SplitData:
     class_names: list[str]
     validation: Examples | None = None
 
+    def class_counts(self) -> ClassCounts:
+        counts = np.bincount(self.train.labels, minlength=len(self.class_names)).tolist()
+        return ClassCounts(
+            dict(zip(self.class_names, counts, strict=True)),
+            has_test=self.test is not None,
+            has_validation=self.validation is not None,
+        )
+
 
 class Dataset(Protocol):
     """One data set, made by `DATASETS[name](DataConfig(...))`. Making it touches no file.
 
-    `missing`, `damaged`, `info` and `digest` take seconds: `prunelab check` calls them before a
-    run.
+    `missing`, `damaged`, `info`, `class_counts` and `digest` take seconds: `prunelab check` calls
+    them before a run.
     """
 
     def __init__(self, config: DataConfig) -> None: ...
@@ -128,6 +148,13 @@ class Dataset(Protocol):
 
     def info(self) -> DataInfo:
         """Constants for published data sets; otherwise read from the source.
+
+        Raises:
+            InputError: with the lines of `missing` or `damaged`.
+        """
+
+    def class_counts(self) -> ClassCounts:
+        """The counts of what `read` returns.
 
         Raises:
             InputError: with the lines of `missing` or `damaged`.

@@ -13,6 +13,7 @@ import numpy as np
 from prunelab.core.errors import InputError
 from prunelab.core.text import name_list
 from prunelab.data.dataset import Examples, Shape, SplitData
+from prunelab.data.split_sizes import share_out, split_problems
 
 CHUNK_BYTES = 64 * 2**20
 MAX_CHUNK_ROWS = 4096  # every image that waits to be decoded takes a kilobyte, however small it is
@@ -67,10 +68,13 @@ def three_way_split(
     """Train, validation and test. Official splits stay as they are; absent ones come from train.
 
     Raises:
-        InputError: if a class would be missing from a split.
+        InputError: if a class would be missing from a split, with what would fit.
     """
-    train, test, validation = published.train, published.test, published.validation
+    problems = split_problems(published.class_counts(), test_fraction, validation_fraction, seed)
+    if problems:
+        raise InputError(problems)
 
+    train, test, validation = published.train, published.test, published.validation
     if test is None:
         train, test = split_off(train, test_fraction, seed)
     if validation is None:
@@ -91,23 +95,18 @@ def split_off(examples: AnyExamples, fraction: float, seed: int) -> tuple[AnyExa
     Raises:
         InputError: if a class would be missing from either of them.
     """
-    problem = f"cannot split off {fraction:g} of {len(examples)} examples"
     class_rows = _rows_by_class(examples.labels)
     counts = np.array([len(rows) for rows in class_rows])
-    taken_count = math.ceil(fraction * len(examples))
-    if len(counts) > min(taken_count, len(examples) - taken_count) or counts.min() < 2:
-        raise InputError(
-            f"{problem}: both parts need an example of each of the {len(counts)} classes, "
-            f"the smallest of which has {counts.min()}"
-        )
-
     random = np.random.RandomState(seed)
-    rest_counts = _share_out(counts, len(examples) - taken_count, random)
-    taken_counts = _share_out(counts - rest_counts, taken_count, random)
+
+    rest_counts, taken_counts = share_out(counts, fraction, random)
     absent = np.flatnonzero((rest_counts == 0) | (taken_counts == 0))
     if len(absent):
         classes = {int(examples.labels[class_rows[index][0]]) for index in absent}
-        raise InputError(f"{problem}: one of the splits would lack the classes {classes}")
+        raise InputError(
+            f"cannot split off {fraction:g} of {len(examples)} examples: "
+            f"one of the splits would lack the classes {classes}"
+        )
 
     rest, taken = [], []
     for rows, rest_count in zip(class_rows, rest_counts, strict=True):
@@ -125,27 +124,6 @@ def _rows_by_class(labels: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order])) + 1
     return np.split(order, starts)
-
-
-def _share_out(counts: np.ndarray, total: int, random: np.random.RandomState) -> np.ndarray:
-    """How many of `total` examples each class gets, in proportion to its count [classes].
-
-    Classes with the largest remainders get the examples that rounding down leaves, and chance
-    decides between equal remainders.
-    """
-    exact = counts / counts.sum() * total
-    shares = np.floor(exact)
-    remainders = exact - shares
-    left = int(total - shares.sum())
-
-    for remainder in np.unique(remainders)[::-1]:
-        if left == 0:
-            break
-        (tied,) = np.where(remainders == remainder)
-        chosen = random.choice(tied, size=min(len(tied), left), replace=False)
-        shares[chosen] += 1
-        left -= len(chosen)
-    return np.asarray(shares, dtype=int)
 
 
 def class_size_problems(counts: Mapping[str, int], needed: int) -> list[str]:

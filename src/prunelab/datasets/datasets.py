@@ -13,13 +13,17 @@ import numpy as np
 from prunelab.core.download import Checksum, fetch, reachable
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
-from prunelab.data.dataset import DataConfig, DataInfo, Dataset, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Dataset, Shape, SplitData
 from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFolder
 from prunelab.datasets.text import TextTable
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
+
+
+DIGITS = [str(digit) for digit in range(10)]
+CIFAR_IMAGES = 50_000  # of training, the same number of every class
 
 
 class Digits:
@@ -43,6 +47,10 @@ class Digits:
     def info(self) -> DataInfo:
         return DataInfo(10, _network_shape((1, 8, 8), self._config.resize))
 
+    def class_counts(self) -> ClassCounts:
+        labels = np.loadtxt(_digits_file(), delimiter=",", usecols=-1, dtype=np.int64)
+        return ClassCounts(dict(zip(DIGITS, np.bincount(labels).tolist(), strict=True)))
+
     def digest(self) -> None:
         return None
 
@@ -53,9 +61,8 @@ class Digits:
         # Pixels are integers from 0 to 16. Stretched to 0..255, all 17 levels stay distinct.
         images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
         train = Split(images, labels.astype(np.int64))
-        class_names = [str(digit) for digit in range(10)]
 
-        return SplitData(train=train, test=None, class_names=class_names)
+        return SplitData(train=train, test=None, class_names=DIGITS)
 
 
 def _digits_file() -> Path:
@@ -147,6 +154,11 @@ class Cifar:
 
     def info(self) -> DataInfo:
         return DataInfo(self._classes, _network_shape((3, 32, 32), self._resize))
+
+    def class_counts(self) -> ClassCounts:
+        # By number, because the names are in a file that may be missing.
+        names = map(str, range(self._classes))
+        return ClassCounts(dict.fromkeys(names, CIFAR_IMAGES // self._classes), has_test=True)
 
     def digest(self) -> None:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import name_list
-from prunelab.data.dataset import DataConfig, DataInfo, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Shape, SplitData
 from prunelab.data.splits import chunk_rows, class_size_problems
 from prunelab.datasets.images import decode, size_of
 
@@ -165,6 +165,18 @@ class ImageFolder:
 
         width, height = self._common_size.size
         return DataInfo(len(self._class_names), (3, height, width))
+
+    def class_counts(self) -> ClassCounts:
+        problems = self.missing() or self._structure_problems
+        if problems:
+            raise InputError(problems)
+
+        train = self._splits["train"].images
+        return ClassCounts(
+            {class_name: len(train[class_name]) for class_name in self._class_names},
+            has_test=len(self._splits) > 1,
+            has_validation=len(self._splits) > 2,
+        )
 
     def digest(self) -> str:
         """A hash of the names and sizes of all images."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunelab.core.errors import InputError
-from prunelab.data.dataset import DataConfig, DataInfo, SplitData
+from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, SplitData
 from prunelab.data.splits import Split, class_size_problems
 from prunelab.datasets.table_file import Table, read_table
 
@@ -63,13 +63,11 @@ class TextTable:
         if self.missing():
             return []
         try:
-            class_names = self._class_names
+            class_counts = self.class_counts()
         except InputError as error:
             return error.problems
 
-        label_counts = Counter(self._tables["train"].labels)
-        class_counts = {name: label_counts[name] for name in class_names}
-        return class_size_problems(class_counts, needed=4 - len(self._tables))
+        return class_size_problems(class_counts.train, needed=4 - len(self._tables))
 
     def reachable(self) -> bool:
         return False
@@ -79,6 +77,14 @@ class TextTable:
 
     def info(self) -> DataInfo:
         return DataInfo(len(self._class_names), (self._config.tokens,))
+
+    def class_counts(self) -> ClassCounts:
+        label_counts = Counter(self._tables["train"].labels)
+        return ClassCounts(
+            {name: label_counts[name] for name in self._class_names},
+            has_test="test" in self._tables,
+            has_validation="validation" in self._tables,
+        )
 
     def digest(self) -> str | None:
         """A hash of the tables' bytes and of the tokenizer's vocabulary and rules."""

@@ -22,6 +22,7 @@ from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.registry import pick
 from prunelab.data.dataset import DataInfo
+from prunelab.data.split_sizes import split_problems
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS
 from prunelab.models.weights_source import IMAGENET, weights_file
@@ -158,6 +159,11 @@ def _check_data(params: Params, raw: Path, base: Path) -> None:
     missing = dataset.missing()
     if missing and not dataset.reachable():
         problems = problems + missing
+    if not problems:
+        data = params.data
+        problems = split_problems(
+            dataset.class_counts(), data.test_fraction, data.validation_fraction, data.split_seed
+        )
     if problems:
         raise InputError(problems)
 
