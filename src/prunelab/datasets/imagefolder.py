@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import name_list
-from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Examples, Shape, SplitData
 from prunelab.data.splits import chunk_rows, class_size_problems
+from prunelab.datasets.bit_depth import BitDepth
 from prunelab.datasets.images import decode, size_of
 
 SUFFIXES = {
@@ -42,12 +43,14 @@ class ImageFiles:
         labels: classes, int64 [N]
         shape: (3, height, width) of every decoded image
         resize: side that images are resized to; None keeps their size
+        depth: the bits of 16-bit images that are used; None stands for all 16
     """
 
     paths: np.ndarray
     labels: np.ndarray
     shape: Shape
     resize: int | None
+    depth: BitDepth | None = None
     dtype: np.dtype = field(default=np.dtype(np.uint8))
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class ImageFiles:
         return str(self.paths[row])
 
     def at(self, indices: np.ndarray) -> "ImageFiles":
-        return ImageFiles(self.paths[indices], self.labels[indices], self.shape, self.resize)
+        return replace(self, paths=self.paths[indices], labels=self.labels[indices])
 
     def chunks(self) -> Iterator[np.ndarray]:
         rows = chunk_rows(self.shape, self.dtype)
@@ -85,7 +88,7 @@ class ImageFiles:
     def _decode(self, path: str) -> np.ndarray | str:
         """The image, or the problem with it. The caller adds the path."""
         try:
-            image = decode(path, self.resize)
+            image = decode(path, self.resize, self.depth)
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
             message = " ".join(str(error).replace(repr(path), "").split())
             return f"{type(error).__name__}: {message}"
@@ -93,6 +96,22 @@ class ImageFiles:
         if image.shape != self.shape:
             return f"its shape is {image.shape}, but the others have {self.shape}"
         return image
+
+
+def share_bit_depth(splits: Mapping[str, Examples]) -> tuple[dict[str, Examples], BitDepth]:
+    """Let all splits decode 16-bit images by the bits that the training split uses.
+
+    Splits of anything but image files stay as they are.
+    """
+    images = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
+    depth = BitDepth([])
+    if "train" in images:
+        depth = BitDepth(images["train"].paths)
+
+    shared: dict[str, Examples] = dict(splits)
+    for name, split in images.items():
+        shared[name] = replace(split, depth=depth)
+    return shared, depth
 
 
 @dataclass(frozen=True)

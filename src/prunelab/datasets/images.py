@@ -1,6 +1,7 @@
 """Image files of any mode and size, decoded to RGB bytes."""
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,19 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
+    from prunelab.datasets.bit_depth import BitDepth, Kind
+
 # Pillow recognises a format by the file's content, not by its name. Other formats are left out
 # because some of Pillow's readers start programs (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 
-def decode(path: str, side: int | None) -> np.ndarray:
+KEPT_BITS = 8  # of each value
+# The end of what Pillow calls the layout of 16-bit colour. (BGR;16 has 16 bits in all.)
+_DEEP_LAYOUT = re.compile(r";16[BLN]$")
+
+
+def decode(path: str, side: int | None, depth: "BitDepth | None" = None) -> np.ndarray:
     """Read an image as RGB bytes.
 
     Cropping the centre square before resizing gives the usual centre crop of a resized image, and
@@ -24,6 +32,7 @@ def decode(path: str, side: int | None) -> np.ndarray:
     Args:
         path: the file
         side: resize the centre square to this many pixels a side; None keeps the whole image
+        depth: the bits of 16-bit grey that are scaled to 8; None scales all 16
 
     Returns:
         uint8 [3, H, W].
@@ -35,7 +44,7 @@ def decode(path: str, side: int | None) -> np.ndarray:
     from PIL import Image
 
     with _open(path) as image:
-        rgb = _as_rgb(image)
+        rgb = _as_rgb(image, depth)
 
         if side:
             width, height = rgb.size
@@ -64,19 +73,62 @@ def _open(path: str) -> "Image.Image":
     return Image.open(path, formats=FORMATS)
 
 
-def _as_rgb(image: "Image.Image") -> "Image.Image":
+def maximum_of(path: str, kind: "Kind") -> int:
+    """The largest value in a 16-bit image of a kind; 0 for other images and unreadable ones.
+
+    Of 16-bit colour Pillow reads the upper 8 bits only, so the lower 8 are all set in the result.
+    """
+    try:
+        with _open(path) as image:
+            if kind == "grey" and _is_deep_grey(image):
+                return int(np.asarray(image).max())
+            if kind == "colour" and _is_deep_colour(image):
+                highest = int(np.asarray(image)[..., :3].max())  # without alpha
+                return highest << KEPT_BITS | 0xFF
+    except Exception:  # damaged bytes make Pillow raise errors of every kind; `decode` reports them
+        return 0
+    return 0
+
+
+def _is_deep_grey(image: "Image.Image") -> bool:
+    return image.mode.startswith("I")
+
+
+def _is_deep_colour(image: "Image.Image") -> bool:
+    """Whether the file has 16 bits a channel, before its pixels are read."""
+    for tile in getattr(image, "tile", []):
+        arguments = tile[3]
+        layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+        if isinstance(layout, str) and _DEEP_LAYOUT.search(layout) and not _is_deep_grey(image):
+            return True
+    return False
+
+
+def _as_rgb(image: "Image.Image", depth: "BitDepth | None") -> "Image.Image":
     """Three bytes per pixel: alpha is dropped, grey is repeated, 16-bit grey is scaled down."""
     from PIL import Image
 
-    if image.mode.startswith("I"):
-        # Pillow's own conversion would clip every value above 255.
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError(f"grey values from {grey.min()} to {grey.max()} exceed 16 bits")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if _is_deep_grey(image):
+        return Image.fromarray(_as_bytes(np.asarray(image), depth)).convert("RGB")
 
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, whose range is unknown")
+    if depth and _is_deep_colour(image):
+        depth.used("colour")  # is reported only
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def _as_bytes(grey: np.ndarray, depth: "BitDepth | None") -> np.ndarray:
+    """16-bit grey [H, W] as uint8. Pillow's own conversion would clip every value above 255."""
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise ValueError(f"grey values from {grey.min()} to {grey.max()} exceed 16 bits")
+
+    used_bits = 16
+    if depth:
+        used_bits = depth.used("grey")
+    scaled = grey >> (used_bits - KEPT_BITS)
+    if depth and scaled.max() > 0xFF:
+        depth.count_clipped()
+    return scaled.clip(max=0xFF).astype(np.uint8)

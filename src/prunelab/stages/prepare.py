@@ -10,6 +10,7 @@ from prunelab.core.registry import pick
 from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split, three_way_split
 from prunelab.datasets.datasets import DATASETS
+from prunelab.datasets.imagefolder import share_bit_depth
 from prunelab.datasets.manifest import describe, find_duplicates, prepare_params, report_duplicates
 from prunelab.stages.entry import run
 
@@ -40,16 +41,17 @@ def main(raw: Path, out: Path) -> None:
         params.data.validation_fraction,
         params.data.split_seed,
     )
-    splits = three_way_split(published, *split_settings)
+    splits, depth = share_bit_depth(three_way_split(published, *split_settings))
     origin = prepare_params(params.dataset, config, *split_settings)
     origin |= {"digest": dataset.digest()}
     shape = dataset.info().shape
 
     def describe_written(written: dict[str, Split]) -> dict[str, Any]:
         duplicates = find_duplicates(written)
-        for line in report_duplicates(duplicates, splits):
+        for line in [*depth.report(), *report_duplicates(duplicates, splits)]:
             print(one_line(line))
-        return origin | describe(published.class_names, shape, written, duplicates)
+        description = describe(published.class_names, shape, written, duplicates)
+        return origin | description | depth.record()
 
     save_prepared(out, splits, describe_written)
     print(", ".join(f"{name}: {len(split)} examples" for name, split in splits.items()))
