@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from contextlib import suppress
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunelab.core.errors import InputError
+from prunelab.core.errors import InputError, one_line
 from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, SplitData
 from prunelab.data.splits import Split, class_size_problems
-from prunelab.datasets.table_file import Table, read_table
+from prunelab.datasets.table_file import QUOTES_HINT, Table, read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -101,6 +102,8 @@ class TextTable:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self) -> SplitData:
+        self._report_quotes()
+
         class_numbers = {name: number for number, name in enumerate(self._class_names)}
         splits = {}
         for split, table in self._tables.items():
@@ -113,6 +116,20 @@ class TextTable:
             class_names=self._class_names,
             validation=splits.get("validation"),
         )
+
+    def _report_quotes(self) -> None:
+        """Say that quotes are kept where they look like those that enclose a field of a .csv."""
+        for split, table in self._tables.items():
+            if table.is_quoted:
+                continue
+            count = sum(map(_looks_enclosed, table.texts))
+            if count:
+                print(
+                    one_line(
+                        f"{self._paths[split]}: {count} texts stand in quotes, with doubled quotes "
+                        f"within them, and keep both; {QUOTES_HINT}"
+                    )
+                )
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         """Token ids, int64 [N, tokens]: [CLS], the text truncated to fit, [SEP], padding."""
@@ -150,17 +167,27 @@ class TextTable:
         tables, problems = {}, []
         for split, path in self._paths.items():
             try:
-                tables[split] = read_table(
-                    path,
-                    text_column=self._config.text_column,
-                    label_column=self._config.label_column,
-                )
+                tables[split] = self._read_table(path)
             except InputError as error:
                 problems += error.problems
-
         if problems:
             raise InputError(problems)
+
+        # Where one .tsv needs quotes that enclose fields, the others were written alike.
+        tsv_splits = [split for split, path in self._paths.items() if path.suffix == ".tsv"]
+        if any(tables[split].is_quoted for split in tsv_splits):
+            for split in tsv_splits:
+                with suppress(InputError):
+                    tables[split] = self._read_table(self._paths[split], is_quoted=True)
         return tables
+
+    def _read_table(self, path: Path, *, is_quoted: bool = False) -> Table:
+        return read_table(
+            path,
+            text_column=self._config.text_column,
+            label_column=self._config.label_column,
+            is_quoted=is_quoted,
+        )
 
     @cached_property
     def _class_names(self) -> list[str]:
@@ -197,6 +224,11 @@ class TextTable:
                     f"but not in {self._paths[absent]}"
                 )
         return problems
+
+
+def _looks_enclosed(text: str) -> bool:
+    within = text[1:-1]
+    return text[:1] == text[-1:] == '"' and '""' in within and '"' not in within.replace('""', "")
 
 
 def _table_paths(source: Path) -> dict[str, Path]:
