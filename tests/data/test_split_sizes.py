@@ -1,6 +1,7 @@
 """Splits that would lack a class are found from the counts, with advice that works."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,15 +17,12 @@ from prunelab.data.splits import Split, three_way_split
 FRACTIONS = st.floats(0.01, 0.99) | st.sampled_from([0.1, 0.25, 0.5])
 
 
-def published(counts: dict[str, int], *, test: bool = False, validation: bool = False) -> SplitData:
+def published(counts: dict[str, int], official: Sequence[str] = ()) -> SplitData:
+    """A data set with so many examples of every class; `official` are the splits beside train."""
     labels = np.repeat(np.arange(len(counts)), list(counts.values()))
     examples = Split(np.arange(len(labels))[:, None], labels)
-    return SplitData(
-        train=examples,
-        test=examples if test else None,
-        class_names=list(counts),
-        validation=examples if validation else None,
-    )
+    others = {"test": None} | dict.fromkeys(official, examples)
+    return SplitData(train=examples, class_names=list(counts), **others)
 
 
 def scikit_learn_splits(labels: np.ndarray, test: float, validation: float, seed: int) -> list:
@@ -125,14 +123,14 @@ def test_a_class_that_is_smaller_than_the_number_of_splits_fits_no_fraction():
 @pytest.mark.parametrize(
     ("official", "named"),
     [
-        ({}, "data.test_fraction: 0.01 of 40 examples leaves test without 1 of 2"),
-        ({"test": True}, "data.validation_fraction: 0.01 of 40 examples leaves validation without"),
-        ({"validation": True}, "data.test_fraction: 0.01 of 40 examples leaves test without"),
-        ({"test": True, "validation": True}, None),
+        ((), "data.test_fraction: 0.01 of 40 examples leaves test without 1 of 2"),
+        (("test",), "data.validation_fraction: 0.01 of 40 examples leaves validation without"),
+        (("validation",), "data.test_fraction: 0.01 of 40 examples leaves test without"),
+        (("test", "validation"), None),
     ],
 )
 def test_official_splits_need_no_fraction(official, named):
-    data = published({"a": 20, "b": 20}, **official)
+    data = published({"a": 20, "b": 20}, official)
 
     lines = split_problems(data.class_counts(), 0.01, 0.01, seed=0)
 
