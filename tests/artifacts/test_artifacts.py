@@ -17,10 +17,10 @@ from prunelab.artifacts.arrays import save_arrays
 from prunelab.artifacts.networks import Network, save_network
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split, save_prepared
-from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.artifacts.tensors import save_tensors
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, write_json
+from prunelab.core.model_files import METADATA_KEY
 from prunelab.data.splits import Split
 from prunelab.models.networks import build
 from prunelab.training import checkpoints

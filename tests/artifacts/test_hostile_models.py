@@ -26,9 +26,9 @@ from prunelab.artifacts.networks import (
     state_tensors,
 )
 from prunelab.artifacts.predictions import load_predictions, save_predictions
-from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.artifacts.tensors import save_tensors
 from prunelab.core.errors import InputError
+from prunelab.core.model_files import METADATA_KEY
 from prunelab.encoders.pretrained import encoder_options, tokenizer
 from prunelab.models.catalogue import MODELS
 from prunelab.models.networks import build, build_on_meta, example_input

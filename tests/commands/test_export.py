@@ -15,7 +15,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network
-from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.benchmark.backends import inputs_of
 from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app
@@ -33,6 +32,7 @@ from prunelab.commands.export.exported_file import (
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
+from prunelab.core.model_files import METADATA_KEY
 from prunelab.models.catalogue import input_kind
 from prunelab.models.networks import build
 from prunelab.pruning.prune import prune

@@ -1,17 +1,18 @@
 """NumPy's arrays as sealed safetensors files, written and read without torch."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from prunelab.artifacts.sealed import Values, check_finite, read_sealed, sealed_metadata
-from prunelab.core.files import write
+from prunelab.core.files import PathLike, write
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+def save_arrays(
+    path: PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+) -> None:
     """Write contiguous arrays with metadata, which must be plain JSON.
 
     Equal arrays and metadata give equal bytes, those of equal tensors of torch.
@@ -25,7 +26,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
     write(path, content)
 
 
-def load_arrays(path: Path, *, recovery_hint: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_arrays(
+    path: PathLike, *, recovery_hint: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the metadata that `save_arrays` wrote.
 
     Errors about a damaged file end with the `recovery_hint`.

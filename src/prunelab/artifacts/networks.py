@@ -19,11 +19,12 @@ from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike, to_path
+from prunelab.core.model_files import MASK_PREFIX
 from prunelab.models.catalogue import input_kind
 from prunelab.models.networks import build_on_meta, prunable_weights
 from prunelab.models.resize import resize
 
-MASK_PREFIX = "mask/"
 MAX_INPUT_VALUES = 2**28  # of one example: more than any image that Pillow opens
 MAX_PROBLEMS = 5  # that one message names
 
@@ -76,7 +77,7 @@ class Network(BaseModel):
     masks: dict[str, Tensor] = {}
 
 
-def save_network(path: Path, network: Network) -> None:
+def save_network(path: PathLike, network: Network) -> None:
     """Write a network as safetensors with one metadata key; equal networks give equal bytes.
 
     Raises:
@@ -88,7 +89,7 @@ def save_network(path: Path, network: Network) -> None:
     save_tensors(path, tensors, network.card.model_dump(mode="json"))
 
 
-def load_network(path: Path) -> Network:
+def load_network(path: PathLike) -> Network:
     """Rebuild a network, thinner layers included, in evaluation mode on the CPU.
 
     No code from the file runs.
@@ -118,17 +119,17 @@ def load_network(path: Path) -> Network:
     return Network(model=model, card=card, masks=masks)
 
 
-def load_model(path: Path) -> nn.Module:
+def load_model(path: PathLike) -> nn.Module:
     """A network without its card and masks; raises InputError as `load_network` does."""
     return load_network(path).model
 
 
-def load_networks(folder: Path, seeds: Iterable[int]) -> dict[int, Network]:
+def load_networks(folder: PathLike, seeds: Iterable[int]) -> dict[int, Network]:
     """The networks that a stage wrote, by seed; raises InputError as `load_network` does."""
     return {seed: load_network(seed_file(folder, seed)) for seed in seeds}
 
 
-def _read_card(path: Path, metadata: dict[str, Any]) -> ModelCard:
+def _read_card(path: PathLike, metadata: dict[str, Any]) -> ModelCard:
     try:
         return ModelCard.model_validate_json(canonical_json(metadata))
     except ValidationError as error:
@@ -244,11 +245,11 @@ def _sparse_size(tensor: Tensor) -> int:
     return 2 * int(tensor.count_nonzero()) + len(tensor) + 1
 
 
-def seed_file(folder: Path, seed: int) -> Path:
+def seed_file(folder: PathLike, seed: int) -> Path:
     """Where a stage keeps one seed's network."""
-    return folder / f"{seed}.safetensors"
+    return to_path(folder) / f"{seed}.safetensors"
 
 
-def seed_files(folder: Path, seeds: Iterable[int]) -> list[Path]:
+def seed_files(folder: PathLike, seeds: Iterable[int]) -> list[Path]:
     """Where a stage keeps the networks of several seeds."""
     return [seed_file(folder, seed) for seed in seeds]

@@ -1,16 +1,15 @@
 """The predictions of networks on the test split, kept for paired comparisons."""
 
-from pathlib import Path
-
 import numpy as np
 
 from prunelab.artifacts.arrays import load_arrays, save_arrays
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike
 
 DIMENSIONS = {"labels": 1, "before": 2, "after": 2, "losses": 2}
 
 
-def save_predictions(path: Path, **arrays: np.ndarray) -> None:
+def save_predictions(path: PathLike, **arrays: np.ndarray) -> None:
     """Write the labels [images] and the predictions of all seeds, arrays [seeds, images].
 
     They are safetensors, because equal arrays must give equal bytes: NumPy's zip files differ
@@ -20,7 +19,7 @@ def save_predictions(path: Path, **arrays: np.ndarray) -> None:
     save_arrays(path, contiguous, metadata={})
 
 
-def load_predictions(path: Path) -> dict[str, np.ndarray]:
+def load_predictions(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays that `save_predictions` wrote.
 
     Raises:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from prunelab.artifacts.records import Strict, read_record
 from prunelab.core.errors import InputError, one_line
-from prunelab.core.files import replacing, sha256, write_json
+from prunelab.core.files import PathLike, replacing, sha256, to_path, write_json
 from prunelab.data.dataset import Examples, Shape
 from prunelab.data.splits import Split
 
@@ -49,7 +49,7 @@ class DatasetRecord(Strict):
 
 
 def save_prepared(
-    folder: Path,
+    folder: PathLike,
     splits: Mapping[str, Examples],
     describe: Callable[[dict[str, Split]], dict[str, Any]],
 ) -> None:
@@ -61,6 +61,7 @@ def save_prepared(
         InputError: if the disk is too small, or with the problems of all splits that cannot be
             decoded.
     """
+    folder = to_path(folder)
     _check_disk_space(folder, splits)
 
     hashes: dict[str, dict[str, str]] = {}
@@ -92,12 +93,13 @@ def save_prepared(
     write_json(folder / "dataset.json", data_info | {"sha256": hashes})
 
 
-def load_split(folder: Path, name: str, memory_mb: int | None = None) -> Split:
+def load_split(folder: PathLike, name: str, memory_mb: int | None = None) -> Split:
     """Read one prepared split; inputs of more than `memory_mb` MiB stay on disk, as a memory map.
 
     Raises:
         InputError: if it is missing, damaged, or contradicts dataset.json.
     """
+    folder = to_path(folder)
     data_info = read_data_info(folder)
     _check_hashes(folder, name, data_info)
 
@@ -119,16 +121,16 @@ def load_split(folder: Path, name: str, memory_mb: int | None = None) -> Split:
     return Split(inputs, np.array(labels), size=size)
 
 
-def read_data_info(folder: Path) -> dict[str, Any]:
+def read_data_info(folder: PathLike) -> dict[str, Any]:
     """The content of dataset.json, which describes the splits in a folder.
 
     Raises:
         InputError: if it is missing, damaged, or lacks a key of `DatasetRecord`.
     """
-    return read_record(folder / "dataset.json", DatasetRecord)
+    return read_record(to_path(folder) / "dataset.json", DatasetRecord)
 
 
-def read_class_names(folder: Path) -> list[str]:
+def read_class_names(folder: PathLike) -> list[str]:
     """The class names of the splits in a folder, each in one line that is safe to show.
 
     Raises:

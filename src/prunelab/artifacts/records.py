@@ -3,14 +3,13 @@
 Attributes are JSON keys. A file of another shape is an error that names the place.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
-from prunelab.core.files import read_json
+from prunelab.core.files import PathLike, read_json
 
 QUANTILES = 21  # of a latency: 0, 5, 10 ... 100 %
 NonEmpty = Field(min_length=1)
@@ -146,7 +145,7 @@ class Speed(Strict):
     operators: Annotated[list[Operator], NonEmpty]
 
 
-def read_record(path: Path, shape: type[BaseModel]) -> dict[str, Any]:
+def read_record(path: PathLike, shape: type[BaseModel]) -> dict[str, Any]:
     """The whole content of a file that has the given shape.
 
     Raises:
@@ -162,6 +161,6 @@ def read_record(path: Path, shape: type[BaseModel]) -> dict[str, Any]:
     return content
 
 
-def recovery_hint(path: Path) -> str:
+def recovery_hint(path: PathLike) -> str:
     """The commands that restore a damaged file."""
     return f"`git checkout {path}`, `dvc checkout {path}` or `dvc repro` restores it"

@@ -7,14 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike, to_path
+from prunelab.core.model_files import METADATA_KEY
 
-METADATA_KEY = "prunelab"  # the only one: safetensors writes several in no fixed order
 DIGEST_KEY = "sha256"
 
 
@@ -39,7 +39,7 @@ def sealed_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Values]) 
 
 
 def read_sealed(
-    path: Path,
+    path: PathLike,
     framework: Literal["pt", "np"],
     values_of: Callable[[Any], Values],
     *,
@@ -53,6 +53,7 @@ def read_sealed(
     Raises:
         InputError: if the file is missing or damaged.
     """
+    path = to_path(path)
     if not path.is_file():  # reading a pipe, for example, would never end
         raise InputError(f"{path} is missing; `dvc repro` makes it")
 
@@ -76,7 +77,9 @@ def read_sealed(
     return tensors, metadata
 
 
-def _parse_metadata(path: Path, entries: Mapping[str, str] | None) -> tuple[dict[str, Any], object]:
+def _parse_metadata(
+    path: PathLike, entries: Mapping[str, str] | None
+) -> tuple[dict[str, Any], object]:
     """The metadata of a file without its digest, and the digest."""
     try:
         metadata = json.loads((entries or {})[METADATA_KEY])
@@ -98,7 +101,7 @@ def _digest(tensors: Mapping[str, Values], metadata: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def check_finite(path: Path, are_finite: Mapping[str, bool]) -> None:
+def check_finite(path: PathLike, are_finite: Mapping[str, bool]) -> None:
     """Refuse tensors that hold NaN or infinity; the mapping says by name which do not.
 
     Raises:

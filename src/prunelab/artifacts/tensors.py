@@ -1,7 +1,6 @@
 """Torch's tensors as sealed safetensors files."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -9,10 +8,12 @@ import torch
 from torch import Tensor
 
 from prunelab.artifacts.sealed import Values, check_finite, read_sealed, sealed_metadata
-from prunelab.core.files import write
+from prunelab.core.files import PathLike, write
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def save_tensors(
+    path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
     """Write contiguous tensors on the CPU with metadata, which must be plain JSON.
 
     Equal tensors and metadata give equal bytes.
@@ -26,7 +27,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write(path, content)
 
 
-def load_tensors(path: Path, *, recovery_hint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: PathLike, *, recovery_hint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata that `save_tensors` wrote.
 
     Tensors are mapped from the file. No code from the file runs. Errors about a damaged file end

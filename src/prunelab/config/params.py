@@ -21,6 +21,7 @@ from pydantic import (
 from prunelab.config.problems import validate
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike, to_path
 from prunelab.core.text import truncate
 
 PARAMS_FILE = Path("params.yaml")
@@ -300,7 +301,7 @@ class Params(Section):
         return validate(PruneSpec, cell | self.prune.model_dump())
 
 
-def load_params(path: Path = PARAMS_FILE) -> Params:
+def load_params(path: PathLike = PARAMS_FILE) -> Params:
     """Read and check a parameter file.
 
     Raises:
@@ -324,14 +325,14 @@ def parse_params(content: Any, *, option: str = "-S") -> Params:
     return validate(Params, content, option=option)
 
 
-def read_params(path: Path = PARAMS_FILE) -> Any:
+def read_params(path: PathLike = PARAMS_FILE) -> Any:
     """Read a parameter file without checking its keys; an empty file is an empty mapping.
 
     Raises:
         InputError: if it is missing or is not YAML.
     """
     try:
-        content = parse_yaml(path)
+        content = parse_yaml(to_path(path))
     except FileNotFoundError:
         raise InputError(f"{path} is missing. Run this in the top folder of the project") from None
     except OSError as error:

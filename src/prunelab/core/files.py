@@ -12,6 +12,16 @@ from prunelab.core.errors import InputError
 
 JSON_DECIMALS = 6
 
+PathLike = str | os.PathLike[str]  # what a parameter, an option or a caller names a file by
+
+
+def to_path(path: PathLike) -> Path:
+    """The path that a parameter, an option or a caller names, with ~ as the home folder.
+
+    ~name is the home folder of that user, and stays as it is if there is no such user.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's raises for unknown users)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -36,17 +46,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: PathLike, content: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
         OSError: with `path` as its file name, if it cannot be written.
     """
-    with replacing(path) as partial:
+    with replacing(to_path(path)) as partial:
         partial.write_bytes(content)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: PathLike, content: Any) -> None:
     """Write JSON with sorted keys and floats rounded to 6 decimals.
 
     Raises:
@@ -62,14 +72,14 @@ def write_json(path: Path, content: Any) -> None:
     write(path, f"{text}\n".encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: PathLike) -> Any:
     """The content of a JSON file that a stage wrote.
 
     Raises:
         InputError: if it is missing or damaged.
     """
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(to_path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} is missing; `dvc repro` makes it") from None
     except InputError as error:
@@ -92,9 +102,9 @@ def parse_json(text: str | bytes) -> Any:
         raise InputError(f"cannot be read as JSON: {error}") from None
 
 
-def sha256(path: Path) -> str:
+def sha256(path: PathLike) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with to_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

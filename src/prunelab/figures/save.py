@@ -1,11 +1,9 @@
 """Figures as files: the same figure gives the same bytes."""
 
-from pathlib import Path
-
 import matplotlib
 from matplotlib.figure import Figure
 
-from prunelab.core.files import replacing
+from prunelab.core.files import PathLike, replacing, to_path
 
 # The formats of a picture, and what each must not say of the time and the program.
 METADATA: dict[str, dict[str, None]] = {
@@ -14,14 +12,16 @@ METADATA: dict[str, dict[str, None]] = {
 }
 
 
-def save(figure: Figure, stem: Path) -> None:
+def save(figure: Figure, stem: PathLike) -> None:
     """Write `stem`.svg and `stem`.png."""
     for suffix in METADATA:
-        save_as(figure, stem.with_suffix(suffix))
+        save_as(figure, to_path(stem).with_suffix(suffix))
 
 
-def save_as(figure: Figure, path: Path) -> None:
+def save_as(figure: Figure, path: PathLike) -> None:
     """Write one picture in the format of the file's suffix, .svg or .png."""
+    path = to_path(path)
+
     # With a date and without a fixed salt, matplotlib's SVG differs from run to run.
     fixed_salt = matplotlib.rc_context({"svg.hashsalt": "prunelab"})
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from prunelab.core.files import to_path
 from prunelab.core.registry import pick
 from prunelab.encoders import pretrained
 from prunelab.encoders.pretrained import NO_WEIGHTS
@@ -25,4 +26,6 @@ def weights_file(weights: str, architecture: str) -> Path | None:
 
     if pick(MODELS, architecture, "model").reads == "texts":
         return pretrained.weights_file(weights)
-    return None if weights == NO_WEIGHTS else Path(weights)
+    if weights == NO_WEIGHTS:
+        return None
+    return to_path(weights)

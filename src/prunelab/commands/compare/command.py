@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from prunelab.commands.common import reporting_errors
+from prunelab.core.files import to_path
 
 
 class Cost(StrEnum):
@@ -29,7 +30,12 @@ def compare(
     cost: Annotated[Cost, Option(help="What accuracy is weighed against.")] = Cost.macs,
     layout: Annotated[Layout, Option("--format", help="How to print it.")] = Layout.text,
     plot: Annotated[
-        Path | None, Option(help="Draw accuracy against cost into this .svg or .png too.")
+        Path | None,
+        Option(
+            parser=to_path,
+            metavar="PATH",
+            help="Draw accuracy against cost into this .svg or .png too.",
+        ),
     ] = None,
     latency: Annotated[
         int | None,

@@ -6,17 +6,26 @@ from typing import Annotated
 from typer import Argument, Option
 
 from prunelab.commands.common import print_line, reporting_errors
+from prunelab.core.files import to_path
 
 
 def export(
     form: Annotated[str, Argument(metavar="FORMAT", help="onnx, or pt2 (torch.export's).")],
     model_file: Annotated[
         Path | None,
-        Argument(help="A network under models/.  [default: the focus of the first seed]"),
+        Argument(
+            parser=to_path,
+            metavar="PATH",
+            help="A network under models/.  [default: the focus of the first seed]",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        Option(help="Where to write it.  [default: a file in exports/, named after the network]"),
+        Option(
+            parser=to_path,
+            metavar="PATH",
+            help="Where to write it.  [default: a file in exports/, named after the network]",
+        ),
     ] = None,
     with_preprocessing: Annotated[
         bool,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.artifacts.networks import ModelCard
-from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.benchmark.backends import eager
 from prunelab.benchmark.export_formats import Runner, get_format, quiet, trace
 from prunelab.benchmark.latency import time_interleaved, timer
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
+from prunelab.core.model_files import METADATA_KEY
 from prunelab.encoders.pretrained import SMALL
 from prunelab.models.catalogue import input_kind
 from prunelab.runtime.device import Execution, generator

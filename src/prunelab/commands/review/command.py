@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from prunelab.commands.common import reporting_errors
+from prunelab.core.files import to_path
 
 
 def review(
@@ -17,11 +18,20 @@ def review(
         str, Argument(metavar="[HEAD]", help="The same, or workspace: the files in this folder.")
     ] = "workspace",
     out: Annotated[
-        Path | None, Option(help="Write the document to this file instead of printing it.")
+        Path | None,
+        Option(
+            parser=to_path,
+            metavar="PATH",
+            help="Write the document to this file instead of printing it.",
+        ),
     ] = None,
     pictures: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Copy changed pictures here, before and after, and show them."),
+        Option(
+            parser=to_path,
+            metavar="DIR",
+            help="Copy changed pictures here, before and after, and show them.",
+        ),
     ] = None,
 ) -> None:
     """Show as Markdown what a change does to the results.

@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import print_line, reporting_errors
+from prunelab.core.files import to_path
 
 if TYPE_CHECKING:
     from prunelab.project.trees import Tree
@@ -35,7 +36,10 @@ def verify(
     keep: Annotated[
         Path | None,
         Option(
-            metavar="DIR", help="Leave the clones here, for a look at them.", show_default=False
+            parser=to_path,
+            metavar="DIR",
+            help="Leave the clones here, for a look at them.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
