@@ -332,7 +332,9 @@ def test_damaged_pretrained_weights_are_refused_or_tensors(folder, damage: Damag
         path = folder / f"damaged_{name}"
         path.write_bytes(damage((folder / name).read_bytes()))
         state = outcome(read_weights, path)
-        assert state is None or all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+        assert state is None or all(
+            isinstance(tensor, torch.Tensor) for tensor in state.tensors.values()
+        )
 
 
 @given(FLIPS | DAMAGES)
@@ -387,7 +389,7 @@ def test_damaged_encoder_folders_are_refused_or_used(folder, name, damage: Damag
     original = (place / name).read_bytes()
 
     def load_encoder(options: dict[str, int]) -> None:
-        load_weights(build("bert", 2, (4,), **options), weights_file(str(place), "bert"))
+        load_weights(build("bert", 2, (4,), **options), "bert", weights_file(str(place), "bert"))
 
     try:
         (place / name).write_bytes(damage(original))

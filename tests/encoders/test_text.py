@@ -201,7 +201,7 @@ def test_packaged_encoder_gives_the_outputs_of_its_library(tmp_path):
 
     model = build("bert", 2, (16,), **encoder_options("minilm")).eval()
     path = weights_file("minilm", "bert")
-    load_weights(model, path)
+    load_weights(model, "bert", path)
     reference = BertModel.from_pretrained(path.parent).eval()
     texts = dataset(table(tmp_path / "t.tsv"), tokens=16, weights="minilm")
     ids = torch.from_numpy(texts.read().train.inputs)
@@ -399,7 +399,7 @@ def test_local_encoder_has_its_own_sizes_weights_and_vocabulary(tmp_path):
     save_file(state, folder / "model.safetensors")
 
     model = build("bert", 2, (8,), seed=2, **options)
-    load_weights(model, weights_file(str(folder), "bert"))
+    load_weights(model, "bert", weights_file(str(folder), "bert"))
     raw = dataset(table(tmp_path / "t.tsv"), weights=str(folder)).read()
 
     loaded = model.encoder.state_dict()

@@ -41,7 +41,7 @@ def test_published_checkpoints_reach_their_published_accuracy(
     normalise = Normalise(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     model = build(name, 10, (3, 32, 32))
 
-    load_weights(model, folder / file)
+    load_weights(model, name, folder / file)
     predictions = predict(model, BatchLoader(test, normalise, execution), 500, execution)
 
     assert round(float((predictions.classes == test.labels).mean()), 4) == accuracy
@@ -57,7 +57,7 @@ def test_weights_load_plain_or_wrapped_with_or_without_prefix(tmp_path, wrapped,
         content = {"state_dict": content, "epoch": 3}
     torch.save(content, tmp_path / "w.pt")
 
-    load_weights(model, tmp_path / "w.pt")
+    load_weights(model, "resnet8", tmp_path / "w.pt")
 
     assert all(torch.equal(value, source[name]) for name, value in model.state_dict().items())
 
@@ -66,9 +66,9 @@ def test_weights_of_another_network_are_an_error_by_name_and_shape(tmp_path):
     torch.save(build("resnet8", 10, (1, 8, 8)).state_dict(), tmp_path / "w.pt")
 
     with pytest.raises(InputError, match=r"linear.weight as \(10, 64\), the network has \(5, 64\)"):
-        load_weights(build("resnet8", 5, (1, 8, 8)), tmp_path / "w.pt")
+        load_weights(build("resnet8", 5, (1, 8, 8)), "resnet8", tmp_path / "w.pt")
     with pytest.raises(InputError, match=r"lacks layer1.1.conv1.weight"):
-        load_weights(build("resnet20", 10, (1, 8, 8)), tmp_path / "w.pt")
+        load_weights(build("resnet20", 10, (1, 8, 8)), "resnet20", tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_tensors_that_are_not_plain_finite_weights_are_an_error(tmp_path, spoil,
     torch.save(state | {"linear.bias": spoil(state["linear.bias"])}, tmp_path / "w.pt")
 
     with pytest.raises(InputError, match=rf"linear.bias .*{named}"):
-        load_weights(build("resnet8", 10, (1, 8, 8)), tmp_path / "w.pt")
+        load_weights(build("resnet8", 10, (1, 8, 8)), "resnet8", tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("content", ["malicious", "truncated", "text", "number", "missing"])
@@ -103,7 +103,7 @@ def test_a_file_without_weights_is_an_error_and_runs_no_code(tmp_path, content):
         torch.save(3, path)
 
     with pytest.raises(InputError, match="weights:"):
-        load_weights(build("resnet8", 10, (1, 8, 8)), path)
+        load_weights(build("resnet8", 10, (1, 8, 8)), "resnet8", path)
     assert not witness.exists()
 
 
@@ -112,7 +112,7 @@ def test_folders_and_pipes_are_an_error_and_not_read(tmp_path):
 
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(InputError, match=f"weights: no file {path}"):
-            load_weights(build("resnet8", 10, (1, 8, 8)), path)
+            load_weights(build("resnet8", 10, (1, 8, 8)), "resnet8", path)
 
 
 class Hub:

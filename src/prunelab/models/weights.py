@@ -1,98 +1,77 @@
-"""Import weights that were trained elsewhere, without running code from their file."""
+"""Weights that were trained elsewhere, loaded into a network; what does not fit is named."""
 
 import re
-import warnings
-from collections.abc import Iterable
-from pathlib import Path
-from pickle import UnpicklingError
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike
+from prunelab.core.text import truncate
 from prunelab.models import imagenet
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
-from prunelab.runtime.unpickle import load_pickled
+from prunelab.models.networks import build_on_meta
+from prunelab.models.weights_file import State, read_weights
 
 MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
+MAX_SIZE = 2**31  # of the classes or channels that a file may ask a network for
 
-State = dict[str, Tensor]  # tensors by name, as in a state_dict
-
-
-def read_weights(path: Path) -> State:
-    """The tensors of a safetensors file, or of a state_dict saved by `torch.save`.
-
-    The state_dict may be under the key `state_dict` of the saved object. A leading `module.`, which
-    DataParallel adds to names, is removed.
-
-    Raises:
-        InputError: if the file is missing, holds anything but tensors, or is damaged.
-    """
-    if not path.is_file():  # a pipe is not a file either: reading it would never end
-        raise InputError(
-            f"weights: no file {path}; valid: none, or the path of a file with a state_dict"
-        )
-
-    try:
-        content = _content(path)
-    except UnpicklingError:
-        raise InputError(
-            f"weights: {path} holds more than tensors, or is damaged; nothing in it was run"
-        ) from None
-    except Exception as error:  # a damaged file makes torch's readers raise errors of every kind
-        message = " ".join(str(error).split())
-        raise InputError(
-            f"weights: {path} cannot be read: {type(error).__name__}: {message}"
-        ) from None
-
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    if not _is_state(content):
-        raise InputError(
-            f"weights: {path} is not a state_dict, and has none under the key 'state_dict'"
-        )
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+# Sides of images, in pixels, for which networks differ in their first layers. See torchvision_nets.
+SIDES = (224, 32)
 
 
-def _content(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of odd pickles, which read_weights reports
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-            if state:
-                return state
-        return load_pickled(path)
-
-
-def _is_state(content: object) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(value, Tensor) for value in content.values())
-    )
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(
+    model: nn.Module, architecture: str, path: PathLike, *, fresh_head: bool = False
+) -> list[str]:
     """Load a file's weights into a network; of a text network, into its encoder.
 
-    The file must have every tensor of the network (or encoder) and no other.
+    The file must have every tensor of the network (or encoder) and no other, but a prefix that its
+    names have and the network's have not is dropped. With `fresh_head` a head for another number of
+    classes keeps its fresh weights.
+
+    Returns:
+        What was done to the tensors of the file, one phrase each.
 
     Raises:
-        InputError: if a tensor is missing, unknown or of another shape, for instance because the
-            number of classes differs.
+        InputError: if a tensor is missing, unknown or of another shape, with what would help.
     """
-    state = read_weights(path)
+    imported = read_weights(path)
+    notes = imported.notes
     if isinstance(model, Bert):
-        _load_state(model.encoder, _encoder_state(state), path)
-    else:
-        _load_state(model, state, path)
+        _load_state(model.encoder, _encoder_state(imported.tensors, model.encoder), path)
+        return notes
+
+    prefix, state = _without_prefix(imported.tensors, model.state_dict())
+    if prefix:
+        notes.append(f"{truncate(prefix)!r} dropped from its names")
+
+    imported_shapes = _shapes(state)
+    head = MODELS[architecture].head
+    classes = _other_classes(state, model, head)
+    fresh: tuple[str, ...] = ()
+    if classes is not None and fresh_head:
+        fresh = (f"{head}.",)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(fresh)}
+        notes.append(f"a fresh {head}, because the file's is for {classes:,} classes")
+
+    def hints() -> list[str]:
+        found = _card_hints(imported.card, architecture)
+        if classes is not None and not fresh:
+            found.append(
+                f"It is for {classes:,} classes, and the data have {_classes(model, head):,}: "
+                "with train.epochs of 1 or more the network gets a fresh head"
+            )
+        return found + _image_hints(imported_shapes, model, architecture)
+
+    _load_state(model, state, path, fresh_prefixes=fresh, hints=hints)
+    return notes
 
 
-def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
+def load_imagenet(model: nn.Module, architecture: str, path: PathLike) -> list[str]:
     """Load ImageNet weights into a network, except layers made for other images or classes.
 
     These layers may be those of the classifier, for another number of classes, and the first
@@ -104,7 +83,7 @@ def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
     Raises:
         InputError: if any other layer does not fit.
     """
-    state = imagenet.with_current_names(read_weights(path))
+    state = imagenet.with_current_names(read_weights(path).tensors)
     expected = model.state_dict()
     if "encoder.pos_embedding" in state:
         state = imagenet.interpolate_positions(state, model)
@@ -130,9 +109,17 @@ def load_imagenet(model: nn.Module, architecture: str, path: Path) -> list[str]:
 
 
 def _load_state(
-    model: nn.Module, state: State, path: Path, fresh_prefixes: tuple[str, ...] = ()
+    model: nn.Module,
+    state: State,
+    path: PathLike,
+    *,
+    fresh_prefixes: tuple[str, ...] = (),
+    hints: Callable[[], list[str]] = list,
 ) -> None:
-    """Load tensors, which must be those of the network except those with a fresh prefix."""
+    """Load tensors, which must be those of the network except those with a fresh prefix.
+
+    `hints` says what would help if they are not.
+    """
     expected = {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -155,7 +142,8 @@ def _load_state(
         listed = "; ".join(problems[:MAX_PROBLEMS])
         if len(problems) > MAX_PROBLEMS:
             listed += f", and {len(problems) - MAX_PROBLEMS} more such"
-        raise InputError(f"weights: {path} does not fit: {listed}")
+        lines = ". ".join([listed, *hints()])
+        raise InputError(f"weights: {path} does not fit: {lines}")
     model.load_state_dict(state, strict=False)
 
 
@@ -173,21 +161,42 @@ def _fits(prefix: str, state: State, expected: State) -> bool:
     )
 
 
-def _encoder_state(state: State) -> State:
+def _encoder_state(state: State, encoder: nn.Module) -> State:
     """The tensors of the encoder alone, under current names.
 
     The heads that it was trained with and its position counter are left out.
     """
-    encoder_state = {}
+    renamed = {}
     for name, tensor in state.items():
-        current = name.removeprefix("bert.")
-        current = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", current)
+        current = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         current = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", current)
+        renamed[current] = tensor
 
-        in_encoder = current.startswith(("embeddings.", "encoder."))
-        if in_encoder and not current.endswith(".position_ids"):
-            encoder_state[current] = tensor
+    encoder_state = {}
+    _, unprefixed = _without_prefix(renamed, encoder.state_dict())
+    for name, tensor in unprefixed.items():
+        in_encoder = name.startswith(("embeddings.", "encoder."))
+        if in_encoder and not name.endswith(".position_ids"):
+            encoder_state[name] = tensor
     return encoder_state
+
+
+def _without_prefix(state: State, expected: Iterable[str]) -> tuple[str, State]:
+    """The prefix with which most of the expected names occur, and the tensors without it.
+
+    `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning and `bert.` are
+    such prefixes.
+    """
+    names = set(expected)
+    counts: Counter[str] = Counter({"": 0})
+    for name in state:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in names:
+                counts["".join(f"{part}." for part in parts[:start])] += 1
+
+    prefix = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
+    return prefix, {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _misfit(tensor: Tensor, expected: Tensor) -> str | None:
@@ -201,3 +210,84 @@ def _misfit(tensor: Tensor, expected: Tensor) -> str | None:
     if not tensor.isfinite().all():
         return "with values that are not finite"
     return None
+
+
+# --- What would help ---
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _card_hints(card: Mapping[str, Any], architecture: str) -> list[str]:
+    """What a file of ours holds, if it is not the dense network that was asked for."""
+    pruning = card.get("pruning")
+    name = truncate(str(card.get("model", architecture)))
+    if isinstance(pruning, dict):
+        method, ratio = (truncate(str(pruning.get(key))) for key in ("method", "ratio"))
+        return [f"It is a {name} from which {method} has removed {ratio}; valid: the dense network"]
+    if name != architecture:
+        return [f"It is a {name}"]
+    return []
+
+
+def _classes(model: nn.Module, head: str) -> int:
+    return int(model.state_dict()[f"{head}.weight"].shape[0])
+
+
+def _other_classes(state: State, model: nn.Module, head: str) -> int | None:
+    """For how many classes the file's head is; None if it differs in nothing or in more."""
+    classes = set()
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(f"{head}."):
+            continue
+        if name not in state or state[name].shape[1:] != tensor.shape[1:] or not state[name].dim():
+            return None
+        classes.add(len(state[name]))
+
+    if len(classes) != 1 or classes == {_classes(model, head)}:
+        return None
+    return classes.pop()
+
+
+def _image_hints(shapes: Shapes, model: nn.Module, architecture: str) -> list[str]:
+    """For what images the file's network is, if the same network for these would fit.
+
+    `shapes` are those of the file, head included.
+    """
+    expected = _shapes(model.state_dict())
+    head = f"{MODELS[architecture].head}.weight"
+    stem = next(
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    )
+    if len(shapes.get(stem, ())) != 4 or head not in shapes:
+        return []
+
+    own, foreign = (expected[head][0], expected[stem][1]), (shapes[head][0], shapes[stem][1])
+    fitting = [side for side in SIDES if _shapes_of(architecture, *foreign, side) == shapes]
+
+    hints = []
+    if fitting and foreign[1] != own[1]:
+        hints.append(f"It is for images of {foreign[1]} channels, and these have {own[1]}")
+    for side in fitting:
+        if _shapes_of(architecture, *own, side) != expected:
+            hints.append(
+                f"Its layers are those for images of {side} pixels: set data.resize: {side}"
+            )
+    return hints
+
+
+def _shapes_of(architecture: str, classes: int, channels: int, side: int) -> Shapes | None:
+    """The shapes of a network for these classes and images; None if it cannot be made."""
+    if not (1 <= classes <= MAX_SIZE and 1 <= channels <= MAX_SIZE):
+        return None
+    try:
+        return _shapes(build_on_meta(architecture, classes, (channels, side, side)).state_dict())
+    except (InputError, RuntimeError):
+        return None
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    shapes = {}
+    for name, tensor in state.items():
+        if not name.endswith("num_batches_tracked"):  # older files have none
+            shapes[name] = tuple(tensor.shape)
+    return shapes

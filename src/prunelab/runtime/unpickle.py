@@ -1,22 +1,52 @@
 """Files of `torch.save`, read without running any code in them, and only if they are intact."""
 
+import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 
+from prunelab.core.files import PathLike, to_path
 
-def load_pickled(path: Path) -> Any:
+# How torch names the class or function that a file asks for and may not have.
+DISALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+
+
+class DisallowedClassError(UnpicklingError):
+    """A file holds an object of a class whose code would have to run.
+
+    Attributes:
+        name: the class or function, with its module.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def load_pickled(path: PathLike) -> Any:
     """Read tensors and plain containers, onto the CPU.
 
     Raises:
-        UnpicklingError: if the file holds anything else.
+        DisallowedClassError: if the file holds an object of another class.
+        UnpicklingError: if it holds anything else that would run code.
         Exception: whatever Python and torch raise for damaged files.
     """
+    path = to_path(path)
     if is_zipfile(path):  # files of torch before 1.6 are not, and have no checksums
         _check_archive(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+
+    try:
+        # By its path, torch would take a file for safetensors that is merely called so.
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        named = DISALLOWED.search(str(error))
+        if named is None:
+            raise
+        raise DisallowedClassError(named[1]) from None
 
 
 def _check_archive(path: Path) -> None:

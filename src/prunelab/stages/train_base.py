@@ -129,7 +129,9 @@ def _load_pretrained(
     model: nn.Module, params: Params, pretrained: Path, seed: int, *, announce: bool
 ) -> None:
     if params.weights != IMAGENET:
-        load_weights(model, pretrained)
+        notes = load_weights(model, params.model, pretrained, fresh_head=params.train.epochs > 0)
+        if announce and notes:
+            print(f"seed {seed}: weights of {params.weights}: {'; '.join(notes)}")
         return
 
     fresh_layers = load_imagenet(model, params.model, pretrained)

@@ -278,7 +278,7 @@ CHECKS: dict[Check, set[str]] = {
     _check_paths: {"data", "weights"},
     _check_data: {"dataset", "data", "weights"},
     _check_normalise: {"dataset", "data", "weights"},
-    _check_weights: {"dataset", "data", "model", "weights"},
+    _check_weights: {"dataset", "data", "model", "weights", "train"},
     _check_freeze: {"dataset", "data", "model", "weights", "train"},
     _check_weights_unchanged: {"model", "weights", "seeds"},
     _check_sensitivity: {"dataset", "data", "weights", "model", "sensitivity"},

@@ -29,7 +29,7 @@ def check_weights(params: Params, data_info: DataInfo, path: Path) -> None:
     """
     options = MODELS[params.model].options(params.weights)
     network = build(params.model, data_info.classes, data_info.shape, **options)
-    load_weights(network, path)
+    load_weights(network, params.model, path, fresh_head=params.train.epochs > 0)
 
 
 def check_freeze(params: Params, data_info: DataInfo) -> None:
