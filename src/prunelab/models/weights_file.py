@@ -32,6 +32,7 @@ WEIGHT_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 MASK_TYPES = {*WEIGHT_TYPES, torch.bool, torch.uint8}
 
 MAX_SAFETENSORS_HEADER = 100 * 2**20  # bytes, the limit of safetensors itself
+TORCH = (b"PK", b"\x80")  # how its files begin: a zip archive or, before torch 1.6, a pickle
 # Files of formats that hold no tensors for us, by their first bytes.
 FOREIGN = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the file; `git lfs pull` fetches it",
@@ -81,8 +82,7 @@ def read_weights(path: PathLike) -> ImportedWeights:
         ) from None
     except UnpicklingError:
         raise InputError(
-            f"weights: {path} holds more than tensors, is no file of torch.save or safetensors, "
-            "or is damaged; nothing in it was run"
+            f"weights: {path} holds more than tensors, or is damaged; nothing in it was run"
         ) from None
     except InputError as error:
         raise InputError(f"weights: {path} {error}") from None
@@ -151,6 +151,8 @@ def _foreign_format(path: Path) -> str | None:
         if start.lstrip().startswith(magic):
             return problem
 
+    if not start.startswith(TORCH):
+        return "is no file of torch.save or safetensors"
     if not is_zipfile(path):
         return None
     try:
