@@ -1,10 +1,13 @@
 """Revisions side by side: fronts and budgets by brute force, and real revisions of a project."""
 
 import json
+import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +16,17 @@ from click.testing import Result
 from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from helpers.params import PROJECT, edit_params, prune_spec, runtime_params
 from helpers.repository import Repository
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.benchmark import suite
 from prunelab.cli import app
 from prunelab.commands.compare import revision_latency
+from prunelab.commands.compare.compare import document
 from prunelab.config.params import read_params
-from prunelab.core.errors import InputError
+from prunelab.core.errors import InputError, one_line
 from prunelab.core.mappings import flatten
 from prunelab.core.metrics_files import split_metrics
 from prunelab.figures import pareto_figure
@@ -28,6 +34,7 @@ from prunelab.figures.save import save_as
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import read_revisions
+from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.report.pareto import (
     BUDGET_SLACK,
@@ -35,9 +42,11 @@ from prunelab.report.pareto import (
     best_within,
     compare,
     comparison_table,
+    in_order,
     lacking,
     notes,
 )
+from prunelab.report.text_table import narrow_table
 
 DENSE = {
     "accuracy": 0.99,
@@ -207,7 +216,7 @@ def test_a_drop_whose_interval_includes_zero_is_marked(drop, half_width, include
 
     rows = compare([FakeRevision("one", numbers)], "macs")
 
-    header, (line,) = comparison_table(rows)
+    header, (line,) = comparison_table(rows, "macs")
     assert rows[0]["no_drop"] is includes_zero
     assert line[header.index("drop")].endswith("=") is includes_zero
 
@@ -219,7 +228,7 @@ def test_long_changes_are_shortened_in_the_table_and_whole_in_the_rows():
     rows = compare([base, FakeRevision("much", metrics(), base.params | changed)], "macs")
 
     assert rows[1]["changed"] == changed
-    cell = comparison_table(rows)[1][1][1]
+    cell = comparison_table(rows, "macs")[1][1][1]
     shown = cell.count("=")
     assert cell.endswith(f"and {20 - shown} more")
     assert 0 < shown < 20
@@ -228,7 +237,7 @@ def test_long_changes_are_shortened_in_the_table_and_whole_in_the_rows():
 def test_a_row_without_a_ratio_is_shown():
     rows = compare([FakeRevision("old", metrics(), params={"method": "l1_channel"})], "macs")
 
-    ((_, _, _, ratio, *_),) = comparison_table(rows)[1]
+    ((_, _, _, ratio, *_),) = comparison_table(rows, "macs")[1]
     assert ratio == "None"
 
 
@@ -444,12 +453,13 @@ def test_revisions_without_metrics_are_named_below_the_table(project):
 
     assert result.exit_code == 0, result.stderr
     table, notes_below = result.stdout.split("\n\n")
-    assert [line.split()[0] for line in table.splitlines()[2:]] == ["HEAD~2"]
+    _, rows = re.split(r"\n-[- ]*\n", table)
+    assert [line.split()[0] for line in rows.splitlines()] == ["HEAD~2"]
     reasons = {"HEAD~3": "metrics/focus.json", "HEAD~1": "line 1", "HEAD": "lack accuracy_ci95"}
     for name, reason in reasons.items():
         assert any(
             line.startswith(f"- {name} is left out") and reason in line
-            for line in notes_below.splitlines()
+            for line in notes_below.replace("\n  ", " ").splitlines()
         )
 
 
@@ -465,9 +475,10 @@ def test_revisions_all_without_metrics_are_refused(project):
 def test_the_comparison_is_printed_and_drawn(two_revisions):
     output = compare_command("--plot", "plots/compare.svg").stdout
 
-    assert "finetune.epochs=3" in output
-    (line,) = [line for line in output.splitlines() if line.startswith("mellow-lute")]
-    assert "best at 1/2, 1/4" in line
+    lines = output.splitlines()
+    (place,) = [index for index, line in enumerate(lines) if line.startswith("mellow-lute")]
+    assert re.search("yes +1/2, 1/4$", lines[place])
+    assert lines[place + 1] == "    finetune.epochs=3"
     assert "mellow-lute" in (two_revisions.folder / "plots/compare.svg").read_text()
 
 
@@ -541,9 +552,92 @@ def test_measured_speedups_are_a_column_of_the_table():
     rows = compare([FakeRevision(name, metrics()) for name in ("thin", "same")], "macs")
     rows[0] |= {"faster": 2.0, "faster_low": 1.9, "faster_high": 2.1, "told": "2.00x"}
 
-    header, lines = comparison_table(rows)
+    header, lines = comparison_table(rows, "macs")
 
     assert [line[header.index(FASTER)] for line in lines] == ["2.00x", ""]
+
+
+# --- the table ---
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rows_follow_from_most_to_least_cost_and_the_more_accurate_first(seed):
+    revisions = random_revisions(seed)
+    revisions[3].stale = ["ratio"]
+    revisions[5].params = revisions[5].params | {"model": "resnet20"}
+
+    rows = in_order(compare(revisions, "macs"))
+
+    assert sorted(row["name"] for row in rows) == sorted(revision.name for revision in revisions)
+    assert rows[0]["name"] == "r0"
+    assert {row["name"] for row in rows[-2:]} == {"r3", "r5"}
+    for part in (rows[1:-2], rows[-2:]):
+        for row, following in pairwise(part):
+            assert (row["cost"], row["accuracy"]) >= (following["cost"], following["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("cost", "title"),
+    [
+        ("macs", "best within share of dense MACs"),
+        ("params_nonzero", "best within share of dense non-zeros"),
+        ("size_compressed_bytes", "best within share of dense bytes"),
+    ],
+)
+def test_the_title_says_what_a_share_is_of(cost, title):
+    rows = compare([FakeRevision("first", metrics())], cost)
+
+    header, (cells,) = comparison_table(rows, cost)
+
+    assert dict(zip(header, cells, strict=True))[title] == "1/2"
+
+
+@pytest.mark.parametrize("latency", [False, True])
+def test_no_line_is_longer_than_a_terminal_of_120_columns(latency, monkeypatch):
+    large = {
+        "accuracy": 0.4,
+        "accuracy_ci95": 0.25,
+        "accuracy_drop": 0.4,
+        "accuracy_drop_ci95": 0.5,
+        "params": 138_357_544,
+        "size_compressed_bytes": 528_000_000,
+    }
+    changes = {f"finetune.setting_{index}": "some value" for index in range(9)}
+    revisions = [FakeRevision("workspace", metrics())]
+    for macs, method in enumerate(sorted(METHODS, key=len)[-5:], start=100):
+        params = revisions[0].params | changes | {"method": method, "ratio": 0.95}
+        name = "refs/heads/" + "a-long-name-of-a-branch" * 3
+        revisions.append(FakeRevision(f"{name}{macs}", metrics(macs=macs, **large), params))
+    rows = compare(revisions, "macs")
+    for row in rows if latency else ():
+        row["told"] = "123.45x (120.00 to 130.00)"
+
+    text = document(rows, {"gone" * 50: "no metrics " * 30}, "macs", [], markdown=False)
+
+    assert max(map(len, text.splitlines())) <= 120
+    if not latency:
+        assert text.count("40.00 ± 25.00") == 5  # numbers stay whole
+    assert "finetune.setting_0=some value" in text
+
+
+LINES = st.lists(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=3, max_size=3
+    ),
+    max_size=4,
+)
+
+
+@given(LINES, st.integers(30, 80))
+def test_a_narrow_table_loses_no_letter(lines, width):
+    header = ["first", "the second", "a third title of several words"]
+
+    text = narrow_table(header, lines, width, flexible=["first"], below=["below"] * len(lines))
+
+    assert max(map(len, text.splitlines())) <= width
+    shown = Counter(text.replace(" ", "").replace("\n", ""))
+    expected = Counter("".join(one_line(cell) for cell in chain(header, *lines)).replace(" ", ""))
+    assert shown >= expected
 
 
 # --- revisions of DVC itself ---

@@ -110,7 +110,7 @@ def test_revisions_with_hostile_names_are_compared(name, key, value):
         ),
     ]
     rows = compare(named, "macs")
-    drawn = escaped_table(*comparison_table(rows)).split("\n")
+    drawn = escaped_table(*comparison_table(rows, "macs")).split("\n")
 
     assert len(drawn) == 4
     assert len({row.count("|") for row in drawn}) == 1

@@ -11,6 +11,12 @@ COSTS = {
     "params_nonzero": "non-zero parameters",
     "size_compressed_bytes": "bytes of the weights, compressed",
 }
+# The same, in few letters.
+SHORT_COSTS = {
+    "macs": "MACs",
+    "params_nonzero": "non-zeros",
+    "size_compressed_bytes": "bytes",
+}
 KEPT = "weights kept, % of the dense network"
 LATENCY = "latency, ms, at batch size {batch}"
 

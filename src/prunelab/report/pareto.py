@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from prunelab.report.labels import COSTS
+from prunelab.report.labels import COSTS, SHORT_COSTS
 from prunelab.report.tables import (
     compressed_size,
     drop,
@@ -36,19 +36,21 @@ NEEDED_OF_DENSE = ["accuracy", "accuracy_ci95", *COSTS]
 BASIS = ("dataset", "model", "weights", "seeds", "data.", "train.")
 BASIS_BUT = ("data.memory_mb", "data.workers")
 
+REVISION, CHANGED, METHOD, FRONT = "revision", "changed", "method", "Pareto front"
 HEADER = [
-    "revision",
-    "changed",
-    "method",
+    REVISION,
+    CHANGED,
+    METHOD,
     "ratio",
     "accuracy, %",
     "drop",
     "sparsity",
-    "parameters",
+    "params",
     "fewer MACs",
-    "size, compressed",
-    "worth it",
+    "zipped size",
+    FRONT,
 ]
+BEST = "best within share of dense {cost}"
 FASTER = "faster than dense"
 
 BUDGET_SLACK = 1.01  # a budget of parameters or MACs counts as met within 1 %
@@ -181,15 +183,32 @@ def best_within(rows: Sequence[Row]) -> dict[Fraction, Row]:
     return best
 
 
-def comparison_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """The first row, which is the reference, then the others from most to least cost.
+
+    Of equal cost the more accurate comes first. Rows that are not compared come last.
+    """
+    first, *others = rows
+    others.sort(
+        key=lambda row: (
+            bool(row["not_comparable"] or row["stale"]),
+            -row["cost"],
+            -row["accuracy"],
+        )
+    )
+    return [first, *others]
+
+
+def comparison_table(rows: Sequence[Row], cost: str) -> tuple[list[str], list[list[str]]]:
     """The header and one line per row. Speed has a column if it was measured for some row."""
+    header = [*HEADER, BEST.format(cost=SHORT_COSTS[cost])]
     lines = [_cells(row) for row in rows]
     if not any("told" in row for row in rows):
-        return HEADER, lines
+        return header, lines
 
     for row, cells in zip(rows, lines, strict=True):
         cells.append(row.get("told", ""))
-    return [*HEADER, FASTER], lines
+    return [*header, FASTER], lines
 
 
 def _cells(row: Row) -> list[str]:
@@ -203,12 +222,6 @@ def _cells(row: Row) -> list[str]:
     if _is_number(row["ratio"]):
         ratio = f"{row['ratio']:g}"
 
-    worth_it = []
-    if row["front"]:
-        worth_it.append("front")
-    if row["best_at"]:
-        worth_it.append(f"best at {', '.join(row['best_at'])}")
-
     return [
         name,
         _changes(row["changed"]),
@@ -220,7 +233,8 @@ def _cells(row: Row) -> list[str]:
         f"{row['params']:,}",
         fewer_macs(row),
         compressed_size(row),
-        "; ".join(worth_it),
+        "yes" if row["front"] else "",
+        ", ".join(row["best_at"]),
     ]
 
 
@@ -253,14 +267,15 @@ def notes(
         cost: The cost of the comparison, a key of `COSTS`.
         escape: Makes names that other people chose fit for the format of the notes.
     """
+    first = escape(rows[0]["name"])
     lines = [
-        "± is half the 95 % interval; = means that the interval of the drop includes zero. "
-        "front: nothing here is as accurate at less cost, or more accurate at no more, in "
-        f"{COSTS[cost]}; best at: "
-        "the most accurate within that share of the dense network's cost."
+        f"{first} is the reference; the others follow from most to least {COSTS[cost]}",
+        "± is half the 95 % interval; = means that the interval of the drop includes zero",
+        "Pareto front: nothing here is as accurate at less cost, or more accurate at no more",
+        "best within 1/2: the most accurate of what costs at most half as much as the dense "
+        "network; so for 1/4, 1/8 and on",
     ]
 
-    first = escape(rows[0]["name"])
     for row in rows:
         if row["not_comparable"]:
             keys = ", ".join(map(escape, row["not_comparable"]))

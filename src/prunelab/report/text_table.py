@@ -1,10 +1,17 @@
 """Tables as text: aligned for a terminal, or in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
+from textwrap import wrap
 
 from prunelab.core.errors import one_line
 
 Line = list[str]
+
+GAP = "  "  # between columns
+INDENT = "    "  # of a text below a row
+TITLE_LINES = 3  # of a narrow table, at most
+MIN_WIDTH = 8  # of a column that is made narrower, in characters
 
 
 def markdown_table(header: Line, lines: Sequence[Line]) -> str:
@@ -16,12 +23,71 @@ def markdown_table(header: Line, lines: Sequence[Line]) -> str:
 def aligned_table(header: Line, lines: Sequence[Line]) -> str:
     """A table in plain text, with unprintable characters spelt out."""
     rows = [list(map(one_line, line)) for line in (header, *lines)]
-
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(text for row in rows for text in _aligned(row, widths))
 
-    aligned = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        aligned.append("  ".join(cells).rstrip())
-    return "\n".join(aligned)
+
+def narrow_table(
+    header: Line,
+    lines: Sequence[Line],
+    max_width: int,
+    *,
+    flexible: Collection[str],
+    below: Sequence[str],
+) -> str:
+    """A table as `aligned_table` draws it, but no line is longer than `max_width` characters.
+
+    Titles take several lines, and then cells: first those of the columns whose titles are
+    `flexible`, the widest first. `below` has a text for each row, which follows it, indented, if it
+    is not empty.
+    """
+    rows = [list(map(one_line, line)) for line in lines]
+    widths = []
+    for index, title in enumerate(header):
+        widths.append(_column_width(title, [row[index] for row in rows]))
+    surplus = sum(widths) + len(GAP) * (len(widths) - 1) - max_width
+
+    # If the flexible columns are too few, the others must do.
+    preferred = [index for index, title in enumerate(header) if title in flexible]
+    for columns in (preferred, range(len(header))):
+        while surplus > 0 and any(widths[index] > MIN_WIDTH for index in columns):
+            widest = max(columns, key=lambda index: widths[index])
+            widths[widest] -= 1
+            surplus -= 1
+
+    texts = [*_aligned(header, widths), GAP.join("-" * width for width in widths)]
+    for row, text in zip(rows, below, strict=True):
+        texts += _aligned(row, widths)
+        texts += wrap(one_line(text), max_width, initial_indent=INDENT, subsequent_indent=INDENT)
+    return "\n".join(texts)
+
+
+def _column_width(title: str, cells: Sequence[str]) -> int:
+    """The width of the longest cell, or what the title needs to be of a few lines."""
+    width = max([1, _longest_word(title), *map(len, cells)])
+    while len(_wrapped(title, width)) > TITLE_LINES:
+        width += 1
+    return width
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def _aligned(row: Line, widths: Sequence[int]) -> list[str]:
+    """The lines of text that a row takes."""
+    cells = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
+
+    texts = []
+    for parts in zip_longest(*cells, fillvalue=""):
+        padded = [part.ljust(width) for part, width in zip(parts, widths, strict=True)]
+        texts.append(GAP.join(padded).rstrip())
+    return texts
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most so many characters; a text that fits stays as it is."""
+    if len(text) <= width:
+        return [text]
+    return wrap(text, width, break_on_hyphens=False) or [""]

@@ -45,12 +45,12 @@ def compare(
     """Compare the focus in the workspace, in Git's commits and in DVC's experiments, a row each.
 
     Without REV: the workspace, HEAD and all experiments derived from HEAD. The first row is the
-    reference. Other rows show the parameters in which they differ from it. A row with other data
-    or another dense network (dataset, model, weights, seeds, data, train) is marked and not
-    compared.
+    reference. The others follow from most to least cost, with the parameters in which they differ
+    from it. A row with other data or another dense network (dataset, model, weights, seeds, data,
+    train) is marked, not compared and comes last.
 
-    `front`: the row is on the Pareto front. `best at 1/4`: the most accurate row of those that cost
-    at most a quarter of the dense network, within 1 %; so for 1/2, 1/8 and on.
+    `best within ... 1/4`: the most accurate row of those that cost at most a quarter of the dense
+    network, within 1 %; so for 1/2, 1/8 and on.
 
     Times measured on different days or machines cannot be compared. With --latency, all networks
     are taken from DVC's cache or remote and measured in one process, in turn with their dense ones.

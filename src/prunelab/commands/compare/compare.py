@@ -3,16 +3,30 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.escape import escape_markdown
 from prunelab.project.revisions import RevisionResult, read_revisions
 from prunelab.report.markdown import escaped_table
-from prunelab.report.pareto import FASTER, Row, compare, comparison_table, lacking, notes
-from prunelab.report.text_table import aligned_table
+from prunelab.report.pareto import (
+    CHANGED,
+    FASTER,
+    FRONT,
+    METHOD,
+    REVISION,
+    Row,
+    compare,
+    comparison_table,
+    in_order,
+    lacking,
+    notes,
+)
+from prunelab.report.text_table import narrow_table
 
 PICTURE_SUFFIXES = (".svg", ".png")
+MAX_WIDTH = 120  # characters of a line in a terminal
 
 
 def compare_revisions(
@@ -45,6 +59,7 @@ def compare_revisions(
         raise InputError(
             f"{name} has nothing to compare: {reason}" for name, reason in left_out.items()
         )
+    rows = in_order(rows)
 
     latency_notes: list[str] = []
     if latency_batch_size:
@@ -55,7 +70,7 @@ def compare_revisions(
     if layout == "json":
         content = {"cost": cost, "rows": rows, "left_out": left_out, "measured": latency_notes}
         return json.dumps(content, indent=1)
-    return _document(rows, left_out, cost, latency_notes, markdown=layout == "md")
+    return document(rows, left_out, cost, latency_notes, markdown=layout == "md")
 
 
 def _complete_revisions(
@@ -103,7 +118,7 @@ def _draw(rows: Sequence[Row], cost: str, file: Path) -> None:
     save_as(comparison(rows, cost, title), file)
 
 
-def _document(
+def document(
     rows: Sequence[Row],
     left_out: Mapping[str, str],
     cost: str,
@@ -111,15 +126,34 @@ def _document(
     *,
     markdown: bool,
 ) -> str:
-    """Return the table of the rows with the notes below it."""
-    header, lines = comparison_table(rows)
+    """Return the table of the rows, in Markdown or for a terminal, with the notes below it.
+
+    `left_out` has the reason why a revision is not in the table, by name.
+    """
+    header, lines = comparison_table(rows, cost)
 
     if markdown:
         table = escaped_table(header, lines)
         all_notes = notes(rows, left_out, cost, escape_markdown)
     else:
-        table = aligned_table(header, lines)
+        table = _text_table(header, lines)
         all_notes = notes(rows, left_out, cost, str)
 
-    all_notes = [*all_notes, *latency_notes]
-    return "\n".join([table, "", *(one_line(f"- {note}") for note in all_notes)])
+    parts = [table, ""]
+    for note in [*all_notes, *latency_notes]:
+        line = one_line(f"- {note}")
+        if markdown:
+            parts.append(line)
+        else:
+            parts += wrap(line, MAX_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(parts)
+
+
+def _text_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return the table for a terminal, with what changed below each row."""
+    titles, cells = list(header), [list(line) for line in lines]
+    place = titles.index(CHANGED)
+    titles.pop(place)
+    changes = [line.pop(place) for line in cells]
+    flexible = {REVISION, METHOD, *titles[titles.index(FRONT) + 1 :]}
+    return narrow_table(titles, cells, MAX_WIDTH, flexible=flexible, below=changes)
