@@ -19,6 +19,7 @@ from prunelab.benchmark.backends import inputs_of
 from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app
 from prunelab.commands.export import exported_file
+from prunelab.commands.export.comparison import describe
 from prunelab.commands.export.export import default_out
 from prunelab.commands.export.exported_file import (
     CHECKED_BATCH_SIZES,
@@ -307,6 +308,48 @@ def test_network_and_file_are_timed_on_the_same_inputs(tmp_path, execution):
     seconds = latencies(original.model, tmp_path / "n", "pt2", inputs, execution, rounds=2)
 
     assert all(len(rounds) == 2 and (rounds > 0).all() for rounds in seconds)
+
+
+STEADY = np.full((10, 4), 2e-3)
+
+
+def starved(share: float) -> np.ndarray:
+    """Calls of 2 ms of which this share waits 500 ms for a processor, in every round."""
+    seconds = np.tile(STEADY, 25)
+    seconds[:, : round(share * seconds.shape[1])] = 0.5
+    return seconds
+
+
+def test_a_ratio_of_steady_calls_is_printed_with_its_interval():
+    line = describe({"torch": 1.6 * STEADY, "other": STEADY}, 32, [])
+
+    assert line.startswith("latency at batch 32: torch 3.200 ms, other 2.000 ms; ")
+    assert line.endswith("faster: 1.60x (1.60 to 1.60)")
+
+
+@pytest.mark.parametrize(
+    ("slow", "busy", "reason"),
+    [
+        (1.6 * STEADY, ["python 97%"], "the machine was busy with python 97%"),
+        (starved(0.6), [], "the median call of torch took 250.0 times as long as its fastest"),
+        (STEADY * np.linspace(1, 2.9, 10)[:, None], [], "more --rounds may narrow"),
+    ],
+    ids=["busy", "starved", "uncertain"],
+)
+def test_a_ratio_that_the_run_does_not_support_is_not_printed(slow, busy, reason):
+    for seconds in ({"torch": slow, "other": STEADY}, {"other": STEADY, "torch": slow}):
+        line = describe(seconds, 1, busy)
+
+        assert "no ratio, because " in line
+        assert reason in line
+        assert "x (" not in line
+        assert "no difference" not in line
+
+
+def test_few_slow_calls_do_not_matter():
+    line = describe({"torch": starved(0.1), "other": STEADY}, 1, [])
+
+    assert line.endswith("; faster: no difference")
 
 
 # --- the command ---

@@ -10,7 +10,8 @@ from prunelab.artifacts.networks import ModelCard, load_network, seed_file, size
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.benchmark.backends import inputs_of
 from prunelab.benchmark.export_formats import get_format
-from prunelab.benchmark.latency import speedup_of, summary
+from prunelab.benchmark.machine_load import machine_load
+from prunelab.commands.export.comparison import describe
 from prunelab.commands.export.exported_file import (
     latencies,
     metadata,
@@ -66,16 +67,15 @@ def export_network(
         yield agreement.describe()
     yield _describe_size(out, model)
 
-    for batch_size in BATCH_SIZES if rounds else ():
+    if not rounds:
+        return
+    busy_before = machine_load()["busy"]
+    for batch_size in BATCH_SIZES:
         inputs = inputs_of(card.input_shape, batch_size, execution)
         eager, exported = latencies(exported_model, out, form, inputs, execution, rounds=rounds)
-        eager_ms = summary(eager, batch_size)["latency_ms_p50"]
-        exported_ms = summary(exported, batch_size)["latency_ms_p50"]
-        speedup = speedup_of(eager, exported)
-        yield (
-            f"latency at batch {batch_size}: eager torch {eager_ms:.3f} ms, "
-            f"{exporter.runs_on} {exported_ms:.3f} ms; faster: {speedup.describe()}"
-        )
+        busy_after = machine_load()["busy"]
+        seconds = {"eager torch": eager, exporter.runs_on: exported}
+        yield describe(seconds, batch_size, busy_before or busy_after)
 
 
 def _check_out(out: Path, source: Path) -> None:
