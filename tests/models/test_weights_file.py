@@ -111,6 +111,20 @@ def test_what_is_beside_the_prefix_is_an_error_by_name(tmp_path, state):
     assert "has loss.weight, which the network does not have" in problem(tmp_path / "w.pt")
 
 
+def test_a_prefix_is_kept_if_names_would_meet(tmp_path, state):
+    two = {f"model.{name}": tensor for name, tensor in state.items()}
+    two["conv1.weight"] = state["conv1.weight"] + 1
+    torch.save(two, tmp_path / "w.pt")
+
+    assert "lacks bn1.weight" in problem(tmp_path / "w.pt")
+
+
+def test_a_name_of_a_million_dots_takes_no_time(tmp_path, state):
+    torch.save(state | {"a." * 1_000_000: torch.ones(1)}, tmp_path / "w.pt")
+
+    assert "which the network does not have" in problem(tmp_path / "w.pt")
+
+
 def test_of_two_prefixed_networks_none_is_chosen(tmp_path, state):
     two = {f"{who}.{name}": state[name] for who in ("teacher", "student") for name in state}
     torch.save(two, tmp_path / "w.pt")
@@ -230,7 +244,7 @@ def test_masks_of_torch_give_the_weights_that_torch_itself_makes_of_them(tmp_pat
 
     assert equal(loaded(tmp_path / "w.pt"), model.state_dict())
     notes = " ".join(read_weights(tmp_path / "w.pt").notes)
-    assert f"{len(layers)} masks of torch.nn.utils.prune applied" in notes
+    assert f"masks of torch.nn.utils.prune applied ({len(layers)})" in notes
 
 
 @pytest.mark.parametrize(

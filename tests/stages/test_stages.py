@@ -13,10 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from helpers.networks import DIGITS_SHAPE
 from helpers.params import PROJECT, edit_params
 from helpers.stages import TRAIN, command, files, stage
 from ruamel.yaml import YAML
+from torch.nn.utils import prune as torch_prune
 
+from prunelab.artifacts.networks import load_network
+from prunelab.models.networks import build
 from prunelab.stages.__main__ import stage_names
 from prunelab.stages.entry import run
 
@@ -57,6 +62,31 @@ def test_every_stage_has_help(name, monkeypatch, capsys):
 
     assert ended.value.code == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+def test_base_training_says_what_it_did_to_imported_weights(workspace):
+    model = build("resnet8", 7, DIGITS_SHAPE)
+    torch_prune.l1_unstructured(model.conv1, "weight", amount=0.5)
+    wrapped = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"net": wrapped}, workspace / "w.pth")
+    edit_params(workspace / "params.yaml", weights="w.pth", train__epochs=1, train__rewind_epoch=0)
+    prepare()
+
+    output = stage(*TRAIN)
+
+    assert output.returncode == 0, output.stderr
+    (line,) = [line for line in output.stdout.splitlines() if "weights of w.pth" in line]
+    for note in (
+        "key 'net'",
+        "'module.' dropped",
+        "masks of torch.nn.utils.prune applied (1)",
+        "a fresh linear",
+    ):
+        assert note in line
+    start = load_network(workspace / "models/base/init/0.safetensors").model.state_dict()
+    mask = model.conv1.weight_mask
+    assert torch.equal(start["conv1.weight"], model.conv1.weight_orig.detach() * mask)
+    assert torch.equal(start["bn1.weight"], model.bn1.weight)
 
 
 def test_a_killed_stage_resumes_and_ends_with_the_same_bits(workspace):

@@ -185,18 +185,24 @@ def _without_prefix(state: State, expected: Iterable[str]) -> tuple[str, State]:
     """The prefix with which most of the expected names occur, and the tensors without it.
 
     `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning and `bert.` are
-    such prefixes.
+    such prefixes. None is dropped if two tensors would then have the same name.
     """
     names = set(expected)
+    depth = max(name.count(".") + 1 for name in names)
+
     counts: Counter[str] = Counter({"": 0})
     for name in state:
-        parts = name.split(".")
+        parts = name.rsplit(".", depth)  # a hostile name may have any number of them
         for start in range(len(parts)):
-            if ".".join(parts[start:]) in names:
-                counts["".join(f"{part}." for part in parts[:start])] += 1
+            ending = ".".join(parts[start:])
+            if ending in names:
+                counts[name.removesuffix(ending)] += 1
 
     prefix = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
-    return prefix, {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    renamed = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if len(renamed) < len(state):
+        return "", state
+    return prefix, renamed
 
 
 def _misfit(tensor: Tensor, expected: Tensor) -> str | None:

@@ -299,7 +299,7 @@ def _masked(tensors: State, pairs: list[Pair], source: str, notes: list[str]) ->
         new_name = new_names.get(name, name)
         merged[new_name] = weights.get(new_name, tensor)
 
-    notes.append(f"{len(pairs)} masks of {source} applied, whose zeros training does not hold")
+    notes.append(f"masks of {source} applied ({len(pairs)}), whose zeros training does not hold")
     return merged
 
 
