@@ -18,6 +18,7 @@ from prunelab.models.networks import build_on_meta
 from prunelab.models.weights_file import State, read_weights
 
 MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
+MAX_NAME = 200  # characters of a tensor's name, which a file may make of any length
 MAX_SIZE = 2**31  # of the classes or channels that a file may ask a network for
 
 # Sides of images, in pixels, for which networks differ in their first layers. See torchvision_nets.
@@ -132,7 +133,7 @@ def _load_state(
             problems.append(f"lacks {name}")
     for name in state:
         if name not in expected:
-            problems.append(f"has {name}, which the network does not have")
+            problems.append(f"has {truncate(name, MAX_NAME)}, which the network does not have")
     for name, tensor in expected.items():
         misfit = _misfit(state[name], tensor) if name in state else None
         if misfit:
