@@ -137,7 +137,7 @@ def test_complete_metrics_can_be_compared(changes):
     result = RevisionResult("name", None, {}, dense | changes, dense, [])
 
     if not lacking(result):
-        comparison_table(compare([result], "macs"))
+        comparison_table(compare([result], "macs"), "macs")
 
 
 def is_metric(value: Any) -> bool:
