@@ -21,7 +21,7 @@ from prunelab.cli import app
 from prunelab.commands.check.check import find_problems
 from prunelab.config.params import load_params
 from prunelab.config.safe_yaml import parse_yaml
-from prunelab.core.files import read_json, sha256, to_path, write_json
+from prunelab.core.files import read_json, sha256, user_path, write_json
 from prunelab.data.dataset import DataConfig
 from prunelab.encoders.pretrained import find_folder
 from prunelab.models.weights_source import weights_file
@@ -36,11 +36,11 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_only_a_leading_tilde_is_the_home_folder(home):
-    assert to_path("~") == home
-    assert to_path("~/a/~/b") == home / "a/~/b"
-    assert to_path(Path("~/a")) == home / "a"
-    assert to_path("./~/a") == Path("~/a")
-    assert to_path("~no-such-user/a") == Path("~no-such-user/a")
+    assert user_path("~") == home
+    assert user_path("~/a/~/b") == home / "a/~/b"
+    assert user_path(Path("~/a")) == home / "a"
+    assert user_path("./~/a") == Path("~/a")
+    assert user_path("~no-such-user/a") == Path("~no-such-user/a")
 
 
 def test_every_path_in_params_yaml_may_begin_with_a_tilde(home):
@@ -79,7 +79,7 @@ def test_every_path_of_a_command_may_begin_with_a_tilde():
     parsers = dict(path_parsers(app))
 
     assert set(parsers) == {"out", "plot", "keep", "pictures", "model_file"}
-    assert set(parsers.values()) == {to_path}
+    assert set(parsers.values()) == {user_path}
 
 
 def public_functions(*packages: object) -> Iterator[Callable]:

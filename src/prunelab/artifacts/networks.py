@@ -19,7 +19,7 @@ from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
-from prunelab.core.files import PathLike, to_path
+from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import MASK_PREFIX
 from prunelab.models.catalogue import input_kind
 from prunelab.models.networks import build_on_meta, prunable_weights
@@ -247,7 +247,7 @@ def _sparse_size(tensor: Tensor) -> int:
 
 def seed_file(folder: PathLike, seed: int) -> Path:
     """Where a stage keeps one seed's network."""
-    return to_path(folder) / f"{seed}.safetensors"
+    return user_path(folder) / f"{seed}.safetensors"
 
 
 def seed_files(folder: PathLike, seeds: Iterable[int]) -> list[Path]:

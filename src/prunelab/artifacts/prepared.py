@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from prunelab.artifacts.records import Strict, read_record
 from prunelab.core.errors import InputError, one_line
-from prunelab.core.files import PathLike, replacing, sha256, to_path, write_json
+from prunelab.core.files import PathLike, replacing, sha256, user_path, write_json
 from prunelab.data.dataset import Examples, Shape
 from prunelab.data.splits import Split
 
@@ -61,7 +61,7 @@ def save_prepared(
         InputError: if the disk is too small, or with the problems of all splits that cannot be
             decoded.
     """
-    folder = to_path(folder)
+    folder = user_path(folder)
     _check_disk_space(folder, splits)
 
     hashes: dict[str, dict[str, str]] = {}
@@ -99,7 +99,7 @@ def load_split(folder: PathLike, name: str, memory_mb: int | None = None) -> Spl
     Raises:
         InputError: if it is missing, damaged, or contradicts dataset.json.
     """
-    folder = to_path(folder)
+    folder = user_path(folder)
     data_info = read_data_info(folder)
     _check_hashes(folder, name, data_info)
 
@@ -127,7 +127,7 @@ def read_data_info(folder: PathLike) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, damaged, or lacks a key of `DatasetRecord`.
     """
-    return read_record(to_path(folder) / "dataset.json", DatasetRecord)
+    return read_record(user_path(folder) / "dataset.json", DatasetRecord)
 
 
 def read_class_names(folder: PathLike) -> list[str]:

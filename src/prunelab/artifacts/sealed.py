@@ -12,7 +12,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from prunelab.core.errors import InputError
-from prunelab.core.files import PathLike, to_path
+from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import METADATA_KEY
 
 DIGEST_KEY = "sha256"
@@ -53,7 +53,7 @@ def read_sealed(
     Raises:
         InputError: if the file is missing or damaged.
     """
-    path = to_path(path)
+    path = user_path(path)
     if not path.is_file():  # reading a pipe, for example, would never end
         raise InputError(f"{path} is missing; `dvc repro` makes it")
 

@@ -21,7 +21,7 @@ from pydantic import (
 from prunelab.config.problems import validate
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
-from prunelab.core.files import PathLike, to_path
+from prunelab.core.files import PathLike, user_path
 from prunelab.core.text import truncate
 
 PARAMS_FILE = Path("params.yaml")
@@ -332,7 +332,7 @@ def read_params(path: PathLike = PARAMS_FILE) -> Any:
         InputError: if it is missing or is not YAML.
     """
     try:
-        content = parse_yaml(to_path(path))
+        content = parse_yaml(user_path(path))
     except FileNotFoundError:
         raise InputError(f"{path} is missing. Run this in the top folder of the project") from None
     except OSError as error:

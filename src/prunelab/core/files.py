@@ -15,7 +15,7 @@ JSON_DECIMALS = 6
 PathLike = str | os.PathLike[str]  # what a parameter, an option or a caller names a file by
 
 
-def to_path(path: PathLike) -> Path:
+def user_path(path: PathLike) -> Path:
     """The path that a parameter, an option or a caller names, with ~ as the home folder.
 
     ~name is the home folder of that user, and stays as it is if there is no such user.
@@ -52,7 +52,7 @@ def write(path: PathLike, content: bytes) -> None:
     Raises:
         OSError: with `path` as its file name, if it cannot be written.
     """
-    with replacing(to_path(path)) as partial:
+    with replacing(user_path(path)) as partial:
         partial.write_bytes(content)
 
 
@@ -79,7 +79,7 @@ def read_json(path: PathLike) -> Any:
         InputError: if it is missing or damaged.
     """
     try:
-        return parse_json(to_path(path).read_bytes())
+        return parse_json(user_path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} is missing; `dvc repro` makes it") from None
     except InputError as error:
@@ -104,7 +104,7 @@ def parse_json(text: str | bytes) -> Any:
 
 def sha256(path: PathLike) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    with to_path(path).open("rb") as file:
+    with user_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -116,11 +116,3 @@ def _rounded(content: Any) -> Any:
     if isinstance(content, float):
         return round(content, JSON_DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
     return content
-
-
-def user_path(path: str) -> Path:
-    """A path that a user wrote, with a leading ~ replaced by the home folder.
-
-    The ~name of an unknown user stays as it is.
-    """
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's raises for unknown users)

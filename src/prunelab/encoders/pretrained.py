@@ -11,7 +11,7 @@ from typing import Any
 
 from prunelab.core.download import Checksum
 from prunelab.core.errors import InputError
-from prunelab.core.files import to_path
+from prunelab.core.files import user_path
 
 NO_WEIGHTS = "none"
 # BERT-Tiny (Turc et al. 2019), but with four heads instead of two, so that heads can be pruned.
@@ -228,8 +228,8 @@ def find_folder(weights: str) -> Path:
     """
     if weights in PACKAGED:
         return _packaged_folder(*PACKAGED[weights])
-    if to_path(weights).is_dir():
-        return to_path(weights)
+    if user_path(weights).is_dir():
+        return user_path(weights)
     if _HUB_NAME.fullmatch(weights):
         return _download(weights)
     raise InputError(f"weights: no folder {weights}; valid for a text encoder: {VALID}")

@@ -3,7 +3,7 @@
 import matplotlib
 from matplotlib.figure import Figure
 
-from prunelab.core.files import PathLike, replacing, to_path
+from prunelab.core.files import PathLike, replacing, user_path
 
 # The formats of a picture, and what each must not say of the time and the program.
 METADATA: dict[str, dict[str, None]] = {
@@ -15,12 +15,12 @@ METADATA: dict[str, dict[str, None]] = {
 def save(figure: Figure, stem: PathLike) -> None:
     """Write `stem`.svg and `stem`.png."""
     for suffix in METADATA:
-        save_as(figure, to_path(stem).with_suffix(suffix))
+        save_as(figure, user_path(stem).with_suffix(suffix))
 
 
 def save_as(figure: Figure, path: PathLike) -> None:
     """Write one picture in the format of the file's suffix, .svg or .png."""
-    path = to_path(path)
+    path = user_path(path)
 
     # With a date and without a fixed salt, matplotlib's SVG differs from run to run.
     fixed_salt = matplotlib.rc_context({"svg.hashsalt": "prunelab"})

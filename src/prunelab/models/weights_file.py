@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prunelab.core.errors import InputError
-from prunelab.core.files import PathLike, to_path
+from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import MASK_PREFIX, METADATA_KEY
 from prunelab.core.text import name_list, truncate
 from prunelab.runtime.unpickle import DisallowedClassError, load_pickled
@@ -66,7 +66,7 @@ def read_weights(path: PathLike) -> ImportedWeights:
     Raises:
         InputError: if the file is missing, holds anything but tensors, or is damaged.
     """
-    path = to_path(path)
+    path = user_path(path)
     if not path.is_file():  # a pipe is not a file either: reading it would never end
         raise InputError(
             f"weights: no file {path}; valid: none, or the path of a file with a state_dict"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunelab.core.files import to_path
+from prunelab.core.files import user_path
 from prunelab.core.registry import pick
 from prunelab.encoders import pretrained
 from prunelab.encoders.pretrained import NO_WEIGHTS
@@ -28,4 +28,4 @@ def weights_file(weights: str, architecture: str) -> Path | None:
         return pretrained.weights_file(weights)
     if weights == NO_WEIGHTS:
         return None
-    return to_path(weights)
+    return user_path(weights)

@@ -8,7 +8,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 
-from prunelab.core.files import PathLike, to_path
+from prunelab.core.files import PathLike, user_path
 
 # How torch names the class or function that a file asks for and may not have.
 DISALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")
@@ -34,7 +34,7 @@ def load_pickled(path: PathLike) -> Any:
         UnpicklingError: if it holds anything else that would run code.
         Exception: whatever Python and torch raise for damaged files.
     """
-    path = to_path(path)
+    path = user_path(path)
     if is_zipfile(path):  # files of torch before 1.6 are not, and have no checksums
         _check_archive(path)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from prunelab.commands.common import print_line, reporting_errors
-from prunelab.core.files import to_path
+from prunelab.core.files import user_path
 
 
 def export(
@@ -14,7 +14,7 @@ def export(
     model_file: Annotated[
         Path | None,
         Argument(
-            parser=to_path,
+            parser=user_path,
             metavar="PATH",
             help="A network under models/.  [default: the focus of the first seed]",
         ),
@@ -22,7 +22,7 @@ def export(
     out: Annotated[
         Path | None,
         Option(
-            parser=to_path,
+            parser=user_path,
             metavar="PATH",
             help="Where to write it.  [default: a file in exports/, named after the network]",
         ),

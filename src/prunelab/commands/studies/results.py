@@ -7,7 +7,7 @@ from typing import Any
 
 from prunelab.artifacts.records import Positive, Strict, read_record
 from prunelab.commands.studies.study_file import Study, override
-from prunelab.core.files import to_path, write_json
+from prunelab.core.files import user_path, write_json
 from prunelab.project.experiments import (
     Record,
     code_of,
@@ -125,8 +125,8 @@ def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_folders(path: object) -> object:
     """Return the file name of an absolute path, and anything else as it is."""
-    if isinstance(path, str) and to_path(path).is_absolute():
-        return to_path(path).name
+    if isinstance(path, str) and user_path(path).is_absolute():
+        return user_path(path).name
     return path
 
 

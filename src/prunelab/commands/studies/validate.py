@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from prunelab.commands.studies.jobs import Parameters, Settings
 from prunelab.commands.studies.study_file import Setting, Study, grouped_problems
 from prunelab.core.errors import InputError
-from prunelab.core.files import to_path
+from prunelab.core.files import user_path
 from prunelab.project.experiments import digest
 from prunelab.project.git import git
 from prunelab.project.paths import RAW
@@ -119,7 +119,7 @@ def files_left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[s
         if inner:
             path = path[inner]
 
-        is_relative_file = path and not to_path(path).is_absolute() and (root / path).exists()
+        is_relative_file = path and not user_path(path).is_absolute() and (root / path).exists()
         if not is_relative_file or git(root, "ls-files", "--", str(path)):
             continue
 
