@@ -26,7 +26,6 @@ from prunelab.benchmark.latency import Speedup
 from prunelab.cli import app
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget
-from prunelab.commands.allocate.write_params import write_layer_ratios
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
 from prunelab.data.loader import BatchLoader
@@ -511,26 +510,6 @@ def test_allocated_ratios_are_feasible_and_meet_the_budget(workspace, kind):
         else:
             removed += part.units - weight.shape[0]
     assert removed / sum(part.units for part in parts) == pytest.approx(0.5, abs=0.01)
-
-
-def test_writing_layer_ratios_keeps_comments_and_layout(workspace):
-    shipped = (PROJECT / "params.yaml").read_text()
-    Path("params.yaml").write_text(shipped)
-
-    write_layer_ratios(Path("params.yaml"), {"conv1": 0.25, "layer1.0.conv1": 0.5})
-
-    lines = Path("params.yaml").read_text().splitlines()
-    added = ["    conv1: 0.25", "    layer1.0.conv1: 0.5"]
-    place = lines.index(added[0])
-    assert lines[place : place + 2] == added
-    remaining = lines[:place] + lines[place + 2 :]
-    pairs = zip(shipped.splitlines(), remaining, strict=True)
-    ((old, new),) = [(old, new) for old, new in pairs if old != new]
-    assert old.startswith("  layer_ratios: {}")
-    assert old.split("#")[1] == new.split("#")[1]
-
-    write_layer_ratios(Path("params.yaml"), {})
-    assert Path("params.yaml").read_text() == shipped
 
 
 def test_a_dry_run_prints_ratios_and_writes_nothing(workspace):

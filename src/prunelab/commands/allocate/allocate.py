@@ -10,11 +10,12 @@ from prunelab.benchmark.latency import Speedup
 from prunelab.commands.allocate.curves import HOW_TO_MEASURE, read_curves, read_own_record
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget
-from prunelab.commands.allocate.write_params import write_layer_ratios
 from prunelab.commands.check.inputs import data_info_of
+from prunelab.config.edit_params import with_values
 from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_params
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
+from prunelab.core.files import write
 from prunelab.models.catalogue import MODELS, Shape
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE
@@ -204,8 +205,9 @@ def describe(allocation: Allocation) -> str:
 
 
 def write_ratios(allocation: Allocation, path: Path = PARAMS_FILE) -> None:
-    """Write `prune.layer_ratios`; nothing else in the file changes."""
-    write_layer_ratios(path, allocation.ratios)
+    """Write `prune.layer_ratios`, one line per layer; nothing else in the file changes."""
+    values = {"prune": {"layer_ratios": allocation.ratios}}
+    write(path, with_values(path.read_text(), values).encode())
 
 
 def describe_next_steps(allocation: Allocation, path: Path = PARAMS_FILE) -> str:
