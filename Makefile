@@ -54,7 +54,7 @@ lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (ma
 	python tools/stage_locks.py
 
 image:  ## build the container image of requirements.lock (BUILD_ARGS="--build-arg BASE_IMAGE=...")
-	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD)" $(BUILD_ARGS) --tag $(IMAGE) .
+	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD 2> /dev/null || echo unknown)" $(BUILD_ARGS) --tag $(IMAGE) .
 
 CONTAINER = $(DOCKER) run --rm --ipc=host --user $(OWNER) $(GPUS) $(HARDENED) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from helpers.layouts import in_a_subfolder
 from helpers.params import edit_params
 from helpers.repository import Clone
 from helpers.studies import PIPELINE, SHIPPED
@@ -28,13 +29,14 @@ from prunelab.commands.studies.local import LocalRun, gpu_queue
 from prunelab.commands.sweep.axes import NAME, params_name, read_axes, resolve_sweep
 from prunelab.commands.sweep.ray import node, node_job
 from prunelab.commands.sweep.ray.driver import connected
+from prunelab.commands.sweep.ray.driver import sweep_spec as describe_sweep
 from prunelab.commands.sweep.ray.remotes import FOLDER_IN_GIT, check_remotes, fetch_experiments
 from prunelab.config.params import read_params
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.models.networks import build
 from prunelab.project.experiments import experiment_name
-from prunelab.project.git import git
+from prunelab.project.git import git, top_folder
 
 # --- assignments and settings ---
 
@@ -260,6 +262,7 @@ def sweep_spec(repository, tmp_path, monkeypatch) -> dict:
     monkeypatch.setenv("PRUNELAB_SCRATCH", str(tmp_path / "scratch"))
     return {
         "url": str(tmp_path / "remote.git"),
+        "prefix": ".",
         "revision": repository.head(),
         "versions": node.versions(["torch", "dvc"]),
         "identity": {"user.name": "Somebody Else"},
@@ -280,6 +283,19 @@ def test_a_node_clones_the_commit_once(sweep_spec):
     (clone / "mark").touch()
     assert node.prepare(sweep_spec) == []
     assert (clone / "mark").exists()
+
+
+def test_a_node_finds_a_project_below_the_top_of_its_repository(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNELAB_SCRATCH", str(tmp_path / "scratch"))
+    root = in_a_subfolder(tmp_path)
+    revision = git(root, "rev-parse", "HEAD").strip()
+    spec = describe_sweep(root, str(top_folder(root)), revision, "a sweep")
+
+    assert node.prepare(spec) == []
+
+    project = node.clone_folder(spec) / spec["prefix"]
+    assert (project / "params.yaml").read_text() == (root / "params.yaml").read_text()
+    assert str(node.cache_folder(spec)) in (project / ".dvc/config.local").read_text()
 
 
 def test_a_node_reports_other_versions(sweep_spec):

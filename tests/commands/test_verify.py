@@ -92,7 +92,7 @@ def test_differences_are_named_as_closely_as_the_format_allows(tmp_path):
 def test_outputs_outside_the_project_are_never_removed(tmp_path, path):
     project = tmp_path / "project"
     (project / ".dvc").mkdir(parents=True)
-    for name in (".dvc/config", "params.yaml"):
+    for name in (".dvc/config", "dvc.yaml", "params.yaml"):
         (project / name).touch()
     repository = Repository(project)
     precious = tmp_path / "precious"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ruamel.yaml import YAML
 
@@ -24,6 +25,13 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.git("init", "-q", "-b", "main")
+
+    @classmethod
+    def existing(cls, folder: Path) -> "Repository":
+        """The repository that `folder` is in."""
+        repository = cls.__new__(cls)
+        repository.folder = folder
+        return repository
 
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
@@ -92,16 +100,21 @@ class Clone:
 
 
 def project_files() -> list[str]:
-    """The files of the project that Git does not ignore, without its results."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    names = [name for name in listing.split("\0") if not name.startswith(RESULTS)]
-    return [name for name in names if (PROJECT / name).is_file()]
+    """The files of the project that Git would not ignore, without its results.
+
+    The project may have been downloaded without a repository.
+    """
+    with TemporaryDirectory() as folder:
+        subprocess.run(["git", "init", "-q", "--bare", folder], check=True)
+        listing = subprocess.run(
+            ["git", "ls-files", "-z", "--others", "--exclude-standard"],
+            cwd=PROJECT,
+            env=os.environ | {"GIT_DIR": folder, "GIT_WORK_TREE": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    return [name for name in listing.split("\0") if name and not name.startswith(RESULTS)]
 
 
 def tiny_clone(folder: Path) -> Clone:

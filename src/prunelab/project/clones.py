@@ -8,10 +8,11 @@ Why not `dvc exp run --temp` or DVC's queue:
 - Ignored files (data/raw) are not copied.
 - Lists need Hydra's quoting.
 
-A clone of ours is kept from run to run. Its params.yaml is written as a whole. It shares the
-project's DVC cache, and with it the run cache. In it run `dvc repro` and `dvc exp save`, which can
-be killed and started again. A linked worktree would not do: worktrees share the references in which
-a running `dvc exp run` keeps its state.
+A clone of ours is kept from run to run. It is one of the whole repository; stages run in the
+project's folder in it, which need not be the top. Its params.yaml is written as a whole. It shares
+the project's DVC cache, and with it the run cache. In it run `dvc repro` and `dvc exp save`, which
+can be killed and started again. A linked worktree would not do: worktrees share the references in
+which a running `dvc exp run` keeps its state.
 
 The result is an ordinary experiment. Its reference is fetched into the project, where
 `dvc exp show` lists it.
@@ -29,13 +30,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from configobj import ConfigObj
-from ruamel.yaml import YAML
 
+from prunelab.config.edit_params import with_values
+from prunelab.config.params import PARAMS_FILE
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, sha256
-from prunelab.core.metrics_files import details_file
-from prunelab.project.git import git
-from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, RAW, TARGET
+from prunelab.project.experiments import stage_closure
+from prunelab.project.git import check_out, git, holds, identity_settings, prefix, top_folder
+from prunelab.project.paths import ENVIRONMENT, METRICS, RAW, TARGET
 
 FOLDER = Path(".prunelab/studies")
 RELEASE_TIMEOUT_S = 5.0  # a killed run may need a moment to release its checkout
@@ -53,11 +55,13 @@ class DvcCommandError(Exception):
 class Checkout:
     """A clone under .prunelab/studies/checkouts, used by one process at a time."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, clone: Path, start: Path) -> None:
+        """`start` is the project's folder relative to the top of its repository."""
         self.root = root
-        self.folder = folder
-        self.lock_file = folder.with_suffix(".lock")
-        self._last_file = folder.with_suffix(".last")
+        self.folder = clone / start  # the project's folder, in which stages run
+        self.lock_file = clone.with_suffix(".lock")
+        self._clone = clone
+        self._last_file = clone.with_suffix(".last")
 
     def last(self) -> str | None:
         """Return the experiment that ran here last. If it was killed, its epochs are here."""
@@ -67,14 +71,13 @@ class Checkout:
 
     def start(self, name: str, revision: str, params: Mapping[str, Any], cache: Path) -> None:
         """Bring the clone to a commit of the project, with these parameters and this DVC cache."""
-        clone_at(self.root, self.folder, revision)
-        for key in ("user.name", "user.email"):
-            value = _git_setting(self.root, key)
-            if value:
-                git(self.folder, "config", key, value)
+        clone_at(self.root, self._clone, revision)
+        for key, value in identity_settings(self.root).items():
+            git(self.folder, "config", key, value)
         use_cache(self.folder, cache)
 
-        _write_params(self.folder / "params.yaml", params)
+        params_file = self.folder / PARAMS_FILE
+        params_file.write_text(with_values(params_file.read_text(), params))
         (self.folder / ENVIRONMENT).unlink(missing_ok=True)
         self._last_file.write_text(name)
 
@@ -141,11 +144,11 @@ class Checkout:
     def save(self, name: str, message: str, dvc: Callable[..., None]) -> None:
         """Save the clone's state as an experiment and move its reference to the project."""
         command = ["exp", "save", "--force", "--name", name, "--message", message]
-        details = (details_file(METRICS), details_file(DENSE_METRICS))
-        for path in (METRICS, DENSE_METRICS, *details, ENVIRONMENT):
+        closure = stage_closure((self.folder / "dvc.yaml").read_text())
+        for path in (*closure.outputs_in_git, str(ENVIRONMENT)):
             if (self.folder / path).exists():
                 # Git may not track the file yet.
-                command += ["--include-untracked", str(path)]
+                command += ["--include-untracked", path]
         dvc(*command, TARGET)
 
         references = git(self.folder, "for-each-ref", "--format=%(refname)", "refs/exps")
@@ -155,7 +158,7 @@ class Checkout:
 
     def _move_to_project(self, reference: str) -> None:
         options = ("--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head")
-        git(self.root, "fetch", *options, str(self.folder), f"+{reference}:{reference}")
+        git(self.root, "fetch", *options, str(self._clone), f"+{reference}:{reference}")
         git(self.folder, "update-ref", "-d", reference)
 
 
@@ -167,12 +170,13 @@ def checkout(root: Path, experiment: str, slots: int) -> Iterator[Checkout]:
     """
     folder = root / FOLDER / "checkouts"
     folder.mkdir(parents=True, exist_ok=True)
+    start = prefix(root)
     deadline = time.monotonic() + RELEASE_TIMEOUT_S
     while True:
         count = slots
         if time.monotonic() >= deadline:
             count += EXTRA_CHECKOUTS
-        checkouts = [Checkout(root, folder / str(number)) for number in range(count)]
+        checkouts = [Checkout(root, folder / str(number), start) for number in range(count)]
         checkouts.sort(key=lambda candidate: candidate.last() != experiment)
 
         for candidate in checkouts:
@@ -186,32 +190,42 @@ def checkout(root: Path, experiment: str, slots: int) -> Iterator[Checkout]:
         time.sleep(RETRY_INTERVAL_S)
 
 
-def clone_at(root: Path, folder: Path, revision: str) -> None:
-    """Make `folder` a clone of the project at a commit, with the project's raw data.
+def clone_at(root: Path, folder: Path, revision: str) -> Path:
+    """Make `folder` a clone of the repository at a commit, with the project's raw data.
 
     A clone that exists is reused, with what DVC made in it.
+
+    Returns:
+        The project's folder in the clone.
+
+    Raises:
+        InputError: if the commit has no pipeline in that folder.
     """
+    start = prefix(root)
+    if not holds(root, revision, "dvc.yaml"):
+        raise InputError(f"commit {revision[:8]} has no dvc.yaml in this folder")
     if not _is_clone(folder):
         _make_clone(root, folder)
 
     # Locks are left over from a Git that was killed: no other process uses this clone.
     for lock in (folder / ".git").glob("*.lock"):
         lock.unlink()
-    git(folder, "fetch", "--quiet", "--no-tags", str(root), revision)
-    git(folder, "checkout", "--quiet", "--force", "--detach", revision)
+    check_out(root, folder, revision)
     git(folder, "clean", "--quiet", "-d", "--force")
 
     # .gitignore excludes a folder, and here the path is a link.
-    (folder / ".git/info/exclude").write_text(f"/{RAW}\n")
-    _link(folder / RAW, root / RAW)
+    (folder / ".git/info/exclude").write_text(f"**/{RAW}\n")
+    _link(folder / start / RAW, root / RAW)
+    return folder / start
 
 
 def _make_clone(root: Path, folder: Path) -> None:
-    """Clone the project. A clone that was interrupted is not taken for a whole one."""
+    """Clone the repository. A clone that was interrupted is not taken for a whole one."""
     partial = folder.with_name(f"{folder.name}.partial")
     for leftover in (folder, partial):
         shutil.rmtree(leftover, ignore_errors=True)
-    git(root, "clone", "--quiet", "--local", "--no-checkout", str(root), str(partial))
+    top = str(top_folder(root))
+    git(root, "clone", "--quiet", "--local", "--no-checkout", top, str(partial))
     partial.rename(folder)
 
 
@@ -250,35 +264,6 @@ def _link(link: Path, target: Path) -> None:
     if not link.is_symlink():
         shutil.rmtree(link, ignore_errors=True)
         link.symlink_to(target)
-
-
-def _write_params(path: Path, params: Mapping[str, Any]) -> None:
-    """Set values in params.yaml and keep its comments: the experiment's diff shows values alone."""
-    yaml = YAML()
-    content = yaml.load(path)
-
-    for key, value in params.items():
-        is_section = isinstance(value, Mapping) and isinstance(content.get(key), dict)
-        if is_section:
-            _update(content[key], value)
-        else:
-            _update(content, {key: value})
-
-    yaml.dump(content, path)
-
-
-def _update(section: Any, values: Mapping[str, Any]) -> None:
-    """Set the values that differ: setting an equal one could change how it is written."""
-    for key, value in values.items():
-        if section.get(key) != value:
-            section[key] = value
-
-
-def _git_setting(root: Path, key: str) -> str | None:
-    try:
-        return git(root, "config", key).strip()
-    except InputError:
-        return None
 
 
 def _child_environment() -> dict[str, str]:

@@ -38,17 +38,34 @@ def open_repo(root: Path) -> Iterator[Any]:
         InputError: if there is no pipeline, or DVC cannot read it.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     if not (root / "dvc.yaml").exists():
         raise InputError(f"{root} holds no dvc.yaml; go to the top folder of the project")
     try:
-        # `_wait_for_lock` is what `dvc --wait-for-lock` sets. The Python class has no public name
-        # for it. Without it, test_workers_at_their_busiest_do_not_block_each_other fails.
-        with Repo(str(root), _wait_for_lock=True) as repo:
+        with load_repo(root) as repo:
             yield repo
     except DvcException as error:
         raise InputError(f"DVC: {' '.join(str(error).split())}") from None
+
+
+def load_repo(root: Path) -> Any:
+    """Return DVC's object of the project, which works without Git if the project is in none.
+
+    The file .dvc/config could say so as well (core.no_scm). It would then hide a repository that
+    somebody makes later.
+    """
+    from dvc.repo import Repo
+    from dvc.scm import SCM, SCMError
+
+    config = {}
+    try:
+        SCM(str(root)).close()
+    except SCMError:
+        config = {"core": {"no_scm": True}}
+
+    # `_wait_for_lock` is what `dvc --wait-for-lock` sets. The Python class has no public name for
+    # it. Without it, test_workers_at_their_busiest_do_not_block_each_other fails.
+    return Repo(str(root), config=config, _wait_for_lock=True)
 
 
 def load_pipeline(repo: Any, targets: Sequence[str] = ()) -> Pipeline:

@@ -14,7 +14,7 @@ from prunelab.config.params import PARAMS_FILE
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import parse_json
-from prunelab.project.git import git, git_bytes
+from prunelab.project.git import changed_files, git, show, show_bytes
 from prunelab.project.metrics import read_metrics
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
 from prunelab.project.stage_outputs import declared_outputs
@@ -30,13 +30,16 @@ EXPERIMENT_REFERENCE = re.compile(r"refs/exps/(?P<baseline>[0-9a-f]{2}/[0-9a-f]{
 class StageClosure:
     """Everything that a stage depends on, directly or through other stages.
 
-    `files` are those that no stage writes, `parameters` are dotted keys of params.yaml, and
-    `commands` belong to the stage and to all stages before it.
+    `files` are those that no stage writes, and `parameters` are dotted keys of params.yaml. The
+    `stages`, with their `commands`, are the stage itself and all stages before it.
+    `outputs_in_git` are what they write without DVC's cache.
     """
 
     files: list[str]
     parameters: list[str]
     commands: list[str]
+    stages: list[str]
+    outputs_in_git: list[str]
 
     def select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that these stages read, by dotted key."""
@@ -69,6 +72,27 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
     if target not in stages:
         raise InputError(f"dvc.yaml has no stage {target}. Stages: {', '.join(stages)}")
 
+    reached, files = _reach(stages, target)
+    commands = [json.dumps(stages[name]["cmd"]) for name in sorted(reached)]
+    parameters: set[str] = set()
+    outputs_in_git = []
+    for name in sorted(reached):
+        parameters.update(stages[name].get("params", []))
+        for path, options in declared_outputs(stages[name]).items():
+            if options.get("cache") is False:
+                outputs_in_git.append(path)
+
+    return StageClosure(
+        files=sorted(files),
+        parameters=sorted(parameters),
+        commands=commands,
+        stages=sorted(reached),
+        outputs_in_git=outputs_in_git,
+    )
+
+
+def _reach(stages: Mapping[str, Any], target: str) -> tuple[set[str], set[str]]:
+    """Return the target with all stages before it, and the files that none of them writes."""
     stage_of_output = {}
     for name, stage in stages.items():
         for output in declared_outputs(stage):
@@ -90,11 +114,7 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
             if not writers:
                 files.add(dependency)
 
-    commands = [json.dumps(stages[name]["cmd"]) for name in sorted(reached)]
-    parameters: set[str] = set()
-    for name in reached:
-        parameters.update(stages[name].get("params", []))
-    return StageClosure(sorted(files), sorted(parameters), commands)
+    return reached, files
 
 
 def _overlap(path: str, other_path: str) -> bool:
@@ -112,15 +132,14 @@ def digest(content: Any) -> str:
 
 def code_of(root: Path, revision: str) -> str:
     """Return a hash of the commands and of all files in a commit that the target depends on."""
-    closure = stage_closure(git(root, "show", f"{revision}:dvc.yaml"))
+    closure = stage_closure(show(root, revision, "dvc.yaml"))
     listing = git(root, "ls-tree", "-r", revision, "--", *closure.files)
     return digest([closure.commands, listing])
 
 
 def uncommitted(root: Path, closure: StageClosure) -> list[str]:
     """Return the files of the closure that differ from the last commit, dvc.yaml included."""
-    status = git(root, "status", "--porcelain", "--", "dvc.yaml", *closure.files)
-    return [line[3:] for line in status.splitlines()]
+    return changed_files(root, "dvc.yaml", *closure.files)
 
 
 def experiment_name(
@@ -173,7 +192,7 @@ def _record(root: Path, experiment: Experiment) -> Record:
     commit = experiment.commit
 
     def read(path: Path) -> str:
-        return git(root, "show", f"{commit}:{path}")
+        return show(root, commit, path)
 
     return {
         "experiment": experiment.name,
@@ -188,8 +207,8 @@ def _record(root: Path, experiment: Experiment) -> Record:
 
 def _committed_environment(root: Path, commit: str) -> Any:
     try:
-        environment = git_bytes(root, "show", f"{commit}:{ENVIRONMENT}")
-        metrics = git_bytes(root, "show", f"{commit}:{METRICS}")
+        environment = show_bytes(root, commit, ENVIRONMENT)
+        metrics = show_bytes(root, commit, METRICS)
         return environment_of(environment, metrics)
     except InputError:
         return None

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prunelab.core.errors import InputError
-from prunelab.project.git import git
+from prunelab.project.git import check_out, git, prefix, top_folder
 from prunelab.project.trees import Tree
 
 STALE_STAGE = re.compile(r"(?:Running stage|failed to reproduce) '([^']+)'")
@@ -42,9 +42,10 @@ def lock_state(tree: Tree) -> LockState:
         return _dry_run(tree.root)
 
     with TemporaryDirectory(prefix="prunelab-review-") as folder:
-        git(tree.root, "clone", "--quiet", "--shared", "--no-checkout", ".", folder)
-        git(Path(folder), "checkout", "--quiet", "--detach", tree.commit)
-        return _dry_run(Path(folder))
+        top = str(top_folder(tree.root))
+        git(tree.root, "clone", "--quiet", "--shared", "--no-checkout", top, folder)
+        check_out(tree.root, Path(folder), tree.commit)
+        return _dry_run(folder / prefix(tree.root))
 
 
 def _dry_run(folder: Path) -> LockState:

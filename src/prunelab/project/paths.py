@@ -16,6 +16,7 @@ FOCUS = Path("models/focus/finetuned")
 # The dense network and the grid.
 BASE = Path("models/base/final")
 DENSE_METRICS = Path("metrics/base.json")
+DENSE_ENVIRONMENT = Path("metrics/environment/base.json")
 GRID = Path("metrics/grid")
 
 # What people look at.

@@ -13,7 +13,7 @@ from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten, nested_mapping
 from prunelab.core.text import abbreviate
 from prunelab.project.experiments import experiments
-from prunelab.project.git import git
+from prunelab.project.git import git, require_commit, show
 from prunelab.project.metrics import ReadText, parse_mapping, read_if_present, read_metrics
 from prunelab.project.paths import DENSE_METRICS, LOCK_FILE, METRICS
 
@@ -57,6 +57,7 @@ def read_revisions(root: Path, names: Sequence[str]) -> tuple[list[RevisionResul
 
 
 def _default_names(root: Path) -> list[str]:
+    require_commit(root)
     head = git(root, "rev-parse", HEAD).strip()
     derived = [experiment.name for experiment in experiments(root) if experiment.baseline == head]
     oldest_first = reversed(derived)
@@ -67,8 +68,13 @@ def resolve_commits(root: Path, names: Sequence[str]) -> dict[str, str | None]:
     """Return the commit of each name, None for the workspace.
 
     Raises:
-        InputError: for every unknown name, with similar names that exist.
+        InputError: for every unknown name, with similar names that exist; for any name but the
+            workspace, if no commit of a Git repository holds the project.
     """
+    if set(names) == {WORKSPACE}:
+        return {WORKSPACE: None}
+    require_commit(root)
+
     experiment_commits = _experiment_commits(root)
     commits: dict[str, str | None] = {}
     unknown = []
@@ -122,7 +128,7 @@ def _unknown_revision(name: str, known: Iterable[str]) -> str:
 def _reader(root: Path, commit: str | None) -> ReadText:
     if commit is None:
         return lambda path: (root / path).read_text()
-    return lambda path: git(root, "show", f"{commit}:{path}")
+    return lambda path: show(root, commit, path)
 
 
 def _read_revision(name: str, commit: str | None, read: ReadText) -> RevisionResult:

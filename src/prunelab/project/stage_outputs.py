@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,17 @@ from prunelab.project.paths import PIPELINE_FILE
 _PLACEHOLDER = re.compile(r"\$\{[^}]*\}")  # of a matrix or of params.yaml
 
 
-def declared_outputs(stage: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every path that a stage of dvc.yaml declares as its output, metrics and plots too."""
+def declared_outputs(stage: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the options of every output of a stage of dvc.yaml by path, metrics and plots too."""
+    options_by_path: dict[str, Mapping[str, Any]] = {}
     for kind in ("outs", "metrics", "plots"):
         for output in stage.get(kind, []):
             # An output with options is a mapping of one key: {path: options}.
-            yield output if isinstance(output, str) else next(iter(output))
+            if isinstance(output, str):
+                options_by_path[output] = {}
+            else:
+                options_by_path.update(output)
+    return options_by_path
 
 
 def writer_of(path: Path, root: Path) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunelab.core.errors import InputError
-from prunelab.project.git import git, git_bytes
+from prunelab.project.git import changed_files, git, show_bytes
 
 SHORT_HASH_LENGTH = 7
 
@@ -53,7 +53,7 @@ class Tree:
         try:
             if self.commit is None:
                 return (self.root / path).read_bytes()
-            return git_bytes(self.root, "cat-file", "blob", f"{self.commit}:./{path}")
+            return show_bytes(self.root, self.commit, path)
         except (InputError, FileNotFoundError):
             return None
 
@@ -63,7 +63,7 @@ class Tree:
             return self.commit[:SHORT_HASH_LENGTH]
 
         head = git(self.root, "rev-parse", "HEAD")[:SHORT_HASH_LENGTH]
-        changed = len(git(self.root, "status", "--porcelain").splitlines())
+        changed = len(changed_files(self.root))
         if changed == 0:
             return head
         plural = "s" if changed > 1 else ""

@@ -22,7 +22,7 @@ from prunelab.commands.gpus import devices
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.core.text import name_list
-from prunelab.project.git import git
+from prunelab.project.git import FIRST_COMMIT, IDENTITY, git
 
 MIN_PYTHON = (3, 11)
 GB = 10**9
@@ -133,17 +133,17 @@ def _git(root: Path) -> Iterator[Finding]:
     try:
         git(root, "rev-parse", "--show-toplevel")
     except InputError as error:
-        start = 'git init && git add -A && git commit -m "Start"'
-        remedy = f"experiments, compare and verify need a repository: {start}"
-        if "safe.directory" in str(error):
-            remedy = f"git config --global --add safe.directory {root}"
+        remedy = f"experiments, compare and verify need a repository: {FIRST_COMMIT}"
+        _, found, command = str(error).rpartition("git config --global --add safe.directory")
+        if found:
+            remedy = f"{found}{command}"  # of the top folder, which may lie above this one
         yield Finding(Verdict.look, f"no Git repository that may be read: {error}", remedy)
         return
 
     try:
         identity = git(root, "var", "GIT_COMMITTER_IDENT").rpartition(" ")[0].rpartition(" ")[0]
     except InputError:
-        remedy = 'git config --global user.name "…" && git config --global user.email "…"'
+        remedy = " && ".join(IDENTITY)
         yield Finding(Verdict.look, "Git does not know who commits", remedy)
     else:
         yield Finding(Verdict.ok, f"Git commits as {identity}")

@@ -25,9 +25,9 @@ class Stages:
     """The stages of the pipeline, loaded by DVC."""
 
     def __init__(self) -> None:
-        from dvc.repo import Repo
+        from prunelab.project.dvc_graph import load_repo
 
-        self.repo = Repo(_wait_for_lock=True)
+        self.repo = load_repo(Path.cwd())
         self._stages = {stage.addressing: stage for stage in self.repo.index.stages}
 
     def reproduce(self, name: str, order: list[str]) -> StageResult:

@@ -18,7 +18,7 @@ from prunelab.project.experiments import (
     stage_closure,
     uncommitted,
 )
-from prunelab.project.git import git
+from prunelab.project.git import holds
 from prunelab.project.paths import METRICS, RAW
 
 DENSE_TARGET = "train_base"  # the stage that makes the dense network
@@ -122,8 +122,7 @@ def _is_measured(root: Path, commits: Iterable[str], code: str) -> bool:
     for commit in commits:
         try:
             # An experiment made by hand may have no metrics.
-            git(root, "cat-file", "-e", f"{commit}:{METRICS}")
-            if code_of(root, commit) == code:
+            if holds(root, commit, METRICS) and code_of(root, commit) == code:
                 return True
         except InputError:
             continue

@@ -15,6 +15,7 @@ from prunelab.project.experiments import (
     prefer_current_code,
     stage_closure,
 )
+from prunelab.project.git import require_commit
 
 FOLDER = Path("studies/results")
 
@@ -78,7 +79,11 @@ def collect(
 
     The parameters `free`, as dotted keys, may have had any value. The key `current` of a record
     says whether the code of the last commit made it.
+
+    Raises:
+        InputError: if no commit of a Git repository holds the project.
     """
+    require_commit(root)
     closure = stage_closure((root / "dvc.yaml").read_text())
     code = code_of(root, "HEAD")
     stored = _read_stored(results_file(root, name))

@@ -12,7 +12,7 @@ from prunelab.commands.studies.study_file import Setting, Study, grouped_problem
 from prunelab.core.errors import InputError
 from prunelab.core.files import user_path
 from prunelab.project.experiments import digest
-from prunelab.project.git import git
+from prunelab.project.git import git, require_commit, require_identity
 from prunelab.project.paths import RAW
 
 SETTING_KEYS = ("method", "ratio", "budget", "prune", "finetune")  # settings differ in these
@@ -55,9 +55,13 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
     the hardware of this machine does not matter.
 
     Raises:
-        InputError: with one line per problem, all at once, that names the settings with it.
+        InputError: with one line per problem, all at once, that names the settings with it; before
+            that, if Git cannot keep experiments here.
     """
     from prunelab.commands.check.check import check_feasible
+
+    require_commit(root)
+    require_identity(root)
 
     shared_checks = _shared_checks(elsewhere)
     shared_problems: dict[str, list[str]] = {}  # by the parameters that settings share

@@ -86,7 +86,7 @@ def _tree(root: Path, revision: str, keep: Path | None) -> "Tree":
         InputError: for a revision that is no commit, or a folder to keep that is not empty.
     """
     from prunelab.core.errors import InputError
-    from prunelab.project.git import git
+    from prunelab.project.git import changed_files
     from prunelab.project.revisions import resolve_commits
     from prunelab.project.trees import Tree
 
@@ -98,7 +98,7 @@ def _tree(root: Path, revision: str, keep: Path | None) -> "Tree":
     if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise InputError(f"--keep: {keep} is not empty; valid: a new or an empty folder")
 
-    if revision == "HEAD" and git(root, "status", "--porcelain", "--untracked-files=no"):
+    if revision == "HEAD" and changed_files(root, untracked=False):
         print_line("changes that are not committed take no part")
     return Tree(root, revision, commit)
 

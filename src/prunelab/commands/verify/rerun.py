@@ -29,13 +29,16 @@ OTHER_UMASK = 0o077
 Outputs = dict[str, str]  # DVC's hash of a file, or of a folder's listing, by path
 
 
-def bare_clone(root: Path, folder: Path, commit: str) -> None:
+def bare_clone(root: Path, clone: Path, commit: str) -> Path:
     """Clone a commit with an empty cache and without any result, so that every stage has to run.
+
+    Returns:
+        The project's folder in the clone.
 
     Raises:
         InputError: if dvc.lock names outputs outside of the project; nothing is removed then.
     """
-    clone_at(root, folder, commit)
+    folder = clone_at(root, clone, commit)
     use_cache(folder, folder / ".dvc/cache")
 
     results = [folder / path for path in outputs(lock_of(folder))]
@@ -48,13 +51,19 @@ def bare_clone(root: Path, folder: Path, commit: str) -> None:
 
     for path in [*results, folder / LOCK_FILE]:
         _remove(path)
+    return folder
 
 
-def committed_clone(root: Path, folder: Path, commit: str) -> None:
-    """Clone a commit, with those of its results that the project's cache still holds."""
-    clone_at(root, folder, commit)
+def committed_clone(root: Path, clone: Path, commit: str) -> Path:
+    """Clone a commit, with those of its results that the project's cache still holds.
+
+    Returns:
+        The project's folder in the clone.
+    """
+    folder = clone_at(root, clone, commit)
     use_cache(folder, cache_folder(root))
     restore_outputs(folder)
+    return folder
 
 
 def repeatable(folder: Path, targets: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -36,7 +36,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RepeatResult:
-    """Finished runs of these stages: a clone for each run, and the outputs of each."""
+    """Finished runs of these stages: the project in a clone for each run, and its outputs."""
 
     stages: list[str]
     runtime: Runtime
@@ -72,10 +72,8 @@ def _repeat(
     tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
 ) -> RepeatResult:
     assert tree.commit is not None
-    clones = [folder / "run 1"]
-    clones += [folder / f"run {number} in another folder" for number in range(2, runs + 1)]
-    for clone in clones:
-        bare_clone(tree.root, clone, tree.commit)
+    names = ["run 1"] + [f"run {number} in another folder" for number in range(2, runs + 1)]
+    clones = [bare_clone(tree.root, folder / name, tree.commit) for name in names]
 
     params = load_params(clones[0] / "params.yaml")
     problems = files_left_behind(tree.root, params.model_dump(), elsewhere=False)
@@ -152,7 +150,6 @@ def _explain_committed(
     tree: Tree, comparison: OutputComparison, result: RepeatResult, folder: Path, tell: Tell
 ) -> None:
     assert tree.commit is not None
-    committed = folder / "committed"
-    committed_clone(tree.root, committed, tree.commit)
+    committed = committed_clone(tree.root, folder / "committed", tree.commit)
     for line in explain(comparison, committed, result.clones[0]):
         tell(line)

@@ -16,7 +16,7 @@ from prunelab.commands.sweep.ray import node
 from prunelab.commands.sweep.ray.node_job import DENSE, SETTING
 from prunelab.commands.sweep.ray.remotes import check_remotes, fetch_experiments
 from prunelab.core.errors import InputError
-from prunelab.project.git import git
+from prunelab.project.git import git, identity_settings, prefix
 
 MAX_RETRIES = 5  # of a task whose node died
 CONNECT_TIMEOUT_S = 20.0
@@ -115,20 +115,17 @@ def check_reachable(address: str) -> None:
 def sweep_spec(root: Path, url: str, revision: str, title: str) -> Spec:
     """Return what every task must know.
 
-    That is the commit and where it is, the name of its committer, and the versions of the packages
-    on which results depend.
+    That is the commit and where it is, the project's folder in it, the name of its committer, and
+    the versions of the packages on which results depend.
     """
     from prunelab.runtime.device import FINGERPRINT_PACKAGES
 
-    identity = {}
-    for key in ("user.name", "user.email"):
-        with suppress(InputError):
-            identity[key] = git(root, "config", key).strip()
     return {
         "url": url,
+        "prefix": str(prefix(root)),
         "revision": revision,
         "title": title,
-        "identity": identity,
+        "identity": identity_settings(root),
         "versions": node.versions(list(FINGERPRINT_PACKAGES)),
     }
 

@@ -35,7 +35,7 @@ def run_job(job_spec: dict[str, Any]) -> tuple[str, str | None]:
 
 def _run_in_process(job_spec: dict[str, Any]) -> tuple[list[str], int]:
     """Run the job in a process of its own; return its lines and its status."""
-    folder = clone_folder(job_spec)
+    folder = clone_folder(job_spec) / job_spec["prefix"]
     process = subprocess.Popen(
         [sys.executable, "-m", "prunelab.commands.sweep.ray.node_job"],
         cwd=folder,
@@ -102,16 +102,18 @@ def versions(packages: list[str]) -> dict[str, str]:
 
 
 def clone_folder(sweep_spec: dict[str, Any]) -> Path:
-    """Return the folder of this node's clone of the commit.
-
-    DVC's cache lies beside it and is shared by all commits.
-    """
+    """Return the folder of this node's clone of the commit."""
     scratch = os.environ.get("PRUNELAB_SCRATCH")
     if not scratch:
         scratch = f"{tempfile.gettempdir()}/prunelab-{os.getuid()}"
     url, revision = str(sweep_spec["url"]), str(sweep_spec["revision"])
     url_hash = hashlib.sha256(url.encode()).hexdigest()
     return Path(scratch) / url_hash[:12] / revision[:12]
+
+
+def cache_folder(sweep_spec: dict[str, Any]) -> Path:
+    """Return the folder of DVC's cache, which all commits share, beside their clones."""
+    return clone_folder(sweep_spec).parent / "cache"
 
 
 def clone(sweep_spec: dict[str, Any]) -> None:
@@ -139,6 +141,6 @@ def _clone_into(folder: Path, sweep_spec: dict[str, Any]) -> None:
     for command in commands:
         subprocess.run(command, check=True, capture_output=True, text=True)
 
-    cache = folder.parent / "cache"
-    (partial / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    config = partial / sweep_spec["prefix"] / ".dvc/config.local"
+    config.write_text(f"[cache]\n    dir = {cache_folder(sweep_spec)}\n")
     partial.rename(folder)

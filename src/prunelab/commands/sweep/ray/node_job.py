@@ -1,4 +1,4 @@
-"""One job of a sweep on a node, in the node's clone of the commit.
+"""One job of a sweep on a node, in the project's folder of the node's clone of the commit.
 
 The process reads the job from standard input. Settings run in clones of the node's clone, as the
 settings of a study run in clones of the project.
@@ -16,6 +16,7 @@ from typing import Any
 
 from prunelab.commands.studies.jobs import DENSE_TARGET, Job
 from prunelab.commands.studies.local import Dvc, LocalRun, measure, refresh_changed_inputs
+from prunelab.commands.sweep.ray.node import cache_folder
 from prunelab.core.errors import InputError
 from prunelab.project.clones import FOLDER, Checkout, DvcCommandError
 from prunelab.project.git import git
@@ -47,7 +48,7 @@ def main() -> int:
         run = LocalRun(
             root=root,
             revision=job_spec["revision"],
-            cache=root.parent / "cache",
+            cache=cache_folder(job_spec),
             slots=MAX_CLONES,
             print_line=partial(print, flush=True),
             work=work,

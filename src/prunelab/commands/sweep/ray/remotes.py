@@ -6,7 +6,7 @@ from configparser import ConfigParser, Error
 from pathlib import Path
 
 from prunelab.core.errors import InputError
-from prunelab.project.git import git
+from prunelab.project.git import git, show
 
 HERE = Path(__file__).parent
 FOLDER_IN_GIT = "src/prunelab/commands/sweep/ray"  # this folder, in a commit of the project
@@ -72,7 +72,7 @@ def _remote_has(root: Path, remote: str, revision: str) -> bool:
 def _names_a_dvc_remote(root: Path, revision: str) -> bool:
     config = ConfigParser(interpolation=None)
     try:
-        text = git(root, "show", f"{revision}:.dvc/config")
+        text = show(root, revision, ".dvc/config")
         config.read_string(re.sub(r"(?m)^\s+", "", text))
         return config.has_option("core", "remote")
     except (InputError, Error):
