@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from prunelab.commands.allocate.command import allocate
+from prunelab.commands.apply.command import apply
 from prunelab.commands.check.command import check
 from prunelab.commands.common import forget_git_repository
 from prunelab.commands.compare.command import compare
@@ -30,6 +31,7 @@ SECTIONS = {
     },
     "Look at results": {
         "compare": "experiments and commits side by side",
+        "apply": "bring an experiment's parameters and results into this folder",
         "review": "what a change does to the results, as Markdown",
     },
     "Trust them": {
@@ -74,7 +76,7 @@ app = typer.Typer(
 app.callback()(forget_git_repository)
 
 for command in (
-    *(check, repro, sweep, compare, review, verify, doctor),
+    *(check, repro, sweep, compare, apply, review, verify, doctor),
     *(export, allocate, warm, push),
 ):
     app.command()(command)

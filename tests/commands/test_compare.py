@@ -440,6 +440,12 @@ def two_revisions(project) -> Project:
     return project
 
 
+@pytest.mark.usefixtures("two_revisions")
+def test_a_comparison_with_experiments_says_how_to_go_on_from_one():
+    assert "`prunelab apply REVISION` brings" in compare_command("HEAD", "mellow-lute").stdout
+    assert "prunelab apply" not in compare_command("workspace", "HEAD").stdout
+
+
 def test_revisions_without_metrics_are_named_below_the_table(project):
     project.commit("nothing yet")
     project.measure(0.80, 600)

@@ -55,6 +55,8 @@ def compare(
     Times measured on different days or machines cannot be compared. With --latency, all networks
     are taken from DVC's cache or remote and measured in one process, in turn with their dense ones.
 
+    `prunelab apply REV` brings the parameters and results of a row into this folder.
+
     Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
     """
     with reporting_errors():

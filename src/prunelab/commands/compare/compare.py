@@ -8,7 +8,7 @@ from textwrap import wrap
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.escape import escape_markdown
-from prunelab.project.revisions import RevisionResult, read_revisions
+from prunelab.project.revisions import HEAD, WORKSPACE, RevisionResult, read_revisions
 from prunelab.report.markdown import escaped_table
 from prunelab.report.pareto import (
     CHANGED,
@@ -27,6 +27,7 @@ from prunelab.report.text_table import narrow_table
 
 PICTURE_SUFFIXES = (".svg", ".png")
 MAX_WIDTH = 120  # characters of a line in a terminal
+APPLY_HINT = "`prunelab apply REVISION` brings its parameters and results into this folder"
 
 
 def compare_revisions(
@@ -139,8 +140,12 @@ def document(
         table = _text_table(header, lines)
         all_notes = notes(rows, left_out, cost, str)
 
+    all_notes = [*all_notes, *latency_notes]
+    if any(row["name"] not in (WORKSPACE, HEAD) for row in rows):
+        all_notes.append(APPLY_HINT)
+
     parts = [table, ""]
-    for note in [*all_notes, *latency_notes]:
+    for note in all_notes:
         line = one_line(f"- {note}")
         if markdown:
             parts.append(line)

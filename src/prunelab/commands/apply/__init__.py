@@ -1,0 +1,1 @@
+"""`prunelab apply`: the parameters and results of an experiment, brought into the working tree."""
