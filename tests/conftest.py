@@ -46,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     settings.load_profile("prunelab")
 
+    # Torch keeps the bits with which it computes first, so this comes before any module of tests.
+    configure(runtime_params())
+
     # In the background of a shell without job control, all processes ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

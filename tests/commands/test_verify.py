@@ -304,6 +304,37 @@ def test_committed_results_of_another_environment_are_reported_not_compared(stud
 
 
 @pytest.mark.slow
+def test_portable_results_of_another_processor_must_be_the_same(study):
+    study = study("1 if Path('../study').exists() else 2")
+    study.finish()
+    here = fingerprint(configure(load_params(study.folder / "params.yaml").runtime))
+    study.note(here | {"device": "Another CPU", "cpu_capability": "AVX512", "python": "3.99"})
+    code, output = verify("--runs", "1")
+
+    assert code == 1, output
+    assert "the commit and run 1: 1 of 2 outputs are the same" in output
+
+
+@pytest.mark.slow
+def test_results_of_a_named_commit_count_on_any_machine(study):
+    study = study("1")
+    study.finish()
+    study.note({"bits": "native", "device": "Another CPU"})
+    first = study.git("rev-parse", "HEAD")
+    code, output = verify("--runs", "1", "--against", first)
+    assert code == 0, output
+    assert f"same bits: 2 of 2 outputs are the same to the bit as those of {first}" in output
+
+    (study.folder / "make.py").write_text(MAKE.format(value="2"))
+    study.commit("Another value")
+    code, output = verify("--runs", "1", "--against", first)
+    assert code == 1, output
+    assert f"{first} and run 1: 1 of 2 outputs are the same" in output
+    assert "device: Another CPU" in output
+    assert "conv.weight: 4 of 4 values differ, by 1 at most" in output
+
+
+@pytest.mark.slow
 def test_stale_lock_is_reported_and_not_compared(study):
     study = study("1")
     study.finish()

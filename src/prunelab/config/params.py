@@ -257,6 +257,10 @@ class Runtime(Section):
     stage, torchrun's number of processes counts instead.
     """
 
+    # portable: results on a CPU have the same bits on every x86-64 processor with AVX2. native: the
+    # processor's fastest code, and bits of its own.
+    bits: Literal["portable", "native"]
+
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     processes: Annotated[int, Field(ge=1, le=1024)]

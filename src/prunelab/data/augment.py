@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunelab.runtime import exact
+
 ASPECT_RANGE = (3 / 4, 4 / 3)  # width to height of a random crop
 CROP_ATTEMPTS = 10
 
@@ -81,8 +83,8 @@ def random_boxes(
     low, high = map(math.log, ASPECT_RANGE)
     aspect = torch.exp(low + (high - low) * torch.rand(CROP_ATTEMPTS, count, generator=random))
 
-    widths = (area * aspect * height / width).sqrt()
-    heights = (area / aspect * width / height).sqrt()
+    widths = exact.sqrt(area * aspect * height / width)
+    heights = exact.sqrt(area / aspect * width / height)
     sides = torch.stack([widths, heights])  # [2, attempts, count]
     fits = (sides <= 1).all(dim=0)
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.packages import installed_versions
+from prunelab.runtime import portable as portable_bits
 
 TEXT_PACKAGES = ("transformers", "tokenizers")  # only with the extra [text]
 FINGERPRINT_PACKAGES = (
@@ -31,18 +33,23 @@ FINGERPRINT_PACKAGES = (
     *TEXT_PACKAGES,
 )
 
+# What portable bits do not depend on.
+INDIFFERENT = ("cpu_capability", "device", "python")
+
 
 @dataclass(frozen=True)
 class Execution:
     """Where tensors live and how networks run; `autocast_dtype` None means plain float32.
 
-    `cuda_graphs` lets training record its steps and replay them.
+    `cuda_graphs` lets training record its steps and replay them. `portable` says that what the CPU
+    computes has the same bits on other processors.
     """
 
     device: torch.device
     autocast_dtype: torch.dtype | None
     memory_format: torch.memory_format
     cuda_graphs: bool = False
+    portable: bool = False
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which a network runs."""
@@ -58,25 +65,27 @@ class Execution:
 
 
 def configure(runtime: Runtime) -> Execution:
-    """Set threads and determinism for this process and choose where to compute.
+    """Set bits, threads and determinism for this process and choose where to compute.
 
     Raises:
-        InputError: if the parameters demand a GPU and there is none.
+        InputError: if the parameters demand a GPU and there is none, or portable bits that cannot
+            be had.
     """
+    portable = runtime.bits == "portable" and portable_bits.pin()
     torch.set_num_threads(runtime.threads)
     _set_determinism(runtime.deterministic)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is there for less
 
     device = _choose_device(runtime.device)
     autocast_dtype = None
-    if runtime.precision == "bf16" or (runtime.precision == "auto" and has_fast_bf16(device)):
+    if _takes_bf16(runtime.precision, device, portable=portable):
         autocast_dtype = torch.bfloat16
 
     memory_format = torch.contiguous_format
     if runtime.channels_last:
         memory_format = torch.channels_last
     cuda_graphs = device.type == "cuda" and runtime.cuda_graphs == "auto"
-    return Execution(device, autocast_dtype, memory_format, cuda_graphs)
+    return Execution(device, autocast_dtype, memory_format, cuda_graphs, portable)
 
 
 def _set_determinism(deterministic: bool) -> None:
@@ -105,6 +114,24 @@ def _choose_device(name: str) -> torch.device:
             "runtime.device: cuda needs a GPU, but torch sees no GPU; valid here: auto, cpu"
         )
     return torch.device("cpu")
+
+
+def _takes_bf16(precision: str, device: torch.device, *, portable: bool) -> bool:
+    """Whether networks run in bfloat16.
+
+    Raises:
+        InputError: for bfloat16 on a CPU in portable bits. Processors with AVX-512 take other code
+            for it than those without, and all are several times slower than with float32.
+    """
+    on_portable_cpu = portable and device.type == "cpu"
+    if precision == "bf16" and on_portable_cpu:
+        raise InputError(
+            "runtime.precision: bf16 has no portable bits on a CPU; valid here: auto, fp32; or set "
+            "runtime.bits to native"
+        )
+    if precision == "auto":
+        return not on_portable_cpu and has_fast_bf16(device)
+    return precision == "bf16"
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -137,7 +164,12 @@ def fingerprint(execution: Execution) -> dict[str, Any]:
     if execution.autocast_dtype:
         precision = "bf16"
 
+    bits = "native"
+    if execution.portable:
+        bits = "portable"
+
     return {
+        "bits": bits,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device_name,
@@ -148,6 +180,16 @@ def fingerprint(execution: Execution) -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "packages": installed_versions(FINGERPRINT_PACKAGES),
     }
+
+
+def decisive(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a fingerprint on which the bits of results depend.
+
+    Portable bits of a CPU are the same on other processors and for other versions of Python.
+    """
+    if environment.get("bits") != "portable" or environment.get("cuda") is not None:
+        return dict(environment)
+    return {key: value for key, value in environment.items() if key not in INDIFFERENT}
 
 
 def _cpu_name() -> str:

@@ -13,7 +13,8 @@ from prunelab.artifacts.networks import Network, load_networks, seed_file, sizes
 from prunelab.artifacts.predictions import load_predictions, save_predictions
 from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Params, load_params
-from prunelab.core.files import sha256, write_json
+from prunelab.core.errors import InputError
+from prunelab.core.files import read_json, sha256, write_json
 from prunelab.core.metrics_files import OTHERS, split_metrics
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
@@ -23,7 +24,7 @@ from prunelab.evaluation.predict import Predictions, predict
 from prunelab.evaluation.summary import describe
 from prunelab.models.cost import cost, macs
 from prunelab.models.networks import build
-from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.runtime.device import Execution, configure, decisive, fingerprint
 from prunelab.runtime.seeds import for_each_seed
 from prunelab.stages.entry import run
 from prunelab.statistics.scores import confusion_matrix
@@ -73,11 +74,26 @@ def main(  # noqa: PLR0913 (a parameter for each option)
         write_json(details, _details(evaluated, params.seeds, networks) | {OTHERS: others})
     write_json(metrics, headline)
 
-    # The environment is no output of the stage: it would give other hashes on another machine. DVC
-    # therefore does not restore it with the metrics, and it names the metrics it belongs to.
     if environment:
-        write_json(environment, fingerprint(execution) | {"metrics_sha256": sha256(metrics)})
+        _note_environment(environment, fingerprint(execution), metrics)
     print(f"{metrics.stem}: {describe(measured)}")
+
+
+def _note_environment(path: Path, environment: dict[str, Any], metrics: Path) -> None:
+    """Write what the file METRICS was measured on.
+
+    This is no output of the stage: it would give other hashes on another machine. DVC therefore
+    does not restore it with the metrics, and it names the metrics it belongs to. For the same
+    reason a repetition that had to give these metrics leaves the file as it is.
+    """
+    noted = environment | {"metrics_sha256": sha256(metrics)}
+    try:
+        before = read_json(path)
+    except InputError:
+        before = None
+
+    if not isinstance(before, dict) or decisive(before) != decisive(noted):
+        write_json(path, noted)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ def verify(
             help="This stage or group, with all that it needs. May be given several times.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        Option(
+            metavar="COMMIT",
+            help="Compare with the results of this commit, whatever machine they were made on.",
+            show_default=False,
+        ),
+    ] = None,
     runs: Annotated[
         int, Option(min=1, help="How often. 1 compares with the committed results alone.")
     ] = 2,
@@ -50,26 +58,29 @@ def verify(
     new files.
     Their outputs are compared with each other. They are also compared with those in the
     commit's dvc.lock, if that was made on the same processor, packages and threads; otherwise it
-    says what differs. Differences are named down to the tensor. Stages that depend on a clock,
-    and the report of them, are left out.
+    says what differs. With portable bits (runtime.bits), every x86-64 processor with AVX2 counts as
+    the same. Differences are named down to the tensor. Stages that depend on a clock, and the
+    report of them, are left out.
 
-    Exit status 1: the runs differ, or they differ from committed results of a like environment.
+    Exit status 1: the runs differ, or they differ from committed results of a like environment, or
+    from those of --against COMMIT.
     Raw data is taken from data/raw and not downloaded again. It takes as long as the pipeline,
     times the runs.
 
-    Example: prunelab verify, or sooner: prunelab verify --stages train_base --runs 1
+    Example: prunelab verify, or sooner: prunelab verify --stages train_base --runs 1. Whether this
+    machine gives the bits of another one: prunelab verify --against main --runs 1
     """
     from prunelab.commands.repro.runner import Stopped, stoppable
-    from prunelab.commands.verify.verify import verify_commit
+    from prunelab.commands.verify.verify import VerifyPlan, verify_commit
 
     root = Path.cwd()
     try:
         with reporting_errors(), stoppable():
             tree = _tree(root, revision, keep)
+            other = _commit(root, "--against", against) if against else None
             with _folder(keep) as folder:
-                same = verify_commit(
-                    tree, stages or [], folder, runs=runs, jobs=jobs, tell=print_line
-                )
+                plan = VerifyPlan(stages or [], runs=runs, jobs=jobs, against=other)
+                same = verify_commit(tree, plan, folder, print_line)
     except Stopped as stopped:
         print("\nstopped; nothing here was changed", file=sys.stderr)
         raise typer.Exit(128 + stopped.args[0]) from None
@@ -87,19 +98,31 @@ def _tree(root: Path, revision: str, keep: Path | None) -> "Tree":
     """
     from prunelab.core.errors import InputError
     from prunelab.project.git import changed_files
+
+    tree = _commit(root, "REV", revision)
+    if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise InputError(f"--keep: {keep} is not empty; valid: a new or an empty folder")
+
+    if revision == "HEAD" and changed_files(root, untracked=False):
+        print_line("changes that are not committed take no part")
+    return tree
+
+
+def _commit(root: Path, argument: str, revision: str) -> "Tree":
+    """The commit that an argument names.
+
+    Raises:
+        InputError: for a revision that is no commit.
+    """
+    from prunelab.core.errors import InputError
     from prunelab.project.revisions import resolve_commits
     from prunelab.project.trees import Tree
 
     commit = resolve_commits(root, [revision])[revision]
     if commit is None:
         raise InputError(
-            "REV: the workspace cannot be cloned; valid: a commit, a branch, an experiment"
+            f"{argument}: the workspace cannot be cloned; valid: a commit, a branch, an experiment"
         )
-    if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise InputError(f"--keep: {keep} is not empty; valid: a new or an empty folder")
-
-    if revision == "HEAD" and changed_files(root, untracked=False):
-        print_line("changes that are not committed take no part")
     return Tree(root, revision, commit)
 
 

@@ -10,6 +10,7 @@ from prunelab.commands.verify.rerun import Outputs
 from prunelab.core.mappings import flatten
 from prunelab.project.environments import read_environments
 from prunelab.project.trees import Tree
+from prunelab.runtime.device import decisive
 
 MAX_LINES = 12  # about one output
 
@@ -64,15 +65,18 @@ def explain(comparison: OutputComparison, first: Path, second: Path) -> Iterator
 def other_environment(tree: Tree, here: Mapping[str, Any]) -> dict[str, str] | None:
     """How the environment of the committed results differs from the one here, by dotted key.
 
-    Empty if they are the same; None if no committed result records its environment.
+    What bits do not depend on is left out. Empty if nothing is left; None if no committed result
+    records its environment.
     """
     recorded = [environment for environment in read_environments(tree).values() if environment]
     if not recorded:
         return None
 
     current = flatten(here)
-    keys = set(current).union(*recorded)
+    if all(decisive(environment) == decisive(current) for environment in recorded):
+        return {}
 
+    keys = set(current).union(*recorded)
     differing: dict[str, str] = {}
     for key in sorted(keys):
         value_here = str(current.get(key, "nothing"))

@@ -35,6 +35,20 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class VerifyPlan:
+    """What to repeat, and with what to compare it.
+
+    `stages` are the names of stages and groups, empty for all. `against` is a commit whose results
+    count instead of the repeated commit's own, and count on any machine.
+    """
+
+    stages: Sequence[str]
+    runs: int
+    jobs: int
+    against: Tree | None = None
+
+
+@dataclass(frozen=True)
 class RepeatResult:
     """Finished runs of these stages: the project in a clone for each run, and its outputs."""
 
@@ -44,33 +58,41 @@ class RepeatResult:
     outputs: list[Outputs]
 
 
-def verify_commit(
-    tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
-) -> bool:
-    """Repeat a commit `runs` times in clones in `folder`, and report every difference by `tell`.
+def verify_commit(tree: Tree, plan: VerifyPlan, folder: Path, tell: Tell) -> bool:
+    """Repeat a commit in clones in `folder`, and report every difference by `tell`.
 
     Returns whether everything is the same to the bit that has to be.
 
     Raises:
-        InputError: for targets that are no stages, unusable parameters, or a stage that fails.
+        InputError: for names that are no stages, unusable parameters, a stage that fails, or a
+            commit without results to compare with.
     """
-    result = _repeat(tree, targets, folder, runs=runs, jobs=jobs, tell=tell)
+    if plan.against and not outputs(_committed_lock(plan.against)):
+        raise InputError(f"--against: {plan.against.name} has no results; {LOCK_FILE} names none")
+    result = _repeat(tree, plan, folder, tell)
 
     runs_agree = True
-    for number in range(1, runs):
+    for number in range(1, plan.runs):
         comparison = compare_outputs(result.outputs[0], result.outputs[number])
         tell(f"runs 1 and {number + 1}: {comparison.describe()}")
         for line in explain(comparison, result.clones[0], result.clones[number]):
             tell(line)
         runs_agree = runs_agree and comparison.equal
 
-    committed_agree = _compare_with_committed(tree, result, folder, tell)
+    if plan.against:
+        committed_agree = _compare_with_other(plan.against, result, folder, tell)
+    else:
+        committed_agree = _compare_with_committed(tree, result, folder, tell)
     return committed_agree and runs_agree
 
 
-def _repeat(
-    tree: Tree, targets: Sequence[str], folder: Path, *, runs: int, jobs: int, tell: Tell
-) -> RepeatResult:
+def _committed_lock(tree: Tree) -> str:
+    """The text of a commit's dvc.lock; empty if it has none."""
+    return (tree.read(str(LOCK_FILE)) or b"").decode()
+
+
+def _repeat(tree: Tree, plan: VerifyPlan, folder: Path, tell: Tell) -> RepeatResult:
+    runs = plan.runs
     assert tree.commit is not None
     names = ["run 1"] + [f"run {number} in another folder" for number in range(2, runs + 1)]
     clones = [bare_clone(tree.root, folder / name, tree.commit) for name in names]
@@ -80,7 +102,7 @@ def _repeat(
     if problems:
         raise InputError(problems)
 
-    stages, timed = repeatable(clones[0], targets)
+    stages, timed = repeatable(clones[0], plan.stages)
     if timed:
         tell(f"left out, because they depend on a clock: {', '.join(timed)}")
 
@@ -90,10 +112,10 @@ def _repeat(
         start = time.monotonic()
 
         if number == 1:
-            repeat(clone, stages, jobs, tell)
+            repeat(clone, stages, plan.jobs, tell)
         else:
             with surroundings(OTHER_VARIABLES, OTHER_UMASK):
-                repeat(clone, stages, jobs, tell)
+                repeat(clone, stages, plan.jobs, tell)
         written = outputs(lock_of(clone), stages)
 
         seconds = time.monotonic() - start
@@ -102,12 +124,30 @@ def _repeat(
     return RepeatResult(stages, params.runtime, clones, results)
 
 
+def _compare_with_other(other: Tree, result: RepeatResult, folder: Path, tell: Tell) -> bool:
+    """Compare the first run with the results of another commit, wherever those were made.
+
+    Returns whether they are the same.
+    """
+    comparison = compare_outputs(outputs(_committed_lock(other), result.stages), result.outputs[0])
+    if comparison.equal:
+        tell(f"same bits: {comparison.describe()} as those of {other.name}")
+        return True
+
+    tell(f"{other.name} and run 1: {comparison.describe()}")
+    environment = other_environment(other, fingerprint(configure(result.runtime)))
+    for key, values in (environment or {}).items():
+        tell(f"  {key}: {values}")
+    _explain_committed(other, comparison, result, folder, tell)
+    return False
+
+
 def _compare_with_committed(tree: Tree, result: RepeatResult, folder: Path, tell: Tell) -> bool:
     """Compare the first run with the commit's own results.
 
     Returns False only if they differ although the commit was made in an environment like this one.
     """
-    committed = outputs((tree.read(str(LOCK_FILE)) or b"").decode(), result.stages)
+    committed = outputs(_committed_lock(tree), result.stages)
     if not committed:
         tell("the commit has no results of its own to compare with")
         return True

@@ -15,6 +15,7 @@ from prunelab.core.errors import InputError
 from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.runtime import exact
 
 
 def bn_scale(model: nn.Module, calibration: CalibrationData) -> Saliency:
@@ -99,7 +100,7 @@ def wanda(model: nn.Module, calibration: CalibrationData) -> Saliency:
     saliency: Saliency = {}
     for name, weight in prunable_weights(model).items():
         if name in squares:
-            norms = squares[name].sqrt().to(weight.dtype)
+            norms = exact.sqrt(squares[name]).to(weight.dtype)
             saliency[name] = (weight.detach().abs() * norms).cpu()
 
     return saliency

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly
 from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.runtime import exact
 
 
 def random(model: nn.Module, calibration: CalibrationData) -> Saliency:
@@ -109,6 +110,4 @@ def fpgm(model: nn.Module, calibration: CalibrationData) -> Saliency:
 
 def _summed_distances(weight: Tensor) -> Tensor:
     """Each filter's Euclidean distances to all filters of the tensor, summed: float64 [out]."""
-    # `cdist` computes large cases by a matrix product, which is accurate enough in float64.
-    filters = weight.flatten(1).double()
-    return torch.cdist(filters, filters).sum(1)
+    return exact.distances(weight.flatten(1).double()).sum(1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.pruning.structured.groups import Group
+from prunelab.runtime import exact
 
 # Groups with the units of each that pruning would remove now.
 SelectedUnits = Sequence[tuple[Group, Sequence[int]]]
@@ -101,6 +102,6 @@ class _PlacedGroup:
             squares = squares.index_add(0, unit_ids, output_squares.float())
 
         # The root has no gradient at zero. Clamping leaves a unit that has vanished at zero.
-        norms = squares.clamp_min(1e-12).sqrt()
+        norms = exact.sqrt(squares.clamp_min(1e-12))
         root_of_size: float = self._size**0.5
         return root_of_size * norms
