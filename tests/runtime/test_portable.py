@@ -1,4 +1,4 @@
-"""Portable bits: libraries that obey or refuse, roots that are exact, and what is left as it was."""
+"""Portable bits: libraries that obey or refuse, exact roots, and what is left as it was."""
 
 import json
 import os
