@@ -9,9 +9,17 @@ the device, batched augmentation there, channels_last, bf16 autocast where the h
 network, batch size, optimiser, number of images. The arms alternate, and the figure is the median
 ratio of neighbouring rounds. CIFAR-10 from data/raw, else random images of its size: the work is
 the same.
+
+On a CPU it then prints the price of portable bits: how many times as long our loop takes as with
+native ones, in float32 and, where the hardware has it, compared with bf16, which is for native bits
+alone; for this network, and for the study in params.yaml on one thread.
 """
 
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -31,7 +39,7 @@ from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.networks import build
-from prunelab.runtime.device import Execution, configure
+from prunelab.runtime.device import Execution, configure, has_fast_bf16
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
 from prunelab.training.trainer import Trainer
 
@@ -43,7 +51,6 @@ def images(count: int) -> Split:
     dataset = DATASETS["cifar10"](DataConfig(RAW))
     if not dataset.missing():
         return dataset.read().train.at(np.arange(count))
-    print("CIFAR-10 is not in data/raw: random images of its size instead")
     random = np.random.default_rng(0)
     return Split(
         random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, count)
@@ -105,7 +112,8 @@ def usual(
 def our_trainer(
     split: Split, execution: Execution, distributed: Distributed = SINGLE_PROCESS
 ) -> Trainer:
-    normalise = Normalise(mean=MEAN, std=STD)
+    channels = split.inputs.shape[1]
+    normalise = Normalise(mean=MEAN[:channels], std=STD[:channels])
     return Trainer(
         BatchLoader(split, normalise, execution),
         BatchLoader(split.at(np.arange(16)), normalise, execution),
@@ -115,9 +123,11 @@ def our_trainer(
     )
 
 
-def ours(model_name: str, trainer: Trainer, recipe: Recipe) -> float:
+def ours(
+    model_name: str, trainer: Trainer, recipe: Recipe, shape: tuple[int, int, int] = (3, 32, 32)
+) -> float:
     """Images per second of one epoch of prunelab's loop, validation (of 16 images) included."""
-    model = build(model_name, 10, (3, 32, 32))
+    model = build(model_name, 10, shape)
     for _ in range(2):
         start = time.perf_counter()
         trainer.fit(model, recipe)
@@ -142,31 +152,95 @@ def report(name: str, execution: Execution, pairs: list[tuple[float, float]]) ->
     )
 
 
+@dataclass(frozen=True)
+class Work:
+    """A network and the images on which an epoch of it is trained: those of CIFAR-10, or digits."""
+
+    model: str
+    dataset: str
+    images: int
+    batch_size: int
+    threads: int
+
+    def seconds(self, bits: str, precision: str) -> float:
+        """The time of an epoch, in a process that computes in nothing but these bits."""
+        execution = configure(runtime("cpu", precision, self.threads, bits))
+        if self.dataset == "digits":
+            split = DATASETS["digits"](DataConfig(RAW)).read().train.at(np.arange(self.images))
+        else:
+            split = images(self.images)
+        trainer = our_trainer(split, execution)
+        recipe = Finetune(
+            **read_params()["finetune"] | {"epochs": 1, "batch_size": self.batch_size}
+        )
+        return len(split) / ours(self.model, trainer, recipe, split.shape)
+
+
+def report_price(work: Work, rounds: int) -> None:
+    """Print how many times as long portable bits take; each kind of bits has its own process."""
+    arms = [("portable", "fp32"), ("native", "fp32")]
+    if has_fast_bf16(torch.device("cpu")):
+        arms.append(("native", "bf16"))
+
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pools = {
+            arm: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for arm in arms
+        }
+        seconds = {arm: [] for arm in arms}
+        for number in range(rounds + 1):
+            for arm, pool in pools.items():
+                measured = pool.submit(work.seconds, *arm).result()
+                if number:  # the first round warms up
+                    seconds[arm].append(measured)
+
+    portable = seconds.pop(("portable", "fp32"))
+    for (_, precision), native in seconds.items():
+        ratios = sorted(slow / fast for slow, fast in zip(portable, native, strict=True))
+        print(
+            f"{work.model} on {work.dataset}, {work.threads} threads: portable bits take "
+            f"{median(ratios):.2f} times as long as native {precision} "
+            f"(rounds from {ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+
+
+def runtime(device: str, precision: str, threads: int, bits: str) -> Runtime:
+    return Runtime(
+        bits=bits,
+        device=device,
+        precision=precision,
+        processes=1,
+        threads=threads,
+        deterministic=True,
+        channels_last=True,
+        cuda_graphs="auto",
+    )
+
+
 def main(
     model: Annotated[str, typer.Option()] = "resnet20",
     count: Annotated[int, typer.Option("--images")] = 2560,
     rounds: Annotated[int, typer.Option()] = 5,
     device: Annotated[str, typer.Option()] = "cpu",
     threads: Annotated[int, typer.Option()] = 2,
+    price_only: Annotated[bool, typer.Option("--price-only")] = False,
 ) -> None:
     """Compare the training loops; see the top of this file."""
+    if DATASETS["cifar10"](DataConfig(RAW)).missing():
+        print("CIFAR-10 is not in data/raw: random images of its size instead")
+    if not price_only:
+        compare_loops(model, count, rounds, device, threads)
+    if device == "cpu":
+        report_price(Work(model, "CIFAR-10", count, 128, threads), rounds)
+        report_price(Work("resnet8", "digits", 1212, 64, 1), rounds)
+
+
+def compare_loops(model: str, count: int, rounds: int, device: str, threads: int) -> None:
     split = images(count)
     shipped = read_params()
     recipe = Finetune(**shipped["finetune"] | {"epochs": 1, "batch_size": 128})
     for precision in ("fp32", "auto"):
-        execution = configure(
-            Runtime.model_validate(
-                {
-                    "device": device,
-                    "precision": precision,
-                    "processes": 1,
-                    "threads": threads,
-                    "deterministic": True,
-                    "channels_last": True,
-                    "cuda_graphs": "auto",
-                }
-            )
-        )
+        execution = configure(runtime(device, precision, threads, "native"))
         trainer = our_trainer(split, execution)
         pairs = [
             (usual(model, split, recipe, execution.device), ours(model, trainer, recipe))

@@ -76,9 +76,9 @@ def configure(runtime: Runtime) -> Execution:
     _set_determinism(runtime.deterministic)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is there for less
 
-    device = _choose_device(runtime.device)
+    device = choose_device(runtime.device)
     autocast_dtype = None
-    if _takes_bf16(runtime.precision, device, portable=portable):
+    if takes_bf16(runtime, device):
         autocast_dtype = torch.bfloat16
 
     memory_format = torch.contiguous_format
@@ -103,8 +103,12 @@ def _set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def _choose_device(name: str) -> torch.device:
-    """The device for `cuda`, `cpu` or `auto`."""
+def choose_device(name: str) -> torch.device:
+    """The device for `cuda`, `cpu` or `auto`.
+
+    Raises:
+        InputError: if it is `cuda` and there is no GPU.
+    """
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -116,22 +120,32 @@ def _choose_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _takes_bf16(precision: str, device: torch.device, *, portable: bool) -> bool:
-    """Whether networks run in bfloat16.
+def configure_native(runtime: Runtime) -> Execution:
+    """Like `configure`, but in the processor's own bits: for what rests on a clock.
+
+    Raises:
+        InputError: if the parameters demand a GPU and there is none.
+    """
+    return configure(runtime.model_copy(update={"bits": "native"}))
+
+
+def takes_bf16(runtime: Runtime, device: torch.device) -> bool:
+    """Whether networks run in bfloat16 on a device.
 
     Raises:
         InputError: for bfloat16 on a CPU in portable bits. Processors with AVX-512 take other code
             for it than those without, and all are several times slower than with float32.
     """
+    portable = runtime.bits == "portable" and portable_bits.exists_here()
     on_portable_cpu = portable and device.type == "cpu"
-    if precision == "bf16" and on_portable_cpu:
+    if runtime.precision == "bf16" and on_portable_cpu:
         raise InputError(
             "runtime.precision: bf16 has no portable bits on a CPU; valid here: auto, fp32; or set "
             "runtime.bits to native"
         )
-    if precision == "auto":
+    if runtime.precision == "auto":
         return not on_portable_cpu and has_fast_bf16(device)
-    return precision == "bf16"
+    return runtime.precision == "bf16"
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -28,6 +28,11 @@ AVX2_CHANNELS = 8  # oneDNN keeps channels in blocks that fill a vector, so 16 w
 NATIVE_HINT = "or set runtime.bits to native, which gives each kind of processor bits of its own"
 
 
+def exists_here() -> bool:
+    """Whether processors of this architecture have portable bits; the others compute natively."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def pin() -> bool:
     """Hold torch to portable bits, for as long as this process and its forks live.
 
@@ -41,7 +46,7 @@ def pin() -> bool:
         InputError: if a library does not obey, because it has computed already, because the
             processor lacks AVX2, or because torch was built otherwise.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if not exists_here():
         return False
 
     with _variables(VARIABLES):

@@ -16,7 +16,7 @@ from prunelab.benchmark.speed_table import speed_table
 from prunelab.benchmark.suite import Benchmark
 from prunelab.config.params import Params, load_params
 from prunelab.core.files import write, write_json
-from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.runtime.device import Execution, configure_native, fingerprint
 from prunelab.stages.entry import run
 
 
@@ -26,7 +26,7 @@ def main(dense: Path, grid: Path, out: Path) -> None:
     Writes benchmark.json and table.md to OUT.
     """
     params = load_params()
-    execution = configure(params.runtime)
+    execution = configure_native(params.runtime)
     seed = params.seeds[0]
 
     files = {"dense": seed_file(dense, seed)}

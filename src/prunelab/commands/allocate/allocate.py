@@ -24,7 +24,7 @@ from prunelab.pruning.prune import infeasible_specs
 from prunelab.pruning.pruner import BUDGET_TOLERANCE
 from prunelab.pruning.sensitivity import METHODS, UnitKind
 from prunelab.report.text_table import aligned_table
-from prunelab.runtime.device import configure
+from prunelab.runtime.device import configure_native
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _allocate_latency(
 ) -> list[int]:
     """Return the widths at which the network is faster by the requested latency."""
     assert request.latency is not None
-    execution = configure(params.runtime)
+    execution = configure_native(params.runtime)
 
     def measure_speedup(widths: Sequence[int]) -> Speedup:
         spec = _spec(params, request.kind, curves, widths)

@@ -120,13 +120,14 @@ def _unknown_name(
 def _check_runtime(params: Params, raw: Path, base: Path) -> None:
     runtime = params.runtime
     needs_no_gpu = runtime.device == "auto" and runtime.processes == 1
-    if runtime.device == "cpu" or needs_no_gpu:
+    if runtime.precision != "bf16" and (runtime.device == "cpu" or needs_no_gpu):
         return
 
-    from prunelab.runtime.device import configure
+    from prunelab.runtime.device import choose_device, configure_native, takes_bf16
     from prunelab.runtime.distributed import require_gpus
 
-    require_gpus(runtime.processes, configure(runtime))
+    takes_bf16(runtime, choose_device(runtime.device))
+    require_gpus(runtime.processes, configure_native(runtime))
 
 
 def _check_backends(params: Params, raw: Path, base: Path) -> None:
@@ -135,9 +136,9 @@ def _check_backends(params: Params, raw: Path, base: Path) -> None:
         return
 
     from prunelab.benchmark.backends import NEEDS
-    from prunelab.runtime.device import configure
+    from prunelab.runtime.device import configure_native
 
-    execution = configure(params.runtime)
+    execution = configure_native(params.runtime)
     for name in names:
         NEEDS[name](execution)
 

@@ -17,7 +17,7 @@ from prunelab.models.catalogue import Shape
 from prunelab.project.outputs import fetch_output
 from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import RevisionResult
-from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.runtime.device import Execution, configure_native, fingerprint
 
 DENSE_NAME = ""  # no revision has this name
 SPEEDUP_KEYS = ("faster", "faster_low", "faster_high", "told")
@@ -48,7 +48,7 @@ def time_revisions(
     Networks that were pruned from one dense network are measured in turn with it. Whatever slows
     the machine then slows all of them.
     """
-    execution = configure(runtime)
+    execution = configure_native(runtime)
     machine = _describe_machine(execution, runtime)
 
     faster: dict[str, Row] = {}

@@ -21,7 +21,7 @@ from prunelab.commands.export.exported_file import (
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
 from prunelab.project.paths import FOCUS
-from prunelab.runtime.device import configure
+from prunelab.runtime.device import configure_native
 
 DATASET = Path("data/prepared/dataset.json")
 FOLDER = Path("exports")  # not beside the network: DVC hashes the folders it keeps
@@ -53,7 +53,7 @@ def export_network(
     network = load_network(source)
     card, model = network.card, network.model
     runtime = params.runtime.model_copy(update={"device": "cpu", "precision": "fp32"})
-    execution = configure(runtime)  # sets the threads of everything below
+    execution = configure_native(runtime)  # sets the threads of everything below
     exported_model = with_preprocessing(model, card) if preprocessing else model
     agreements = write_checked(
         exported_model,
