@@ -75,11 +75,11 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     write_json(metrics, headline)
 
     if environment:
-        _note_environment(environment, fingerprint(execution), metrics)
+        note_environment(environment, fingerprint(execution), metrics)
     print(f"{metrics.stem}: {describe(measured)}")
 
 
-def _note_environment(path: Path, environment: dict[str, Any], metrics: Path) -> None:
+def note_environment(path: Path, environment: dict[str, Any], metrics: Path) -> None:
     """Write what the file METRICS was measured on.
 
     This is no output of the stage: it would give other hashes on another machine. DVC therefore
