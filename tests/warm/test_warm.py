@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from prunelab.cli import app
 from prunelab.core.cores import available_cores
+from prunelab.core.lifecycle import NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512
 from prunelab.warm import address, client, control, server
 
 pytestmark = pytest.mark.skipif(not address.supported(), reason="forks need Linux")
@@ -53,6 +54,20 @@ facts = {
 }
 print("to stderr", file=sys.stderr)
 print(json.dumps([facts, "torch" in sys.modules]))
+"""
+
+# Which code the libraries take: MKL's branch (3 is the portable one), and roots and logarithms.
+BITS = """
+import hashlib, sys
+import numpy, torch
+from prunelab.config.params import Runtime
+from prunelab.runtime import portable
+from prunelab.runtime.device import configure
+runtime = Runtime(bits=sys.argv[1], device="cpu", precision="fp32", processes=1, threads=1,
+                  deterministic=True, channels_last=True, cuda_graphs="off")
+values = numpy.arange(1, 5000)
+print(configure(runtime).portable, portable._mkl_branch(), sys.argv[2],
+      hashlib.sha256(numpy.log10(values).tobytes()).hexdigest())
 """
 
 # It says that it runs, and then waits for whatever the test does to it.
@@ -267,6 +282,22 @@ def test_libraries_use_as_many_threads_as_the_fork_has_cores(folder, loaded, mon
     assert json_of(folder, loaded, code) == [len(available_cores())]
 
 
+def test_each_fork_chooses_its_bits_and_numpy_has_portable_ones(folder, loaded):
+    (folder / "bits.py").write_text(BITS)
+    portable = run_warm(folder, loaded, "bits", "portable", "fork").stdout.split()
+    native = run_warm(folder, loaded, "bits", "native", "fork").stdout.split()
+    variables = variables_for(folder, {}, **{NUMPY_VARIABLE: NUMPY_WITHOUT_AVX512})
+    alone = subprocess.check_output(
+        [sys.executable, "bits.py", "portable", "alone"], cwd=folder, env=variables, text=True
+    ).split()
+
+    assert portable[:2] == ["True", "3"]
+    assert native[:2] != portable[:2]
+    assert native[1] != "3"
+    assert alone[:2] == ["True", "3"]
+    assert portable[-1] == native[-1] == alone[-1]
+
+
 def test_a_fork_ignores_and_blocks_the_signals_that_its_stand_in_does(folder, loaded):
     code = (
         "ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
@@ -381,6 +412,15 @@ def test_another_limit_of_resources_is_not_shared(folder, loaded):
         pytest.skip("the limit is in force already")
 
     assert run_warm(folder, loaded, "probe", preexec_fn=limit).stderr == "cold\n"
+
+
+def test_what_stages_set_for_numpy_is_shared_and_another_choice_is_not(monkeypatch):
+    monkeypatch.delenv(NUMPY_VARIABLE, raising=False)
+    before = address.identity()
+    monkeypatch.setenv(NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512)
+    assert address.identity() == before
+    monkeypatch.setenv(NUMPY_VARIABLE, "AVX2")
+    assert address.identity() != before
 
 
 def test_a_changed_environment_has_another_identity(monkeypatch, tmp_path):

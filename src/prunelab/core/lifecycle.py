@@ -17,6 +17,11 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+# NumPy has logarithms and the like of its own for AVX-512, which differ from those elsewhere in the
+# last bit, enough for another picture. It reads this when it is imported. The names are NumPy's.
+NUMPY_VARIABLE = "NPY_DISABLE_CPU_FEATURES"
+NUMPY_WITHOUT_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR"
+
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 # The address at which the processes of `launch` meet. Those of torchrun have their own.
 RENDEZVOUS = "PRUNELAB_RENDEZVOUS"
@@ -42,6 +47,7 @@ def setup_process() -> None:
 
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_at_once)
+    make_numpy_portable()
 
     # A stage that was started by hand may outlive its terminal: that is the user's choice.
     if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
@@ -50,6 +56,15 @@ def setup_process() -> None:
     # Importing torch makes 200,000 containers, hardly any of them garbage. Looking for some again
     # and again takes a fifth of the import.
     gc.disable()
+
+
+def make_numpy_portable() -> None:
+    """Let NumPy, once it is imported, compute the same bits on every x86-64 processor.
+
+    A choice that the user has made stays.
+    """
+    if os.uname().machine == "x86_64":
+        os.environ.setdefault(NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512)
 
 
 def start_collections() -> None:

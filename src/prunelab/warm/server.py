@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from prunelab.core.cores import pin
-from prunelab.core.lifecycle import end_with_parent
+from prunelab.core.lifecycle import end_with_parent, make_numpy_portable
 from prunelab.warm.address import PRELOADED, identity
 from prunelab.warm.client import SIGNALS, exit_as
 from prunelab.warm.messages import STREAMS, Connection, is_own
@@ -65,6 +65,7 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     def load_packages(self) -> None:
         """Import what stages import, as far as it is installed."""
         configuration = os.environ.get("MPLCONFIGDIR")
+        make_numpy_portable()
         for name in PRELOADED:
             with suppress(ImportError):  # a stage that needs it says so itself
                 importlib.import_module(name)
