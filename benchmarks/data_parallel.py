@@ -25,14 +25,16 @@ from training import images, our_trainer, synchronise
 from prunelab.config.params import Finetune, Runtime, read_params
 from prunelab.core.lifecycle import launch
 from prunelab.models.networks import build
-from prunelab.runtime.device import configure
+from prunelab.runtime.device import configure_native
 from prunelab.runtime.distributed import join, leave
 
 
 def work(out: Path, model: str, count: int, batch_size: int, device: str, threads: int) -> None:
     """Train in one process; the first process writes the images per second of all to a file."""
     shipped = read_params()
-    execution = configure(Runtime(**shipped["runtime"] | {"device": device, "threads": threads}))
+    execution = configure_native(
+        Runtime(**shipped["runtime"] | {"device": device, "threads": threads})
+    )
     distributed = join(execution)
     trainer = our_trainer(images(count), execution, distributed)
     recipe = Finetune(**shipped["finetune"] | {"epochs": 1, "batch_size": batch_size})

@@ -33,7 +33,7 @@ from prunelab.data.augment import Augmentation
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.networks import build
-from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.runtime.device import Execution, configure_native, fingerprint
 from prunelab.runtime.streams import in_threads, side_by_side
 from prunelab.training.callbacks import Callback
 from prunelab.training.cuda_graphs import GraphRecorder
@@ -233,7 +233,7 @@ def measure(case: Case, execution: Execution, captures: _CaptureTimer) -> dict[s
         row[f"usual_{workers}_workers"] = usual(
             case.network, bench.split, recipe, execution.device, workers
         )
-    configure(_runtime(execution.device.type))  # `usual` has other settings
+    configure_native(_runtime(execution.device.type))  # `usual` has other settings
 
     eager = bench.train(0, case.eager_epochs, graphs=False)
     row["eager"] = bench.speed([eager], case.eager_epochs)
@@ -314,7 +314,7 @@ def main(
     if not usual_too:
         cases = tuple(replace(case, usual_workers=()) for case in cases)
 
-    execution = configure(_runtime(device))
+    execution = configure_native(_runtime(device))
     record = fingerprint(execution)
     print(f"{record['device']}, torch {torch.__version__}, {record['precision']}; images/s")
     print(HEADER)

@@ -27,7 +27,7 @@ from prunelab.models.catalogue import Shape
 from prunelab.models.cost import macs
 from prunelab.models.networks import build
 from prunelab.pruning.prune import prune
-from prunelab.runtime.device import Execution, configure, fingerprint
+from prunelab.runtime.device import Execution, configure_native, fingerprint
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 NETWORKS: dict[str, tuple[Shape, tuple[int, ...]]] = {
@@ -113,7 +113,7 @@ def main(
 ) -> None:
     """Measure and print; see the top of this file."""
     runtime = read_params()["runtime"] | {"device": device, "threads": threads, "precision": "fp32"}
-    execution = configure(Runtime(**runtime))
+    execution = configure_native(Runtime(**runtime))
     where = fingerprint(execution)["device"]
     print(
         f"{where}, {threads} threads, fp32, channels_last, eager unless it says compiled, "

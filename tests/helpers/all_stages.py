@@ -20,10 +20,10 @@ STAGE = "prunelab.stages"
 
 
 def stage_commands(params: dict) -> list[list[str]]:
-    """Module and arguments of every stage of dvc.yaml that measures no time, for a study."""
+    """Module and arguments of every stage of dvc.yaml that computes, and by no clock."""
     commands = []
     for name, stage in STAGES.items():
-        if name in ("benchmark", "report"):
+        if name in ("code", "benchmark", "report"):
             continue
         cells = [{}]
         if "matrix" in stage:

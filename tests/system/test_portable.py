@@ -8,6 +8,7 @@ some, and the comparison is with them.
 import json
 import platform
 import shutil
+import subprocess
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,7 @@ from helpers.networks import (
 )
 from helpers.operators import Recorder, save, without_recording
 from helpers.params import PROJECT, edit_params, prune_spec, train_params
+from helpers.repository import stages_run, tiny_clone
 from helpers.stages import files
 from PIL import Image
 
@@ -49,7 +51,7 @@ PROCESSORS = ["Haswell", "Skylake-Client", "EPYC-Milan"]
 CONTROL = "aten.sqrt.default on many values"  # is not portable, and must be noticed
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture
 def emulator() -> None:
     require_emulator()
 
@@ -112,6 +114,7 @@ def recording(trainer, text_trainer, tmp_path, monkeypatch) -> Path:
     return tmp_path / "calls"
 
 
+@pytest.mark.usefixtures("emulator")
 def test_every_operator_is_the_same_on_other_processors(recording):
     here = json.loads(run_module(None, "helpers.operators", recording))
     assert len(here) > 200
@@ -162,6 +165,7 @@ def results_of(folder: Path) -> dict[str, str]:
     return digests
 
 
+@pytest.mark.usefixtures("emulator")
 def test_whole_study_is_the_same_on_other_processors(tmp_path):
     params = tmp_path / "params"
     tiny_study(params)
@@ -191,3 +195,39 @@ def test_whole_study_is_the_same_on_other_processors(tmp_path):
         there = results[processor]
         differing = [name for name in here.keys() | there if here.get(name) != there.get(name)]
         assert differing == [], f"not portable, on {processor}: {sorted(differing)}"
+
+
+def test_fresh_clone_repeats_results_of_another_machine_to_a_clean_status(tmp_path):
+    study = tiny_clone(tmp_path / "study")
+    study.run("dvc", "repro")
+    for path in (study.folder / "metrics/environment").glob("*.json"):
+        environment = json.loads(path.read_text())
+        assert environment["bits"] == "portable"
+        elsewhere = {"device": "Another CPU", "python": "3.99"}
+        path.write_text(json.dumps(environment | elsewhere))
+    study.commit("Results of another machine")
+
+    clone = tmp_path / "clone"
+    study.run("git", "clone", "-q", str(study.folder), str(clone))
+    shutil.copytree(
+        study.folder / ".dvc",
+        clone / ".dvc",
+        ignore=lambda *_: ["cache", "tmp"],
+        dirs_exist_ok=True,
+    )
+    process = subprocess.run(
+        ["dvc", "repro"],
+        cwd=clone,
+        env=study.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "train_base" in stages_run(process.stdout)
+    assert "evaluate_focus" in stages_run(process.stdout)
+
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True
+    )
+    assert status.stdout == ""
