@@ -198,7 +198,7 @@ def report_price(work: Work, rounds: int) -> None:
     for (_, precision), native in seconds.items():
         ratios = sorted(slow / fast for slow, fast in zip(portable, native, strict=True))
         print(
-            f"{work.model} on {work.dataset}, {work.threads} threads: portable bits take "
+            f"{work.model} on {work.dataset}, threads {work.threads}: portable bits take "
             f"{median(ratios):.2f} times as long as native {precision} "
             f"(rounds from {ratios[0]:.2f} to {ratios[-1]:.2f})"
         )

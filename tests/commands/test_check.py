@@ -68,6 +68,15 @@ def test_a_check_is_made_again_if_a_parameter_that_it_reads_changes(made, change
     assert made == made_again
 
 
+def test_bf16_in_portable_bits_is_found_before_anything_runs(made):
+    edit_params(Path("params.yaml"), runtime__device="cpu", runtime__precision="bf16")
+    (problem,) = find_problems()
+    assert "bf16 has no portable bits on a CPU" in problem
+
+    edit_params(Path("params.yaml"), runtime__bits="native")
+    assert find_problems() == []
+
+
 @pytest.mark.parametrize("what", ["_code", "_versions"])
 def test_checks_are_made_again_with_other_code_or_other_packages(made, monkeypatch, what):
     assert find_problems() == []
