@@ -6,7 +6,6 @@ holds for it.
 
 import contextlib
 import json
-import os
 import re
 import runpy
 import shlex
@@ -15,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from helpers.repository import STAGES
+from prunelab.core.lifecycle import make_numpy_portable
 
 STAGE = "prunelab.stages"
 
@@ -61,7 +61,8 @@ def run(folder: Path, commands: list[list[str]]) -> None:
 
 
 def main() -> None:
-    os.environ["PRUNELAB_WARM"] = "off"
+    assert "numpy" not in sys.modules
+    make_numpy_portable()  # as every stage does that is started by itself
     commands = json.loads(Path(sys.argv[1]).read_text())
     for folder in sys.argv[2:]:
         run(Path(folder), commands[Path(folder).name])
