@@ -32,7 +32,8 @@ def forget_git_repository() -> None:
 @contextmanager
 def reporting_errors() -> Iterator[None]:
     """Print one line per problem and exit with 1, if the input or the machine is at fault."""
-    from prunelab.core.errors import InputError, describe_failure
+    from prunelab.core.errors import InputError, describe_failure, one_line
+    from prunelab.core.plugins import failure_lines
 
     try:
         yield
@@ -40,11 +41,13 @@ def reporting_errors() -> Iterator[None]:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         message = describe_failure(error)
-        if message is None:
+        lines = [message] if message is not None else failure_lines(error)
+        if not lines:
             raise
-        print(message, file=sys.stderr)
+        for line in lines:
+            print(one_line(line), file=sys.stderr)
         raise typer.Exit(1) from None
 
 

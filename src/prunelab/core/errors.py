@@ -49,9 +49,7 @@ def _escaped(character: str) -> str:
     return repr(character)[1:-1]
 
 
-def describe_failure(
-    error: OSError | MemoryError | RuntimeError, *, state: str = FILES_UNCHANGED
-) -> str | None:
+def describe_failure(error: Exception, *, state: str = FILES_UNCHANGED) -> str | None:
     """One line that says what the machine lacks and what to do.
 
     `state` is as in `describe_os_error`. None if the error has nothing to do with the machine,
@@ -59,7 +57,9 @@ def describe_failure(
     """
     if isinstance(error, OSError):
         return describe_os_error(error, state=state)
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+    if isinstance(error, MemoryError):
+        return _describe_out_of_memory(error)
+    if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
         return _describe_out_of_memory(error)
     return None
 

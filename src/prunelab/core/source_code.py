@@ -1,4 +1,4 @@
-"""What a module's results depend on in this package: the files that it imports, as digests.
+"""What a module's results depend on in packages of ours: the files that it imports, as digests.
 
 Nothing is imported here; the text of the files is read.
 """
@@ -6,47 +6,71 @@ Nothing is imported here; the text of the files is read.
 import ast
 import hashlib
 import io
+import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 
-def code_digests(module: str, source: Path, untracked: frozenset[str]) -> dict[str, str]:
-    """Return a digest of every file that importing a module may run, by path below `source`.
+def code_digests(
+    modules: Iterable[str],
+    roots: Mapping[str, Path],
+    untracked: Collection[str] = (),
+    vocabulary: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Return a digest of every file that importing modules may run, by path below its root.
 
-    Imports within functions count, and so do references of the form "package.module:name".
-    `source` is the folder that holds the package of `module`. Left out are the package's own
-    `__init__`, its sub-packages `untracked`, and what only these import. A digest stays the same
-    if only comments, docstrings or blank lines change. Files beside the modules that are not
-    Python count with all their bytes.
+    Imports within functions count, and so do references of the form "package.module:name". Left out
+    are a package's own `__init__`, the sub-packages `untracked`, and what only these import. A
+    digest stays the same if only comments, docstrings or blank lines change. Files beside the
+    modules of a package that are not Python count with all their bytes, but for texts in Markdown.
+
+    Args:
+        modules: dotted names.
+        roots: by package, the folder that holds it. Other packages do not count.
+        untracked: dotted names of sub-packages.
+        vocabulary: by module, names that another package may import without depending on it.
     """
     digests = {}
-    for file in _imported_files(module, source, untracked):
-        path = file.relative_to(source).as_posix()
-        digests[path] = _digest(file)
+    for package, file in _imported_files(modules, roots, untracked, vocabulary):
+        root = roots[package]
+        digests[file.relative_to(root).as_posix()] = _digest(file)
 
-        if file.name == "__init__.py":
+        # A folder of plugins is a package without an `__init__`.
+        if file.name == "__init__.py" or file.parent == root / package:
             for data_file in _data_files(file.parent):
-                path = data_file.relative_to(source).as_posix()
+                path = data_file.relative_to(root).as_posix()
                 digests[path] = hashlib.sha256(data_file.read_bytes()).hexdigest()
     return dict(sorted(digests.items()))
 
 
-def _imported_files(module: str, source: Path, untracked: frozenset[str]) -> set[Path]:
+def _imported_files(
+    modules: Iterable[str],
+    roots: Mapping[str, Path],
+    untracked: Collection[str],
+    vocabulary: Mapping[str, Collection[str]],
+) -> set[tuple[str, Path]]:
     files = set()
-    queue = [module]
+    queue = list(modules)
     while queue:
-        package, *inner = queue.pop().split(".")
-        if not inner or inner[0] in untracked:
+        name = queue.pop()
+        package, *inner = name.split(".")
+        if package not in roots or not inner or ".".join([package, inner[0]]) in untracked:
             continue
-        file = _file(source.joinpath(package, *inner))
-        if file is None or file in files:
+        file = _file(roots[package].joinpath(package, *inner))
+        if file is None or (package, file) in files:
             continue
 
-        files.add(file)
+        files.add((package, file))
         queue.append(".".join([package, *inner[:-1]]))  # a module's package runs before it
-        queue += _modules_named(file, package)
+        parents = [package, *inner]
+        if file.name != "__init__.py":
+            parents.pop()
+        for imported in _imports(file):
+            queue += imported.modules(parents, vocabulary)
     return files
 
 
@@ -58,27 +82,54 @@ def _file(path: Path) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Import:
+    """`import module`, or `from module import names` with `level` leading dots."""
+
+    module: str
+    names: tuple[str, ...] = ()
+    level: int = 0
+
+    def modules(self, parents: list[str], vocabulary: Mapping[str, Collection[str]]) -> list[str]:
+        """The modules that may run, given the packages around the file. Some may not exist."""
+        module = self.module
+        if self.level:
+            above = parents[: len(parents) - self.level + 1]
+            module = ".".join([*above, *filter(None, [module])])
+
+        is_foreign = module.split(".")[0] != parents[0]
+        if is_foreign and self.names and set(self.names) <= set(vocabulary.get(module, ())):
+            return []
+        # In `from a import b`, b is a module or a name in one.
+        return [module, *(f"{module}.{name}" for name in self.names)]
+
+
 @cache
-def _modules_named(file: Path, package: str) -> frozenset[str]:
-    """The modules of a package that a file imports or refers to. Some may not exist."""
-    names: set[str] = set()
+def _imports(file: Path) -> tuple[_Import, ...]:
+    """What a file imports or refers to."""
+    imports = []
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names.add(node.module)
-            # In `from a import b`, b is a module or a name in one.
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            imports += [_Import(alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = tuple(alias.name for alias in node.names)
+            imports.append(_Import(node.module or "", names, node.level))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             reference, colon, _ = node.value.partition(":")
-            if colon:
-                names.add(reference)
-    return frozenset(name for name in names if name.split(".")[0] == package)
+            if colon and re.fullmatch(r"\w+(\.\w+)+", reference):
+                imports.append(_Import(reference))
+    return tuple(imports)
 
 
 @cache
 def _digest(file: Path) -> str:
     return hashlib.sha256(code_text(file.read_text(encoding="utf-8")).encode()).hexdigest()
+
+
+def forget_files() -> None:
+    """Read files again next time, even if they were read before."""
+    _imports.cache_clear()
+    _digest.cache_clear()
 
 
 def code_text(text: str) -> str:
@@ -137,6 +188,6 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.Expr]:
 def _data_files(folder: Path) -> list[Path]:
     files = []
     for path in folder.iterdir():
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".partial"):
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".partial", ".md"):
             files.append(path)
     return files

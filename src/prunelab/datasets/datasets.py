@@ -13,6 +13,7 @@ import numpy as np
 from prunelab.core.download import Checksum, fetch, reachable
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
+from prunelab.core.registry import Table
 from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Dataset, Shape, SplitData
 from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFolder
@@ -190,10 +191,11 @@ def _as_split(images: np.ndarray, labels: list[int]) -> Split:
     return Split(channels_first, np.array(labels, dtype=np.int64))
 
 
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+_ENTRIES: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": Digits,
     "cifar10": partial(Cifar, classes=10),
     "cifar100": partial(Cifar, classes=100),
     "imagefolder": ImageFolder,
     "text_tsv": TextTable,
 }
+DATASETS = Table("dataset", _ENTRIES, called_with=("config",))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prunelab.core.registry import Table
 from prunelab.encoders.pretrained import encoder_options
 
 Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
@@ -117,7 +118,7 @@ def _vit(heads: int, width: int, hidden: int, imagenet: str = "") -> Architectur
     )
 
 
-MODELS: dict[str, Architecture] = {
+_ENTRIES: dict[str, Architecture] = {
     "resnet8": _cifar(blocks=1),
     "resnet20": _cifar(blocks=3),
     "resnet32": _cifar(blocks=5),
@@ -164,3 +165,4 @@ MODELS: dict[str, Architecture] = {
         "prunelab.models.bert:bert", head="classifier", reads="texts", options=encoder_options
     ),
 }
+MODELS = Table("model", _ENTRIES, instance_of=Architecture)

@@ -33,7 +33,7 @@ def locate(architecture: str) -> tuple[str, Path]:
     """
     name = pick(MODELS, architecture, "model").imagenet
     if not name:
-        published = ", ".join(model for model, entry in MODELS.items() if entry.imagenet)
+        published = ", ".join(model for model, entry in MODELS.own.items() if entry.imagenet)
         raise InputError(
             f"weights: there are no {IMAGENET} weights for {architecture}; "
             f"valid: none, a file, or one of the models {published}"

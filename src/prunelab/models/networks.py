@@ -60,19 +60,39 @@ def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int
 
     kind = input_kind(shape)
     if architecture.reads != kind:
-        valid = ", ".join(model for model, entry in MODELS.items() if entry.reads == kind)
+        valid = ", ".join(model for model, entry in MODELS.own.items() if entry.reads == kind)
         raise InputError(
             f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid}"
         )
 
-    function = resolve(architecture.build)
+    function = _function(name, architecture)
     try:
         inspect.signature(function).bind(classes, shape, **architecture.arguments, **options)
     except TypeError as error:
         raise InputError(
-            f"model: {name} cannot be built with the options {options}: {error}"
+            f"{_place(name)}: {name} cannot be built with the options {options}: {error}"
         ) from None
     return architecture
+
+
+def _function(name: str, architecture: Architecture) -> Callable[..., nn.Module]:
+    """The function that makes a network."""
+    try:
+        function: Callable[..., nn.Module] = resolve(architecture.build)
+    except (ImportError, AttributeError) as error:
+        if MODELS.origin(name) is None:
+            raise
+        raise InputError(
+            f"{_place(name)}: {name} is to be built by {architecture.build!r}: {error}; "
+            "write module:function"
+        ) from None
+    return function
+
+
+def _place(name: str) -> str:
+    """Where a message sends the reader: the line of a plugin, or else the parameter."""
+    origin = MODELS.origin(name)
+    return "model" if origin is None else origin.place
 
 
 def _make(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prunelab.config.restart import Restart
+from prunelab.core.registry import Table
 
 # Kinds of units that can be removed from a network.
 Kind = Literal["channel", "head", "hidden"]
@@ -41,7 +42,7 @@ class Method:
         return self.kind is None
 
 
-METHODS: dict[str, Method] = {
+_ENTRIES: dict[str, Method] = {
     # single weights
     "random_unstructured": Method("random", "weight", "global"),
     "l1_unstructured": Method("l1", "weight", "global"),
@@ -118,3 +119,4 @@ METHODS: dict[str, Method] = {
     "l1_hidden": Method("l1", "hidden", "uniform"),
     "taylor_hidden": Method("taylor", "hidden", "uniform"),
 }
+METHODS = Table("method", _ENTRIES, instance_of=Method)

@@ -1,6 +1,6 @@
 """prune(): apply a method to a network. infeasible_specs(): check beforehand whether it can be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,13 +10,14 @@ from torch import nn
 from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
-from prunelab.core.registry import pick
+from prunelab.core.registry import pick, require
 from prunelab.models.catalogue import MODELS, Shape
 from prunelab.models.frozen import within
 from prunelab.models.networks import example_input, fixed_layers, prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
-from prunelab.pruning.methods import METHODS, Kind, Method
+from prunelab.pruning.criteria.probe import check_criterion
+from prunelab.pruning.methods import KINDS, METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun
 from prunelab.pruning.structured import attention, channels
@@ -49,7 +50,8 @@ def prune(
         InputError: if the method is unknown or cannot be applied, or if what can be removed misses
             the ratio by more than rounding allows.
     """
-    method = pick(METHODS, spec.method, "method")
+    method = check_parts(spec.method)
+    check_criterion(method.criterion)
     if problems := _unmatched_patterns(model, spec):
         raise InputError(problems)
 
@@ -80,6 +82,38 @@ def prune(
     return replace(result, rounds=run.rounds, train_macs=run.train_macs)
 
 
+def check_parts(name: str) -> Method:
+    """The method of that name, all of whose parts exist.
+
+    Raises:
+        InputError: if there is no such method, or no such part of it. Lines about a plugin's method
+            begin with its place.
+    """
+    method = pick(METHODS, name, "method")
+    origin = METHODS.origin(name)
+    if origin is None:
+        return method
+
+    granularities: dict[str, object] = {**GRANULARITIES, **KINDS}
+    scopes: dict[str, object] = dict(SCOPES)
+    if method.masks:
+        scopes = {str(scope): scope for scope in Scope}
+    parts: list[tuple[Mapping[str, object], str, str]] = [
+        (CRITERIA, method.criterion, "criterion"),
+        (granularities, method.granularity, "granularity"),
+        (scopes, method.scope, f"scope of {method.granularity}"),
+        (SCHEDULES, method.schedule, "schedule"),
+    ]
+    for table, part, kind in parts:
+        try:
+            require(table, part, kind)
+        except InputError as error:
+            raise InputError(
+                f"{origin.place}: method {name}: {problem}" for problem in error.problems
+            ) from None
+    return method
+
+
 def infeasible_specs(
     model: nn.Module, architecture: str, specs: Sequence[PruneSpec], *, shape: Shape, train: Train
 ) -> list[str]:
@@ -90,10 +124,10 @@ def infeasible_specs(
     known_groups: dict[Kind, list[Group]] = {}
     problems: list[str] = []
     for spec in specs:
-        method = pick(METHODS, spec.method, "method")
-        problems += _restart_problems(method, spec, train)
-        problems += _unmatched_patterns(model, spec)
         try:
+            method = check_parts(spec.method)
+            problems += _restart_problems(method, spec, train)
+            problems += _unmatched_patterns(model, spec)
             saliency = _noise_saliency(method, model, shape)
             pruner = _build_pruner(method, model, architecture, spec, shape, known_groups)
             _check_feasible(pruner, saliency, spec.method)
@@ -249,7 +283,7 @@ def find_groups(
         return groups
 
     kinds = {group.kind for group in encoder_groups} or {"channel"}
-    methods = [name for name, other in METHODS.items() if other.kind in kinds]
+    methods = [name for name, other in METHODS.own.items() if other.kind in kinds]
     raise InputError(
         f"{method}: {architecture} has no {UNITS[kind]} to remove; "
         f"these would work: {', '.join(methods)}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.config.restart import Restart
+from prunelab.core.registry import Table
 from prunelab.models.catalogue import Shape
 from prunelab.models.cost import parameters, training_macs
 from prunelab.models.networks import prunable_weights
@@ -300,7 +301,7 @@ class _Regularised(Callback):
         return self._penalty(progress)
 
 
-SCHEDULES: dict[str, Schedule] = {
+_ENTRIES: dict[str, Schedule] = {
     "one_shot": one_shot,
     "iterative": iterative,
     "repeated": repeated,
@@ -310,3 +311,4 @@ SCHEDULES: dict[str, Schedule] = {
     "sparse (group_lasso)": sparse(penalties.group_lasso),
     "sparse (growing_l2)": sparse(penalties.growing_l2),
 }
+SCHEDULES = Table("schedule", _ENTRIES, called_with=("run",))

@@ -18,6 +18,7 @@ import torch
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.packages import installed_versions
+from prunelab.core.plugins import PACKAGE
 from prunelab.runtime import portable as portable_bits
 
 TEXT_PACKAGES = ("transformers", "tokenizers")  # only with the extra [text]
@@ -219,13 +220,13 @@ def _cpu_name() -> str:
 
 
 def code_digest() -> str:
-    """A hash of the source files of this package that are loaded so far.
+    """A hash of the source files of this package and of plugins that are loaded so far.
 
     A checkpoint keeps it: an epoch that other code computed must not be resumed.
     """
     modules = [sys.modules["__main__"]]  # a stage
     for name, module in sys.modules.items():
-        if name.split(".")[0] == "prunelab":
+        if name.split(".")[0] in ("prunelab", PACKAGE):
             modules.append(module)
     files = {getattr(module, "__file__", None) for module in modules}
 

@@ -25,7 +25,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from prunelab.core import plugins
 from prunelab.core.cores import available_cores
+from prunelab.core.errors import InputError
 from prunelab.core.lifecycle import STOP_SIGNALS, describe_exit, end_with_parent
 from prunelab.runtime.bars import BarState, Screen, send_bars_to
 from prunelab.runtime.device import Execution
@@ -241,6 +243,10 @@ def _outcome(work: Callable[[int], Any], seed: int) -> bytes:
     try:
         return pickle.dumps(_Returned(work(seed)))
     except BaseException as error:
+        lines = plugins.failure_lines(error)
+        if lines:
+            return pickle.dumps(_Raised(InputError(lines)))
+
         # A traceback does not travel. As a note, it is shown below that of the parent.
         text = f"in the process of seed {seed}:\n{traceback.format_exc()}"
         error.add_note(text)

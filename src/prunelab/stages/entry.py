@@ -11,6 +11,7 @@ import typer
 
 from prunelab.core.errors import FILES_UNCHANGED, InputError, describe_failure
 from prunelab.core.lifecycle import EXIT_GRACE_S, process_count, start_collections
+from prunelab.core.plugins import failure_lines
 
 Main = Callable[..., None]
 
@@ -47,15 +48,20 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
         _let_first_process_report()
         print_problems(error)
         sys.exit(1)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         message = describe_failure(error, state=_state_of_files())
-        if message is None:
-            raise
+        if message is not None:
+            _let_first_process_report()
+            print(message, file=sys.stderr)
+            if isinstance(error, FileNotFoundError):  # perhaps a parameter names the file
+                _print_lines(_check_lines())
+            sys.exit(1)
 
+        lines = failure_lines(error)
+        if not lines:
+            raise
         _let_first_process_report()
-        print(message, file=sys.stderr)
-        if isinstance(error, FileNotFoundError):  # perhaps a parameter names the file
-            _print_lines(_check_lines())
+        print_problems(InputError(lines))
         sys.exit(1)
 
 

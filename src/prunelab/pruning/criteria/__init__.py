@@ -14,13 +14,14 @@ weights of its filters. A criterion that judges whole filters therefore distribu
 evenly over its weights.
 """
 
+from prunelab.core.registry import Table
 from prunelab.pruning.criteria.activations import bn_scale, wanda
 from prunelab.pruning.criteria.calibration import CalibrationData, Criterion
 from prunelab.pruning.criteria.flow import synflow
 from prunelab.pruning.criteria.gradients import fisher, grasp, snip, taylor, taylor_filter
 from prunelab.pruning.criteria.magnitude import fpgm, l1, l2, lamp, random
 
-CRITERIA: dict[str, Criterion] = {
+_ENTRIES: dict[str, Criterion] = {
     "random": random,
     "l1": l1,
     "l2": l2,
@@ -35,6 +36,7 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": grasp,
     "synflow": synflow,
 }
+CRITERIA = Table("criterion", _ENTRIES, called_with=("model", "calibration"))
 
 __all__ = [
     "CRITERIA",

@@ -1,0 +1,162 @@
+"""Whether a network of a plugin keeps the rules that training, pruning and model files rely on."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunelab.core.errors import InputError
+from prunelab.core.plugins import Registration, failure_lines
+from prunelab.models.catalogue import MODELS, Shape, input_kind
+from prunelab.models.networks import build, build_on_meta, prunable_weights
+
+BATCH = 2
+
+
+def check_network(name: str, classes: int, shape: Shape, **options: int) -> None:
+    """Build and run a network that a plugin registers. Networks of this package pass unseen.
+
+    Raises:
+        InputError: one line, with the plugin's file and line, for the first rule that it breaks.
+    """
+    origin = MODELS.origin(name)
+    if origin is None:
+        return
+
+    probe = _Probe(origin, classes, shape, options)
+    with torch.random.fork_rng(devices=[]), probe.reporting():
+        model = probe.build()
+        probe.check_layers(model)
+        probe.check_outputs(model)
+        probe.check_on_meta(model)
+
+
+class _Probe:
+    """The rules, in the order of checking."""
+
+    def __init__(
+        self, origin: Registration, classes: int, shape: Shape, options: dict[str, int]
+    ) -> None:
+        self.origin = origin
+        self.classes = classes
+        self.shape = shape
+        self.options = options
+
+    def refuse(self, problem: str) -> NoReturn:
+        raise InputError(f"{self.origin.place}: network {self.origin.name} {problem}")
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Turn whatever the plugin raises into a line with its place."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            lines = failure_lines(error)
+            if lines:
+                raise InputError(lines) from None
+            message = " ".join(str(error).split())
+            self.refuse(f"fails on inputs {self.shape}: {type(error).__name__}: {message}")
+
+    def build(self) -> nn.Module:
+        model, again = (
+            build(self.origin.name, self.classes, self.shape, 0, **self.options) for _ in range(2)
+        )
+        if not isinstance(model, nn.Module):
+            self.refuse(f"is a {type(model).__name__}; return a torch.nn.Module")
+
+        weights = model.state_dict()
+        for key, value in again.state_dict().items():
+            if key not in weights or not _same(weights[key], value):
+                self.refuse(
+                    f"has another {key} when it is built again; draw initial weights by torch alone"
+                )
+        return model.eval()
+
+    def check_layers(self, model: nn.Module) -> None:
+        if not prunable_weights(model):
+            self.refuse("has no prunable layer; use nn.Conv2d, nn.Linear or nn.MultiheadAttention")
+
+        head = MODELS[self.origin.name].head
+        layers = dict(model.named_modules())
+        if head not in layers:
+            self.refuse(f"has no layer {head!r}; let `head` name its last layer")
+        weight = getattr(layers[head], "weight", None)
+        if not isinstance(weight, Tensor) or len(weight) != self.classes:
+            self.refuse(f"has a head {head!r} without one row of weights for each class")
+
+    def check_outputs(self, model: nn.Module) -> None:
+        """In evaluation mode the same inputs give the same logits, [batch, classes]."""
+        before = _random_state()
+        inputs = self._inputs(BATCH)
+        expected = (BATCH, self.classes)
+
+        with torch.no_grad():
+            first, second = model(inputs), model(inputs)
+            larger = model(self._inputs(BATCH + 1))
+
+        if not isinstance(first, Tensor) or not first.is_floating_point():
+            self.refuse("does not return one tensor of floats; return the logits")
+        if tuple(first.shape) != expected:
+            self.refuse(f"returns logits of shape {_shape(first)}; return {expected}")
+        for logits, size in ((second, BATCH), (larger, BATCH + 1)):
+            if _shape(logits) != (size, self.classes):
+                self.refuse(
+                    f"changes the shape of its logits between calls, from {_shape(first)} to "
+                    f"{_shape(logits)}; return (batch, {self.classes}) every time"
+                )
+        if not _same(first, second) or not _random_state_equals(before):
+            self.refuse("draws random numbers in evaluation mode; draw them `if self.training`")
+
+    def check_on_meta(self, model: nn.Module) -> None:
+        """Model files are rebuilt from a network without values, which shows its structure."""
+        structure = build_on_meta(self.origin.name, self.classes, self.shape, **self.options).eval()
+        for key, value in structure.state_dict().items():
+            if not value.is_meta:
+                self.refuse(f"makes {key} on a device of its own; leave the device to torch")
+
+        inputs = self._inputs(BATCH).to("meta")
+        with torch.no_grad():
+            _on_meta(lambda: structure(inputs), self.refuse)
+
+    def _inputs(self, count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(count)
+        if input_kind(self.shape) == "texts":
+            return torch.ones(count, *self.shape, dtype=torch.int64)
+        return torch.randn(count, *self.shape, generator=generator)
+
+
+def _on_meta(run: Callable[[], object], refuse: Callable[[str], NoReturn]) -> None:
+    """Run a network without values: it fails if what it does depends on them."""
+    try:
+        run()
+    except (RuntimeError, NotImplementedError) as error:
+        where = next(iter(failure_lines(error)), "")
+        place = where.partition(": ")[0]
+        refuse(
+            f"decides by the values of its inputs{f' at {place}' if place else ''}; pruning sees "
+            "one pass alone, so let the same layers run for all inputs"
+        )
+
+
+def _shape(logits: object) -> tuple[int, ...]:
+    return tuple(getattr(logits, "shape", ()))
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(
+        torch.nan_to_num(first), torch.nan_to_num(second)
+    )
+
+
+def _random_state() -> tuple[Tensor, bytes]:
+    return torch.get_rng_state(), np.random.get_state()[1].tobytes()  # type: ignore[index]
+
+
+def _random_state_equals(before: tuple[Tensor, bytes]) -> bool:
+    now = _random_state()
+    return torch.equal(now[0], before[0]) and now[1] == before[1]
