@@ -1,5 +1,6 @@
 """Networks as safetensors files that hold no code, from which thinner networks are rebuilt."""
 
+import operator
 import warnings
 import zlib
 from collections.abc import Collection, Iterable
@@ -18,10 +19,12 @@ from prunelab.artifacts.tensors import load_tensors, save_tensors
 from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
+from prunelab.core import plugins
 from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import MASK_PREFIX
-from prunelab.models.catalogue import input_kind
+from prunelab.core.plugins import code_hash
+from prunelab.models.catalogue import MODELS, input_kind
 from prunelab.models.networks import build_on_meta, prunable_weights
 from prunelab.models.resize import resize
 
@@ -45,7 +48,9 @@ class ModelCard(BaseModel):
     of an encoder. `normalise` is for pixels scaled to 0..1, and None for texts. `imported` is the
     path, as given, and the SHA-256 of the file of pretrained weights that training started from;
     that training may have seen our validation images. `ratio_achieved` and `train_macs` (the cost
-    of reaching this network from the dense one) are 0 for a dense one.
+    of reaching this network from the dense one) are 0 for a dense one. `plugins` are file and hash
+    of each plugin that made the network or pruned it, by what it registers: model, method,
+    criterion, schedule. A card without any does not mention them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -61,6 +66,7 @@ class ModelCard(BaseModel):
     restart: Restart = Restart.NONE
     ratio_achieved: float = 0.0
     train_macs: int = 0
+    plugins: Annotated[dict[str, tuple[str, str]], Field(exclude_if=operator.not_)] = {}
 
     def text(self) -> str:
         """The card as files hold it: JSON that is the same to the byte for the same card."""
@@ -100,6 +106,7 @@ def load_network(path: PathLike) -> Network:
     hint = f"`dvc checkout {path}` or `dvc repro` restores it"
     tensors, metadata = load_tensors(path, recovery_hint=hint)
     card = _read_card(path, metadata)
+    _check_plugin(path, card)
 
     masks = {}
     for name in list(tensors):
@@ -135,6 +142,37 @@ def _read_card(path: PathLike, metadata: dict[str, Any]) -> ModelCard:
     except ValidationError as error:
         problem = describe_errors(error, ModelCard)[0]
         raise InputError(f"{path} has a card that cannot be used: {problem}") from None
+
+
+def _check_plugin(path: PathLike, card: ModelCard) -> None:
+    """Refuse a network that is not made by the code that this project registers under its name."""
+    origin = MODELS.origin(card.model)
+    made_by, made_hash = card.plugins.get("model", ("", ""))
+    if origin is None and not made_by:
+        return
+
+    made = made_by or "prunelab itself"
+    if origin is None or not made_by:
+        here = "no plugin here" if origin is None else origin.place
+        raise InputError(
+            f"{path} holds a {card.model} of {made}, but {here} registers that name; use the file "
+            "in the project that wrote it"
+        )
+    if made_hash != code_hash(origin):
+        raise InputError(
+            f"{path} holds a {card.model} of another version of {made}; `dvc repro` makes it anew, "
+            "or check out the commit that wrote it"
+        )
+
+
+def plugins_of(**names: str) -> dict[str, tuple[str, str]]:
+    """File and hash of the plugins that register these names, given by kind, for a card."""
+    registered = {}
+    for kind, name in names.items():
+        origin = plugins.current().of_kind(kind).get(name)
+        if origin is not None:
+            registered[kind] = (origin.file.as_posix(), code_hash(origin))
+    return registered
 
 
 def _fits(mask: Tensor, weight: Tensor | None) -> bool:
@@ -175,7 +213,9 @@ def _check_widths(model: nn.Module, card: ModelCard) -> None:
     encoder cannot reshape a batch of no texts, so it gets one text of one token: no width depends
     on the length of a text.
     """
-    probe = torch.zeros(0, *card.input_shape)
+    # A plugin may flatten its inputs in a way that a batch of none does not bear.
+    batch = 0 if MODELS.origin(card.model) is None else 1
+    probe = torch.zeros(batch, *card.input_shape)
     if input_kind(card.input_shape) == "texts":
         probe = torch.zeros(1, 1, dtype=torch.int64)
 

@@ -12,6 +12,7 @@ from prunelab.artifacts.networks import (
     Network,
     load_model,
     load_networks,
+    plugins_of,
     save_network,
     seed_file,
     seed_files,
@@ -128,10 +129,15 @@ def _dense_weights(base: Path, seed: int, card: ModelCard, method: str) -> Dense
 
 def _pruned_network(dense: Network, pruned: PruneResult, spec: PruneSpec) -> Network:
     """The network with a card that says how it was pruned; its model was pruned in place."""
+    method = METHODS[spec.method]
+    registered = plugins_of(
+        method=spec.method, criterion=method.criterion, schedule=method.schedule
+    )
     card = dense.card.model_copy(
         update={
             "pruning": spec,
-            "restart": METHODS[spec.method].restart,
+            "restart": method.restart,
+            "plugins": dense.card.plugins | registered,
             "ratio_achieved": pruned.ratio_achieved,
             "train_macs": pruned.train_macs,
         }

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
+from prunelab.artifacts.networks import ModelCard, Network, plugins_of, save_network, seed_file
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import MODELS
 from prunelab.models.frozen import freeze
 from prunelab.models.networks import build
+from prunelab.models.probe import check_network
 from prunelab.models.weights import load_imagenet, load_weights
 from prunelab.models.weights_source import IMAGENET, weights_file
 from prunelab.runtime.device import configure
@@ -38,6 +39,9 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     pretrained = weights_file(params.weights, params.model)
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
 
+    card = _card(params, data_info, normalise, pretrained)
+    check_network(card.model, card.classes, card.input_shape, **card.options)
+
     with checkpoints_for(
         out,
         inputs=[prepared / "dataset.json", *filter(None, [pretrained])],
@@ -47,7 +51,6 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         ],
         forget=processes.first,
     ) as checkpoints:
-        card = _card(params, data_info, normalise, pretrained)
         training = _BaseTraining(params, card, pretrained, trainer, checkpoints, out)
         results = for_each_seed(params.seeds, training.run, execution, processes)
         rows = history_rows(params.seeds, results, report=processes.first)
@@ -122,6 +125,7 @@ def _card(
         normalise=normalise,
         seed=params.seeds[0],
         imported=imported,
+        plugins=plugins_of(model=params.model),
     )
 
 
