@@ -1,11 +1,15 @@
 """Tables of what there is to choose from: rows of words below a row of headings."""
 
+import ast
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from prunelab.commands.check.inputs import data_info_of
 from prunelab.config.params import load_params
 from prunelab.config.restart import Restart
+from prunelab.core import plugins
+from prunelab.core.plugins import Registration
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import MODELS, Architecture
 from prunelab.pruning.methods import METHODS, Method
@@ -16,7 +20,7 @@ Rows = Sequence[tuple[str, ...]]
 def methods() -> Rows:
     """What each pruning method is made of."""
     rows = [("method", "criterion", "granularity", "scope", "schedule", "restart")]
-    for name, method in METHODS.items():
+    for name, method in METHODS.own.items():
         row = (
             name,
             method.criterion,
@@ -26,7 +30,48 @@ def methods() -> Rows:
             _restart(method),
         )
         rows.append(row)
-    return rows
+
+    of_plugins = []
+    for entry in METHODS.plugins.values():
+        parts = {"schedule": "one_shot", "restart": ""}
+        parts |= _arguments(entry, [part.name for part in fields(Method)])
+        of_plugins.append((entry, tuple(parts.get(heading, "") for heading in rows[0][1:])))
+    return _with_plugins(rows, of_plugins)
+
+
+def _with_plugins(
+    rows: Sequence[tuple[str, ...]], of_plugins: Sequence[tuple[Registration, tuple[str, ...]]]
+) -> Rows:
+    """The rows, and those of plugins with their files in a column of its own, if there are any."""
+    plugins.current().require_readable()
+    if not of_plugins:
+        return rows
+
+    marked = [(*rows[0], "plugin"), *((*row, "") for row in rows[1:])]
+    for entry, cells in of_plugins:
+        marked.append((entry.name, *cells, entry.file.as_posix()))
+    return marked
+
+
+def _arguments(registration: Registration, parameters: Sequence[str]) -> dict[str, str]:
+    """The arguments of the entry's class as they stand in the text of a plugin, by parameter.
+
+    The plugin is not imported: it may take seconds, and it may be broken.
+    """
+    call = registration.entry
+    if not isinstance(call, ast.Call):
+        return {}
+    arguments = dict(zip(parameters, call.args, strict=False))
+    arguments |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+    return {name: _literal(value) for name, value in arguments.items()}
+
+
+def _literal(value: ast.expr) -> str:
+    if isinstance(value, ast.Constant):
+        return str(value.value)
+    if isinstance(value, ast.Attribute):
+        return value.attr.lower()  # Restart.WEIGHTS
+    return ast.unparse(value)
 
 
 def _restart(method: Method) -> str:
@@ -38,15 +83,22 @@ def _restart(method: Method) -> str:
 def models() -> Rows:
     """What each model reads, and which weights it can start from."""
     rows = [("model", "reads", "weights")]
-    for name, architecture in MODELS.items():
-        rows.append((name, architecture.reads, _weights(architecture)))
-    return rows
+    for name, architecture in MODELS.own.items():
+        row = (name, architecture.reads, _weights(architecture.reads, architecture.imagenet))
+        rows.append(row)
+
+    of_plugins = []
+    for entry in MODELS.plugins.values():
+        arguments = _arguments(entry, [part.name for part in fields(Architecture)])
+        reads = arguments.get("reads", "images")
+        of_plugins.append((entry, (reads, _weights(reads, arguments.get("imagenet", "")))))
+    return _with_plugins(rows, of_plugins)
 
 
-def _weights(architecture: Architecture) -> str:
-    if architecture.reads == "texts":
+def _weights(reads: str, imagenet: str) -> str:
+    if reads == "texts":
         return "none, minilm, a folder, or a name on the hub"
-    if architecture.imagenet:
+    if imagenet:
         return "none, imagenet, or a file"
     return "none, or a file"
 
@@ -54,9 +106,16 @@ def _weights(architecture: Architecture) -> str:
 def datasets() -> Rows:
     """What each data set is."""
     rows = [("dataset", "what it is")]
-    for name, make in DATASETS.items():
+    for name, make in DATASETS.own.items():
         rows.append((name, _description(make)))
-    return rows
+
+    of_plugins = []
+    for entry in DATASETS.plugins.values():
+        documentation = ""
+        if isinstance(entry.definition, ast.ClassDef | ast.FunctionDef):
+            documentation = ast.get_docstring(entry.definition) or ""
+        of_plugins.append((entry, (documentation.partition("\n")[0],)))
+    return _with_plugins(rows, of_plugins)
 
 
 def _description(make: Any) -> str:

@@ -23,6 +23,8 @@ def list_names(
 ) -> None:
     """List the methods, models and data sets; `layers` lists those of the model in params.yaml.
 
+    What the project registers in plugins/ comes last, with its file.
+
     The columns of a method: criterion (how weights are scored), granularity (what is removed
     together), scope (what competes), schedule (when pruning happens) and restart (how training
     continues after the last step; empty: the network's own weights and fine-tuning).

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prunelab.commands.check import verdicts
+from prunelab.commands.check import plugins, verdicts
 from prunelab.commands.check.inputs import (
     data_changed,
     data_info_of,
@@ -20,7 +20,8 @@ from prunelab.commands.check.inputs import (
 )
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.core.errors import InputError, describe_os_error
-from prunelab.core.registry import pick
+from prunelab.core.plugins import failure_lines
+from prunelab.core.registry import require
 from prunelab.data.dataset import DataInfo
 from prunelab.data.split_sizes import split_problems
 from prunelab.datasets.datasets import DATASETS
@@ -54,15 +55,19 @@ def find_problems(
     except InputError as error:
         return error.problems
 
-    problems = [f"{path}: {line}" for line in _unknown_names(content)]
-    problems += _problems_of(load_params, path)
-
     # Valid sections are checked even if others are not: one round of edits must be enough.
     sections = valid_parts(content)
+    params = Params.model_construct(**sections)
+
+    problems = []
+    if checks is None:
+        problems += plugins.find_problems(_data_info(params, raw), sections.get("model"))
+    if not problems:
+        problems += [f"{path}: {line}" for line in _unknown_names(content)]
+    problems += _problems_of(load_params, path)
     if sections.get("dataset") not in DATASETS or sections.get("model") not in MODELS:
         return problems
 
-    params = Params.model_construct(**sections)
     for check, needed_sections in CHECKS.items():
         is_chosen = checks is None or check in checks
         if not is_chosen or not needed_sections <= sections.keys():
@@ -81,7 +86,20 @@ def _problems_of(check: Callable[..., object], *args: object) -> list[str]:
         return error.problems
     except OSError as error:
         return [describe_os_error(error)]
+    except Exception as error:
+        lines = failure_lines(error)
+        if not lines:
+            raise
+        return lines
     return []
+
+
+def _data_info(params: Params, raw: Path) -> DataInfo | None:
+    """What the data set holds; None if that cannot be told, which another check reports."""
+    try:
+        return data_info_of(params, raw)
+    except Exception:  # of whatever kind: the parameters are not checked yet, nor are plugins
+        return None
 
 
 def _unknown_names(content: Any) -> Iterator[str]:
@@ -110,7 +128,7 @@ def _unknown_name(
     place: str, name: object, table: Mapping[str, object], kind: str
 ) -> Iterator[str]:
     if isinstance(name, str):
-        for line in _problems_of(pick, table, name, kind):
+        for line in _problems_of(require, table, name, kind):
             yield f"{place}: {line}"
 
 

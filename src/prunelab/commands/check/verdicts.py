@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import prunelab
+from prunelab.core import plugins
 from prunelab.core.files import write
 from prunelab.core.packages import installed_versions
 
@@ -23,10 +24,11 @@ PACKAGES = ("torch", "torchvision", "torch-pruning", "torchprofile", "transforme
 def verdict(check: str, *inputs: object) -> str:
     """The name of the verdict that a check finds nothing wrong with these inputs, plain JSON.
 
-    It differs with the code of this package and with the versions of the packages that build
-    networks.
+    It differs with the code of this package and of plugins, and with the versions of the packages
+    that build networks.
     """
-    content = json.dumps([check, inputs, _code(), _versions()], sort_keys=True)
+    parts = [check, inputs, _code(), plugins.content_digest(), _versions()]
+    content = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
