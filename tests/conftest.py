@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import real_data
-from helpers.networks import TOKENS, make_retrainer, make_trainer
 from helpers.params import PROJECT, runtime_params
 from hypothesis import settings
 
 from prunelab.config.params import Finetune, Normalise, read_params
+from prunelab.core import plugins
 from prunelab.data.augment import Augmentation
 from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split, channel_moments
@@ -22,6 +22,7 @@ from prunelab.training.retraining import Retrainer
 from prunelab.training.trainer import Trainer
 from prunelab.warm.control import loaded_process
 
+NO_PLUGINS = Path(".no-plugins")
 MANY_TESTS = 30  # pay for a process that has the packages loaded
 
 
@@ -31,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--kills", type=int, default=10, metavar="N", help="kill the pipeline N times (10)"
+    )
+    parser.addoption(
+        "--plugins",
+        action="store_true",
+        dest="over_plugins",  # `plugins` is a destination of pytest's own
+        help="run the tests of every entry of a table over those of plugins/ alone",
     )
 
 
@@ -46,12 +53,43 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     settings.load_profile("prunelab")
 
+    # Tests are about what the package has, whatever lies in plugins/. Nothing that is imported
+    # above this point may look at the names in a table.
+    if not config.getoption("over_plugins"):
+        plugins.FOLDER = NO_PLUGINS
+
     # Torch keeps the bits with which it computes first, so this comes before any module of tests.
     configure(runtime_params())
 
     # In the background of a shell without job control, all processes ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("over_plugins"):
+        return
+
+    names = {name for _, name in plugins.current().registrations}
+    chosen, others = [], []
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        values = [] if parameters is None else parameters.params.values()
+        is_about_plugins = any(isinstance(value, str) and value in names for value in values)
+        (chosen if is_about_plugins else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = chosen
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project's folder as the working directory, with an empty folder of plugins."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "FOLDER", Path("plugins"))
+    (tmp_path / "plugins").mkdir()
+    plugins.forget()
+    yield tmp_path
+    plugins.forget()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,6 +132,8 @@ def normalise(digits: Split) -> Normalise:
 @pytest.fixture
 def trainer(digits: Split, normalise: Normalise, execution: Execution) -> Trainer:
     """256 digits to train on and 64 others to validate."""
+    from helpers.networks import make_trainer
+
     ids = torch.arange(320).numpy()
     return make_trainer(
         digits.at(ids[:256]),
@@ -116,6 +156,8 @@ def text_trainer(execution: Execution) -> Trainer:
 
     Each has one token that gives away its class, of ten.
     """
+    from helpers.networks import TOKENS, make_trainer
+
     random = np.random.default_rng(0)
     inputs, labels = random.integers(11, 40, (192, TOKENS)), random.integers(0, 10, 192)
     inputs[np.arange(192), random.integers(0, TOKENS, 192)] = 1 + labels
@@ -127,6 +169,8 @@ def text_trainer(execution: Execution) -> Trainer:
 
 @pytest.fixture
 def retrainer(trainer: Trainer, recipe: Finetune) -> Retrainer:
+    from helpers.networks import make_retrainer
+
     return make_retrainer(trainer, recipe)
 
 

@@ -367,11 +367,11 @@ def _fail(run: object) -> None:
     raise SystemExit("broken on purpose")
 
 
-SCHEDULES["broken"] = _fail
+SCHEDULES.register("broken", _fail)
 """,
     "methods.py": """
 
-METHODS["l2_channel"] = Method("l2", "channel", "uniform", "broken")
+METHODS = Table("method", {**_ENTRIES, "l2_channel": Method("l2", "channel", "uniform", "broken")})
 """,
 }
 

@@ -33,7 +33,7 @@ def source(tmp_path) -> Path:
 
 
 def digests(source: Path) -> dict[str, str]:
-    return code_digests("lab.work.start", source, frozenset({"settings"}))
+    return code_digests(["lab.work.start"], {"lab": source}, {"lab.settings"})
 
 
 def test_digests_cover_imports_at_any_depth_packages_references_and_data(source):
@@ -59,7 +59,7 @@ def test_digests_cover_imports_at_any_depth_packages_references_and_data(source)
     ],
 )
 def test_an_edit_of_code_or_data_changes_a_digest(source, tmp_path, name, text):
-    before = code_digests("lab.work.start", source, frozenset({"settings"}))
+    before = code_digests(["lab.work.start"], {"lab": source}, {"lab.settings"})
     edited = tmp_path / "edited"
     for file, old_text in FILES.items():
         (edited / file).parent.mkdir(parents=True, exist_ok=True)

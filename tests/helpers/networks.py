@@ -52,6 +52,7 @@ KINDS = (
     "vgg11_bn",
     "mobilenet_v3_small",
     "vit_tiny",
+    *MODELS.plugins,
 )
 
 

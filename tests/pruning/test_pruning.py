@@ -23,7 +23,13 @@ from helpers.networks import (
 from helpers.params import prune_spec, train_params
 from torch import nn
 
-from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
+from prunelab.artifacts.networks import (
+    ModelCard,
+    Network,
+    load_network,
+    plugins_of,
+    save_network,
+)
 from prunelab.config.params import PruneSpec
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
@@ -123,6 +129,7 @@ def test_prune_finetune_save_reload(
         options=BERT if name == "bert" else {},
         pruning=spec,
         ratio_achieved=pruned.ratio_achieved,
+        plugins=plugins_of(model=name),
     )
     file, second_file = tmp_path / "net.safetensors", tmp_path / "again.safetensors"
     save_network(file, Network(model=model, card=card, masks=pruned.masks))

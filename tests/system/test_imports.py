@@ -19,7 +19,7 @@ from prunelab.artifacts.predictions import save_predictions
 from prunelab.core.cores import available_cores
 from prunelab.core.files import write_json
 from prunelab.core.source_code import code_digests
-from prunelab.stages.code import UNTRACKED
+from prunelab.stages.code import UNTRACKED, stage_digests
 
 TORCH = {"torch", "torchvision", "torch_pruning", "torchprofile", "sympy", "triton"}
 STATISTICS = {"sklearn", "scipy", "pandas"}
@@ -132,11 +132,12 @@ def files_that_count(modules: set[str]) -> set[str]:
     """The files of this package among modules, without those that only untracked rooms import."""
     untracked = set()
     for module in ("prunelab.config.params", "prunelab.stages.__main__"):
-        untracked |= set(code_digests(module, PROJECT / "src", frozenset()))
+        untracked |= set(code_digests([module], {"prunelab": PROJECT / "src"}))
 
     files = set()
     for name in modules:
-        if name.startswith("prunelab.") and name.split(".")[1] not in UNTRACKED:
+        room = ".".join(name.split(".")[:2])
+        if name.startswith("prunelab.") and room not in UNTRACKED:
             path = Path(*name.split("."))
             is_package = (PROJECT / "src" / path).is_dir()
             files.add(str(path / "__init__.py" if is_package else path.with_suffix(".py")))
@@ -145,11 +146,10 @@ def files_that_count(modules: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_code_digests_cover_all_that_stages_import_as_they_run(computed, name):
-    stage = f"prunelab.stages.{name.split()[0]}"
     used = files_that_count(computed[name])
 
     assert len(used) > 2
-    assert used <= set(code_digests(stage, PROJECT / "src", UNTRACKED))
+    assert used <= set(stage_digests(name.split()[0]))
 
 
 HISTORY = [
@@ -212,7 +212,7 @@ def test_stages_that_draw_import_only_what_draws(study, stage):
 
     assert modules & SLOW == NEEDED[stage]
     used = files_that_count(modules)
-    assert used <= set(code_digests(f"prunelab.stages.{stage}", PROJECT / "src", UNTRACKED))
+    assert used <= set(stage_digests(stage))
 
 
 @pytest.mark.parametrize(

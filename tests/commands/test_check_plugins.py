@@ -1,0 +1,297 @@
+"""`prunelab check` on broken plugins: one line each, with the file, the line and what to do."""
+
+import pytest
+from helpers.params import PROJECT
+from helpers.plugins import CRITERION, DATASET, METHOD, NETWORK, line_of, write_plugins
+
+from prunelab.commands.check import plugins as plugin_checks
+from prunelab.commands.check import verdicts
+from prunelab.commands.check.check import find_problems
+from prunelab.core import plugins
+from prunelab.data.dataset import DataInfo
+from prunelab.models.probe import check_network
+
+DIGITS = DataInfo(10, (1, 8, 8))
+WHOLE = {"net": NETWORK, "rule": CRITERION, "methods": METHOD, "data": DATASET}
+
+
+def network(body: str, head: str = "1") -> str:
+    """A plugin whose network has this class body, after its layers."""
+    return f"""
+import torch
+from torch import nn
+
+from prunelab.models.catalogue import MODELS, Architecture
+
+
+class Net(nn.Module):
+    def __init__(self, classes, shape):
+        super().__init__()
+        self.calls = 0
+        self.classes = classes
+        self.layer = nn.Linear(64, classes)
+
+{body}
+
+MODELS.register("tiny", Architecture("plugins.net:Net", head="{head}"))
+"""
+
+
+def forward(*lines: str) -> str:
+    body = "".join(f"        {line}\n" for line in lines)
+    return network(f"    def forward(self, inputs):\n{body}", head="layer")
+
+
+def test_plugins_in_order_are_checked_once(project):
+    write_plugins(project, **WHOLE)
+    assert plugin_checks.find_problems(DIGITS) == []
+    assert len(verdicts.FILE.read_text().splitlines()) == 1
+
+    plugins.forget()
+    assert plugin_checks.find_problems(DIGITS) == []
+    assert plugins.current().failures == {}
+    assert len(verdicts.FILE.read_text().splitlines()) == 1
+
+
+def test_an_edit_of_any_plugin_has_all_checked_again(project):
+    write_plugins(project, **WHOLE)
+    before = verdicts.verdict("plugins")
+
+    write_plugins(project, **WHOLE | {"rule": CRITERION + "\nA = 1\n"})
+
+    assert verdicts.verdict("plugins") != before
+
+
+SCORES = CRITERION.rstrip().rpartition("\n")[2]
+NETWORKS = {
+    "logits of a wrong shape": (
+        forward("return self.layer(inputs.flatten(1))[:, 1:]"),
+        "MODELS.register",
+        "network tiny returns logits of shape (2, 9); return (2, 10)",
+    ),
+    "no tensor": (
+        forward("return {'logits': self.layer(inputs.flatten(1))}"),
+        "MODELS.register",
+        "network tiny does not return one tensor of floats; return the logits",
+    ),
+    "another shape at every call": (
+        forward(
+            "self.calls += 1",
+            "return self.layer(inputs.flatten(1))[:, : 11 - self.calls]",
+        ),
+        "MODELS.register",
+        "network tiny changes the shape of its logits between calls, from (2, 10) to (2, 9); "
+        "return (batch, 10) every time",
+    ),
+    "a batch that is lost": (
+        forward("return self.layer(inputs.flatten(1))[:2]"),
+        "MODELS.register",
+        "network tiny changes the shape of its logits between calls, from (2, 10) to (2, 10); ",
+    ),
+    "random numbers of torch": (
+        forward("return self.layer(nn.functional.dropout(inputs.flatten(1), training=True))"),
+        "MODELS.register",
+        "network tiny draws random numbers in evaluation mode; draw them `if self.training`",
+    ),
+    "random numbers of another library": (
+        forward("import random", "return self.layer(inputs.flatten(1)) + random.random()"),
+        "MODELS.register",
+        "network tiny draws random numbers in evaluation mode; draw them `if self.training`",
+    ),
+    "no layer to prune": (
+        network(
+            "        self.layer = nn.Bilinear(64, 64, classes)\n\n"
+            "    def forward(self, inputs):\n"
+            "        return self.layer(inputs.flatten(1), inputs.flatten(1))\n",
+            head="layer",
+        ),
+        "MODELS.register",
+        "network tiny has no prunable layer; use nn.Conv2d, nn.Linear or nn.MultiheadAttention",
+    ),
+    "a head of another name": (
+        network("    forward = None\n", head="fc"),
+        "MODELS.register",
+        "network tiny has no layer 'fc'; let `head` name its last layer",
+    ),
+    "a pass that fails": (
+        forward("inputs = inputs.flatten(1)", "raise ValueError('no, thanks')"),
+        "raise ValueError",
+        "ValueError: no, thanks; correct it, or move the file out of plugins/",
+    ),
+    "a pass that torch refuses": (
+        forward("return self.layer(inputs)"),
+        "return self.layer",
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+    ),
+    "a path that depends on the inputs": (
+        forward(
+            "if inputs.sum() > 1e9:", "    inputs = -inputs", "return self.layer(inputs.flatten(1))"
+        ),
+        "MODELS.register",
+        "network tiny decides by the values of its inputs at plugins/net.py:16; pruning sees one "
+        "pass alone, so let the same layers run for all inputs",
+    ),
+    "initial weights that no seed decides": (
+        network(
+            "        with torch.no_grad():\n"
+            "            self.layer.bias.copy_(torch.full((classes,), COUNT() + 1.0))\n\n"
+            "    def forward(self, inputs):\n"
+            "        return self.layer(inputs.flatten(1))\n",
+            head="layer",
+        ).replace("class Net", "COUNT = iter(range(99)).__next__\n\n\nclass Net"),
+        "MODELS.register",
+        "network tiny has another layer.bias when it is built again; draw initial weights by torch",
+    ),
+    "other arguments": (
+        NETWORK.replace("tiny(classes, shape)", "tiny(classes, shape, depth)"),
+        "MODELS.register",
+        "tiny cannot be built with the options {}: missing a required argument: 'depth'",
+    ),
+    "no such function": (
+        NETWORK.replace("plugins.net:tiny", "plugins.net:large"),
+        "MODELS.register",
+        "tiny is to be built by 'plugins.net:large': module 'plugins.net' has no attribute",
+    ),
+    "no network": (
+        NETWORK.replace("return nn.Sequential", "return None and nn.Sequential"),
+        "MODELS.register",
+        "network tiny is a NoneType; return a torch.nn.Module",
+    ),
+    "an entry that is a function": (
+        NETWORK.replace('Architecture("plugins.net:tiny", head="1")', "tiny"),
+        "MODELS.register",
+        "model 'tiny' is a function, not a Architecture",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_a_network_that_breaks_a_rule_is_refused_by_its_line(project, case):
+    text, place, expected = NETWORKS[case]
+    write_plugins(project, net=text)
+
+    (line,) = plugin_checks.find_problems(DIGITS)
+
+    assert line.startswith(f"plugins/net.py:{line_of(text, place)}: {expected}")
+    assert not verdicts.FILE.exists()
+
+
+def rule(*lines: str, arguments: str = "model, calibration") -> str:
+    body = "".join(f"    {line}\n" for line in lines)
+    return CRITERION.replace("model, calibration", arguments).replace(f"{SCORES}\n", body)
+
+
+OTHERS = {
+    "too few arguments": (
+        rule("return {}", arguments="model"),
+        "@CRITERIA",
+        "criterion 'squared' cannot be called with (model, calibration): too many positional "
+        "arguments; let it take (model, calibration)",
+    ),
+    "no scores": (rule("return {}"), "@CRITERIA", "criterion squared scores no layer; "),
+    "no dictionary": (rule("return []"), "@CRITERIA", "criterion squared returns a list; "),
+    "a score per layer": (
+        rule("return {name: weight.sum() for name, weight in prunable_weights(model).items()}"),
+        "@CRITERIA",
+        "criterion squared scores conv1.weight in shape (); return (16, 1, 3, 3)",
+    ),
+    "scores of nothing": (
+        rule("return {'nothing': 1}"),
+        "@CRITERIA",
+        "criterion squared scores 'nothing', which is no prunable weight; ",
+    ),
+    "scores that are no numbers": (
+        rule("return {name: w.detach() / 0 for name, w in prunable_weights(model).items()}"),
+        "@CRITERIA",
+        "criterion squared scores conv1.weight by numbers that are not finite",
+    ),
+    "a network that is changed": (
+        rule("return {k: w.data.mul_(2) for k, w in prunable_weights(model).items()}"),
+        "@CRITERIA",
+        "criterion squared changes the network; work on copies of its tensors",
+    ),
+    "an error": (rule("return 1 / 0"), "return 1 / 0", "ZeroDivisionError: division by zero; "),
+    "a part that does not exist": (
+        METHOD.replace('"uniform"', '"unifor"') + CRITERION,
+        "squared_channel",
+        "method squared_channel: unknown scope of channel 'unifor' (did you mean 'uniform'?)",
+    ),
+    "a criterion that does not exist": (
+        METHOD.replace('"squared", "channel"', '"cubed", "channel"') + CRITERION,
+        "squared_channel",
+        "method squared_channel: unknown criterion 'cubed'",
+    ),
+    "a data set without a function": (
+        DATASET.replace("def digest", "def digit"),
+        "@DATASETS",
+        "data set dots has no function digest; prunelab.data.dataset.Dataset lists them",
+    ),
+    "a data set that takes nothing": (
+        DATASET.replace("__init__(self, config)", "__init__(self)"),
+        "@DATASETS",
+        "dataset 'dots' cannot be called with (config): too many positional arguments; ",
+    ),
+    "a name of this package": (
+        METHOD.replace("squared_channel", "l1_channel"),
+        "l1_channel",
+        "method 'l1_channel' is registered already, in prunelab; choose another name",
+    ),
+    "a file that cannot be read": (
+        "def f(:\n",
+        "def f",
+        "SyntaxError: invalid syntax; correct it, or move the file out of plugins/",
+    ),
+    "an import that fails": (
+        "import nowhere_at_all\n",
+        "import",
+        "ModuleNotFoundError: No module named 'nowhere_at_all'; correct it, or move the file out",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_any_other_entry_that_breaks_a_rule_is_refused_by_its_line(project, case):
+    text, place, expected = OTHERS[case]
+    write_plugins(project, mine=text)
+
+    (line,) = plugin_checks.find_problems(DIGITS)
+
+    assert line.startswith(f"plugins/mine.py:{line_of(text, place)}: {expected}")
+
+
+def test_every_broken_plugin_is_named_at_once(project):
+    write_plugins(project, net=NETWORKS["no network"][0], rule=OTHERS["no scores"][0])
+
+    lines = plugin_checks.find_problems(DIGITS)
+
+    assert [line.partition(":")[0] for line in lines] == ["plugins/net.py", "plugins/rule.py"]
+
+
+NETWORKS_FOR_LARGE_IMAGES = NETWORK.replace(
+    "nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes)",
+    "nn.MaxPool2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)",
+).replace('head="1"', 'head="3"')
+
+
+def test_networks_of_the_package_pass_the_probe_unseen():
+    check_network("resnet8", 10, (0,))  # for which it cannot be built
+
+
+def test_a_study_is_refused_because_of_a_plugin_before_any_work(project):
+    text = (PROJECT / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("model: resnet8", "model: tiny"))
+    write_plugins(project, net=NETWORKS["logits of a wrong shape"][0])
+
+    lines = find_problems()
+
+    assert "network tiny returns logits of shape (2, 9)" in lines[0]
+
+
+def test_the_network_of_the_study_must_take_the_inputs_of_the_study(project):
+    (project / "plugins/net.py").write_text(NETWORKS_FOR_LARGE_IMAGES)
+
+    assert plugin_checks.find_problems(DIGITS, "resnet8") == []
+    (line,) = plugin_checks.find_problems(DIGITS, "tiny")
+    assert line.startswith(
+        "plugins/net.py:11: network tiny fails on inputs (1, 8, 8): RuntimeError"
+    )
