@@ -29,7 +29,7 @@ from prunelab.benchmark.operators import operators
 from prunelab.benchmark.speed_table import speed_table
 from prunelab.benchmark.suite import Benchmark
 from prunelab.core.errors import InputError
-from prunelab.models.networks import build
+from prunelab.models.networks import build, example_input
 
 MIB = 2**20
 TEXT_SHAPE = (12,)
@@ -55,7 +55,7 @@ def benchmark(files, execution) -> Benchmark:
     return Benchmark(
         models={name: execution.place(load_model(file)) for name, file in files.items()},
         load={name: partial(load_model, file) for name, file in files.items()},
-        shape=DIGITS_SHAPE,
+        example=example_input(DIGITS_SHAPE),
         execution=execution,
     )
 

@@ -16,6 +16,7 @@ from prunelab.benchmark.speed_table import speed_table
 from prunelab.benchmark.suite import Benchmark
 from prunelab.config.params import Params, load_params
 from prunelab.core.files import write, write_json
+from prunelab.models.networks import example_input
 from prunelab.runtime.device import Execution, configure_native, fingerprint
 from prunelab.stages.entry import run
 
@@ -65,9 +66,9 @@ def _load_benchmark(files: dict[str, Path], execution: Execution) -> Benchmark:
         network = load_network(file)
         models[name] = execution.place(network.model)
         loaders[name] = partial(load_model, file)
-        shape = network.card.input_shape  # the same for all
+        example = example_input(network.card.input_shape)  # the same for all
 
-    return Benchmark(models=models, load=loaders, shape=shape, execution=execution)
+    return Benchmark(models=models, load=loaders, example=example, execution=execution)
 
 
 def _latency_rows(benchmark: Benchmark, params: Params) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ evenly over its weights.
 """
 
 from prunelab.pruning.criteria.activations import bn_scale, wanda
-from prunelab.pruning.criteria.calibration import CalibrationData, Criterion
+from prunelab.pruning.criteria.calibration import CalibrationData, Criterion, LossFunction
 from prunelab.pruning.criteria.flow import synflow
 from prunelab.pruning.criteria.gradients import fisher, grasp, snip, taylor, taylor_filter
 from prunelab.pruning.criteria.magnitude import fpgm, l1, l2, lamp, random
@@ -40,6 +40,7 @@ __all__ = [
     "CRITERIA",
     "CalibrationData",
     "Criterion",
+    "LossFunction",
     "bn_scale",
     "fisher",
     "fpgm",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.core.errors import InputError
-from prunelab.models.cost import macs, output_positions, parameters
+from prunelab.models.cost import macs_at, output_positions, parameters
 from prunelab.models.networks import prunable_weights
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured.groups import find_layer_ratio
@@ -58,7 +58,7 @@ class MaskPruner:
         if spec.budget == "params":
             self._dense_cost = parameters(model)
         elif spec.budget == "macs":
-            self._dense_cost = macs(model, tuple(example_input.shape[1:]))
+            self._dense_cost = macs_at(model, example_input)
             self._positions = output_positions(model, example_input)
 
     def check_feasible(self, saliency: Saliency) -> None:
@@ -158,7 +158,7 @@ class MaskPruner:
         macs_removed: float = 0
         for name, count in drops.items():
             layer = name.rpartition(".")[0]
-            macs_removed += count * self._positions[layer]
+            macs_removed += count * self._positions.get(layer, 0)  # a layer may be unused
         return macs_removed / self._dense_cost
 
     def _check_free_layers(self, ratio: float) -> None:
