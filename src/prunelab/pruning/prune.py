@@ -292,7 +292,9 @@ def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str
     if groups:
         return groups
 
-    kinds = {group.kind for group in encoder_groups} or {"channel"}
+    kinds: set[str | None] = {group.kind for group in encoder_groups}
+    if not kinds:
+        kinds = {None if kind == "channel" else "channel"}
     methods = [name for name, other in METHODS.items() if other.kind in kinds]
     raise InputError(
         f"{method}: {structure.name} has no {UNITS[kind]} to remove; "
