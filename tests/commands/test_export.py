@@ -15,10 +15,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network
-from prunelab.benchmark import checked_export
-from prunelab.benchmark.backends import inputs_of
-from prunelab.benchmark.checked_export import Agreement
-from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
+from prunelab.benchmarking import checked_export
+from prunelab.benchmarking.backends import inputs_of
+from prunelab.benchmarking.checked_export import Agreement
+from prunelab.benchmarking.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app
 from prunelab.commands.export.comparison import describe
 from prunelab.commands.export.export import default_out
@@ -433,7 +433,7 @@ def test_each_mistake_is_reported_in_one_line(workspace, arguments, parts):
 
 @pytest.mark.usefixtures("workspace")
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr("prunelab.benchmark.export_formats.find_spec", lambda name: None)
+    monkeypatch.setattr("prunelab.benchmarking.export_formats.find_spec", lambda name: None)
 
     result = export_command("onnx")
 

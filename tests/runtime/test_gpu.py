@@ -14,9 +14,9 @@ from helpers.networks import (
 from helpers.params import prune_spec, runtime_params
 from helpers.shared_training import EXAMPLES, assert_same_as_one_process, train_with_two_processes
 
-from prunelab.benchmark.backends import BACKENDS, inputs_of
-from prunelab.benchmark.memory import meter
-from prunelab.benchmark.suite import Benchmark
+from prunelab.benchmarking.backends import BACKENDS, inputs_of
+from prunelab.benchmarking.memory import meter
+from prunelab.benchmarking.suite import Benchmark
 from prunelab.data.augment import Augmentation
 from prunelab.evaluation.predict import predict
 from prunelab.models.cost import parameters

@@ -9,9 +9,9 @@ from torch import Tensor
 from prunelab.api.inputs import Network, copy_of, example_of, first_line, module_of
 from prunelab.api.result import LoadedNetwork, PrunedNetwork
 from prunelab.artifacts.sealed import METADATA_KEY
-from prunelab.benchmark.backends import inputs_like
-from prunelab.benchmark.checked_export import Agreement, write_agreeing
-from prunelab.benchmark.export_formats import get_format
+from prunelab.benchmarking.backends import inputs_like
+from prunelab.benchmarking.checked_export import Agreement, write_agreeing
+from prunelab.benchmarking.export_formats import get_format
 from prunelab.core.errors import InputError
 from prunelab.runtime.device import Execution
 

@@ -23,8 +23,8 @@ from prunelab.api.inputs import (
 from prunelab.api.result import LoadedNetwork
 from prunelab.artifacts.networks import ModelCard
 from prunelab.artifacts.records import ALL
-from prunelab.benchmark.backends import BACKENDS, NEEDS
-from prunelab.benchmark.suite import Benchmark
+from prunelab.benchmarking.backends import BACKENDS, NEEDS
+from prunelab.benchmarking.suite import Benchmark
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.evaluation.metrics import quality

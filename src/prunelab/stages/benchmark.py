@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from prunelab.artifacts.networks import load_model, load_network, seed_file
-from prunelab.benchmark.machine_load import machine_load
-from prunelab.benchmark.speed_table import speed_table
-from prunelab.benchmark.suite import Benchmark
+from prunelab.benchmarking.machine_load import machine_load
+from prunelab.benchmarking.speed_table import speed_table
+from prunelab.benchmarking.suite import Benchmark
 from prunelab.config.params import Params, load_params
 from prunelab.core.files import write, write_json
 from prunelab.models.networks import example_input

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from prunelab.artifacts.networks import load_network, seed_file
-from prunelab.benchmark.machine_load import machine_load
-from prunelab.benchmark.suite import Benchmark, Row
+from prunelab.benchmarking.machine_load import machine_load
+from prunelab.benchmarking.suite import Benchmark, Row
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.artifacts.networks import ModelCard
-from prunelab.benchmark.backends import eager
-from prunelab.benchmark.checked_export import Agreement, write_agreeing
-from prunelab.benchmark.export_formats import get_format
-from prunelab.benchmark.latency import time_interleaved, timer
+from prunelab.benchmarking.backends import eager
+from prunelab.benchmarking.checked_export import Agreement, write_agreeing
+from prunelab.benchmarking.export_formats import get_format
+from prunelab.benchmarking.latency import time_interleaved, timer
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
 from prunelab.core.model_files import METADATA_KEY

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from prunelab.benchmark.export_formats import Format, get_format, quiet, trace
+from prunelab.benchmarking.export_formats import Format, get_format, quiet, trace
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import example_input

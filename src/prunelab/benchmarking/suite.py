@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunelab.benchmark import energy, memory
-from prunelab.benchmark.backends import BACKENDS, Runnable, inputs_like, precision
-from prunelab.benchmark.latency import quantiles, speedup_of, summary, time_interleaved, timer
-from prunelab.benchmark.operators import operators
+from prunelab.benchmarking import energy, memory
+from prunelab.benchmarking.backends import BACKENDS, Runnable, inputs_like, precision
+from prunelab.benchmarking.latency import quantiles, speedup_of, summary, time_interleaved, timer
+from prunelab.benchmarking.operators import operators
 from prunelab.core.registry import pick
 from prunelab.runtime.device import Execution
 

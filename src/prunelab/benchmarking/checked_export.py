@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prunelab.benchmark.export_formats import Runner, get_format, quiet, trace
+from prunelab.benchmarking.export_formats import Runner, get_format, quiet, trace
 from prunelab.core.errors import InputError
 from prunelab.core.files import replacing
 
