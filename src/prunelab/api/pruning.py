@@ -151,14 +151,21 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     result = prune_network(pruned, structure, spec, seed=seed, retrainer=training, loss=loss)
 
     pruned.to(device_of(network))
-    for name, layer in network.named_modules():
-        pruned.get_submodule(name).training = layer.training
+    _match_modes(pruned, network)
     found = job.result(pruned, result, structure)
     if not inplace:
         return found
 
     adopt(network, pruned)
     return _with_model(found, network)
+
+
+def _match_modes(pruned: nn.Module, dense: nn.Module) -> None:
+    """Give layers the modes, and parameters the need of a gradient, that the dense network has."""
+    for name, layer in dense.named_modules():
+        pruned.get_submodule(name).training = layer.training
+    for name, parameter in dense.named_parameters():
+        pruned.get_parameter(name).requires_grad_(parameter.requires_grad)
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,8 @@ def _spec(method: str, ratio: float, budget: str, settings: PruneSettings) -> Pr
     pick(METHODS, method, "method")
     content: dict[str, object] = {**DEFAULTS, **settings}
     protect, layer_ratios = content["protect"], content["layer_ratios"]
+    if isinstance(protect, str):
+        raise InputError(f"protect must be a list of layers, such as [{protect!r}]")
     if isinstance(protect, tuple):
         content["protect"] = list(protect)
     if isinstance(layer_ratios, Mapping):

@@ -46,8 +46,15 @@ class LoadedNetwork:
 class PrunedLayer:
     """One convolution, linear or attention layer before and after pruning.
 
-    `width` is the number of outputs. `weights_nonzero` counts weights that are left and not zero.
-    `kept_because` says why all outputs are still there; it is empty if some went.
+    Args:
+        name: the name of the layer
+        width_before: its outputs in the dense network
+        width: its outputs now
+        weights_before: its weights in the dense network, without biases
+        weights: its weights now, zeros included
+        weights_nonzero: its weights now that are not zero
+        kept_because: why all outputs, or with masks all weights, are still there; empty if some
+            went
     """
 
     name: str
@@ -112,8 +119,8 @@ class PrunedNetwork:
         lines = [
             f"{spec.method}: {self.ratio_achieved:.1%} of {_BUDGETS[spec.budget]} removed "
             f"(asked for {spec.ratio:.1%})",
-            _change("parameters", self.params_before, self.params, self.params_nonzero),
-            _change("MACs", self.macs_before, self.macs, self.macs_nonzero),
+            self._change("parameters", self.params_before, self.params, self.params_nonzero),
+            self._change("MACs", self.macs_before, self.macs, self.macs_nonzero),
             "",
             self._table(),
         ]
@@ -121,6 +128,14 @@ class PrunedNetwork:
 
     def __repr__(self) -> str:
         return str(self)
+
+    def _change(self, name: str, before: int, after: int, nonzero: int) -> str:
+        line = f"{name}: {before:,} -> {after:,}"
+        if after != before:
+            line += f" ({before / after:.2f}x fewer)"
+        if self.masks:
+            line += f", {nonzero:,} of them not zero"
+        return line
 
     def _table(self) -> str:
         rows = []
@@ -137,13 +152,4 @@ class PrunedNetwork:
         return aligned_table(header, rows)
 
 
-_BUDGETS = {"native": "units", "params": "parameters", "macs": "MACs"}
-
-
-def _change(name: str, before: int, after: int, nonzero: int) -> str:
-    line = f"{name}: {before:,} -> {after:,}"
-    if after != before:
-        line += f" ({before / after:.2f}x fewer)"
-    if nonzero != after:
-        line += f", {nonzero:,} of them not zero"
-    return line
+_BUDGETS = {"native": "what it prunes", "params": "the parameters", "macs": "the MACs"}

@@ -95,7 +95,7 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     """How often each layer is applied to one input: its number of output pixels or tokens.
 
     Args:
-        model: the network, which is in the same mode afterwards
+        model: the network, whose layers are in the same modes afterwards
         example: one input, as `example_input` makes it
 
     Returns:
@@ -116,14 +116,15 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
         if isinstance(layer, LAYERS):
             hooks.append(layer.register_forward_hook(partial(add_positions, name)))
 
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
             model.eval()(example.to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
     for name, layer in model.named_modules():
         if isinstance(layer, nn.MultiheadAttention) and name in positions:

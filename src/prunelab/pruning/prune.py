@@ -15,6 +15,7 @@ from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
+from prunelab.core.text import name_list
 from prunelab.models.catalogue import Shape
 from prunelab.models.frozen import within
 from prunelab.models.networks import prunable_weights
@@ -292,10 +293,14 @@ def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str
     if groups:
         return groups
 
-    kinds: set[str | None] = {group.kind for group in encoder_groups}
-    if not kinds:
-        kinds = {None if kind == "channel" else "channel"}
-    methods = [name for name, other in METHODS.items() if other.kind in kinds]
+    kinds = {group.kind for group in encoder_groups}
+    if not kinds and kind == "channel":
+        raise InputError(
+            f"{method}: {structure.name} has no {UNITS[kind]} to remove. Its outputs are made by "
+            f"{name_list(structure.outputs)}, and nothing else has channels that can go alone; "
+            "methods that zero weights would work, such as l1_unstructured"
+        )
+    methods = [name for name, other in METHODS.items() if other.kind in (kinds or {"channel"})]
     raise InputError(
         f"{method}: {structure.name} has no {UNITS[kind]} to remove; "
         f"these would work: {', '.join(methods)}"
