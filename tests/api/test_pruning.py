@@ -393,3 +393,25 @@ def test_a_ratio_that_cannot_be_met_is_refused_before_training():
     assert "cannot be met" in refusal(
         method="l1_channel_iterative", train=train, ratio=0.99, protect=["conv3"]
     )
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.62, 0.8])
+@pytest.mark.parametrize("budget", ["macs", "params"])
+def test_a_small_network_ends_at_the_nearest_ratio_that_whole_channels_allow(ratio, budget):
+    model = residual_net()
+    result = prunelab.prune(model, IMAGES, "l1_channel", ratio, budget)
+
+    def remaining(widths: dict[str, int]) -> int:
+        """MACs or parameters by the sizes of layers, without those of norms."""
+        first, third = widths["conv1"], widths["conv3"]
+        positions = 64 if budget == "macs" else 1
+        return positions * 9 * (first + first * first + first * third) + third * 10
+
+    before = {layer.name: layer.width_before for layer in result.layers}
+    after = {layer.name: layer.width for layer in result.layers}
+    more = [after | {"conv1": after["conv1"] + 1}, after | {"conv3": after["conv3"] + 1}]
+    step = max(remaining(wider) - remaining(after) for wider in more) / remaining(before)
+    removed = 1 - remaining(after) / remaining(before)
+
+    assert result.ratio_achieved == pytest.approx(removed, abs=0.02)
+    assert abs(result.ratio_achieved - ratio) <= step + 0.02

@@ -115,7 +115,8 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
         example_inputs: one input or more, [B, ...], of the shape and type that the network takes.
             Only what `load` returned for a network of prunelab needs none
         method: a name that `prunelab list` shows, a criterion with what it removes
-        ratio: the share to remove of what `budget` names, from 0 to below 1
+        ratio: the share to remove of what `budget` names, from 0 to below 1. The nearest that whole
+            units allow is removed; `ratio_achieved` of the result says how much that is
         budget: "macs" or "params" of the whole network (for mask methods those that are not zero),
             or "native": channels, or weights for mask methods, of the layers pruned
         data: batches (inputs [B, ...], targets [B, ...]), such as a DataLoader, for criteria that
@@ -147,8 +148,8 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     pruned = copy_of(network).cpu()
     structure = job.structure(pruned)
     if METHODS[method].trains:
-        check_feasible(pruned, structure, spec)
-    result = prune_network(pruned, structure, spec, seed=seed, retrainer=training, loss=loss)
+        check_feasible(pruned, structure, spec, nearest=True)
+    result = prune_network(pruned, structure, spec, seed=seed, retrainer=training, nearest=True)
 
     pruned.to(device_of(network))
     _match_modes(pruned, network)
@@ -199,7 +200,7 @@ class _Job:
         if data is not None and needed:
             batches = list(batches_of(require_batches(data), needed))
             check_loss(self.dense, batches[0], loss or nn.functional.cross_entropy)
-        return ScriptTraining(device_of(self.dense), self.example, batches, train)
+        return ScriptTraining(device_of(self.dense), self.example, batches, train, loss)
 
     def result(self, pruned: nn.Module, result: PruneResult, structure: Structure) -> PrunedNetwork:
         cost = cost_at(pruned, self.dense, self.example)

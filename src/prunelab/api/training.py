@@ -13,6 +13,7 @@ from torch.optim.optimizer import (
 )
 
 from prunelab.api.inputs import batches_of
+from prunelab.pruning.criteria import LossFunction
 from prunelab.training.callbacks import Callback
 from prunelab.training.trainer import TrainResult
 
@@ -31,12 +32,14 @@ class ScriptTraining:
         example: an input, [1, ...], which stands for examples if there are none
         batches: examples for criteria and norms
         train: trains a network in place for one epoch; None if nothing does
+        loss: that of criteria that look at gradients; None stands for cross-entropy
     """
 
     device: torch.device
     example: Tensor
     batches: Sequence[tuple[Tensor, Tensor]] = ()
     train: TrainFunction | None = None
+    loss: LossFunction | None = None
 
     def place(self, model: nn.Module) -> None:
         model.to(self.device)

@@ -21,7 +21,7 @@ from prunelab.models.frozen import within
 from prunelab.models.networks import prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.models.structure import Structure, registered_structure
-from prunelab.pruning.criteria import CRITERIA, CalibrationData, LossFunction
+from prunelab.pruning.criteria import CRITERIA, CalibrationData
 from prunelab.pruning.methods import METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun, Training
@@ -69,9 +69,11 @@ def prune_network(
     seed: int,
     retrainer: Training | None = None,
     dense_weights: DenseWeights | None = None,
-    loss: LossFunction | None = None,
+    nearest: bool = False,
 ) -> PruneResult:
-    """Prune a network in place, as `prune` does. `loss` is that of the criterion.
+    """Prune a network in place, as `prune` does.
+
+    With `nearest`, a budget may be missed by as much as the largest single unit costs.
 
     Raises:
         InputError: as `prune` does.
@@ -83,7 +85,7 @@ def prune_network(
     if method.restart is Restart.INIT and dense_weights:
         model.load_state_dict(dense_weights.init)
 
-    pruner = _build_pruner(method, model, structure, spec)
+    pruner = _build_pruner(method, model, structure, spec, nearest=nearest)
     run = PruningRun(
         model,
         spec,
@@ -94,7 +96,6 @@ def prune_network(
         retrainer,
         restart=method.restart,
         dense_weights=dense_weights,
-        loss=loss,
     )
     result = SCHEDULES[method.schedule](run)
 
@@ -135,17 +136,20 @@ def check_feasible(
     structure: Structure,
     spec: PruneSpec,
     known_groups: dict[Kind, list[Group]] | None = None,
+    *,
+    nearest: bool = False,
 ) -> None:
     """Check that a spec can be met on a network, without changing it.
 
     `known_groups` keeps the groups of the network from one call to the next: finding them is slow.
+    `nearest` is as in `prune_network`.
 
     Raises:
         InputError: if it cannot; every line names the method.
     """
     method = pick(METHODS, spec.method, "method")
     saliency = _noise_saliency(method, model, structure.example)
-    pruner = _build_pruner(method, model, structure, spec, known_groups)
+    pruner = _build_pruner(method, model, structure, spec, known_groups, nearest=nearest)
     try:
         pruner.check_feasible(saliency)
     except InputError as error:
@@ -224,11 +228,13 @@ def _build_pruner(
     structure: Structure,
     spec: PruneSpec,
     known_groups: dict[Kind, list[Group]] | None = None,
+    *,
+    nearest: bool = False,
 ) -> Pruner:
-    """The pruner of a method for one network; `known_groups` is as in `check_feasible`."""
+    """The pruner of a method for one network; the last two arguments are as in `check_feasible`."""
     kind = method.kind
     if kind is None:
-        return _build_mask_pruner(method, model, structure, spec)
+        return _build_mask_pruner(method, model, structure, spec, nearest=nearest)
 
     find = partial(groups_of, structure=structure, kind=kind, method=spec.method)
 
@@ -244,11 +250,12 @@ def _build_pruner(
         find_groups=find,
         example_input=structure.example,
         groups=known_groups[kind],
+        nearest=nearest,
     )
 
 
 def _build_mask_pruner(
-    method: Method, model: nn.Module, structure: Structure, spec: PruneSpec
+    method: Method, model: nn.Module, structure: Structure, spec: PruneSpec, *, nearest: bool
 ) -> MaskPruner:
     # Each filter of the head is a class, and all of them must stay.
     protected_layers: Sequence[str] = []
@@ -262,6 +269,7 @@ def _build_mask_pruner(
         Scope(method.scope),
         protected_layers=protected_layers,
         example_input=structure.example,
+        nearest=nearest,
     )
 
 

@@ -45,9 +45,13 @@ class DenseWeights:
 class Training(Protocol):
     """What a schedule needs of training; `Retrainer` is the pipeline's.
 
-    `name` tells apart the trainings of one schedule. `accuracies` are those on training examples
-    and on the validation split, 0 to 1, or None if they are not known.
+    `loss` is that of criteria that look at gradients; None stands for cross-entropy. `name` tells
+    apart the trainings of one schedule. `accuracies` are those on training examples and on the
+    validation split, 0 to 1, or None if they are not known.
     """
+
+    @property
+    def loss(self) -> LossFunction | None: ...
 
     def place(self, model: nn.Module) -> None:
         """Move a network to where it is trained."""
@@ -71,8 +75,7 @@ class PruningRun:
     """One network on its way through a schedule.
 
     Without a `retrainer` the run can neither train nor show examples to the criterion. Only
-    methods that rewind need `dense_weights`. `example` is one input, [1, ...], on the CPU, and
-    `loss` that of the criterion; None stands for cross-entropy.
+    methods that rewind need `dense_weights`. `example` is one input, [1, ...], on the CPU.
     """
 
     model: nn.Module
@@ -84,7 +87,6 @@ class PruningRun:
     retrainer: Training | None = None
     restart: Restart = Restart.NONE
     dense_weights: DenseWeights | None = None
-    loss: LossFunction | None = None
 
     steps_done: int = 0
     train_macs: int = 0
@@ -112,7 +114,8 @@ class PruningRun:
             labels = (*labels, self.steps_done)
 
         batches = partial(self.sample_batches, self.spec.samples)
-        calibration = CalibrationData(generator(*labels), batches, self.loss)
+        loss = None if self.retrainer is None else self.retrainer.loss
+        calibration = CalibrationData(generator(*labels), batches, loss)
         return self.criterion(self.model, calibration)
 
     def sample_batches(self, examples: int) -> Iterable[tuple[Tensor, Tensor]]:

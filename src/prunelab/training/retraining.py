@@ -36,6 +36,10 @@ class Retrainer:
     finetune: Recipe
     base: Train
 
+    @property
+    def loss(self) -> None:
+        """Cross-entropy, which the trainer uses as well."""
+
     def place(self, model: nn.Module) -> None:
         """Move a network to where it is trained."""
         self.trainer.execution.place(model)

@@ -31,7 +31,7 @@ class MaskPruner:
     Layer ratios are those of tensors that have one of their own.
 
     `protected_layers` stay dense, besides those that `spec.protect` names. `example_input` is one
-    input of the network.
+    input of the network. With `nearest`, whole units may miss a budget by `UNIT_TOLERANCE`.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class MaskPruner:
         *,
         protected_layers: Sequence[str],
         example_input: Tensor,
+        nearest: bool = False,
     ) -> None:
-        self._model, self._spec = model, spec
+        self._model, self._spec, self._nearest = model, spec, nearest
         self._weights_per_tensor = {
             name: weight.numel() for name, weight in prunable_weights(model).items()
         }
@@ -171,7 +172,7 @@ class MaskPruner:
 
     def _check_achieved(self, achieved: float) -> None:
         """Raise InputError if the share removed misses the target ratio by more than rounding."""
-        tolerance = BUDGET_TOLERANCE
+        tolerance = UNIT_TOLERANCE if self._nearest else BUDGET_TOLERANCE
         if self._spec.budget == "native":
             tolerance = UNIT_TOLERANCE
             if self._selection.granularity.choose_in_groups:
