@@ -391,7 +391,7 @@ def test_a_ratio_that_cannot_be_met_is_refused_before_training():
         raise AssertionError("trained")
 
     assert "cannot be met" in refusal(
-        method="l1_channel_iterative", train=train, ratio=0.99, protect=["conv3"]
+        method="l1_channel_iterative", train=train, ratio=0.9, protect=["conv1"]
     )
 
 
