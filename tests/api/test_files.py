@@ -11,8 +11,8 @@ from torch import nn
 
 import prunelab
 from prunelab.artifacts.networks import Network, load_network, save_network
-from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.artifacts.tensors import load_tensors, save_tensors
+from prunelab.core.model_files import METADATA_KEY
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.networks import build

@@ -1,25 +1,25 @@
 """prunelab.export: a network as a file that other programs read."""
 
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from prunelab.api.inputs import Network, copy_of, example_of, first_line, module_of
 from prunelab.api.result import LoadedNetwork, PrunedNetwork
-from prunelab.artifacts.sealed import METADATA_KEY
 from prunelab.benchmarking.backends import inputs_like
 from prunelab.benchmarking.checked_export import Agreement, write_agreeing
 from prunelab.benchmarking.export_formats import get_format
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike, user_path
+from prunelab.core.model_files import METADATA_KEY
 from prunelab.runtime.device import Execution
 
 CHECKED_BATCH_SIZES = (1, 2, 7)
 
 
 def export(
-    network: Network, path: str | Path, example_inputs: Tensor, *, format: str | None = None
+    network: Network, path: PathLike, example_inputs: Tensor, *, format: str | None = None
 ) -> list[Agreement]:
     """Write a network as ONNX or in torch.export's format, for batches of any size, and check it.
 
@@ -40,7 +40,7 @@ def export(
         InputError: if the format is unknown, its packages are missing, the network cannot be
             traced, or the file does not agree with it.
     """
-    path = Path(path)
+    path = user_path(path)
     module = module_of(network)
     form = format or path.suffix.removeprefix(".")
     get_format(form)

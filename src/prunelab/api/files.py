@@ -1,7 +1,6 @@
 """prunelab.save and prunelab.load: pruned networks as files that hold no code."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prunelab.api.inputs import Network, copy_of, module_of
 from prunelab.api.result import Card, LoadedNetwork, Preprocess, PrunedNetwork
@@ -12,12 +11,13 @@ from prunelab.artifacts.tensors import load_tensors
 from prunelab.config.params import Normalise
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike, user_path
 from prunelab.data.loader import preprocessing
 
 
 def save(
     network: PrunedNetwork | LoadedNetwork,
-    path: str | Path,
+    path: PathLike,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -42,7 +42,7 @@ def save(
         raise InputError("save takes what prunelab.prune or prunelab.load returned")
     _check_masks(network)
 
-    path, card = Path(path), network.card
+    path, card = user_path(path), network.card
     if isinstance(card, ModelCard):
         if mean or std or classes:
             raise InputError(f"a {card.model} brings its own mean and std; classes are not kept")
@@ -58,7 +58,7 @@ def save(
     save_module(path, network.model, card.model_copy(update=update), dict(network.masks))
 
 
-def load(path: str | Path, model: Network | None = None) -> LoadedNetwork:
+def load(path: PathLike, model: Network | None = None) -> LoadedNetwork:
     """Read a network that `save`, or a stage of prunelab, wrote.
 
     No code from the file runs.
@@ -74,7 +74,7 @@ def load(path: str | Path, model: Network | None = None) -> LoadedNetwork:
     Raises:
         InputError: if the file is missing or damaged, or does not fit the network.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise InputError(f"{path} is missing")
     tensors, metadata = load_tensors(path, recovery_hint="take another copy of it, or save again")

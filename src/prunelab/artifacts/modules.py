@@ -7,19 +7,20 @@ file makes it thinner. Networks of MODELS are in `networks`.
 import warnings
 from collections import defaultdict
 from math import prod
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from prunelab.artifacts.networks import MASK_PREFIX, MAX_INPUT_VALUES, state_tensors
+from prunelab.artifacts.networks import MAX_INPUT_VALUES, state_tensors
 from prunelab.artifacts.sealed import canonical_json
 from prunelab.artifacts.tensors import save_tensors
 from prunelab.config.params import Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.core.errors import InputError
+from prunelab.core.files import PathLike
+from prunelab.core.model_files import MASK_PREFIX
 from prunelab.models.resize import Widths, resize, set_recorded_widths
 
 
@@ -51,7 +52,9 @@ class ModuleCard(BaseModel):
         return torch.zeros(1, *self.input_shape, dtype=getattr(torch, self.input_dtype))
 
 
-def save_module(path: Path, model: nn.Module, card: ModuleCard, masks: dict[str, Tensor]) -> None:
+def save_module(
+    path: PathLike, model: nn.Module, card: ModuleCard, masks: dict[str, Tensor]
+) -> None:
     """Write a network as safetensors with one metadata key; equal networks give equal bytes.
 
     Raises:
@@ -80,7 +83,7 @@ def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def read_module_card(path: Path, metadata: dict[str, Any]) -> ModuleCard:
+def read_module_card(path: PathLike, metadata: dict[str, Any]) -> ModuleCard:
     """The card in the metadata of a file.
 
     Raises:
@@ -98,7 +101,7 @@ def read_module_card(path: Path, metadata: dict[str, Any]) -> ModuleCard:
 
 
 def fill_module(
-    path: Path, model: nn.Module, card: ModuleCard, tensors: dict[str, Tensor]
+    path: PathLike, model: nn.Module, card: ModuleCard, tensors: dict[str, Tensor]
 ) -> nn.Module:
     """Make a dense network what the file at `path` holds, in place, and check that it runs.
 

@@ -102,7 +102,7 @@ def load_network(path: PathLike) -> Network:
     return network_of(path, tensors, metadata)
 
 
-def network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Network:
+def network_of(path: PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Network:
     """The network of a file whose tensors and metadata are read already, as `load_network` does.
 
     Raises:
@@ -135,7 +135,7 @@ def take_masks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return masks
 
 
-def check_masks(path: Path, masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def check_masks(path: PathLike, masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Refuse masks that do not fit the weights of their names.
 
     Raises:
