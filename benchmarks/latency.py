@@ -19,8 +19,8 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from prunelab.benchmark.backends import BACKENDS, inputs_of
-from prunelab.benchmark.latency import speedup_of, summary, time_interleaved, timer
+from prunelab.benchmarking.backends import BACKENDS, inputs_of
+from prunelab.benchmarking.latency import speedup_of, summary, time_interleaved, timer
 from prunelab.config.params import PruneSpec, Runtime, read_params
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape

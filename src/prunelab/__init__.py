@@ -1,4 +1,59 @@
-"""Pruning studies that anybody can repeat: one command, every number and every picture."""
+"""Pruning studies that anybody can repeat: one command, every number and every picture.
+
+What a script may use is in `prunelab.api`; it is imported when it is asked for, because it needs
+torch, and most commands do not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunelab.api import (
+        Evaluation,
+        InputError,
+        LoadedNetwork,
+        PrunedLayer,
+        PrunedNetwork,
+        PruneSettings,
+        Sensitivity,
+        Speed,
+        benchmark,
+        evaluate,
+        export,
+        load,
+        prune,
+        save,
+        sensitivity,
+    )
+
+__all__ = [
+    "Evaluation",
+    "InputError",
+    "LoadedNetwork",
+    "PruneSettings",
+    "PrunedLayer",
+    "PrunedNetwork",
+    "Sensitivity",
+    "Speed",
+    "__version__",
+    "benchmark",
+    "evaluate",
+    "export",
+    "load",
+    "prune",
+    "save",
+    "sensitivity",
+]
 
 # It is that of pyproject.toml. The metadata of an installation may be those of another checkout.
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("prunelab.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Network, save_network, seed_file
-from prunelab.benchmark import suite
+from prunelab.benchmarking import suite
 from prunelab.cli import app
 from prunelab.commands.compare import revision_latency
 from prunelab.commands.compare.compare import document

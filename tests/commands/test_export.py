@@ -15,15 +15,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network
-from prunelab.benchmark.backends import inputs_of
-from prunelab.benchmark.export_formats import FORMATS, INPUT, Format, Runner
+from prunelab.benchmarking import checked_export
+from prunelab.benchmarking.backends import inputs_of
+from prunelab.benchmarking.checked_export import Agreement
+from prunelab.benchmarking.export_formats import FORMATS, INPUT, Format, Runner
 from prunelab.cli import app
-from prunelab.commands.export import exported_file
 from prunelab.commands.export.comparison import describe
 from prunelab.commands.export.export import default_out
 from prunelab.commands.export.exported_file import (
     CHECKED_BATCH_SIZES,
-    Agreement,
     latencies,
     metadata,
     random_inputs,
@@ -275,7 +275,7 @@ def test_a_file_that_does_not_agree_leaves_an_older_one_alone(spoiled, tmp_path,
         case "scores":
             monkeypatch.setitem(FORMATS, "pt2", off_by(1e-3))
         case "classes":
-            monkeypatch.setattr(exported_file, "TOLERANCE", 10.0)
+            monkeypatch.setattr(checked_export, "TOLERANCE", 10.0)
             monkeypatch.setitem(FORMATS, "pt2", off_by(-2.0))
         case "nan":
             original.model.linear.bias.data[0] = float("nan")
@@ -433,7 +433,7 @@ def test_each_mistake_is_reported_in_one_line(workspace, arguments, parts):
 
 @pytest.mark.usefixtures("workspace")
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr("prunelab.benchmark.export_formats.find_spec", lambda name: None)
+    monkeypatch.setattr("prunelab.benchmarking.export_formats.find_spec", lambda name: None)
 
     result = export_command("onnx")
 

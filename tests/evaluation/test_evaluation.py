@@ -18,7 +18,7 @@ from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, calibration_error, predict
 from prunelab.models.cost import cost, macs, output_positions, training_macs
-from prunelab.models.networks import build, prunable_weights
+from prunelab.models.networks import build, example_input, prunable_weights
 from prunelab.statistics.intervals import half_width, student_t, trimmed_mean
 from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.statistics.similarity import indistinguishable
@@ -322,7 +322,7 @@ def test_masks_change_the_sparsity_but_not_the_macs():
 def test_training_costs_three_forward_passes_per_image():
     model = build("resnet8", 10, DIGITS_SHAPE)
 
-    assert training_macs(model, DIGITS_SHAPE, 10) == 30 * macs(model, DIGITS_SHAPE)
+    assert training_macs(model, example_input(DIGITS_SHAPE), 10) == 30 * macs(model, DIGITS_SHAPE)
 
 
 def test_zero_weights_lower_the_nonzero_macs():

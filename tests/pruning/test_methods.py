@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from helpers.modules import image_batches, residual_net
 
-from prunelab.pruning.criteria import CRITERIA
-from prunelab.pruning.methods import KINDS, METHODS
+from prunelab.pruning.criteria import CRITERIA, CalibrationData
+from prunelab.pruning.methods import DATA_CRITERIA, KINDS, METHODS
 from prunelab.pruning.schedules import SCHEDULES
 from prunelab.pruning.structured.groups import SCOPES, UNITS
 from prunelab.pruning.unstructured.granularity import GRANULARITIES
@@ -50,3 +52,16 @@ def test_reading_the_tables_imports_no_torch():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
     assert result.stdout.strip() == b"False"
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_scores_depend_on_examples_only_for_criteria_that_are_said_to_need_data(name):
+    scores = []
+    for seed in (0, 1):
+        batches = image_batches(seed=seed)
+        calibration = CalibrationData(torch.Generator().manual_seed(0), lambda: batches)  # noqa: B023
+        scores.append(CRITERIA[name](residual_net(), calibration))
+
+    first, second = scores
+    same = all(torch.equal(score, second[weight]) for weight, score in first.items())
+    assert same != (name in DATA_CRITERIA)

@@ -22,7 +22,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import ModelCard, Network, save_network, seed_file
-from prunelab.benchmark.latency import Speedup
+from prunelab.benchmarking.latency import Speedup
 from prunelab.cli import app
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget

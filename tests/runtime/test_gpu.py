@@ -14,13 +14,13 @@ from helpers.networks import (
 from helpers.params import prune_spec, runtime_params
 from helpers.shared_training import EXAMPLES, assert_same_as_one_process, train_with_two_processes
 
-from prunelab.benchmark.backends import BACKENDS, inputs_of
-from prunelab.benchmark.memory import meter
-from prunelab.benchmark.suite import Benchmark
+from prunelab.benchmarking.backends import BACKENDS, inputs_of
+from prunelab.benchmarking.memory import meter
+from prunelab.benchmarking.suite import Benchmark
 from prunelab.data.augment import Augmentation
 from prunelab.evaluation.predict import predict
 from prunelab.models.cost import parameters
-from prunelab.models.networks import build
+from prunelab.models.networks import build, example_input
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.runtime.device import configure
@@ -130,7 +130,7 @@ def test_benchmark_measures_latency_operators_and_energy(gpu_trainer):
     models = {name: build("resnet8", 10, DIGITS_SHAPE).eval() for name in ("dense", "same")}
     load = {name: lambda: build("resnet8", 10, DIGITS_SHAPE).eval() for name in models}
     placed = {name: gpu_trainer.execution.place(model) for name, model in models.items()}
-    benchmark = Benchmark(placed, load, DIGITS_SHAPE, gpu_trainer.execution)
+    benchmark = Benchmark(placed, load, example_input(DIGITS_SHAPE), gpu_trainer.execution)
 
     for backend in ("eager", "cuda_graph"):
         dense, same = benchmark.latency(backend, 64, rounds=10, seconds=1.0)

@@ -3,7 +3,7 @@
 import operator
 import warnings
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -105,13 +105,23 @@ def load_network(path: PathLike) -> Network:
     """
     hint = f"`dvc checkout {path}` or `dvc repro` restores it"
     tensors, metadata = load_tensors(path, recovery_hint=hint)
+    return network_of(path, tensors, metadata)
+
+
+def network_of(path: PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Network:
+    """The network of a file whose tensors and metadata are read already, as `load_network` does.
+
+    Raises:
+        InputError: if they do not fit the network that they name.
+    """
+    if "module" in metadata:
+        raise InputError(
+            f"{path} holds a {metadata['module']}, which is no network of prunelab. In Python, "
+            "prunelab.load(path, model) reads it"
+        )
     card = _read_card(path, metadata)
     _check_plugin(path, card)
-
-    masks = {}
-    for name in list(tensors):
-        if name.startswith(MASK_PREFIX):
-            masks[name.removeprefix(MASK_PREFIX)] = tensors.pop(name).clone()
+    masks = take_masks(tensors)
 
     try:
         model = _rebuild(card, tensors)
@@ -119,11 +129,29 @@ def load_network(path: PathLike) -> Network:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} does not hold a {card.model}: {reason}") from None
 
+    check_masks(path, masks, tensors)
+    return Network(model=model, card=card, masks=masks)
+
+
+def take_masks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the masks out of the tensors of a file, by the names of their weights."""
+    masks = {}
+    for name in list(tensors):
+        if name.startswith(MASK_PREFIX):
+            masks[name.removeprefix(MASK_PREFIX)] = tensors.pop(name).clone()
+    return masks
+
+
+def check_masks(path: PathLike, masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse masks that do not fit the weights of their names.
+
+    Raises:
+        InputError: with the names.
+    """
     misfits = [name for name, mask in masks.items() if not _fits(mask, tensors.get(name))]
     if misfits:
         names = ", ".join(misfits[:MAX_PROBLEMS])
         raise InputError(f"{path} has masks that fit no weights: {names}")
-    return Network(model=model, card=card, masks=masks)
 
 
 def load_model(path: PathLike) -> nn.Module:

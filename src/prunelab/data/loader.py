@@ -260,6 +260,15 @@ class _ImageTransform:
         return resized.mul_(self._scale).add_(self._shift)
 
 
+def preprocessing(normalise: Normalise, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """What turns stored images into inputs as `BatchLoader` makes them, on the CPU.
+
+    The function maps images uint8 [B, C, H, W] to float32 [B, C, *size], not augmented.
+    """
+    execution = Execution(torch.device("cpu"), None, torch.contiguous_format)
+    return _ImageTransform(normalise, size, size, execution).plain
+
+
 class _TextTransform:
     """Turns stored token ids, int64 [B, L], into inputs of networks."""
 

@@ -1,6 +1,6 @@
 """The predictions of a network, and how well calibrated they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -44,16 +44,30 @@ def predict(
 ) -> Predictions:
     """Run a network over a split in order, in float32 whatever precision it was trained in."""
     execution.place(model).eval()
+    (predictions,) = predict_batches([model], batches.ordered(batch_size))
+    return predictions
 
-    scores = []
+
+def predict_batches(
+    models: Sequence[nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
+) -> list[Predictions]:
+    """Run networks, which are in evaluation mode, over the same batches in one pass.
+
+    Batches are inputs [B, ...] and labels, int64 [B], on the device of the networks.
+    """
+    scores: list[list[tuple[Tensor, ...]]] = [[] for _ in models]
     with torch.inference_mode():
-        for inputs, labels in batches.ordered(batch_size):
-            scores.append(_scores(model(inputs), labels))
+        for inputs, labels in batches:
+            for model, rows in zip(models, scores, strict=True):
+                rows.append(_scores(model(inputs), labels))
 
-    arrays = []
-    for column in zip(*scores, strict=True):
-        arrays.append(torch.cat(column).cpu().numpy())
-    return Predictions(*arrays)
+    predictions = []
+    for rows in scores:
+        arrays = []
+        for column in zip(*rows, strict=True):
+            arrays.append(torch.cat(column).cpu().numpy())
+        predictions.append(Predictions(*arrays))
+    return predictions
 
 
 def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

@@ -16,13 +16,20 @@ LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.MultiheadAttent
 
 def macs(model: nn.Module, shape: Shape) -> int:
     """MACs of one input of `shape`, counted by torchprofile. A zero weight costs like any other."""
+    return macs_at(model, example_input(shape))
+
+
+def macs_at(model: nn.Module, example: Tensor) -> int:
+    """MACs of one input as `macs` counts them; `example` is that input, [1, ...], on the CPU."""
     from torchprofile import profile_macs
 
     copy = deepcopy(model).cpu().float().eval()
+    if example.is_floating_point():
+        example = example.float()
     with warnings.catch_warnings():
         # torch deprecates tracing, and torchprofile skips some operators on purpose.
         warnings.simplefilter("ignore")
-        return int(profile_macs(copy, example_input(shape)))  # type: ignore[arg-type]
+        return int(profile_macs(copy, example))  # type: ignore[arg-type]
 
 
 def cost(
@@ -43,6 +50,13 @@ def cost(
         `sparsity` is 1 - nonzero prunable weights / prunable weights of the dense network, so
         removed channels count too: 0 means no weight is gone, 1 means all are.
     """
+    return cost_at(model, dense, example_input(shape), dense_macs=dense_macs)
+
+
+def cost_at(
+    model: nn.Module, dense: nn.Module, example: Tensor, *, dense_macs: int | None = None
+) -> dict[str, float]:
+    """The counts of `cost` at one input: `example`, [1, ...], on the CPU."""
     dense_weights = sum(weight.numel() for weight in prunable_weights(dense).values())
     nonzero_weights = sum(
         int(weight.count_nonzero()) for weight in prunable_weights(model).values()
@@ -50,9 +64,9 @@ def cost(
     params_nonzero = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
     model_params, dense_params = parameters(model), parameters(dense)
-    model_macs = macs(model, shape)
+    model_macs = macs_at(model, example)
     if dense_macs is None:
-        dense_macs = macs(dense, shape)
+        dense_macs = macs_at(dense, example)
 
     return {
         "params": model_params,
@@ -60,20 +74,20 @@ def cost(
         "params_ratio": dense_params / model_params,
         "sparsity": 1 - nonzero_weights / dense_weights,
         "macs": model_macs,
-        "macs_nonzero": model_macs - _macs_of_zeros(model, shape),
+        "macs_nonzero": model_macs - _macs_of_zeros(model, example),
         "macs_ratio": dense_macs / model_macs,
     }
 
 
-def _macs_of_zeros(model: nn.Module, shape: Shape) -> int:
+def _macs_of_zeros(model: nn.Module, example: Tensor) -> int:
     """MACs of one input that multiply by a zero weight."""
-    positions = output_positions(model, example_input(shape))
+    positions = output_positions(model, example)
 
     zero_macs = 0
     for name, weight in prunable_weights(model).items():
         zeros = weight.numel() - int(weight.count_nonzero())
         layer = name.rpartition(".")[0]
-        zero_macs += zeros * positions[layer]
+        zero_macs += zeros * positions.get(layer, 0)  # a layer may be unused
     return zero_macs
 
 
@@ -81,7 +95,7 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     """How often each layer is applied to one input: its number of output pixels or tokens.
 
     Args:
-        model: the network, which is in the same mode afterwards
+        model: the network, whose layers are in the same modes afterwards
         example: one input, as `example_input` makes it
 
     Returns:
@@ -102,14 +116,15 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
         if isinstance(layer, LAYERS):
             hooks.append(layer.register_forward_hook(partial(add_positions, name)))
 
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
             model.eval()(example.to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
     for name, layer in model.named_modules():
         if isinstance(layer, nn.MultiheadAttention) and name in positions:
@@ -125,9 +140,11 @@ def _output_features(layer: nn.Module) -> int:
     return int(layer.weight.shape[0])
 
 
-def training_macs(model: nn.Module, shape: Shape, images: int) -> int:
-    """MACs of training on `images` images; an image counts once per epoch."""
-    return TRAINING_PASSES * macs(model, shape) * images
+def training_macs(model: nn.Module, example: Tensor, images: int) -> int:
+    """MACs of training on `images` images like `example`; an image counts once per epoch."""
+    if images == 0:
+        return 0
+    return TRAINING_PASSES * macs_at(model, example) * images
 
 
 def parameters(model: nn.Module) -> int:

@@ -1,13 +1,20 @@
-"""Fit a network's layers to tensor shapes, to rebuild a thinner network from its file."""
+"""Fit a network's layers to tensor shapes, to rebuild a thinner network from its file.
+
+Numbers that layers hold besides their tensors follow from the shapes, or are recorded beside them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prunelab.core.errors import InputError
 
 MAX_NAMED = 5  # tensors that one message names
+
+# Numbers that layers hold about their widths, by the name of the layer and of the attribute.
+Widths = dict[str, dict[str, int | tuple[int, ...]]]
 
 
 def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -51,12 +58,9 @@ def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: st
     if tuple(tensor.shape) == tuple(shape):
         return
 
-    # Only output and input channels, the first two dimensions, can have shrunk.
-    same_kernel = tensor.dim() == len(shape) and tensor.shape[2:] == tuple(shape[2:])
-    fits = same_kernel and all(
-        1 <= new <= old for new, old in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
+    # Of a kernel only output and input channels, the first two dimensions, can have shrunk.
+    same_kernel = not isinstance(module, _ConvNd) or tensor.shape[2:] == tuple(shape[2:])
+    if not same_kernel or not _is_narrower(tuple(shape), tuple(tensor.shape)):
         raise InputError(
             f"{name} has shape {tuple(shape)}, which does not fit this network's "
             f"{tuple(tensor.shape)}"
@@ -66,6 +70,79 @@ def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: st
     if isinstance(tensor, nn.Parameter):
         resized = nn.Parameter(resized, requires_grad=tensor.requires_grad)
     setattr(module, key, resized)
+
+
+def _is_narrower(new: tuple[int, ...], old: tuple[int, ...]) -> bool:
+    """Whether no width is larger than before, and none is 0."""
+    same_length = len(new) == len(old)
+    return same_length and all(1 <= after <= before for after, before in zip(new, old, strict=True))
+
+
+def changed_widths(dense: nn.Module, thin: nn.Module) -> Widths:
+    """The numbers that the layers of `thin` hold about their widths and that `dense` has otherwise.
+
+    `thin` has the layers of `dense`, by name.
+    """
+    widths: Widths = {}
+    for name, layer in dense.named_modules():
+        thin_numbers = _numbers(thin.get_submodule(name))
+        changed = {}
+        for key, number in _numbers(layer).items():
+            if thin_numbers.get(key, number) != number:
+                changed[key] = thin_numbers[key]
+        if changed:
+            widths[name] = changed
+    return widths
+
+
+def set_recorded_widths(model: nn.Module, widths: Widths) -> None:
+    """Give layers the numbers that `changed_widths` recorded.
+
+    Raises:
+        InputError: if the network has no such layer or number, or if a number would grow.
+    """
+    layers = dict(model.named_modules())
+    for name, recorded in widths.items():
+        numbers = _numbers(layers[name]) if name in layers else {}
+        for key, number in recorded.items():
+            new, old = _as_tuple(number), _as_tuple(numbers.get(key, 0))
+            if type(numbers.get(key)) is not type(number) or not _is_narrower(new, old):
+                raise InputError(f"{name}.{key} cannot be {number} in this network")
+            setattr(layers[name], key, number)
+
+
+def adopt(model: nn.Module, thin: nn.Module) -> None:
+    """Make a network what `thin`, a thinner copy of it, is. Its parameters stay the same objects.
+
+    Their gradients go. Everything stays on its device.
+    """
+    for name, numbers in changed_widths(model, thin).items():
+        for key, number in numbers.items():
+            setattr(model.get_submodule(name), key, number)
+
+    for name, parameter in model.named_parameters():
+        parameter.data = thin.get_parameter(name).detach().to(parameter.device)
+        parameter.grad = None
+    for name, buffer in list(model.named_buffers()):
+        layer, _, key = name.rpartition(".")
+        setattr(model.get_submodule(layer), key, thin.get_buffer(name).to(buffer.device))
+
+
+def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...]]:
+    """The public attributes of a layer that are integers, or tuples of them."""
+    numbers: dict[str, int | tuple[int, ...]] = {}
+    for key, value in vars(layer).items():
+        if key.startswith("_") or isinstance(value, bool):
+            continue
+        if isinstance(value, int):
+            numbers[key] = value
+        elif isinstance(value, tuple) and all(type(number) is int for number in value):
+            numbers[key] = tuple(value)
+    return numbers
+
+
+def _as_tuple(number: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (number,) if isinstance(number, int) else number
 
 
 def set_widths(module: nn.Module) -> None:

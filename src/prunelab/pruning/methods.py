@@ -14,6 +14,11 @@ from prunelab.core.registry import Table
 Kind = Literal["channel", "head", "hidden"]
 KINDS: dict[str, Kind] = {"channel": "channel", "head": "head", "hidden": "hidden"}
 
+# Criteria that look at examples, beyond the shape of one.
+DATA_CRITERIA = frozenset({"wanda", "taylor", "taylor_filter", "fisher", "snip", "grasp"})
+# Schedules that do not train.
+UNTRAINED_SCHEDULES = frozenset({"one_shot", "repeated"})
+
 
 @dataclass(frozen=True)
 class Method:
@@ -40,6 +45,16 @@ class Method:
     def masks(self) -> bool:
         """Whether the method zeroes weights by masks; otherwise it removes units."""
         return self.kind is None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the method scores weights by examples."""
+        return self.criterion in DATA_CRITERIA
+
+    @property
+    def trains(self) -> bool:
+        """Whether the network is trained within the method's schedule."""
+        return self.schedule not in UNTRAINED_SCHEDULES
 
 
 _ENTRIES: dict[str, Method] = {

@@ -1,25 +1,31 @@
-"""prune(): apply a method to a network. infeasible_specs(): check beforehand whether it can be."""
+"""Apply a method to a network, or check beforehand whether it can be applied.
+
+`prune` and `infeasible_specs` are for networks of MODELS; `prune_network` is for any network whose
+structure is known.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick, require
-from prunelab.models.catalogue import MODELS, Shape
+from prunelab.core.text import name_list
+from prunelab.models.catalogue import Shape
 from prunelab.models.frozen import within
-from prunelab.models.networks import example_input, fixed_layers, prunable_weights
+from prunelab.models.networks import prunable_weights
 from prunelab.models.norms import recalibrate
+from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
 from prunelab.pruning.criteria.probe import check_criterion
 from prunelab.pruning.methods import KINDS, METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
-from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun
+from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun, Training
 from prunelab.pruning.structured import attention, channels
 from prunelab.pruning.structured.groups import SCOPES, UNITS, Group
 from prunelab.pruning.structured.structured_pruner import StructuredPruner
@@ -50,6 +56,29 @@ def prune(
         InputError: if the method is unknown or cannot be applied, or if what can be removed misses
             the ratio by more than rounding allows.
     """
+    structure = registered_structure(architecture, model, shape)
+    return prune_network(
+        model, structure, spec, seed=seed, retrainer=retrainer, dense_weights=dense_weights
+    )
+
+
+def prune_network(
+    model: nn.Module,
+    structure: Structure,
+    spec: PruneSpec,
+    *,
+    seed: int,
+    retrainer: Training | None = None,
+    dense_weights: DenseWeights | None = None,
+    nearest: bool = False,
+) -> PruneResult:
+    """Prune a network in place, as `prune` does.
+
+    With `nearest`, a budget may be missed by as much as the largest single unit costs.
+
+    Raises:
+        InputError: as `prune` does.
+    """
     method = check_parts(spec.method)
     check_criterion(method.criterion)
     if problems := _unmatched_patterns(model, spec):
@@ -58,13 +87,13 @@ def prune(
     if method.restart is Restart.INIT and dense_weights:
         model.load_state_dict(dense_weights.init)
 
-    pruner = _build_pruner(method, model, architecture, spec, shape)
+    pruner = _build_pruner(method, model, structure, spec, nearest=nearest)
     run = PruningRun(
         model,
         spec,
         CRITERIA[method.criterion],
         pruner,
-        shape,
+        structure.example,
         seed,
         retrainer,
         restart=method.restart,
@@ -121,6 +150,7 @@ def infeasible_specs(
 
     It finds the reasons that are known before any training, and does not change the network.
     """
+    structure = registered_structure(architecture, model, shape)
     known_groups: dict[Kind, list[Group]] = {}
     problems: list[str] = []
     for spec in specs:
@@ -128,24 +158,39 @@ def infeasible_specs(
             method = check_parts(spec.method)
             problems += _restart_problems(method, spec, train)
             problems += _unmatched_patterns(model, spec)
-            saliency = _noise_saliency(method, model, shape)
-            pruner = _build_pruner(method, model, architecture, spec, shape, known_groups)
-            _check_feasible(pruner, saliency, spec.method)
+            check_feasible(model, structure, spec, known_groups)
         except InputError as error:
             problems += error.problems
 
     return list(dict.fromkeys(problems))
 
 
-def _check_feasible(pruner: Pruner, saliency: Saliency, method: str) -> None:
-    """Let the pruner check its ratio; every line of the error names the method."""
+def check_feasible(
+    model: nn.Module,
+    structure: Structure,
+    spec: PruneSpec,
+    known_groups: dict[Kind, list[Group]] | None = None,
+    *,
+    nearest: bool = False,
+) -> None:
+    """Check that a spec can be met on a network, without changing it.
+
+    `known_groups` keeps the groups of the network from one call to the next: finding them is slow.
+    `nearest` is as in `prune_network`.
+
+    Raises:
+        InputError: if it cannot; every line names the method.
+    """
+    method = pick(METHODS, spec.method, "method")
+    saliency = _noise_saliency(method, model, structure.example)
+    pruner = _build_pruner(method, model, structure, spec, known_groups, nearest=nearest)
     try:
         pruner.check_feasible(saliency)
     except InputError as error:
         lines = []
         for line in error.problems:
-            if method not in line:
-                line = f"{method}: {line}"
+            if spec.method not in line:
+                line = f"{spec.method}: {line}"
             lines.append(line)
 
         raise InputError(lines) from None
@@ -186,7 +231,7 @@ def _unmatched_patterns(model: nn.Module, spec: PruneSpec) -> list[str]:
     return problems
 
 
-def _noise_saliency(method: Method, model: nn.Module, shape: Shape) -> Saliency:
+def _noise_saliency(method: Method, model: nn.Module, example: Tensor) -> Saliency:
     """Noise in place of a saliency, for the layers that the criterion can score.
 
     How much can be removed depends on the layers, and hardly on the scores, which only a trained
@@ -200,7 +245,7 @@ def _noise_saliency(method: Method, model: nn.Module, shape: Shape) -> Saliency:
 
     scored = set(weights)
     if method.criterion in ("bn_scale", "synflow"):
-        batch = example_input(shape), torch.zeros(1, dtype=torch.int64)
+        batch = example, torch.zeros(1, dtype=torch.int64)
         calibration = CalibrationData(noise, lambda: [batch])
         scored = set(CRITERIA[method.criterion](model, calibration))
 
@@ -214,22 +259,18 @@ def _noise_saliency(method: Method, model: nn.Module, shape: Shape) -> Saliency:
 def _build_pruner(
     method: Method,
     model: nn.Module,
-    architecture: str,
+    structure: Structure,
     spec: PruneSpec,
-    shape: Shape,
     known_groups: dict[Kind, list[Group]] | None = None,
+    *,
+    nearest: bool = False,
 ) -> Pruner:
-    """The pruner of a method for one network.
-
-    `known_groups` keeps the groups of the network from one call to the next: finding them is slow.
-    """
+    """The pruner of a method for one network; the last two arguments are as in `check_feasible`."""
     kind = method.kind
     if kind is None:
-        return _build_mask_pruner(method, model, architecture, spec, shape)
+        return _build_mask_pruner(method, model, structure, spec, nearest=nearest)
 
-    find = partial(
-        find_groups, architecture=architecture, kind=kind, shape=shape, method=spec.method
-    )
+    find = partial(groups_of, structure=structure, kind=kind, method=spec.method)
 
     if known_groups is None:
         known_groups = {}
@@ -241,18 +282,19 @@ def _build_pruner(
         spec,
         SCOPES[method.scope],
         find_groups=find,
-        example_input=example_input(shape),
+        example_input=structure.example,
         groups=known_groups[kind],
+        nearest=nearest,
     )
 
 
 def _build_mask_pruner(
-    method: Method, model: nn.Module, architecture: str, spec: PruneSpec, shape: Shape
+    method: Method, model: nn.Module, structure: Structure, spec: PruneSpec, *, nearest: bool
 ) -> MaskPruner:
     # Each filter of the head is a class, and all of them must stay.
-    protected_layers = []
+    protected_layers: Sequence[str] = []
     if method.granularity == "filter":
-        protected_layers = [MODELS[architecture].head]
+        protected_layers = structure.outputs
 
     return MaskPruner(
         model,
@@ -260,13 +302,24 @@ def _build_mask_pruner(
         GRANULARITIES[method.granularity],
         Scope(method.scope),
         protected_layers=protected_layers,
-        example_input=example_input(shape),
+        example_input=structure.example,
+        nearest=nearest,
     )
 
 
 def find_groups(
     model: nn.Module, *, architecture: str, kind: Kind, shape: Shape, method: str
 ) -> list[Group]:
+    """The groups of one kind of units in a network of MODELS.
+
+    Raises:
+        InputError: as `groups_of` does.
+    """
+    structure = registered_structure(architecture, model, shape)
+    return groups_of(model, structure=structure, kind=kind, method=method)
+
+
+def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str) -> list[Group]:
     """The groups of one kind of units in a network.
 
     Raises:
@@ -276,15 +329,21 @@ def find_groups(
     if encoder_groups or kind != "channel":
         groups = [group for group in encoder_groups if group.kind == kind]
     else:
-        fixed = fixed_layers(architecture, model)
-        groups = channels.find_groups(model, fixed, example_input(shape))
+        fixed = structure.fixed_layers(model)
+        groups = channels.find_groups(model, fixed, structure.example)
 
     if groups:
         return groups
 
-    kinds = {group.kind for group in encoder_groups} or {"channel"}
-    methods = [name for name, other in METHODS.own.items() if other.kind in kinds]
+    kinds = {group.kind for group in encoder_groups}
+    if not kinds and kind == "channel":
+        raise InputError(
+            f"{method}: {structure.name} has no {UNITS[kind]} to remove. Its outputs are made by "
+            f"{name_list(structure.outputs)}, and nothing else has channels that can go alone; "
+            "methods that zero weights would work, such as l1_unstructured"
+        )
+    methods = [name for name, other in METHODS.own.items() if other.kind in (kinds or {"channel"})]
     raise InputError(
-        f"{method}: {architecture} has no {UNITS[kind]} to remove; "
+        f"{method}: {structure.name} has no {UNITS[kind]} to remove; "
         f"these would work: {', '.join(methods)}"
     )

@@ -7,16 +7,16 @@ units go is left to the run's criterion and pruner, and how to train is left to 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.config.restart import Restart
 from prunelab.core.registry import Table
-from prunelab.models.catalogue import Shape
 from prunelab.models.cost import parameters, training_macs
 from prunelab.models.networks import prunable_weights
-from prunelab.pruning.criteria import CalibrationData, Criterion
+from prunelab.pruning.criteria import CalibrationData, Criterion, LossFunction
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.structured import penalties
 from prunelab.pruning.structured.penalties import Penalty, SelectedUnits
@@ -24,7 +24,6 @@ from prunelab.pruning.unstructured.ranking import Saliency
 from prunelab.runtime.device import generator
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep, Callback
-from prunelab.training.retraining import Retrainer
 from prunelab.training.trainer import TrainResult
 
 GRADUAL_UPDATES = 10  # mask updates per epoch of the gradual schedule
@@ -44,21 +43,49 @@ class DenseWeights:
     fresh: Callable[[], nn.Module]
 
 
+class Training(Protocol):
+    """What a schedule needs of training; `Retrainer` is the pipeline's.
+
+    `loss` is that of criteria that look at gradients; None stands for cross-entropy. `name` tells
+    apart the trainings of one schedule. `accuracies` are those on training examples and on the
+    validation split, 0 to 1, or None if they are not known.
+    """
+
+    @property
+    def loss(self) -> LossFunction | None: ...
+
+    def place(self, model: nn.Module) -> None:
+        """Move a network to where it is trained."""
+
+    def sample_batches(self, examples: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """So many training examples in batches; the same at every call."""
+
+    def fine_tune(
+        self, model: nn.Module, epochs: int, *, callback: Callback, name: str
+    ) -> TrainResult: ...
+
+    def retrain_from_rewind(
+        self, model: nn.Module, *, callback: Callback, name: str
+    ) -> TrainResult: ...
+
+    def accuracies(self, model: nn.Module) -> tuple[float, float] | None: ...
+
+
 @dataclass
 class PruningRun:
     """One network on its way through a schedule.
 
     Without a `retrainer` the run can neither train nor show examples to the criterion. Only
-    methods that rewind need `dense_weights`.
+    methods that rewind need `dense_weights`. `example` is one input, [1, ...], on the CPU.
     """
 
     model: nn.Module
     spec: PruneSpec
     criterion: Criterion
     pruner: Pruner
-    shape: Shape
+    example: Tensor
     seed: int
-    retrainer: Retrainer | None = None
+    retrainer: Training | None = None
     restart: Restart = Restart.NONE
     dense_weights: DenseWeights | None = None
 
@@ -88,13 +115,15 @@ class PruningRun:
             labels = (*labels, self.steps_done)
 
         batches = partial(self.sample_batches, self.spec.samples)
-        return self.criterion(self.model, CalibrationData(generator(*labels), batches))
+        loss = None if self.retrainer is None else self.retrainer.loss
+        calibration = CalibrationData(generator(*labels), batches, loss)
+        return self.criterion(self.model, calibration)
 
     def sample_batches(self, examples: int) -> Iterable[tuple[Tensor, Tensor]]:
         """Training examples in batches, the same at every call; none without a retrainer."""
         if self.retrainer is None:
             return []
-        return self.retrainer.trainer.sample_batches(examples)
+        return self.retrainer.sample_batches(examples)
 
     @property
     def rewinds(self) -> bool:
@@ -122,16 +151,20 @@ class PruningRun:
     def accuracies(self, when: str) -> dict[str, float]:
         """Accuracies, 0 to 1, for a row of `rounds`; `when` ends the names of its columns."""
         assert self.retrainer is not None, "this schedule trains"
-        train, validation = self.retrainer.accuracies(self.model)
+        accuracies = self.retrainer.accuracies(self.model)
+        if accuracies is None:
+            return {}
+
+        train, validation = accuracies
         return {f"train_accuracy_{when}": train, f"validation_accuracy_{when}": validation}
 
     def _count_macs(self, trained: TrainResult) -> None:
-        self.train_macs += training_macs(self.model, self.shape, trained.images_seen)
+        self.train_macs += training_macs(self.model, self.example, trained.images_seen)
 
     def place_model(self) -> None:
         """Move the network to where it is trained."""
         if self.retrainer is not None:
-            self.retrainer.trainer.execution.place(self.model)
+            self.retrainer.place(self.model)
 
 
 Schedule = Callable[[PruningRun], PruneResult]

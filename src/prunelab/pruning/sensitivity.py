@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from prunelab.artifacts.records import ALL
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import prunable_weights
+from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning import criteria
 from prunelab.pruning.criteria import CalibrationData
 from prunelab.pruning.methods import Kind
-from prunelab.pruning.prune import find_groups
+from prunelab.pruning.prune import groups_of
 from prunelab.pruning.structured import channels
 from prunelab.pruning.structured.groups import Candidate, Group, unit_scores
 from prunelab.pruning.unstructured.ranking import count_kept, keep_largest
@@ -56,6 +57,15 @@ class PrunableUnit:
 def prunable_units(
     model: nn.Module, architecture: str, kind: UnitKind, shape: Shape
 ) -> list[PrunableUnit]:
+    """What a network of MODELS can lose of one kind of units, as `units_of` returns it.
+
+    Raises:
+        InputError: if the network has no such units.
+    """
+    return units_of(model, registered_structure(architecture, model, shape), kind)
+
+
+def units_of(model: nn.Module, structure: Structure, kind: UnitKind) -> list[PrunableUnit]:
     """What a network can lose of one kind of units, from its first layer on.
 
     Units are zeroed, norms included, instead of removed. The network computes the same, and need
@@ -69,9 +79,7 @@ def prunable_units(
     if kind == "weight":
         return [_weights_of_layer(name, saliency[name]) for name in prunable_weights(model)]
 
-    groups = find_groups(
-        model, architecture=architecture, kind=kind, shape=shape, method=METHODS[kind]
-    )
+    groups = groups_of(model, structure=structure, kind=kind, method=METHODS[kind])
 
     # Groups come in the order of a trace, which often begins at the last layer.
     depth = {name: index for index, (name, _) in enumerate(model.named_modules())}

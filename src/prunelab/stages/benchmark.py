@@ -11,11 +11,12 @@ from typing import Any
 from tqdm import tqdm
 
 from prunelab.artifacts.networks import load_model, load_network, seed_file
-from prunelab.benchmark.machine_load import machine_load
-from prunelab.benchmark.speed_table import speed_table
-from prunelab.benchmark.suite import Benchmark
+from prunelab.benchmarking.machine_load import machine_load
+from prunelab.benchmarking.speed_table import speed_table
+from prunelab.benchmarking.suite import Benchmark
 from prunelab.config.params import Params, load_params
 from prunelab.core.files import write, write_json
+from prunelab.models.networks import example_input
 from prunelab.runtime.device import Execution, configure_native, fingerprint
 from prunelab.stages.entry import run
 
@@ -65,9 +66,9 @@ def _load_benchmark(files: dict[str, Path], execution: Execution) -> Benchmark:
         network = load_network(file)
         models[name] = execution.place(network.model)
         loaders[name] = partial(load_model, file)
-        shape = network.card.input_shape  # the same for all
+        example = example_input(network.card.input_shape)  # the same for all
 
-    return Benchmark(models=models, load=loaders, shape=shape, execution=execution)
+    return Benchmark(models=models, load=loaders, example=example, execution=execution)
 
 
 def _latency_rows(benchmark: Benchmark, params: Params) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from prunelab.config.params import Params, Recipe, load_params
 from prunelab.core.files import write_json
 from prunelab.models.cost import training_macs
 from prunelab.models.frozen import frozen
+from prunelab.models.networks import example_input
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.runtime.seeds import for_each_seed
@@ -104,7 +105,7 @@ class _FineTuning:
 
 def _with_training_cost(network: Network, images_seen: int) -> Network:
     card = network.card
-    train_macs = training_macs(network.model, card.input_shape, images_seen)
+    train_macs = training_macs(network.model, example_input(card.input_shape), images_seen)
     card = card.model_copy(update={"train_macs": card.train_macs + train_macs})
     return network.model_copy(update={"card": card})
 

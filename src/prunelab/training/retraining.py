@@ -1,8 +1,9 @@
 """How a pruned network is trained on: by the fine-tuning recipe, or by the base recipe again."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.config.params import Finetune, Recipe, Train
 from prunelab.config.restart import Restart
@@ -34,6 +35,18 @@ class Retrainer:
     trainer: Trainer
     finetune: Recipe
     base: Train
+
+    @property
+    def loss(self) -> None:
+        """Cross-entropy, which the trainer uses as well."""
+
+    def place(self, model: nn.Module) -> None:
+        """Move a network to where it is trained."""
+        self.trainer.execution.place(model)
+
+    def sample_batches(self, examples: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many training examples, not augmented, in batches; the same at every call."""
+        return self.trainer.sample_batches(examples)
 
     def fine_tune(
         self, model: nn.Module, epochs: int, *, callback: Callback, name: str

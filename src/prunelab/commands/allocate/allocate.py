@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prunelab.benchmark.latency import Speedup
+from prunelab.benchmarking.latency import Speedup
 from prunelab.commands.allocate.curves import HOW_TO_MEASURE, read_curves, read_own_record
 from prunelab.commands.allocate.latency_budget import allocate_latency
 from prunelab.commands.allocate.layer_costs import AllocationTarget

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prunelab.benchmark.latency import Speedup
+from prunelab.benchmarking.latency import Speedup
 from prunelab.core.errors import InputError
 from prunelab.pruning.allocation import Curve, allocate
 

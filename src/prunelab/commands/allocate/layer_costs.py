@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunelab.benchmark.backends import eager, inputs_of
-from prunelab.benchmark.latency import Speedup, speedup_of, time_interleaved, timer
+from prunelab.benchmarking.backends import eager, inputs_of
+from prunelab.benchmarking.latency import Speedup, speedup_of, time_interleaved, timer
 from prunelab.config.params import Budget, PruneSpec
 from prunelab.models.catalogue import Shape
 from prunelab.models.cost import macs, output_positions, parameters

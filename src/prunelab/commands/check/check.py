@@ -153,7 +153,7 @@ def _check_backends(params: Params, raw: Path, base: Path) -> None:
     if not names:
         return
 
-    from prunelab.benchmark.backends import NEEDS
+    from prunelab.benchmarking.backends import NEEDS
     from prunelab.runtime.device import configure_native
 
     execution = configure_native(params.runtime)

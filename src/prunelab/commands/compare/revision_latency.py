@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from prunelab.artifacts.networks import load_network, seed_file
-from prunelab.benchmark.machine_load import machine_load
-from prunelab.benchmark.suite import Benchmark, Row
+from prunelab.benchmarking.machine_load import machine_load
+from prunelab.benchmarking.suite import Benchmark, Row
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.models.catalogue import Shape
+from prunelab.models.networks import example_input
 from prunelab.project.outputs import fetch_output
 from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import RevisionResult
@@ -80,7 +81,7 @@ class _Family:
         """Return how much faster than the dense network every other one is, by revision."""
         models = {DENSE_NAME: self.dense} | self.pruned
         placed = {name: execution.place(model) for name, model in models.items()}
-        benchmark = Benchmark(placed, {}, self.shape, execution)
+        benchmark = Benchmark(placed, {}, example_input(self.shape), execution)
         rows = benchmark.latency("eager", batch_size, rounds=ROUNDS, seconds=SECONDS)
 
         faster = {}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from prunelab.benchmark.machine_load import machine_load
+from prunelab.benchmarking.machine_load import machine_load
 from prunelab.commands.gpus import devices
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prunelab.benchmark.latency import Speedup, speedup_of, summary
+from prunelab.benchmarking.latency import Speedup, speedup_of, summary
 
 MAX_SPREAD = 2.0  # of a program whose calls are steady: its median call divided by its fastest
 MAX_WIDTH = 1.5  # of an interval that says something: its upper end divided by its lower

@@ -8,9 +8,9 @@ from torch import nn
 
 from prunelab.artifacts.networks import ModelCard, load_network, seed_file, sizes
 from prunelab.artifacts.prepared import read_data_info
-from prunelab.benchmark.backends import inputs_of
-from prunelab.benchmark.export_formats import get_format
-from prunelab.benchmark.machine_load import machine_load
+from prunelab.benchmarking.backends import inputs_of
+from prunelab.benchmarking.export_formats import get_format
+from prunelab.benchmarking.machine_load import machine_load
 from prunelab.commands.export.comparison import describe
 from prunelab.commands.export.exported_file import (
     latencies,

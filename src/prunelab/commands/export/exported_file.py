@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,45 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.artifacts.networks import ModelCard
-from prunelab.benchmark.backends import eager
-from prunelab.benchmark.export_formats import Runner, get_format, quiet, trace
-from prunelab.benchmark.latency import time_interleaved, timer
+from prunelab.benchmarking.backends import eager
+from prunelab.benchmarking.checked_export import Agreement, write_agreeing
+from prunelab.benchmarking.export_formats import get_format
+from prunelab.benchmarking.latency import time_interleaved, timer
 from prunelab.config.params import Normalise
 from prunelab.core.errors import InputError
-from prunelab.core.files import replacing
 from prunelab.core.model_files import METADATA_KEY
 from prunelab.encoders.pretrained import SMALL
 from prunelab.models.catalogue import input_kind
 from prunelab.runtime.device import Execution, generator
 
-# Relative to the largest score. Another order of float32 additions makes a difference of 1e-6.
-TOLERANCE = 1e-4
 CHECKED_BATCH_SIZES = (1, 2, 7)
-TRACED_BATCH_SIZE = 2
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far the scores of the file are from those of the network at one batch size.
-
-    `absolute` is the largest difference, `relative` the same divided by the largest score.
-    """
-
-    batch_size: int
-    absolute: float
-    relative: float
-    same_classes: bool
-
-    @property
-    def holds(self) -> bool:
-        return self.relative <= TOLERANCE and self.same_classes  # False for NaN
-
-    def describe(self) -> str:
-        classes = "the same classes" if self.same_classes else "other classes"
-        return (
-            f"batch {self.batch_size}: scores differ by at most {self.absolute:.1e}, "
-            f"{self.relative:.1e} of the largest; {classes}"
-        )
 
 
 class Normalised(nn.Module):
@@ -146,43 +118,11 @@ def write_checked(
         InputError: if the format does not exist, its packages are missing, or the file does not
             agree with the network. Then nothing is written, and an older file `out` stays.
     """
-    exporter = get_format(form)
     takes_pixels = isinstance(model, Normalised)
-    batches = {
-        size: random_inputs(card, size, preprocessing=takes_pixels) for size in CHECKED_BATCH_SIZES
-    }
-
-    with quiet(), replacing(out) as partial:
-        exporter.write(trace(model, batches[TRACED_BATCH_SIZE]), partial, about)
-        run = exporter.load(partial, threads)
-        agreements = [_compare(model, run, batch) for batch in batches.values()]
-        _check_agreements(agreements, form, out)
-    return agreements
-
-
-def _compare(model: nn.Module, run: Runner, inputs: Tensor) -> Agreement:
-    """Compare the scores of a network with those of its file on one batch."""
-    with torch.inference_mode():
-        expected, actual = model(inputs), run(inputs)
-    assert actual.shape == expected.shape
-
-    absolute = float((actual - expected).abs().max())
-    largest = max(float(expected.abs().max()), 1e-30)
-    same_classes = bool((actual.argmax(1) == expected.argmax(1)).all())
-    return Agreement(len(inputs), absolute, absolute / largest, same_classes)
-
-
-def _check_agreements(agreements: Sequence[Agreement], form: str, out: Path) -> None:
-    """Raise InputError for every batch size at which the file does not agree."""
-    broken = [agreement for agreement in agreements if not agreement.holds]
-
-    if broken:
-        valid = f"valid: {TOLERANCE:g} of the largest, and the same classes"
-        raise InputError(
-            f"{out}: not written, because the {form} file does not agree with the network: "
-            f"{agreement.describe()}; {valid}"
-            for agreement in broken
-        )
+    batches = [
+        random_inputs(card, size, preprocessing=takes_pixels) for size in CHECKED_BATCH_SIZES
+    ]
+    return write_agreeing(model, batches, form, out, about=about, threads=threads)
 
 
 def latencies(

@@ -16,7 +16,7 @@ evenly over its weights.
 
 from prunelab.core.registry import Table
 from prunelab.pruning.criteria.activations import bn_scale, wanda
-from prunelab.pruning.criteria.calibration import CalibrationData, Criterion
+from prunelab.pruning.criteria.calibration import CalibrationData, Criterion, LossFunction
 from prunelab.pruning.criteria.flow import synflow
 from prunelab.pruning.criteria.gradients import fisher, grasp, snip, taylor, taylor_filter
 from prunelab.pruning.criteria.magnitude import fpgm, l1, l2, lamp, random
@@ -42,6 +42,7 @@ __all__ = [
     "CRITERIA",
     "CalibrationData",
     "Criterion",
+    "LossFunction",
     "bn_scale",
     "fisher",
     "fpgm",

@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.pruning.unstructured.ranking import Saliency
+
+# From outputs [B, ...] and labels [B, ...] to the mean loss of a batch, a scalar.
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,31 @@ class CalibrationData:
 
     `batches()` yields normalised training batches on the model's device: inputs [B, ...] and labels
     [B]. Every call yields the same batches. Only criteria that look at data call it.
+
+    `loss` maps outputs and labels of a batch to the mean loss of its examples, a scalar; None
+    stands for cross-entropy.
     """
 
     generator: torch.Generator
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+    loss: LossFunction | None = None
 
     def example(self) -> Tensor:
         """The first input, as a batch of one: [1, ...]."""
         inputs, _ = next(iter(self.batches()))
         return inputs[:1]
+
+    def mean_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        if self.loss is None:
+            return F.cross_entropy(outputs, labels)
+        return self.loss(outputs, labels)
+
+    def summed_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the losses of a batch's examples, a scalar."""
+        if self.loss is None:
+            return F.cross_entropy(outputs, labels, reduction="sum")
+        return len(labels) * self.loss(outputs, labels)
 
 
 Criterion = Callable[[nn.Module, CalibrationData], Saliency]

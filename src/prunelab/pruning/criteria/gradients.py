@@ -1,7 +1,7 @@
 """Criteria that ask how the loss depends on the weights.
 
-The loss is cross-entropy on training examples. A weight that the loss does not depend on has no
-gradient, so the layer of such weights is absent.
+The loss is cross-entropy on training examples, unless the calibration data bring another. A weight
+that the loss does not depend on has no gradient, so the layer of such weights is absent.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ def taylor_filter(model: nn.Module, calibration: CalibrationData) -> Saliency:
     with _differentiable(model) as (weights, network):
         for inputs, labels in calibration.batches():
             batch_count += 1
-            loss = F.cross_entropy(network(inputs), labels)
+            loss = calibration.mean_loss(network(inputs), labels)
 
             for name, gradient in _gradients(loss, weights).items():
                 products = weights[name].detach() * gradient
@@ -95,7 +95,7 @@ def fisher(model: nn.Module, calibration: CalibrationData) -> Saliency:
         for inputs, labels in calibration.batches():
             for example, label in zip(torch.split(inputs, 1), torch.split(labels, 1), strict=True):
                 example_count += 1
-                loss = F.cross_entropy(network(example), label)
+                loss = calibration.mean_loss(network(example), label)
 
                 for name, gradient in _gradients(loss, weights).items():
                     total = squares.setdefault(name, torch.zeros_like(gradient))
@@ -157,7 +157,7 @@ def grasp(model: nn.Module, calibration: CalibrationData) -> Saliency:
 
         def summed_loss(inputs: Tensor, labels: Tensor) -> Tensor:
             logits = network(inputs) / GRASP_TEMPERATURE
-            return F.cross_entropy(logits, labels, reduction="sum")
+            return calibration.summed_loss(logits, labels)
 
         gradient, example_count = _summed_gradient(summed_loss, weights, calibration)
         used_weights = {name: weights[name] for name in gradient}
@@ -208,7 +208,7 @@ def _weight_times_gradient(
     with _differentiable(model, batch_statistics=batch_statistics) as (weights, network):
 
         def summed_loss(inputs: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(network(inputs), labels, reduction="sum")
+            return calibration.summed_loss(network(inputs), labels)
 
         gradient, example_count = _summed_gradient(summed_loss, weights, calibration)
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from prunelab.models.cost import macs as count_macs
-from prunelab.models.cost import output_positions
+from prunelab.models.cost import macs_at, output_positions
 from prunelab.pruning.structured.groups import Group
 
 BISECTION_STEPS = 40  # halves the ratio's interval to 1e-12
@@ -38,7 +37,7 @@ class Costs:
         if not macs:
             return layers
 
-        measured = count_macs(model, tuple(example_input.shape[1:]))
+        measured = macs_at(model, example_input)
         return replace(layers, beyond_layers=measured - layers.total([], []))
 
     def total(self, groups: Sequence[Group], widths: Sequence[int]) -> int:

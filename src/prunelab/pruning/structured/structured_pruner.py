@@ -53,7 +53,8 @@ class StructuredPruner:
     """Removes the least salient units of the groups that `find_groups(model)` returns.
 
     `scope` decides how many units every group keeps. `example_input` is one input of the network.
-    `groups` are those of `model`, if they are known already: finding them is slow.
+    `groups` are those of `model`, if they are known already: finding them is slow. With `nearest`,
+    a budget may be missed by as much as the largest single unit costs.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class StructuredPruner:
         find_groups: Callable[[nn.Module], list[Group]],
         example_input: Tensor,
         groups: list[Group] | None = None,
+        nearest: bool = False,
     ) -> None:
         self._model, self._spec, self._scope = model, spec, scope
         self._find_groups, self._example_input = find_groups, example_input
+        self._nearest = nearest
 
         self._groups = find_groups(model) if groups is None else groups
         self._dense_counts = _unit_counts(self._groups)
@@ -206,7 +209,10 @@ class StructuredPruner:
 
     def _why_budget_is_missed(self, plan: Plan, ratio: float, may_remove_more: bool) -> str | None:
         achieved = 1 - self._costs().total(plan.groups, plan.widths) / self._dense_cost
-        if abs(achieved - ratio) <= BUDGET_TOLERANCE or (may_remove_more and achieved > ratio):
+        allowed = BUDGET_TOLERANCE
+        if self._nearest:
+            allowed = max(allowed, self._largest_step(plan))
+        if abs(achieved - ratio) <= allowed or (may_remove_more and achieved > ratio):
             return None
 
         return (
@@ -214,6 +220,19 @@ class StructuredPruner:
             f"{achieved:.4f}. Every layer keeps at least prune.round_to = {self._spec.round_to} "
             f"channels and, where layers compete, the share prune.floor = {self._spec.floor}."
         )
+
+    def _largest_step(self, plan: Plan) -> float:
+        """The largest share of the dense cost that one step of rounding adds."""
+        costs = self._costs()
+        total = costs.total(plan.groups, plan.widths)
+
+        largest = 0
+        for index, (candidate, width) in enumerate(plan):
+            if candidate.layer_ratio is None:
+                widths = list(plan.widths)
+                widths[index] = width + candidate.round_to
+                largest = max(largest, costs.total(plan.groups, widths) - total)
+        return largest / self._dense_cost
 
     def _why_ratio_is_missed(self, plan: Plan, ratio: float) -> str | None:
         removed = _share_of_units_removed(plan)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.core.errors import InputError
-from prunelab.models.cost import macs, output_positions, parameters
+from prunelab.models.cost import macs_at, output_positions, parameters
 from prunelab.models.networks import prunable_weights
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured.groups import find_layer_ratio
@@ -31,7 +31,7 @@ class MaskPruner:
     Layer ratios are those of tensors that have one of their own.
 
     `protected_layers` stay dense, besides those that `spec.protect` names. `example_input` is one
-    input of the network.
+    input of the network. With `nearest`, whole units may miss a budget by `UNIT_TOLERANCE`.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class MaskPruner:
         *,
         protected_layers: Sequence[str],
         example_input: Tensor,
+        nearest: bool = False,
     ) -> None:
-        self._model, self._spec = model, spec
+        self._model, self._spec, self._nearest = model, spec, nearest
         self._weights_per_tensor = {
             name: weight.numel() for name, weight in prunable_weights(model).items()
         }
@@ -58,7 +59,7 @@ class MaskPruner:
         if spec.budget == "params":
             self._dense_cost = parameters(model)
         elif spec.budget == "macs":
-            self._dense_cost = macs(model, tuple(example_input.shape[1:]))
+            self._dense_cost = macs_at(model, example_input)
             self._positions = output_positions(model, example_input)
 
     def check_feasible(self, saliency: Saliency) -> None:
@@ -158,7 +159,7 @@ class MaskPruner:
         macs_removed: float = 0
         for name, count in drops.items():
             layer = name.rpartition(".")[0]
-            macs_removed += count * self._positions[layer]
+            macs_removed += count * self._positions.get(layer, 0)  # a layer may be unused
         return macs_removed / self._dense_cost
 
     def _check_free_layers(self, ratio: float) -> None:
@@ -171,7 +172,7 @@ class MaskPruner:
 
     def _check_achieved(self, achieved: float) -> None:
         """Raise InputError if the share removed misses the target ratio by more than rounding."""
-        tolerance = BUDGET_TOLERANCE
+        tolerance = UNIT_TOLERANCE if self._nearest else BUDGET_TOLERANCE
         if self._spec.budget == "native":
             tolerance = UNIT_TOLERANCE
             if self._selection.granularity.choose_in_groups:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from prunelab.benchmark.backends import Runnable
-from prunelab.benchmark.latency import Timer
+from prunelab.benchmarking.backends import Runnable
+from prunelab.benchmarking.latency import Timer
 
 Joules = Callable[[], float]  # since some moment; only differences mean something
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunelab.benchmark.backends import Runnable, eager, inputs_of
+from prunelab.benchmarking.backends import Runnable, eager, inputs_of
 from prunelab.core.lifecycle import describe_exit
 from prunelab.models.catalogue import Shape
 from prunelab.runtime.device import Execution

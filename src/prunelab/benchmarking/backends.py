@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from prunelab.benchmark.export_formats import Format, get_format, quiet, trace
+from prunelab.benchmarking.export_formats import Format, get_format, quiet, trace
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import example_input
@@ -33,9 +33,17 @@ def inputs_of(shape: Shape, batch_size: int, execution: Execution) -> Tensor:
 
     `shape` is that of one example. The time of a call does not depend on the values.
     """
-    example = example_input(shape)
+    return inputs_like(example_input(shape), batch_size, execution)
+
+
+def inputs_like(example: Tensor, batch_size: int, execution: Execution) -> Tensor:
+    """A batch of inputs like `example`, [1, ...], as `inputs_of` makes it.
+
+    Real numbers become noise; anything else, such as token ids, is repeated.
+    """
+    shape = example.shape[1:]
     if not example.is_floating_point():
-        return example.expand(batch_size, -1).contiguous().to(execution.device)
+        return example.expand(batch_size, *shape).contiguous().to(execution.device)
 
     noise = torch.randn(batch_size, *shape, generator=generator("benchmark", batch_size))
     return noise.to(execution.device, memory_format=execution.memory_format)

@@ -20,16 +20,16 @@ from helpers.params import PROJECT
 from torch import nn
 
 from prunelab.artifacts.networks import Network, load_model, save_network
-from prunelab.benchmark import energy, memory
-from prunelab.benchmark import machine_load as machines
-from prunelab.benchmark.backends import BACKENDS, NEEDS, inputs_of, precision
-from prunelab.benchmark.latency import by_clock
-from prunelab.benchmark.machine_load import machine_load
-from prunelab.benchmark.operators import operators
-from prunelab.benchmark.speed_table import speed_table
-from prunelab.benchmark.suite import Benchmark
+from prunelab.benchmarking import energy, memory
+from prunelab.benchmarking import machine_load as machines
+from prunelab.benchmarking.backends import BACKENDS, NEEDS, inputs_of, precision
+from prunelab.benchmarking.latency import by_clock
+from prunelab.benchmarking.machine_load import machine_load
+from prunelab.benchmarking.operators import operators
+from prunelab.benchmarking.speed_table import speed_table
+from prunelab.benchmarking.suite import Benchmark
 from prunelab.core.errors import InputError
-from prunelab.models.networks import build
+from prunelab.models.networks import build, example_input
 
 MIB = 2**20
 TEXT_SHAPE = (12,)
@@ -55,7 +55,7 @@ def benchmark(files, execution) -> Benchmark:
     return Benchmark(
         models={name: execution.place(load_model(file)) for name, file in files.items()},
         load={name: partial(load_model, file) for name, file in files.items()},
-        shape=DIGITS_SHAPE,
+        example=example_input(DIGITS_SHAPE),
         execution=execution,
     )
 
@@ -193,7 +193,7 @@ IN_ONE_THREAD = """
 import torch
 from torch import nn
 from helpers.params import runtime_params
-from prunelab.benchmark import memory
+from prunelab.benchmarking import memory
 from prunelab.runtime.device import configure
 
 class Hungry(nn.Module):

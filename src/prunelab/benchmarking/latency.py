@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from prunelab.artifacts.records import QUANTILES
-from prunelab.benchmark.backends import Runnable
+from prunelab.benchmarking.backends import Runnable
 from prunelab.statistics.intervals import trimmed_mean
 
 Timer = Callable[[Runnable], float]  # seconds of one call, until the device is done with it

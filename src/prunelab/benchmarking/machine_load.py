@@ -33,9 +33,10 @@ def machine_load(window_s: float = 0.5) -> dict[str, Any]:
 
     busy = []
     if sum(shares.values()) > BUSY_CORES:
-        for process, cores in sorted(shares.items(), key=lambda item: -item[1]):
-            if cores > NAMED_CORES:
-                busy.append(f"{_name(process)} {cores:.0%}")
+        named = [(-cores, _name(process)) for process, cores in shares.items()]
+        for negative_cores, name in sorted(named):
+            if -negative_cores > NAMED_CORES:
+                busy.append(f"{name} {-negative_cores:.0%}")
 
     return {
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,

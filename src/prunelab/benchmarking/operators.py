@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from prunelab.benchmark.backends import Runnable
+from prunelab.benchmarking.backends import Runnable
 
 CALLS = 5
 NUMBERS = ("calls", "cpu_ms", "cuda_ms")

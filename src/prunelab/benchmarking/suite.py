@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from prunelab.benchmark import energy, memory
-from prunelab.benchmark.backends import BACKENDS, Runnable, inputs_of, precision
-from prunelab.benchmark.latency import quantiles, speedup_of, summary, time_interleaved, timer
-from prunelab.benchmark.operators import operators
+from prunelab.benchmarking import energy, memory
+from prunelab.benchmarking.backends import BACKENDS, Runnable, inputs_like, precision
+from prunelab.benchmarking.latency import quantiles, speedup_of, summary, time_interleaved, timer
+from prunelab.benchmarking.operators import operators
 from prunelab.core.registry import pick
-from prunelab.models.catalogue import Shape
 from prunelab.runtime.device import Execution
 
 Row = dict[str, Any]
@@ -23,14 +22,15 @@ TOP_OPERATORS = 12
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Networks of one input shape by name, the dense one first.
+    """Networks of the same inputs by name, the dense one first.
 
     `models` are on the device and in evaluation mode. `load` reads each of them again, on the CPU.
+    `example` is one input, [1, ...].
     """
 
     models: Mapping[str, nn.Module]
     load: Mapping[str, Callable[[], nn.Module]]
-    shape: Shape
+    example: Tensor
     execution: Execution
 
     @property
@@ -41,7 +41,7 @@ class Benchmark:
     def runnables(self, backend: str, batch_size: int) -> dict[str, Runnable]:
         """One call of every network on the same inputs."""
         make_runnable = pick(BACKENDS, backend, "backend")
-        inputs = inputs_of(self.shape, batch_size, self.execution)
+        inputs = inputs_like(self.example, batch_size, self.execution)
 
         runnables = {}
         for name, model in self.models.items():
@@ -80,9 +80,10 @@ class Benchmark:
     def memory(self, batch_size: int) -> list[Row]:
         """One row per network with its peak memory in bytes, None if it cannot be measured."""
         rows = []
+        shape = tuple(self.example.shape[1:])
         with memory.meter(self.execution) as measure:
             for name, load in self.load.items():
-                peak = measure(load, self.shape, batch_size)
+                peak = measure(load, shape, batch_size)
                 rows.append({"name": name, "batch_size": batch_size, "peak_bytes": peak})
         return rows
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers.networks import DIGITS_SHAPE
 
-from prunelab.benchmark.backends import eager
-from prunelab.benchmark.latency import by_clock, speedup_of, summary, time_interleaved, timer
+from prunelab.benchmarking.backends import eager
+from prunelab.benchmarking.latency import by_clock, speedup_of, summary, time_interleaved, timer
 from prunelab.models.networks import build
 
 

@@ -1,0 +1,417 @@
+"""prunelab.prune: what goes, what stays and why, and what is refused before any work."""
+
+import re
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.modules import (
+    IMAGES,
+    ResidualNet,
+    TokenNet,
+    image_batches,
+    perceptron,
+    residual_net,
+)
+from helpers.networks import DIGITS_SHAPE, trained
+from helpers.params import prune_spec
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import prunelab
+from prunelab.config.restart import Restart
+from prunelab.models.networks import prunable_weights
+from prunelab.pruning.methods import METHODS
+from prunelab.pruning.prune import prune as prune_registered
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
+
+
+def sgd_epoch(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for images, labels in image_batches():
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+
+REMOVES_CHANNELS_OR_WEIGHTS = [
+    name for name, method in METHODS.items() if method.kind in (None, "channel")
+]
+
+
+@pytest.mark.parametrize("name", REMOVES_CHANNELS_OR_WEIGHTS)
+def test_every_method_prunes_a_foreign_network_or_says_what_it_lacks(name):
+    method = METHODS[name]
+    model = residual_net()
+    before = state(model)
+    trainings = []
+
+    def train(network: nn.Module) -> None:
+        trainings.append(network)
+        sgd_epoch(network)
+
+    if method.restart is not Restart.NONE:
+        with pytest.raises(prunelab.InputError, match="repeats the training of the dense network"):
+            prunelab.prune(model, IMAGES, name, data=image_batches(), train=train)
+        return
+
+    result = prunelab.prune(
+        model, IMAGES, name, 0.5, "native", data=image_batches(), train=train, epochs=1
+    )
+
+    assert result.ratio_achieved == pytest.approx(0.5, abs=0.06)
+    assert result.params_nonzero < result.params_before
+    assert bool(result.masks) == method.masks
+    assert (result.params < result.params_before) == (not method.masks)
+    assert bool(trainings) == method.trains
+    assert result.model(IMAGES).shape == (2, 10)
+    assert same(state(model), before)
+
+
+@pytest.mark.parametrize("name", ["l1_channel", "l1_unstructured", "random_channel_global"])
+def test_a_network_of_the_table_is_pruned_to_the_bits_of_the_pipeline(name):
+    model = trained("resnet20_b")
+    found = prunelab.prune(model, torch.zeros(1, *DIGITS_SHAPE), name)
+
+    expected = deepcopy(model)
+    spec = prune_spec(name, 0.5, budget="macs")
+    prune_registered(expected, "resnet20_b", spec, shape=DIGITS_SHAPE, seed=0)
+    assert same(state(found.model), state(expected))
+
+
+def test_in_place_the_model_itself_becomes_what_the_copy_would_be():
+    model = residual_net()
+    copy = prunelab.prune(model, IMAGES).model
+    parameters = dict(model.named_parameters())
+
+    result = prunelab.prune(model, IMAGES, inplace=True)
+
+    assert result.model is model
+    assert same(state(model), state(copy))
+    assert dict(model.named_parameters()) == parameters  # the same objects
+    assert (model.conv2.in_channels, model.bn2.num_features) == (copy.conv2.in_channels,) * 2
+    torch.testing.assert_close(model(IMAGES), copy(IMAGES), rtol=0, atol=0)
+
+
+def test_modes_and_gradients_to_be_computed_stay_as_they_were():
+    model = residual_net().train()
+    model.bn1.eval()
+    model.conv3.weight.requires_grad_(False)
+
+    result = prunelab.prune(model, IMAGES)
+
+    for network in (model, result.model):
+        assert (network.training, network.bn1.training, network.bn2.training) == (1, 0, 1)
+        assert not network.conv3.weight.requires_grad
+
+
+TABLE = """\
+l1_channel: 50.0% of what it prunes removed (asked for 50.0%)
+parameters: 7,514 -> 2,034 (3.69x fewer)
+MACs: 453,984 -> 116,400 (3.90x fewer)
+
+layer  outputs   weights  removed  outputs kept because
+-----  --------  -------  -------  ------------------------------
+conv1  16 -> 8   144      50.0%
+conv2  16 -> 8   2,304    75.0%
+conv3  32 -> 16  4,608    75.0%
+head   10        320      50.0%    it makes the network's outputs"""
+
+
+def test_a_result_prints_what_went_layer_by_layer():
+    result = prunelab.prune(residual_net(), IMAGES, "l1_channel", 0.5, "native")
+
+    assert str(result) == TABLE
+    assert result.params == (72 + 8) + 16 + (576 + 8) + 16 + (1152 + 16) + (160 + 10)
+    products = 64 * (72 + 576 + 1152) + 160
+    assert products <= result.macs <= 1.1 * products  # norms count as well
+
+
+@pytest.mark.parametrize(
+    ("settings", "reasons"),
+    [
+        ({}, {"head": "makes the network's outputs"}),
+        ({"protect": ["conv3"]}, {"conv3": "protect names it", "head": "outputs"}),
+        ({"round_to": 24}, {"conv1": "round_to", "conv2": "round_to", "head": "outputs"}),
+        ({"method": "l1_filter"}, {"head": "outputs"}),
+    ],
+    ids=str,
+)
+def test_what_was_kept_is_named_with_the_reason(settings, reasons):
+    result = prunelab.prune(
+        residual_net(),
+        IMAGES,
+        **{"method": "l1_channel", "ratio": 0.25, "budget": "native"} | settings,
+    )
+
+    assert result.kept.keys() == reasons.keys()
+    for layer, reason in reasons.items():
+        assert reason in result.kept[layer]
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 8, 3)
+        self.left = nn.Conv2d(8, 6, 1)
+        self.right = nn.Conv2d(8, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, images):
+        features = torch.relu(self.body(images))
+        return self.norm(self.left(features) + self.right(features)).relu().flatten(2)
+
+
+def test_layers_that_are_added_to_the_outputs_all_keep_them():
+    result = prunelab.prune(TwoHeads().eval(), IMAGES, ratio=0.5, budget="native")
+
+    assert set(result.kept) == {"left", "right"}
+    assert result.model.body.out_channels == 4
+    assert result.model(IMAGES).shape == (2, 6, 36)
+
+
+def test_a_network_of_numbers_is_pruned_by_a_loss_of_its_own():
+    inputs = torch.randn(32, 4)
+    data = DataLoader(TensorDataset(inputs, inputs[:, :2] ** 2), batch_size=8)
+    model = perceptron()
+
+    result = prunelab.prune(model, inputs, "taylor_channel", 0.51, data=data, loss=F.mse_loss)
+
+    assert result.macs <= 0.52 * result.macs_before
+    assert result.model(inputs).shape == (32, 2)
+    # The score is squared, so a loss ten times as high ranks alike.
+    scaled = prunelab.prune(
+        model, inputs, "taylor_channel", 0.51, data=data, loss=lambda *pair: 8 * F.mse_loss(*pair)
+    )
+    assert same(state(result.model), state(scaled.model))
+
+
+@pytest.mark.parametrize("method", ["taylor_unstructured", "fisher_unstructured"])
+def test_cross_entropy_as_a_loss_of_ones_own_scores_as_the_default_does(method):
+    settings = {"ratio": 0.5, "budget": "native", "data": image_batches()}
+    default = prunelab.prune(residual_net(), IMAGES, method, **settings)
+    own = prunelab.prune(residual_net(), IMAGES, method, loss=F.cross_entropy, **settings)
+
+    equal = sum(int((default.masks[name] == own.masks[name]).sum()) for name in own.masks)
+    assert equal >= 0.999 * sum(mask.numel() for mask in own.masks.values())
+
+
+def test_criteria_see_the_first_samples_of_the_data_alone():
+    batches = image_batches(3)
+    broken = [*batches[:1], (batches[1][0][:, :, :4], batches[1][1])]
+
+    whole = prunelab.prune(residual_net(), IMAGES, "wanda_channel", data=batches[:1])
+    first = prunelab.prune(residual_net(), IMAGES, "wanda_channel", data=iter(broken), samples=16)
+
+    assert same(state(first.model), state(whole.model))
+
+
+def test_recalibration_measures_norms_on_the_data_for_methods_without_any():
+    batches = image_batches(1)
+    result = prunelab.prune(residual_net(), IMAGES, data=batches, recalibrate=16)
+
+    model = result.model
+    features = model.conv1(batches[0][0])
+    torch.testing.assert_close(model.bn1.running_mean, features.mean((0, 2, 3)))
+
+
+def test_pruned_weights_stay_zero_while_a_method_trains():
+    zeros = []
+
+    def train(network: nn.Module) -> None:
+        sparse = {name: weight == 0 for name, weight in prunable_weights(network).items()}
+        optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+        for images, labels in image_batches():
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            weights = prunable_weights(network)
+            zeros.append(all((weights[name][zero] == 0).all() for name, zero in sparse.items()))
+
+    result = prunelab.prune(
+        residual_net(),
+        IMAGES,
+        "l1_unstructured_iterative",
+        0.8,
+        "native",
+        train=train,
+        iterations=3,
+        epochs=2,
+    )
+
+    assert zeros == [True] * 2 * 2 * 3  # epochs x trainings between rounds x batches
+    assert [row["round"] for row in result.rounds] == [1, 2, 3]
+
+
+def test_sparse_training_adds_its_penalty_to_the_gradients():
+    model = residual_net()
+    norms = {}
+
+    def epoch_without_gradients(network: nn.Module) -> None:
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        norms["before"] = network.bn1.weight.detach().clone()
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        norms["after"] = network.bn1.weight.detach().clone()
+
+    prunelab.prune(
+        model,
+        IMAGES,
+        "bn_scale_channel_sparse",
+        0.3,
+        "native",
+        train=epoch_without_gradients,
+        epochs=1,
+        penalty=0.01,
+    )
+
+    # One step down the slope of 0.01 x |scale|.
+    step = norms["before"] - norms["after"]
+    torch.testing.assert_close(step, 0.01 * norms["before"].sign(), rtol=1e-3, atol=1e-6)
+
+
+def test_whatever_fails_leaves_the_model_as_it_was():
+    model = residual_net()
+    before = state(model)
+
+    def train(network: nn.Module) -> None:
+        sgd_epoch(network)
+        raise ValueError("no such file")
+
+    with pytest.raises(ValueError, match="no such file"):
+        prunelab.prune(model, IMAGES, "l1_channel_iterative", train=train, inplace=True)
+    sgd_epoch(deepcopy(model))  # no hook of the training is left
+
+    assert same(state(model), before)
+
+
+def test_a_network_of_tokens_keeps_shared_weights_shared():
+    tokens = torch.randint(20, (2, 5))
+
+    result = prunelab.prune(TokenNet().eval(), tokens, "l1_unstructured", 0.5, "native")
+
+    assert result.model.again is result.model.once_more
+    assert result.model(tokens).shape == (2, 4)
+    assert result.card.input_dtype == "int64"
+
+
+class ReturnsPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, images):
+        return self.conv(images), images
+
+
+REFUSED = [
+    ({"method": "l1_chanel"}, "unknown method 'l1_chanel' (did you mean 'l1_channel'?)"),
+    ({"ratio": 1.0}, "ratio: must be less than 1"),
+    ({"ratio": -0.1}, "ratio: must be greater than or equal to 0"),
+    ({"ratio": "half"}, "ratio: must be a valid number"),
+    ({"budget": "mac"}, "budget: must be 'native', 'params' or 'macs'"),
+    ({"round_two": 3}, "round_two: unknown key (did you mean 'round_to'?)"),
+    ({"protect": "conv1"}, "protect must be a list of layers"),
+    ({"protect": ["conv9"]}, "'conv9' matches no layer"),
+    ({"protect": ["*"]}, "leave no layer that it could prune"),
+    ({"method": "taylor_channel"}, "pass data=, batches (inputs, targets)"),
+    ({"recalibrate": 16}, "recalibrate = 16 needs examples"),
+    ({"method": "l1_channel_iterative"}, "pass train=, a function"),
+    ({"method": "l1_unstructured_lottery"}, "repeats the training of the dense network"),
+    ({"method": "l1_head"}, "no heads to remove"),
+    ({"model": 3}, "model must be an nn.Module, not 3"),
+    ({"model": residual_net().state_dict()}, "load_state_dict"),
+    ({"model": nn.DataParallel(residual_net())}, "pass model.module"),
+    ({"model": nn.Sequential(nn.Flatten())}, "without a parameter"),
+    ({"model": nn.Conv2d(1, 4, 3)}, "has no channels to remove"),
+    ({"model": ReturnsPair()}, "returns a tuple of 2 (Tensor, Tensor)"),
+    ({"example_inputs": None}, "must be one tensor [B, ...], not None"),
+    ({"example_inputs": [IMAGES, IMAGES]}, "several inputs needs a module around it"),
+    ({"example_inputs": torch.zeros(0, 1, 8, 8)}, "at least one input"),
+    ({"example_inputs": torch.zeros(8)}, "a batch [B, ...]"),
+    ({"example_inputs": torch.zeros(2, 3, 8, 8)}, "of shape (1, 3, 8, 8) and type float32 do not"),
+    ({"example_inputs": torch.zeros(2, 1, 8, 8).long()}, "type int64 do not fit the network"),
+]
+WITH_DATA = [
+    (IMAGES, "data must be batches"),
+    ([], "data yields no batch"),
+    ([IMAGES], "must be two tensors (inputs, targets)"),
+    ([(IMAGES, torch.zeros(3).long())], "of the same length"),
+    ([(IMAGES[:, :, 0], torch.zeros(2).long())], "the inputs of data of shape (2, 1, 8)"),
+    ([(IMAGES, torch.full((2,), 99))], "loss fails on the first batch of data"),
+]
+
+
+def refusal(**arguments: object) -> str:
+    """The one line that refuses these arguments."""
+    with pytest.raises(prunelab.InputError) as refused:
+        prunelab.prune(**{"model": residual_net(), "example_inputs": IMAGES} | arguments)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[line for _, line in REFUSED])
+def test_wrong_arguments_are_refused_in_one_line(arguments, message):
+    assert message in refusal(**arguments)
+
+
+@pytest.mark.parametrize(("data", "message"), WITH_DATA, ids=[line for _, line in WITH_DATA])
+def test_wrong_data_are_refused_in_one_line(data, message):
+    assert message in refusal(method="taylor_channel", data=data)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_module_of_torchscript_is_refused():
+    assert "TorchScript" in refusal(model=torch.jit.trace(residual_net(), IMAGES))
+
+
+def test_a_refusal_names_methods_that_would_work_and_they_do():
+    message = refusal(method="taylor_channel")
+    names = re.search("work without: (.*)", message)[1].split(", ")
+
+    assert len(names) > 5
+    for name in names:
+        prunelab.prune(ResidualNet(), IMAGES, name, 0.3, "native")
+
+
+def test_a_ratio_that_cannot_be_met_is_refused_before_training():
+    def train(network: nn.Module) -> None:
+        raise AssertionError("trained")
+
+    assert "cannot be met" in refusal(
+        method="l1_channel_iterative", train=train, ratio=0.9, protect=["conv1"]
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.62, 0.8])
+@pytest.mark.parametrize("budget", ["macs", "params"])
+def test_a_small_network_ends_at_the_nearest_ratio_that_whole_channels_allow(ratio, budget):
+    model = residual_net()
+    result = prunelab.prune(model, IMAGES, "l1_channel", ratio, budget)
+
+    def remaining(widths: dict[str, int]) -> int:
+        """MACs or parameters by the sizes of layers, without those of norms."""
+        first, third = widths["conv1"], widths["conv3"]
+        positions = 64 if budget == "macs" else 1
+        return positions * 9 * (first + first * first + first * third) + third * 10
+
+    before = {layer.name: layer.width_before for layer in result.layers}
+    after = {layer.name: layer.width for layer in result.layers}
+    more = [after | {"conv1": after["conv1"] + 1}, after | {"conv3": after["conv3"] + 1}]
+    step = max(remaining(wider) - remaining(after) for wider in more) / remaining(before)
+    removed = 1 - remaining(after) / remaining(before)
+
+    assert result.ratio_achieved == pytest.approx(removed, abs=0.02)
+    assert abs(result.ratio_achieved - ratio) <= step + 0.02
