@@ -4,9 +4,8 @@ What a script may use is in `prunelab.api`; it is imported when it is asked for,
 torch, and most commands do not.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# What type checkers take for true. To import `typing` would slow the start of every stage.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from prunelab.api import (
         Evaluation,
@@ -49,11 +48,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("prunelab.api"), name)
+    from prunelab import api
+
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})
