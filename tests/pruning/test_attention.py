@@ -53,8 +53,8 @@ def dropped_units(group: Group) -> list[int]:
 
 def pruned_copy(model: nn.Module) -> nn.Module:
     pruned = deepcopy(model)
-    for group in find_groups(pruned):
-        group.remove(dropped_units(group))
+    groups = find_groups(pruned)
+    channels.take_out(pruned, groups, [dropped_units(group) for group in groups])
     return pruned
 
 
@@ -86,7 +86,7 @@ def test_removing_each_unit_changes_the_outputs_in_its_own_way(model, texts, kin
     for unit in range(4):
         pruned = deepcopy(model)
         group = next(group for group in find_groups(pruned) if group.kind == kind)
-        group.remove([unit])
+        channels.take_out(pruned, [group], [[unit]])
         outputs.append(pruned(texts))
 
     for index, output in enumerate(outputs):
@@ -138,9 +138,10 @@ def test_a_pruned_encoder_is_rebuilt_from_its_file_alone(model, texts, tmp_path)
 def test_removing_units_in_steps_equals_removing_them_at_once(model, texts):
     in_steps, at_once = deepcopy(model), deepcopy(model)
 
-    find_groups(in_steps)[0].remove([1])
-    find_groups(in_steps)[0].remove([2])  # the third of those left is the fourth of all
-    find_groups(at_once)[0].remove([1, 3])
+    [heads] = channels.take_out(in_steps, find_groups(in_steps)[:1], [[1]])
+    assert heads.count == find_groups(in_steps)[0].count
+    channels.take_out(in_steps, [heads], [[2]])  # the third of those left is the fourth of all
+    channels.take_out(at_once, find_groups(at_once)[:1], [[1, 3]])
 
     assert torch.equal(in_steps(texts), at_once(texts))
 
@@ -148,7 +149,7 @@ def test_removing_units_in_steps_equals_removing_them_at_once(model, texts):
 def test_at_least_one_unit_stays(model):
     for group in find_groups(model):
         with pytest.raises(AssertionError, match="at least one unit must stay"):
-            group.remove(range(group.count))
+            channels.take_out(model, [group], [range(group.count)])
 
 
 def test_a_file_with_part_of_a_head_is_an_error(model, tmp_path):
@@ -180,6 +181,6 @@ def test_predicted_costs_are_those_of_the_smaller_encoder(kind, tokens):
 
     predicted = costs.total(groups, [group.count // 2 for group in groups])
     for group in groups:
-        group.remove(range(group.count // 2))
+        channels.take_out(model, [group], [range(group.count // 2)])
 
     assert macs(model, (tokens,)) == pytest.approx(predicted, rel=0.01)

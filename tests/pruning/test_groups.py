@@ -21,7 +21,7 @@ EXAMPLE = example_input(DIGITS_SHAPE)
 
 
 def groups_of(name: str, model: nn.Module) -> list[groups.Group]:
-    return channels.find_groups(model, fixed_layers(name, model), EXAMPLE)
+    return channels.find_groups(model, fixed_layers(name, model), EXAMPLE).groups
 
 
 def noise(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:

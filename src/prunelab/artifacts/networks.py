@@ -25,7 +25,7 @@ from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import MASK_PREFIX
 from prunelab.core.plugins import code_hash
 from prunelab.models.catalogue import MODELS, input_kind
-from prunelab.models.networks import build_on_meta, prunable_weights
+from prunelab.models.networks import build_on_meta, compute_shapes, load_state, prunable_weights
 from prunelab.models.resize import resize
 
 MAX_INPUT_VALUES = 2**28  # of one example: more than any image that Pillow opens
@@ -218,7 +218,7 @@ def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
 
     # The tensors are mapped from the file. Copies do not change when the file does.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    model.load_state_dict(copies, assign=True)
+    load_state(model, copies, assign=True)
     _check_widths(model, card)
     return model
 
@@ -251,8 +251,11 @@ def _check_widths(model: nn.Module, card: ModelCard) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
             hooks.append(layer.register_forward_pre_hook(partial(_check_norm, name)))
-    with torch.inference_mode():
-        logits = model(probe)
+    try:
+        with torch.inference_mode():
+            logits = model(probe)
+    except RuntimeError:  # some networks cannot reshape a batch of no images
+        logits = compute_shapes(model, probe.new_zeros(1, *probe.shape[1:]))
     for hook in hooks:
         hook.remove()
 

@@ -11,7 +11,7 @@ from prunelab.config.restart import Restart
 from prunelab.core import plugins
 from prunelab.core.plugins import Registration
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import MODELS, Architecture
+from prunelab.models.catalogue import LIBRARY, MODELS, Architecture, find_architecture
 from prunelab.pruning.methods import METHODS, Method
 
 Rows = Sequence[tuple[str, ...]]
@@ -95,6 +95,17 @@ def models() -> Rows:
     return _with_plugins(rows, of_plugins)
 
 
+def all_models() -> Rows:
+    """The models, those of torchvision, and where those of timm are listed."""
+    rows = list(models())
+    for name, architecture in LIBRARY.items():
+        rows.append((name, architecture.reads, _weights(architecture.reads, architecture.imagenet)))
+    rows.append(("timm/NAME", "images", "none, or a file; NAME as timm.list_models() has it"))
+
+    columns = len(rows[0])  # one more where there are plugins
+    return [row + ("",) * (columns - len(row)) for row in rows]
+
+
 def _weights(reads: str, imagenet: str) -> str:
     if reads == "texts":
         return "none, minilm, a folder, or a name on the hub"
@@ -133,7 +144,7 @@ def layers() -> Rows:
 
     params = load_params()
     data_info = data_info_of(params)
-    options = MODELS[params.model].options(params.weights)
+    options = find_architecture(params.model).options(params.weights)
     network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
 
     rows = [(f"layer of {params.model}", "weights")]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from prunelab.commands.common import reporting_errors
 
@@ -20,6 +20,10 @@ class Kind(StrEnum):
 
 def list_names(
     what: Annotated[Kind | None, Argument(help="Only these.", show_default=False)] = None,
+    *,
+    every: Annotated[
+        bool, Option("--all", help="List the networks of torchvision among the models, too.")
+    ] = False,
 ) -> None:
     """List the methods, models and data sets; `layers` lists those of the model in params.yaml.
 
@@ -39,7 +43,7 @@ def list_names(
 
     tables = {
         Kind.methods: list_choices.methods,
-        Kind.models: list_choices.models,
+        Kind.models: list_choices.all_models if every else list_choices.models,
         Kind.datasets: list_choices.datasets,
     }
     if what is Kind.layers:

@@ -1,4 +1,7 @@
-"""MODELS: the networks by name, each with its head and the layers whose width must stay. No torch.
+"""The networks by name, each with its head and the layers whose width must stay. No torch.
+
+MODELS has those that are made here for images of any size. `find_architecture` knows those of
+torchvision (TORCHVISION) and timm besides, as they were published.
 
 The modules that make the networks are imported when a network is made; see `networks`.
 """
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prunelab.core.registry import Table
+from prunelab.core.registry import Table, pick, require
 from prunelab.encoders.pretrained import encoder_options
 
 Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
@@ -21,13 +24,15 @@ class Architecture:
     Args:
         build: the function that makes the network, as `module:function`. It is called as
             `function(classes, shape, **arguments, **options)`
-        head: name of its last layer
+        head: name of its last layer; empty: the last convolution or linear layer that there is
         arguments: what this network's function is called with besides, such as the depth
         fixed: layers that must keep their output channels, by name with wildcards; the head always
             does
         reads: the kind of its inputs
         options: what the function must know about the weights that are imported
-        imagenet: torchvision's name of weights trained on ImageNet; empty if there are none
+        imagenet: torchvision's name of weights trained on ImageNet, or of a network whose first
+            published weights these are; empty if there are none
+        surplus: parts that the published weights have and the network here lacks
     """
 
     build: str
@@ -37,6 +42,7 @@ class Architecture:
     reads: InputKind = "images"
     options: Callable[[str], dict[str, int]] = lambda weights: {}
     imagenet: str = ""
+    surplus: tuple[str, ...] = ()
 
 
 def input_kind(shape: Shape) -> InputKind:
@@ -166,3 +172,127 @@ _ENTRIES: dict[str, Architecture] = {
     ),
 }
 MODELS = Table("model", _ENTRIES, instance_of=Architecture)
+
+# torchvision's classification networks, as torchvision.models.list_models names them.
+TORCHVISION = (
+    "alexnet",
+    "convnext_base",
+    "convnext_large",
+    "convnext_small",
+    "convnext_tiny",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mnasnet0_75",
+    "mnasnet1_0",
+    "mnasnet1_3",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "regnet_x_16gf",
+    "regnet_x_1_6gf",
+    "regnet_x_32gf",
+    "regnet_x_3_2gf",
+    "regnet_x_400mf",
+    "regnet_x_800mf",
+    "regnet_x_8gf",
+    "regnet_y_128gf",
+    "regnet_y_16gf",
+    "regnet_y_1_6gf",
+    "regnet_y_32gf",
+    "regnet_y_3_2gf",
+    "regnet_y_400mf",
+    "regnet_y_800mf",
+    "regnet_y_8gf",
+    "resnet101",
+    "resnet152",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "swin_b",
+    "swin_s",
+    "swin_t",
+    "swin_v2_b",
+    "swin_v2_s",
+    "swin_v2_t",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "vit_b_16",
+    "vit_b_32",
+    "vit_h_14",
+    "vit_l_16",
+    "vit_l_32",
+    "wide_resnet101_2",
+    "wide_resnet50_2",
+)
+TORCHVISION_PREFIX, TIMM_PREFIX = "torchvision/", "timm/"
+
+
+def _torchvision(name: str) -> Architecture:
+    return Architecture(
+        "prunelab.models.library_nets:torchvision_network",
+        head="",
+        arguments={"name": name},
+        imagenet=name,
+        surplus=("aux1", "aux2", "AuxLogits"),
+    )
+
+
+LIBRARY = {f"{TORCHVISION_PREFIX}{name}": _torchvision(name) for name in TORCHVISION}
+
+
+def find_architecture(name: str) -> Architecture:
+    """The network of that name: one of MODELS, or `torchvision/NAME`, or `timm/NAME`.
+
+    Whether timm is installed and has such a network is only known when it is built.
+
+    Raises:
+        InputError: if there is no such network.
+    """
+    if name.startswith(TIMM_PREFIX):
+        network = name.removeprefix(TIMM_PREFIX)
+        return Architecture(
+            "prunelab.models.library_nets:timm_network", head="", arguments={"name": network}
+        )
+    if name.startswith(TORCHVISION_PREFIX):
+        return pick(LIBRARY, name, "model")
+    return pick(MODELS, name, "model")
+
+
+def require_model(name: str) -> None:
+    """Raise InputError as `find_architecture` does; no plugin is imported."""
+    if name.startswith(TORCHVISION_PREFIX):
+        require(LIBRARY, name, "model")
+    elif not name.startswith(TIMM_PREFIX):
+        require(MODELS, name, "model")

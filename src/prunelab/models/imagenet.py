@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 from prunelab.core import download
 from prunelab.core.download import Checksum
 from prunelab.core.errors import InputError
-from prunelab.core.registry import pick
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import MODELS, find_architecture
 from prunelab.models.weights_source import IMAGENET
 
 # Names in torchvision's older files, and what they are called now.
@@ -31,7 +31,7 @@ def locate(architecture: str) -> tuple[str, Path]:
     Raises:
         InputError: if there are none for this network.
     """
-    name = pick(MODELS, architecture, "model").imagenet
+    name = find_architecture(architecture).imagenet
     if not name:
         published = ", ".join(model for model, entry in MODELS.own.items() if entry.imagenet)
         raise InputError(
@@ -39,10 +39,17 @@ def locate(architecture: str) -> tuple[str, Path]:
             f"valid: none, a file, or one of the models {published}"
         )
 
+    url = _published(name).url
+    return url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+
+
+def _published(name: str) -> Any:
+    """Weights by their own name, or the first that are published of a network."""
     from torchvision import models
 
-    url = models.get_weight(name).url
-    return url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+    if "." in name:
+        return models.get_weight(name)
+    return next(iter(models.get_model_weights(name)))
 
 
 def fetch(architecture: str) -> Path:

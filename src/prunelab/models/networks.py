@@ -1,6 +1,7 @@
 """Networks of the table: how one is made, and which of its tensors pruning may change."""
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,8 +11,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunelab.core.errors import InputError
-from prunelab.core.registry import pick, resolve
-from prunelab.models.catalogue import MODELS, Architecture, Shape, input_kind
+from prunelab.core.registry import resolve
+from prunelab.models.catalogue import (
+    MODELS,
+    Architecture,
+    Shape,
+    find_architecture,
+    input_kind,
+)
 from prunelab.runtime.device import seed_for
 
 
@@ -34,8 +41,12 @@ def build_on_meta(name: str, classes: int, shape: Shape, /, **options: int) -> n
         InputError: as `build` does.
     """
     architecture = _check_request(name, classes, shape, options)
-    with torch.device("meta"), _SkipNormalDraws():
-        return _make(architecture, classes, shape, options)
+    try:
+        with torch.device("meta"), _SkipNormalDraws():
+            return _make(architecture, classes, shape, options)
+    except NotImplementedError:  # it computes its sizes by tensors, which have no values there
+        with torch.random.fork_rng(devices=[]):
+            return _make(architecture, classes, shape, options).to("meta")
 
 
 class _SkipNormalDraws(TorchFunctionMode):
@@ -56,7 +67,7 @@ class _SkipNormalDraws(TorchFunctionMode):
 
 def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
     """The architecture of that name, if it can be built with this input and these options."""
-    architecture = pick(MODELS, name, "model")
+    architecture = find_architecture(name)
 
     kind = input_kind(shape)
     if architecture.reads != kind:
@@ -116,16 +127,53 @@ def example_input(shape: Shape) -> torch.Tensor:
     return torch.zeros(1, *shape)
 
 
+def find_head(name: str, model: nn.Module) -> str:
+    """The name of a network's last layer, whose outputs are the classes."""
+    head = find_architecture(name).head
+    if head:
+        return head
+    layers = [
+        path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    return str(layers[-1])
+
+
 def fixed_layers(name: str, model: nn.Module) -> list[nn.Module]:
     """The layers of a network whose output channels pruning must keep."""
-    architecture = pick(MODELS, name, "model")
-    patterns = (architecture.head, *architecture.fixed)
+    patterns = (find_head(name, model), *find_architecture(name).fixed)
 
     layers = []
     for path, layer in model.named_modules():
         if any(fnmatchcase(path, pattern) for pattern in patterns):
             layers.append(layer)
     return layers
+
+
+def compute_shapes(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The outputs for inputs, without values: nothing is computed, and no memory is used for it.
+
+    It raises what the network raises for inputs of this shape.
+    """
+    tensors = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        tensors[name] = torch.empty_like(tensor, device="meta")
+
+    with torch.no_grad():
+        outputs: torch.Tensor = torch.func.functional_call(model, tensors, inputs.to("meta"))
+    return outputs
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    strict: bool = True,
+    assign: bool = False,
+) -> None:
+    """Load tensors that files keep without the versions of layers: they are of today's versions."""
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=strict, assign=assign)
 
 
 def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:

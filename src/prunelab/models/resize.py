@@ -152,8 +152,9 @@ def set_widths(module: nn.Module) -> None:
         InputError: if an attention layer has part of a head.
     """
     if isinstance(module, nn.Conv2d):
-        if module.groups == module.out_channels:  # depthwise
-            module.groups = module.weight.shape[0]
+        if module.groups == module.in_channels and module.groups > 1:  # depthwise
+            filters_per_channel = module.out_channels // module.groups
+            module.groups = module.weight.shape[0] // filters_per_channel
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):

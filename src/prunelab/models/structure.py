@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from prunelab.models.catalogue import MODELS, Shape
-from prunelab.models.networks import example_input, fixed_layers
+from prunelab.models.catalogue import Shape
+from prunelab.models.networks import example_input, find_head, fixed_layers
 
 # Layers that make new features of their inputs: what stands before one may be made narrower.
 MIXING_LAYERS = (
@@ -55,7 +55,7 @@ def registered_structure(name: str, model: nn.Module, shape: Shape) -> Structure
     """
     names = {module: path for path, module in model.named_modules()}
     fixed = tuple(names[layer] for layer in fixed_layers(name, model))
-    return Structure(name, (MODELS[name].head,), fixed, example_input(shape))
+    return Structure(name, (find_head(name, model),), fixed, example_input(shape))
 
 
 def traced_structure(model: nn.Module, example: Tensor) -> Structure:

@@ -82,7 +82,7 @@ def mobile(classes: int, shape: tuple[int, int, int], *, name: str) -> nn.Module
 
     model: nn.Module = getattr(models, name)(num_classes=classes)
     features: Any = model.features
-    features[0][0] = _with_channels(features[0][0], shape[0])
+    features[0][0] = with_channels(features[0][0], shape[0])
     if not is_large(shape):
         _limit_stride(features)
     return model
@@ -108,13 +108,13 @@ def _stem(conv: Any, shape: tuple[int, int, int]) -> nn.Conv2d:
     """The first convolution for images of this shape: 3x3 of stride 1 for small ones."""
     channels = shape[0]
     if is_large(shape):
-        return _with_channels(conv, channels)
+        return with_channels(conv, channels)
 
     has_bias = conv.bias is not None
     return _initialised(nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=has_bias))
 
 
-def _with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     """The convolution itself, or a fresh one like it if images have another number of channels."""
     if conv.in_channels == channels:
         return conv

@@ -13,8 +13,8 @@ from prunelab.core.files import PathLike
 from prunelab.core.text import truncate
 from prunelab.models import imagenet
 from prunelab.models.bert import Bert
-from prunelab.models.catalogue import MODELS
-from prunelab.models.networks import build_on_meta
+from prunelab.models.catalogue import find_architecture
+from prunelab.models.networks import build_on_meta, find_head, load_state
 from prunelab.models.weights_file import State, read_weights
 
 MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
@@ -51,7 +51,7 @@ def load_weights(
         notes.append(f"{truncate(prefix)!r} dropped from its names")
 
     imported_shapes = _shapes(state)
-    head = MODELS[architecture].head
+    head = find_head(architecture, model)
     classes = _other_classes(state, model, head)
     fresh: tuple[str, ...] = ()
     if classes is not None and fresh_head:
@@ -89,7 +89,8 @@ def load_imagenet(model: nn.Module, architecture: str, path: PathLike) -> list[s
     if "encoder.pos_embedding" in state:
         state = imagenet.interpolate_positions(state, model)
 
-    classifier = MODELS[architecture].head.split(".")[0]
+    classifier = find_head(architecture, model).split(".")[0]
+    surplus_parts = (classifier, *find_architecture(architecture).surplus)
     stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     fresh = []
     for layer in _layers(expected):
@@ -101,7 +102,7 @@ def load_imagenet(model: nn.Module, architecture: str, path: PathLike) -> list[s
     loaded = {}
     for name, tensor in state.items():
         # The file's classifier may have layers that the network's does not have.
-        surplus = name not in expected and name.split(".")[0] == classifier
+        surplus = name not in expected and name.split(".")[0] in surplus_parts
         if not name.startswith(prefixes) and not surplus:
             loaded[name] = tensor
 
@@ -145,7 +146,7 @@ def _load_state(
             listed += f", and {len(problems) - MAX_PROBLEMS} more such"
         lines = ". ".join([listed, *hints()])
         raise InputError(f"weights: {path} does not fit: {lines}")
-    model.load_state_dict(state, strict=False)
+    load_state(model, state, strict=False)
 
 
 def _layers(names: Iterable[str]) -> list[str]:
@@ -261,7 +262,7 @@ def _image_hints(shapes: Shapes, model: nn.Module, architecture: str) -> list[st
     `shapes` are those of the file, head included.
     """
     expected = _shapes(model.state_dict())
-    head = f"{MODELS[architecture].head}.weight"
+    head = f"{find_head(architecture, model)}.weight"
     stem = next(
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
     )

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from prunelab.core.files import user_path
-from prunelab.core.registry import pick
 from prunelab.encoders import pretrained
 from prunelab.encoders.pretrained import NO_WEIGHTS
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import find_architecture
 
 IMAGENET = "imagenet"
 
@@ -24,7 +23,7 @@ def weights_file(weights: str, architecture: str) -> Path | None:
 
         return imagenet.fetch(architecture)
 
-    if pick(MODELS, architecture, "model").reads == "texts":
+    if find_architecture(architecture).reads == "texts":
         return pretrained.weights_file(weights)
     if weights == NO_WEIGHTS:
         return None

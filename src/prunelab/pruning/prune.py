@@ -27,7 +27,7 @@ from prunelab.pruning.methods import KINDS, METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun, Training
 from prunelab.pruning.structured import attention, channels
-from prunelab.pruning.structured.groups import SCOPES, UNITS, Group
+from prunelab.pruning.structured.groups import SCOPES, UNITS, FoundGroups
 from prunelab.pruning.structured.structured_pruner import StructuredPruner
 from prunelab.pruning.unstructured.granularity import GRANULARITIES
 from prunelab.pruning.unstructured.mask_pruner import MaskPruner
@@ -48,9 +48,9 @@ def prune(
 ) -> PruneResult:
     """Prune a network in place. The same seed gives the same result.
 
-    `architecture` is a key of MODELS and `shape` that of one input. `retrainer` trains between
-    steps and gives examples to criteria; None is for methods that need neither. `dense_weights`
-    is for methods that restart from other weights than the network's own.
+    `architecture` is the network's name in the catalogue and `shape` that of one input. `retrainer`
+    trains between steps and gives examples to criteria; None is for methods that need neither.
+    `dense_weights` is for methods that restart from other weights than the network's own.
 
     Raises:
         InputError: if the method is unknown or cannot be applied, or if what can be removed misses
@@ -151,7 +151,7 @@ def infeasible_specs(
     It finds the reasons that are known before any training, and does not change the network.
     """
     structure = registered_structure(architecture, model, shape)
-    known_groups: dict[Kind, list[Group]] = {}
+    known_groups: dict[Kind, FoundGroups] = {}
     problems: list[str] = []
     for spec in specs:
         try:
@@ -169,7 +169,7 @@ def check_feasible(
     model: nn.Module,
     structure: Structure,
     spec: PruneSpec,
-    known_groups: dict[Kind, list[Group]] | None = None,
+    known_groups: dict[Kind, FoundGroups] | None = None,
     *,
     nearest: bool = False,
 ) -> None:
@@ -261,7 +261,7 @@ def _build_pruner(
     model: nn.Module,
     structure: Structure,
     spec: PruneSpec,
-    known_groups: dict[Kind, list[Group]] | None = None,
+    known_groups: dict[Kind, FoundGroups] | None = None,
     *,
     nearest: bool = False,
 ) -> Pruner:
@@ -309,7 +309,7 @@ def _build_mask_pruner(
 
 def find_groups(
     model: nn.Module, *, architecture: str, kind: Kind, shape: Shape, method: str
-) -> list[Group]:
+) -> FoundGroups:
     """The groups of one kind of units in a network of MODELS.
 
     Raises:
@@ -319,21 +319,25 @@ def find_groups(
     return groups_of(model, structure=structure, kind=kind, method=method)
 
 
-def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str) -> list[Group]:
+def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str) -> FoundGroups:
     """The groups of one kind of units in a network.
 
     Raises:
-        InputError: if the network has no such units. It names the method and those that would work.
+        InputError: if the network has no such units. It names the method and those that would work,
+            or the layers that must keep their channels and why.
     """
     encoder_groups = attention.find_groups(model)
     if encoder_groups or kind != "channel":
-        groups = [group for group in encoder_groups if group.kind == kind]
+        found = FoundGroups([group for group in encoder_groups if group.kind == kind], [])
     else:
         fixed = structure.fixed_layers(model)
-        groups = channels.find_groups(model, fixed, structure.example)
+        found = channels.find_groups(model, fixed, structure.example)
 
-    if groups:
-        return groups
+    if found.groups:
+        return found
+    if found.kept:
+        reasons = "; ".join(kept.describe() for kept in found.kept)
+        raise InputError(f"{method}: no channel of {structure.name} can be removed: {reasons}")
 
     kinds = {group.kind for group in encoder_groups}
     if not kinds and kind == "channel":

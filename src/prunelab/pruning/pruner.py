@@ -1,13 +1,13 @@
 """What every pruner can do, and what it returns. Selecting weights or units is left to pruners."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log1p
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from prunelab.pruning.structured.groups import LayerWidth
+from prunelab.pruning.structured.groups import KeptLayers, LayerWidth
 from prunelab.pruning.structured.penalties import SelectedUnits
 from prunelab.pruning.unstructured.ranking import Saliency
 from prunelab.training.masking import Masks
@@ -39,13 +39,15 @@ class PruneResult:
     `masks` are those of mask methods, by tensor name; True keeps a weight. `widths` are those of
     methods that remove units. `ratio_achieved` is the share removed of what the budget names,
     among the layers without a ratio of their own. `rounds` has a row for every step of an
-    iterative schedule. `train_macs` is the cost of training within the schedule.
+    iterative schedule. `kept` are layers that must keep
+    all of their channels, or some. `train_macs` is the cost of training within the schedule.
     """
 
     masks: Masks
     widths: list[LayerWidth]
     ratio_achieved: float
     rounds: list[dict[str, float]] = field(default_factory=list)
+    kept: Sequence[KeptLayers] = ()
     train_macs: int = 0
 
     @property
@@ -62,6 +64,9 @@ class PruneResult:
                 f"{width.layers[0]} {width.before} to {width.after}" for width in self.widths
             ]
             line += f": {', '.join(changes)}"
+
+        if self.kept:
+            line += f"; kept whole: {'; '.join(kept.describe() for kept in self.kept)}"
 
         if self.empty_layers:
             line += f"; nothing is left of {', '.join(self.empty_layers)}"

@@ -79,7 +79,7 @@ def units_of(model: nn.Module, structure: Structure, kind: UnitKind) -> list[Pru
     if kind == "weight":
         return [_weights_of_layer(name, saliency[name]) for name in prunable_weights(model)]
 
-    groups = groups_of(model, structure=structure, kind=kind, method=METHODS[kind])
+    groups = groups_of(model, structure=structure, kind=kind, method=METHODS[kind]).groups
 
     # Groups come in the order of a trace, which often begins at the last layer.
     depth = {name: index for index, (name, _) in enumerate(model.named_modules())}

@@ -10,7 +10,7 @@ from prunelab.artifacts.networks import ModelCard, Network, plugins_of, save_net
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import find_architecture
 from prunelab.models.frozen import freeze
 from prunelab.models.networks import build
 from prunelab.models.probe import check_network
@@ -121,7 +121,7 @@ def _card(
         model=params.model,
         classes=len(data_info["classes"]),
         input_shape=data_info["shape"],
-        options=MODELS[params.model].options(params.weights),
+        options=find_architecture(params.model).options(params.weights),
         normalise=normalise,
         seed=params.seeds[0],
         imported=imported,

@@ -38,13 +38,14 @@ class AllocationTarget:
         """Find the units of one kind in a network; raises InputError if it has none."""
         groups: list[Group] = []
         if kind != "weight":
-            groups = find_groups(
+            found = find_groups(
                 model,
                 architecture=architecture,
                 kind=kind,
                 shape=shape,
                 method=METHODS[kind],
             )
+            groups = found.groups
         return cls(model, architecture, shape, kind, groups)
 
     @property

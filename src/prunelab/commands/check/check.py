@@ -3,7 +3,7 @@
 Torch takes longer to import than all else here together. Only checks that need it import it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from prunelab.core.registry import require
 from prunelab.data.dataset import DataInfo
 from prunelab.data.split_sizes import split_problems
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import find_architecture, require_model
 from prunelab.models.weights_source import IMAGENET, weights_file
 from prunelab.project.paths import BASE, RAW
 from prunelab.project.stage_outputs import writer_of
@@ -65,7 +65,8 @@ def find_problems(
     if not problems:
         problems += [f"{path}: {line}" for line in _unknown_names(content)]
     problems += _problems_of(load_params, path)
-    if sections.get("dataset") not in DATASETS or sections.get("model") not in MODELS:
+    unknown_model = "model" not in sections or _problems_of(require_model, sections["model"])
+    if sections.get("dataset") not in DATASETS or unknown_model:
         return problems
 
     for check, needed_sections in CHECKS.items():
@@ -109,26 +110,28 @@ def _unknown_names(content: Any) -> Iterator[str]:
     """
     if not isinstance(content, dict):
         return
-    tables: list[tuple[str, Mapping[str, object]]] = [
-        ("dataset", DATASETS),
-        ("model", MODELS),
-        ("method", METHODS),
-    ]
-    for key, table in tables:
-        yield from _unknown_name(key, content.get(key), table, key)
+    look_ups: dict[str, Callable[[str], object]] = {
+        "dataset": lambda name: require(DATASETS, name, "dataset"),
+        "model": require_model,
+        "method": _require_method,
+    }
+    for key, look_up in look_ups.items():
+        yield from _unknown_name(key, content.get(key), look_up)
 
     grid = content.get("grid")
     if not isinstance(grid, dict) or not isinstance(grid.get("methods"), list):
         return
     for name in grid["methods"]:
-        yield from _unknown_name("grid.methods", name, METHODS, "method")
+        yield from _unknown_name("grid.methods", name, _require_method)
 
 
-def _unknown_name(
-    place: str, name: object, table: Mapping[str, object], kind: str
-) -> Iterator[str]:
+def _require_method(name: str) -> None:
+    require(METHODS, name, "method")
+
+
+def _unknown_name(place: str, name: object, look_up: Callable[[str], object]) -> Iterator[str]:
     if isinstance(name, str):
-        for line in _problems_of(require, table, name, kind):
+        for line in _problems_of(look_up, name):
             yield f"{place}: {line}"
 
 
@@ -270,7 +273,7 @@ def check_feasible(params: Params, raw: Path, base: Path) -> None:
 def _check_network(name: str, check: Check, params: Params, raw: Path) -> None:
     """Make the check of that name in `network`, unless it passed before with the same inputs."""
     data_info = data_info_of(params, raw)
-    options = MODELS[params.model].options(params.weights)
+    options = find_architecture(params.model).options(params.weights)
     sections = {key: _plain(getattr(params, key)) for key in sorted(CHECKS[check])}
     verdict = verdicts.verdict(name, sections, data_info.classes, data_info.shape, options)
     if verdicts.has_passed(verdict):

@@ -12,7 +12,7 @@ from torch import nn
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataInfo
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import find_architecture
 from prunelab.models.frozen import freeze
 from prunelab.models.networks import build, build_on_meta
 from prunelab.models.weights import load_weights
@@ -27,7 +27,7 @@ def check_weights(params: Params, data_info: DataInfo, path: Path) -> None:
     Raises:
         InputError: if they do not.
     """
-    options = MODELS[params.model].options(params.weights)
+    options = find_architecture(params.model).options(params.weights)
     network = build(params.model, data_info.classes, data_info.shape, **options)
     load_weights(network, params.model, path, fresh_head=params.train.epochs > 0)
 
@@ -38,7 +38,7 @@ def check_freeze(params: Params, data_info: DataInfo) -> None:
     Raises:
         InputError: if not, or if a pattern matches nothing.
     """
-    options = MODELS[params.model].options(params.weights)
+    options = find_architecture(params.model).options(params.weights)
     network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
     freeze(network, params.train.freeze)
 
@@ -84,5 +84,5 @@ def check_feasible(params: Params, data_info: DataInfo) -> None:
 @lru_cache(maxsize=1)
 def _network_to_trace(name: str, data_info: DataInfo, weights: str) -> nn.Module:
     """A network of the right architecture; kept, because most settings of a study share it."""
-    options = MODELS[name].options(weights)
+    options = find_architecture(name).options(weights)
     return build(name, data_info.classes, data_info.shape, **options)

@@ -1,14 +1,12 @@
 """Find groups in text encoders: attention heads (Michel et al. 2019) and feed-forward units."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunelab.models.bert import Bert
-from prunelab.models.resize import set_widths
 from prunelab.pruning.structured.groups import Group, Member
 
 if TYPE_CHECKING:
@@ -38,8 +36,7 @@ def _head_group(layer: "BertLayer", names: dict[nn.Module, str]) -> Group:
 
     producers = [attention.query, attention.key, attention.value]
     members = _members(producers, layer.attention.output.dense, count, names)
-    remove = partial(_remove_units, members, count, attention)
-    return Group(names[attention], "head", count, members, remove)
+    return Group(names[attention], "head", count, members)
 
 
 def _hidden_group(layer: "BertLayer", names: dict[nn.Module, str]) -> Group:
@@ -47,8 +44,7 @@ def _hidden_group(layer: "BertLayer", names: dict[nn.Module, str]) -> Group:
     count = producer.out_features
 
     members = _members([producer], layer.output.dense, count, names)
-    remove = partial(_remove_units, members, count, None)
-    return Group(names[producer], "hidden", count, members, remove)
+    return Group(names[producer], "hidden", count, members)
 
 
 def _members(
@@ -61,35 +57,3 @@ def _members(
     members = [Member(names[layer], layer, True, indices, unit_ids) for layer in producers]
     members.append(Member(names[consumer], consumer, False, indices, unit_ids))
     return members
-
-
-def _remove_units(
-    members: Sequence[Member], count: int, attention: nn.Module | None, units: Sequence[int]
-) -> None:
-    """Take units out of all members, in place. The groups must be found again afterwards.
-
-    `attention` is the module that counts its heads, if heads are removed.
-    """
-    kept_units = sorted(set(range(count)) - set(units))
-    assert kept_units, "at least one unit must stay"
-
-    for member in members:
-        linear = member.module
-        assert isinstance(linear, nn.Linear)
-        kept = member.indices_of(kept_units)
-
-        if member.loses_outputs:
-            linear.weight = _select(linear.weight, 0, kept)
-            if linear.bias is not None:
-                linear.bias = _select(linear.bias, 0, kept)
-        else:
-            linear.weight = _select(linear.weight, 1, kept)
-        set_widths(linear)
-
-    if attention is not None:
-        set_widths(attention)
-
-
-def _select(tensor: Tensor, dim: int, indices: Tensor) -> nn.Parameter:
-    selected = tensor.detach().index_select(dim, indices.to(tensor.device))
-    return nn.Parameter(selected, requires_grad=tensor.requires_grad)

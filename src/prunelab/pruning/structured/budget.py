@@ -108,9 +108,8 @@ def _count_parameters(
         return weights, outputs * (layer.bias is not None)
 
     outputs = layer.out_channels - lost_outputs
-    inputs = layer.in_channels // layer.groups
-    if layer.groups == 1:  # a depthwise filter keeps its one input as long as it exists
-        inputs -= lost_inputs
+    # A depthwise filter keeps its one input as long as it exists; it is no member by its inputs.
+    inputs = layer.in_channels // layer.groups - lost_inputs
     kernel_size = layer.weight[0, 0].numel()
     return outputs * inputs * kernel_size, outputs * (layer.bias is not None)
 

@@ -11,7 +11,7 @@ set is also called a dependency group (Fang et al. 2023, DepGraph).
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -22,6 +22,7 @@ from prunelab.models.frozen import within
 from prunelab.pruning.unstructured.ranking import Saliency
 
 # Plural names for messages, by the kind of a group.
+MAX_NAMED = 3  # layers that one reason names
 UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 
 
@@ -46,6 +47,24 @@ class Member:
         assert isinstance(weight, Tensor)
         return weight
 
+    def within(self, modules: Mapping[str, nn.Module]) -> "Member":
+        """The same part of a copy of the network, whose modules are given by name."""
+        return replace(self, module=modules[self.layer])
+
+    def without(self, units: Sequence[int], lost: Tensor, count: int) -> "Member":
+        """What is left of the part once `units`, of `count`, are gone.
+
+        `lost` are all indices that this side of the layer loses, in ascending order.
+        """
+        stays = torch.ones(count, dtype=torch.bool)
+        stays[torch.tensor(units, dtype=torch.int64)] = False
+        new_units = stays.cumsum(0) - 1
+
+        kept = stays[self.unit_ids]
+        indices = self.indices[kept]
+        indices = indices - torch.searchsorted(lost, indices)
+        return replace(self, indices=indices, unit_ids=new_units[self.unit_ids[kept]])
+
     def indices_of(self, units: Sequence[int]) -> Tensor:
         """The layer's indices that belong to the given units."""
         return self.indices[torch.isin(self.unit_ids, torch.tensor(units, dtype=torch.int64))]
@@ -53,16 +72,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Coupled layers and their `count` units; `remove(units)` takes units out of the network.
-
-    `kind` is a key of `UNITS`.
-    """
+    """Coupled layers and their `count` units. `kind` is a key of `UNITS`."""
 
     name: str
     kind: str
     count: int
     members: list[Member]
-    remove: Callable[[Sequence[int]], None]
 
     @property
     def filters(self) -> list[Member]:
@@ -77,6 +92,29 @@ class Group:
     def layers(self) -> tuple[str, ...]:
         """The names of the layers that produce the units."""
         return tuple(member.layer for member in self.filters)
+
+
+@dataclass(frozen=True)
+class KeptLayers:
+    """Coupled layers whose channels, or some of them, cannot go, and why."""
+
+    layers: tuple[str, ...]
+    reason: str
+
+    def describe(self) -> str:
+        """The layers, or the first and the number of many, and the reason."""
+        layers = ", ".join(self.layers[:MAX_NAMED])
+        if len(self.layers) > MAX_NAMED:
+            layers += f" and {len(self.layers) - MAX_NAMED} more"
+        return f"{layers} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class FoundGroups:
+    """The groups of a network, and the layers that must keep their units, with the reasons."""
+
+    groups: list[Group]
+    kept: list[KeptLayers]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from prunelab.pruning.structured.budget import Costs, solve
 from prunelab.pruning.structured.groups import (
     UNITS,
     Candidate,
+    FoundGroups,
     Group,
     LayerWidth,
     Scope,
@@ -63,16 +64,17 @@ class StructuredPruner:
         spec: PruneSpec,
         scope: Scope,
         *,
-        find_groups: Callable[[nn.Module], list[Group]],
+        find_groups: Callable[[nn.Module], FoundGroups],
         example_input: Tensor,
-        groups: list[Group] | None = None,
+        groups: FoundGroups | None = None,
         nearest: bool = False,
     ) -> None:
         self._model, self._spec, self._scope = model, spec, scope
         self._find_groups, self._example_input = find_groups, example_input
         self._nearest = nearest
 
-        self._groups = find_groups(model) if groups is None else groups
+        found = find_groups(model) if groups is None else groups
+        self._groups, self._kept = found.groups, found.kept
         self._dense_counts = _unit_counts(self._groups)
         self._dense_cost = 0
         if spec.budget != "native":
@@ -97,9 +99,10 @@ class StructuredPruner:
         dropped = [selected.get(group.name, []) for group in self._groups]
 
         self._model.cpu()  # groups are found on the CPU
-        channels.remove_units(self._model, self._groups, dropped, self._example_input)
+        self._groups = channels.remove_units(
+            self._model, self._groups, dropped, self._example_input
+        )
         self._history.append(dropped)
-        self._groups = self._find_groups(self._model)
 
         counts = _unit_counts(self._groups)
         layer_widths = []
@@ -108,7 +111,7 @@ class StructuredPruner:
             assert counts[name] == width, f"{name} has {counts[name]} units instead of {width}"
             layer_widths.append(LayerWidth(candidate.group.layers, candidate.dense_count, width))
 
-        return PruneResult({}, layer_widths, self._ratio_achieved(plan))
+        return PruneResult({}, layer_widths, self._ratio_achieved(plan), kept=self._kept)
 
     def zero_units(self, saliency: Saliency, step_ratio: float) -> None:
         # Only weights are zeroed. A unit whose norm has no scale and shift could never learn again.
@@ -125,8 +128,9 @@ class StructuredPruner:
         # After the same steps the other network's tensors have the shapes of this one's.
         dense = fresh()
         dense.load_state_dict(state)
+        groups = self._find_groups(dense).groups
         for dropped in self._history:
-            channels.remove_units(dense, self._find_groups(dense), dropped, self._example_input)
+            groups = channels.remove_units(dense, groups, dropped, self._example_input)
         self._model.load_state_dict(dense.state_dict())
 
     def _plan(self, saliency: Saliency, step_ratio: float) -> Plan:

@@ -1,0 +1,281 @@
+"""Groups of channels in networks of every structure: what may go, and what must stay and why."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunelab.pruning.structured import channels
+from prunelab.pruning.structured.groups import FoundGroups
+
+IMAGES = torch.zeros(1, 3, 8, 8)
+
+
+def conv(inputs: int, outputs: int, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
+
+
+class Net(nn.Module):
+    """A first convolution, something in between, and a convolution and a classifier behind it."""
+
+    def __init__(self, width: int = 8, **layers: nn.Module) -> None:
+        super().__init__()
+        self.first = conv(3, width)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.last = nn.LazyConv2d(6, 1)
+        self.head = nn.Linear(6, 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.between(self.first(x)).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def find(net: nn.Module) -> FoundGroups:
+    net(IMAGES)  # gives lazy layers their sizes
+    torch.manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    return channels.find_groups(net, [], IMAGES)
+
+
+def widths(found: FoundGroups) -> dict[str, int]:
+    return {group.name: group.count for group in found.groups}
+
+
+def silenced(net: nn.Module, layers: tuple[str, ...], units: list[list[int]]) -> nn.Module:
+    """A copy in which hooks silence outputs of layers: another way than the library checks by."""
+    copy = deepcopy(net)
+    for layer, channels_of_layer in zip(layers, units, strict=True):
+
+        def silence(
+            module: nn.Module,
+            inputs: object,
+            output: Tensor,
+            indices: list[int] = channels_of_layer,
+        ) -> Tensor:
+            alive = torch.ones(output.shape[1])
+            alive[indices] = 0
+            return output * alive.view(1, -1, 1, 1)
+
+        copy.get_submodule(layer).register_forward_hook(silence)
+    return copy
+
+
+class Grouped(Net):
+    def __init__(self) -> None:
+        super().__init__(8, grouped=conv(8, 12, groups=2))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.grouped(x.relu())
+
+
+def test_groups_of_filters_lose_the_same_channels_each():
+    net = Grouped()
+    found = find(net)
+    assert widths(found) == {"last": 6, "grouped": 6, "first": 4}
+
+    expected = silenced(net, ("first", "grouped"), [[1, 5], [0, 2, 6, 8]])
+    groups = {group.name: group for group in found.groups}
+    channels.take_out(net, [groups["first"], groups["grouped"]], [[1], [0, 2]])
+
+    assert net.grouped.weight.shape == (8, 3, 3, 3)
+    assert (net.grouped.groups, net.grouped.in_channels, net.grouped.out_channels) == (2, 6, 8)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(images), expected(images))
+
+
+class Depthwise(Net):
+    def __init__(self) -> None:
+        super().__init__(8, depthwise=conv(8, 16, groups=8))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.depthwise(x)
+
+
+def test_a_depthwise_convolution_loses_all_filters_of_a_channel():
+    net = Depthwise()
+    found = find(net)
+    assert widths(found) == {"last": 6, "depthwise": 8}
+
+    expected = silenced(net, ("first", "depthwise"), [[3], [6, 7]])
+    channels.take_out(net, [found.groups[1]], [[3]])
+
+    assert (net.depthwise.groups, net.depthwise.out_channels) == (7, 14)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(images), expected(images))
+
+
+class Shuffled(Net):
+    """The channels of two convolutions, shuffled into each other and cut in halves."""
+
+    def __init__(self) -> None:
+        super().__init__(6, second=conv(3, 6), third=conv(6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat((self.first(x), self.second(x)), 1)
+        count, width, *size = both.shape
+        shuffled = both.view(count, 2, width // 2, *size).transpose(1, 2).reshape(both.shape)
+        kept, changed = shuffled.chunk(2, dim=1)
+        x = torch.cat((kept, self.third(changed)), 1)
+        return self.head(self.last(x).relu().mean((2, 3)))
+
+
+def test_shuffled_channels_go_in_sets_that_keep_the_halves_equal():
+    found = find(Shuffled())
+
+    # Channel i of one convolution goes with i of the other, and with i + 3 in the other half.
+    assert widths(found) == {"last": 6, "third": 5, "first": 3}
+    (shuffled,) = (group for group in found.groups if group.name == "first")
+    assert set(shuffled.layers) == {"first", "second"}
+    for member in shuffled.filters:
+        assert member.indices_of([0]).tolist() == [0, 3]
+
+
+class Cut(Net):
+    def between(self, x: Tensor) -> Tensor:
+        small, large = x.split([2, 6], dim=1)
+        return torch.cat((large, small), 1)
+
+
+class Normed(Net):
+    def __init__(self) -> None:
+        super().__init__(8, norm=nn.LayerNorm(8))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GroupNormed(Net):
+    def __init__(self) -> None:
+        super().__init__(8, norm=nn.GroupNorm(2, 8))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class Attending(Net):
+    def between(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2)
+        return (tokens @ tokens.transpose(1, 2) @ tokens).view(x.shape)
+
+
+class Offset(Net):
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.offset = nn.Parameter(torch.ones(8, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.offset
+
+
+class Sorted(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.sort(dim=1).values
+
+
+class Remembering(Net):
+    """Its code rests on a width, which no function of torch shows."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.clone() * (x.shape[1] / 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Cut, "split cuts them at fixed places"),
+        (Normed, "norm averages over them"),
+        (GroupNormed, "norm averages over them"),
+        (Attending, "matmul multiplies activations with each other"),
+        (Offset, "add joins them with a parameter of the network"),
+        (Sorted, "sort may mix channels"),
+        (Remembering, "computes something else than with zeros"),
+    ],
+)
+def test_channels_that_cannot_go_are_kept_with_the_reason_and_others_go(kind, reason):
+    found = find(kind())
+
+    assert widths(found) == {"last": 6}
+    (kept,) = found.kept
+    assert kept.layers == ("first",)
+    assert reason in kept.describe()
+
+
+class Gated(Net):
+    """A map of one channel weighs all positions, and a gate of its own weighs every channel."""
+
+    def __init__(self) -> None:
+        super().__init__(8, where=conv(8, 1), squeeze=conv(8, 4), excite=conv(4, 8))
+
+    def between(self, x: Tensor) -> Tensor:
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return x * gate.sigmoid() * self.where(x).sigmoid()
+
+
+def test_a_gate_goes_with_its_channels_and_a_map_for_all_channels_stays():
+    found = find(Gated())
+
+    assert widths(found) == {"last": 6, "first": 8, "squeeze": 4}
+    (gated,) = (group for group in found.groups if group.name == "first")
+    assert set(gated.layers) == {"first", "excite"}
+    assert [kept.layers for kept in found.kept] == [("where",)]
+
+
+class Twice(Net):
+    """One convolution is used twice: what it takes in and what it gives are the same channels."""
+
+    def __init__(self) -> None:
+        super().__init__(8, shared=conv(8, 8))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.shared(self.shared(x))
+
+
+def test_a_layer_that_is_used_twice_loses_the_same_channels_on_both_sides():
+    found = find(Twice())
+
+    assert widths(found) == {"last": 6, "shared": 8}
+    (shared,) = (group for group in found.groups if group.name == "shared")
+    sides = {(member.layer, member.loses_outputs) for member in shared.members}
+    assert {("shared", True), ("shared", False), ("first", True), ("last", False)} <= sides
+
+
+class Parts(nn.Module):
+    """Three convolutions side by side, whose channels one layer takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(conv(3, width) for width in (4, 5, 6))
+        self.head = nn.Linear(15, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([part(x) for part in self.parts], 1)
+        return self.head(joined.relu().mean((2, 3)))
+
+
+def test_groups_that_end_in_one_layer_shrink_together_step_by_step():
+    net = Parts()
+    found = find(net)
+    at_once = deepcopy(net)
+    names = [group.name for group in found.groups]
+    drops = {"parts.0": [[0], [1]], "parts.1": [[4], [0, 1]], "parts.2": [[], [5]]}
+
+    groups = channels.take_out(net, found.groups, [drops[name][0] for name in names])
+    groups = channels.take_out(net, groups, [drops[name][1] for name in names])
+    all_at_once = {"parts.0": [0, 2], "parts.1": [4, 0, 1], "parts.2": [5]}
+    copies = channels.find_groups(at_once, [], IMAGES).groups
+    channels.take_out(at_once, copies, [all_at_once[group.name] for group in copies])
+
+    assert {group.name: group.count for group in groups} == {
+        "parts.0": 2,
+        "parts.1": 2,
+        "parts.2": 5,
+    }
+    for name, tensor in at_once.state_dict().items():
+        assert torch.equal(net.state_dict()[name], tensor), name
