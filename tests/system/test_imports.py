@@ -73,10 +73,10 @@ COMPUTING = [
         ),
         "prune channels": (
             ("models/base", PREPARED, "thinner", "--method=l1_channel", "--ratio=0.5"),
-            {"torch", "torch_pruning"},
+            {"torch"},
         ),
         "evaluate": ((PREPARED, BASE, "base.json", "base.safetensors"), {"torch", "torchprofile"}),
-        "sensitivity": ((PREPARED, BASE, "sensitivity.json"), {"torch", "torch_pruning"}),
+        "sensitivity": ((PREPARED, BASE, "sensitivity.json"), {"torch"}),
     },
     {"finetune": ((PRUNED, BASE, PREPARED, TUNED, "history.json"), {"torch", "torchprofile"})},
     {"benchmark": ((BASE, CELLS, "speed"), {"torch"})},

@@ -21,6 +21,18 @@ from prunelab.models.catalogue import (
 )
 from prunelab.runtime.device import seed_for
 
+DRAWS = {
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.trunc_normal_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.xavier_normal_,
+    nn.init.xavier_uniform_,
+}
+
 
 def build(name: str, classes: int, shape: Shape, /, seed: int = 0, **options: int) -> nn.Module:
     """A fresh network, whose initial weights depend on the seed alone.
@@ -42,15 +54,19 @@ def build_on_meta(name: str, classes: int, shape: Shape, /, **options: int) -> n
     """
     architecture = _check_request(name, classes, shape, options)
     try:
-        with torch.device("meta"), _SkipNormalDraws():
+        with torch.device("meta"), _SkipDraws():
             return _make(architecture, classes, shape, options)
     except NotImplementedError:  # it computes its sizes by tensors, which have no values there
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _SkipDraws():
             return _make(architecture, classes, shape, options).to("meta")
 
 
-class _SkipNormalDraws(TorchFunctionMode):
-    """Skips normal draws. On the meta device torch imports its compiler for them, for seconds."""
+class _SkipDraws(TorchFunctionMode):
+    """Skips random draws, of values that are not needed.
+
+    On the meta device torch imports its compiler for normal draws, for seconds. Elsewhere memory
+    that nobody writes to is not taken.
+    """
 
     def __torch_function__(
         self,
@@ -59,10 +75,10 @@ class _SkipNormalDraws(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is torch.Tensor.normal_:
-            return args[0]
-
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:

@@ -28,7 +28,6 @@ PRELOADED = (
     "numpy.ctypeslib",
     "numpy.random",
     "torch",
-    "torch_pruning",
     "torchprofile",
     "safetensors.numpy",
     "safetensors.torch",
