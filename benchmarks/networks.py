@@ -107,16 +107,28 @@ def reloads(model: torch.nn.Module, name: str, shape: tuple[int, int, int]) -> b
         return torch.equal(reloaded(images), model.eval()(images))
 
 
+def names_under_limit() -> list[str]:
+    """torchvision's networks of fewer than `LIMIT` parameters."""
+    torch.set_num_threads(1)
+    names = []
+    for name in TORCHVISION:
+        model = build_on_meta(f"torchvision/{name}", CLASSES, (1, 224, 224))
+        if parameters(model) < LIMIT:
+            names.append(name)
+    return names
+
+
 def main() -> None:
     """Measure the networks named, or all; all of them make the page."""
-    names = sys.argv[1:] or [
-        name
-        for name in TORCHVISION
-        if parameters(build_on_meta(f"torchvision/{name}", CLASSES, (1, 224, 224))) < LIMIT
-    ]
+    processes = multiprocessing.get_context("fork")
+    names = sys.argv[1:]
+    if not names:
+        with processes.Pool(1) as pool:
+            names = pool.apply(names_under_limit)
+
     lines = [_line(HEADINGS), "|" + " --- |" * len(HEADINGS)]
     for name in names:
-        with multiprocessing.get_context("fork").Pool(1) as pool:
+        with processes.Pool(1) as pool:
             lines.append(_line(pool.apply(row, (name,))))
         print(lines[-1], flush=True)
 

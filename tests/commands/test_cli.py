@@ -16,7 +16,7 @@ from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.cli import SECTIONS, app
 from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
 from prunelab.datasets.datasets import DATASETS, Cifar
-from prunelab.models.catalogue import MODELS
+from prunelab.models.catalogue import LIBRARY, MODELS
 from prunelab.models.networks import build
 from prunelab.pruning.methods import METHODS
 
@@ -165,6 +165,27 @@ def test_list_can_be_limited_to_one_table():
 
     assert "resnet56" in models
     assert "l1_channel" not in models
+
+
+def test_all_models_are_those_made_here_and_those_of_the_libraries():
+    every = [line.split()[0] for line in run("list", "models", "--all").stdout.splitlines()]
+
+    assert every == ["model", *MODELS, *LIBRARY, "timm/NAME"]
+    assert "torchvision/" not in run("list", "models").stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("torchvision/resnet19", "unknown model 'torchvision/resnet19'"),
+        ("torchvision/vgg11", "cannot read images of 8 x 8 pixels"),
+    ],
+)
+def test_check_names_a_library_network_that_cannot_be_had(workspace, model, problem):
+    result = check(model=model)
+
+    assert result.exit_code == 1
+    assert problem in result.stderr
 
 
 def test_listed_layers_are_those_that_patterns_name(workspace):
