@@ -193,7 +193,7 @@ class Remembering(Net):
         (Normed, "norm averages over them"),
         (GroupNormed, "norm averages over them"),
         (Attending, "matmul multiplies activations with each other"),
-        (Offset, "add joins them with a parameter of the network"),
+        (Offset, "add joins them with a parameter of fixed width"),
         (Sorted, "sort may mix channels"),
         (Remembering, "computes something else than with zeros"),
     ],

@@ -221,14 +221,12 @@ def _same(tracer: Tracer, call: Call) -> None:
 
 def _layer_norm(tracer: Tracer, call: Call) -> None:
     dims = len(call.argument(1, "normalized_shape"))
-    layer = tracer.layer_of(call.argument(2, "weight"))
-    _keep_mixed(tracer, call, range(-dims, 0), f"{layer or 'a layer norm'} averages over them")
+    _keep_mixed(tracer, call, range(-dims, 0), "a layer norm averages over them")
     _same(tracer, call)
 
 
 def _group_norm(tracer: Tracer, call: Call) -> None:
-    layer = tracer.layer_of(call.argument(2, "weight"))
-    _keep_mixed(tracer, call, [1], f"{layer or 'a group norm'} averages over them")
+    _keep_mixed(tracer, call, [1], "a group norm averages over them")
     _same(tracer, call)
 
 
@@ -403,11 +401,10 @@ def _beside_unlabelled(
     """Keep channels whose number a tensor beside them fixes, or which it makes differ from 0."""
     offset = labels.dim() - tensor.dim()
     fixes_width = any(dim >= offset and tensor.shape[dim - offset] > 1 for dim in varying)
-    name = tracer.layer_of(tensor)
     if fixes_width:
         what = "a tensor of fixed width"
-        if name is not None and isinstance(tensor, nn.Parameter):
-            what = f"a parameter of {name or 'the network'}"
+        if isinstance(tensor, nn.Parameter):
+            what = "a parameter of fixed width"
         tracer.flow.keep(labels, f"{call.name} joins them with {what}")
     elif call.name not in MULTIPLICATIONS and tensor.dim():
         tracer.flow.keep(labels, f"{call.name} joins them with what is no channel")

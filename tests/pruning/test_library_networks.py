@@ -1,0 +1,83 @@
+"""torchvision's networks of up to 100 M parameters: pruned, saved and reloaded."""
+
+import pytest
+import torch
+from helpers.networks import CARD
+from helpers.params import prune_spec
+
+from prunelab.artifacts.networks import Network, load_network, save_network
+from prunelab.core.errors import InputError
+from prunelab.models.catalogue import TORCHVISION
+from prunelab.models.cost import macs, parameters
+from prunelab.models.networks import build, find_head
+from prunelab.pruning.prune import find_groups, prune
+
+QUICK = ("mnasnet0_5", "regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_1")
+LARGE = 100_000_000  # parameters
+
+# Pixels a side, where 64 are too few for the network or for what is typical of it.
+SIDES = {"inception": 96, "maxvit": 224, "swin": 224, "vit": 224}
+# Attention and the stream between blocks stay whole, so only hidden layers shrink.
+ATTENTION = ("maxvit", "swin", "vit")
+
+NAMES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION
+]
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    side = SIDES.get(name.split("_")[0], 64)
+    return 1, side, side
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_loses_channels_and_is_reloaded_to_the_same_bits(name, tmp_path):
+    from torchvision.models import get_model_weights
+
+    if next(iter(get_model_weights(name))).meta["num_params"] > LARGE:
+        pytest.skip(f"{name} has more than {LARGE:,} parameters")
+    model_name, shape = f"torchvision/{name}", shape_of(name)
+    model = build(model_name, 10, shape)
+    dense_macs, dense_parameters = macs(model, shape), parameters(model)
+
+    result = prune(model, model_name, prune_spec("l1_channel", 0.5), shape=shape, seed=0)
+
+    least = 1.35 if name.startswith(ATTENTION) else 1.5
+    assert dense_macs / macs(model, shape) >= least
+    assert dense_parameters / parameters(model) >= least
+    assert model.get_submodule(find_head(model_name, model)).weight.shape[0] == 10
+    kept = {layer for layers in result.kept for layer in layers.layers}
+    for width in result.widths:
+        assert width.after < width.before
+        assert not kept.issuperset(width.layers)
+
+    card = CARD.model_copy(update={"model": model_name, "input_shape": shape})
+    path = tmp_path / "network.safetensors"
+    save_network(path, Network(model=model, card=card))
+    reloaded = load_network(path).model
+
+    images = torch.randn(2, *shape)
+    with torch.no_grad():
+        outputs = model.eval()(images)
+        assert torch.equal(reloaded(images), outputs)
+    assert outputs.abs().sum() > 0
+
+
+def test_a_network_that_can_lose_nothing_is_refused_with_layers_and_reasons():
+    model = build("torchvision/shufflenet_v2_x0_5", 10, (1, 64, 64))
+
+    # The first convolution is all that is left, with a norm behind it.
+    for name, _ in list(model.named_children()):
+        if name.startswith("stage"):
+            setattr(model, name, torch.nn.Identity())
+    model.conv5 = torch.nn.GroupNorm(2, 24)
+    model.fc = torch.nn.Linear(24, 10)
+
+    with pytest.raises(InputError, match=r"conv1\.0 \(a group norm averages over them\)"):
+        find_groups(
+            model,
+            architecture="torchvision/shufflenet_v2_x0_5",
+            kind="channel",
+            shape=(1, 64, 64),
+            method="l1_channel",
+        )
