@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunelab.pruning.structured import channels
-from prunelab.pruning.structured.groups import FoundGroups
+from prunelab.pruning.structured.groups import FoundGroups, Group
 
 IMAGES = torch.zeros(1, 3, 8, 8)
 
@@ -88,6 +88,25 @@ def test_groups_of_filters_lose_the_same_channels_each():
     assert (net.grouped.groups, net.grouped.in_channels, net.grouped.out_channels) == (2, 6, 8)
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(net(images), expected(images))
+
+
+def test_filters_of_one_input_each_keep_their_groups_step_by_step():
+    net = Grouped()
+    found = find(net)
+    at_once = deepcopy(net)
+    order = [group.name for group in found.groups]
+
+    def drop(network: nn.Module, groups: list[Group], **units: list[int]) -> list[Group]:
+        return channels.take_out(network, groups, [units.get(name, []) for name in order])
+
+    groups = drop(net, found.groups, first=[0, 1, 2])
+    drop(net, groups, grouped=[0, 1, 2, 3])
+    drop(at_once, found.groups, first=[0, 1, 2], grouped=[0, 1, 2, 3])
+
+    assert net.grouped.weight.shape == (4, 1, 3, 3)
+    assert net.grouped.groups == at_once.grouped.groups == 2
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(net(images), at_once(images))
 
 
 class Depthwise(Net):

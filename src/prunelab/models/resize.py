@@ -50,7 +50,15 @@ def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
     # After all tensors, because some modules count what their children have.
     for module in model.modules():
+        if isinstance(module, nn.Conv2d) and is_depthwise(module):
+            filters_per_channel = module.out_channels // module.groups
+            module.groups = module.weight.shape[0] // filters_per_channel
         set_widths(module)
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether each input channel of a convolution of full width has filters of its own."""
+    return conv.groups > 1 and conv.groups == conv.in_channels
 
 
 def _resize_tensor(module: nn.Module, key: str, shape: tuple[int, ...], name: str) -> None:
@@ -152,9 +160,6 @@ def set_widths(module: nn.Module) -> None:
         InputError: if an attention layer has part of a head.
     """
     if isinstance(module, nn.Conv2d):
-        if module.groups == module.in_channels and module.groups > 1:  # depthwise
-            filters_per_channel = module.out_channels // module.groups
-            module.groups = module.weight.shape[0] // filters_per_channel
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):

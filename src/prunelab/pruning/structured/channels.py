@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.resize import set_widths
+from prunelab.models.resize import is_depthwise, set_widths
 from prunelab.pruning.structured.groups import FoundGroups, Group, KeptLayers, Member
 from prunelab.pruning.structured.tracing import Tracer
 
@@ -188,8 +188,13 @@ def take_out(
     modules = dict(model.named_modules())
     lost = _lost_indices(groups, dropped)
     for (layer, loses_outputs), indices in lost.items():
-        if len(indices):
-            _drop(modules[layer], 0 if loses_outputs else 1, indices)
+        if not len(indices):
+            continue
+
+        module = modules[layer]
+        if isinstance(module, nn.Conv2d) and is_depthwise(module) and (layer, False) not in lost:
+            module.groups -= len(indices) * module.groups // module.out_channels
+        _drop(module, 0 if loses_outputs else 1, indices)
 
     # After all tensors, because some modules count what their children have.
     for module in modules.values():
