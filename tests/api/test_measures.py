@@ -153,7 +153,9 @@ def test_wrong_arguments_of_a_benchmark_are_refused():
     models = (residual_net(), residual_net(), IMAGES)
 
     assert "rounds must be 2" in refusal(prunelab.benchmark, *models, rounds=1)
-    assert "unknown backend 'eeger'" in refusal(prunelab.benchmark, *models, backend="eeger")
+    assert "unknown backend 'eager_mode'" in refusal(
+        prunelab.benchmark, *models, backend="eager_mode"
+    )
     assert "needs a GPU" in refusal(prunelab.benchmark, *models, backend="cuda_graph")
     assert "do not fit" in refusal(prunelab.benchmark, residual_net(), perceptron(), IMAGES)
 

@@ -253,7 +253,7 @@ def test_parameters_that_are_not_valid_here_are_refused(project):
 
 
 def test_names_without_results_are_refused(project):
-    assert "did you mean 'thin'?" in refused("thinn")
+    assert "did you mean 'thin'?" in refused("thing")
     assert "workspace is what is here already" in refused("workspace")
     assert "HEAD~1 has no result" in refused("HEAD~1")
 
