@@ -189,7 +189,9 @@ def exported(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "name"), [(traced, "TorchScript"), (exported, "torch.export")], ids=str
+    ("write", "name"),
+    [(traced, "TorchScript"), (exported, "torch.export")],
+    ids=["TorchScript", "torch.export"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_programs_of_torch_are_named_and_the_advice_gives_their_weights(
