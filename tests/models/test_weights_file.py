@@ -214,7 +214,7 @@ def test_programs_of_torch_are_named_and_the_advice_gives_their_weights(
         (b"\n<!DOCTYPE html><html>Not found</html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
-        (gzip.compress(b"w"), "unpack it"),
+        (gzip.compress(b"w", mtime=0), "unpack it"),
         (b"hello", "no file of torch.save or safetensors"),
     ],
 )
