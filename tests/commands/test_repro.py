@@ -355,7 +355,7 @@ def test_targets_are_stages_or_groups_with_all_they_need():
     for index, name in enumerate(names):
         assert everything.needs[name] <= set(names[:index])
 
-    first_stages = {"prepare", "train_base"}
+    first_stages = {"code", "prepare", "train_base"}
     assert set(two_stages.stages) == first_stages | {"prune@l1_channel-0.5", "evaluate_base"}
     cells = {name for name in names if name.startswith("prune@")}
     assert set(group.stages) == first_stages | cells
@@ -376,7 +376,7 @@ def test_unknown_targets_are_named_with_similar_stages():
 
     stage_problem, cell_problem = raised.value.problems
     assert (
-        "unknown stage 'evaluat_base' (did you mean 'evaluate_base'?); valid: prepare, "
+        "unknown stage 'evaluat_base' (did you mean 'evaluate_base'?); valid: code, prepare, "
         in stage_problem
     )
     assert (
