@@ -1,5 +1,7 @@
 """`prunelab check` on broken plugins: one line each, with the file, the line and what to do."""
 
+from pathlib import Path
+
 import pytest
 from helpers.params import PROJECT
 from helpers.plugins import CRITERION, DATASET, METHOD, NETWORK, line_of, write_plugins
@@ -165,14 +167,18 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("case", NETWORKS)
-def test_a_network_that_breaks_a_rule_is_refused_by_its_line(project, case):
-    text, place, expected = NETWORKS[case]
-    write_plugins(project, net=text)
+def assert_refused_by_its_line(project: Path, file: str, text: str, place: str, expected: str):
+    """A plugin of that text has one problem, at the line of `place`, that begins as expected."""
+    write_plugins(project, **{file: text})
 
     (line,) = plugin_checks.find_problems(DIGITS)
 
-    assert line.startswith(f"plugins/net.py:{line_of(text, place)}: {expected}")
+    assert line.startswith(f"plugins/{file}.py:{line_of(text, place)}: {expected}")
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_a_network_that_breaks_a_rule_is_refused_by_its_line(project, case):
+    assert_refused_by_its_line(project, "net", *NETWORKS[case])
     assert not verdicts.FILE.exists()
 
 
@@ -251,12 +257,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_any_other_entry_that_breaks_a_rule_is_refused_by_its_line(project, case):
-    text, place, expected = OTHERS[case]
-    write_plugins(project, mine=text)
-
-    (line,) = plugin_checks.find_problems(DIGITS)
-
-    assert line.startswith(f"plugins/mine.py:{line_of(text, place)}: {expected}")
+    assert_refused_by_its_line(project, "mine", *OTHERS[case])
 
 
 def test_every_broken_plugin_is_named_at_once(project):

@@ -97,7 +97,7 @@ class Plugins:
         return {name: entry for (other, name), entry in self.registrations.items() if other == kind}
 
     def require_readable(self) -> None:
-        """Raise InputError if names of any file cannot be told."""
+        """Raise InputError if there is a file whose names cannot be read."""
         if self.problems:
             raise InputError(self.problems)
 
@@ -194,16 +194,6 @@ def _place(error: BaseException) -> str:
 
 def _relative(filename: str, folder: Path, line: int | None) -> str:
     return f"{(FOLDER / Path(filename).relative_to(folder)).as_posix()}:{line}"
-
-
-def content_digest() -> str:
-    """A hash of all code in the folder; of nothing if there is no such folder."""
-    digest = hashlib.sha256()
-    folder = current().folder
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def code_hash(registration: Registration) -> str:

@@ -121,6 +121,15 @@ def _imports(file: Path) -> tuple[_Import, ...]:
     return tuple(imports)
 
 
+def folder_digest(folder: Path) -> str:
+    """A hash of all Python files below a folder; of nothing if there is no such folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 @cache
 def _digest(file: Path) -> str:
     return hashlib.sha256(code_text(file.read_text(encoding="utf-8")).encode()).hexdigest()

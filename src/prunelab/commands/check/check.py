@@ -20,7 +20,6 @@ from prunelab.commands.check.inputs import (
 )
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.core.errors import InputError, describe_os_error
-from prunelab.core.plugins import failure_lines
 from prunelab.core.registry import require
 from prunelab.data.dataset import DataInfo
 from prunelab.data.split_sizes import split_problems
@@ -81,22 +80,17 @@ def find_problems(
 
 
 def _problems_of(check: Callable[..., object], *args: object) -> list[str]:
-    try:
-        check(*args)
-    except InputError as error:
-        return error.problems
-    except OSError as error:
-        return [describe_os_error(error)]
-    except Exception as error:
-        lines = failure_lines(error)
-        if not lines:
-            raise
-        return lines
-    return []
+    def checked() -> None:
+        try:
+            check(*args)
+        except OSError as error:
+            raise InputError(describe_os_error(error)) from error
+
+    return plugins.problems_of(checked)
 
 
 def _data_info(params: Params, raw: Path) -> DataInfo | None:
-    """What the data set holds; None if that cannot be told, which another check reports."""
+    """What the data set holds; None if that is not known, which another check reports."""
     try:
         return data_info_of(params, raw)
     except Exception:  # of whatever kind: the parameters are not checked yet, nor are plugins

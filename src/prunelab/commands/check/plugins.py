@@ -59,7 +59,7 @@ def _names_of_the_package() -> list[str]:
 def _import_all() -> list[str]:
     problems: list[str] = []
     for file in plugins.current().files:
-        problems += _problems_of(plugins.load, f"{plugins.PACKAGE}.{file.stem}")
+        problems += problems_of(plugins.load, f"{plugins.PACKAGE}.{file.stem}")
     return list(dict.fromkeys(problems))
 
 
@@ -73,14 +73,15 @@ def _entry_problems(data_info: DataInfo | None, model: str | None) -> list[str]:
     problems = []
     tables = _tables()
     for registration in plugins.current().registrations.values():
-        lines = _problems_of(tables[registration.kind].__getitem__, registration.name)
+        lines = problems_of(tables[registration.kind].__getitem__, registration.name)
         if not lines and registration.kind in checks:
-            lines = _problems_of(checks[registration.kind], registration)
+            lines = problems_of(checks[registration.kind], registration)
         problems += lines
     return problems
 
 
-def _problems_of(check: Callable[..., object], *args: object) -> list[str]:
+def problems_of(check: Callable[..., object], *args: object) -> list[str]:
+    """The problems that a check raises, those that the code of plugins raises included."""
     try:
         check(*args)
     except InputError as error:

@@ -15,6 +15,7 @@ import prunelab
 from prunelab.core import plugins
 from prunelab.core.files import write
 from prunelab.core.packages import installed_versions
+from prunelab.core.source_code import folder_digest
 
 FILE = Path(".prunelab/passed_checks")  # one verdict a line, the newest last
 MAX_VERDICTS = 1000
@@ -27,7 +28,7 @@ def verdict(check: str, *inputs: object) -> str:
     It differs with the code of this package and of plugins, and with the versions of the packages
     that build networks.
     """
-    parts = [check, inputs, _code(), plugins.content_digest(), _versions()]
+    parts = [check, inputs, _code(), folder_digest(plugins.current().folder), _versions()]
     content = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -54,12 +55,7 @@ def _read() -> list[str]:
 @cache
 def _code() -> str:
     """A hash of every source file of this package."""
-    folder = Path(prunelab.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return folder_digest(Path(prunelab.__file__).parent)
 
 
 @cache
