@@ -8,14 +8,12 @@ from torch import Tensor
 from prunelab.api.inputs import Network, copy_of, example_of, first_line, module_of
 from prunelab.api.result import LoadedNetwork, PrunedNetwork
 from prunelab.benchmarking.backends import inputs_like
-from prunelab.benchmarking.checked_export import Agreement, write_agreeing
+from prunelab.benchmarking.checked_export import CHECKED_BATCH_SIZES, Agreement, write_agreeing
 from prunelab.benchmarking.export_formats import get_format
 from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import METADATA_KEY
 from prunelab.runtime.device import Execution
-
-CHECKED_BATCH_SIZES = (1, 2, 7)
 
 
 def export(

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunelab.api.result import LoadedNetwork, PrunedNetwork
+from prunelab.api.result import Card, LoadedNetwork, PrunedNetwork
+from prunelab.artifacts.networks import ModelCard
 from prunelab.core.errors import InputError
 from prunelab.core.text import abbreviate
+from prunelab.models.structure import Structure, registered_structure, traced_structure
 from prunelab.pruning.criteria.calibration import evaluating
 from prunelab.runtime.device import Execution
 
@@ -113,6 +115,13 @@ def run(model: nn.Module, inputs: Tensor, name: str) -> Any:
             f"{name} of shape {tuple(inputs.shape)} and type {dtype} do not fit the network: "
             f"{first_line(error)}"
         ) from error
+
+
+def structure_of(card: Card | None, model: nn.Module, example: Tensor) -> Structure:
+    """The structure of a network: a registered one's is known, any other's is traced."""
+    if isinstance(card, ModelCard):
+        return registered_structure(card.model, model, card.input_shape)
+    return traced_structure(model, example)
 
 
 def batches_of(data: Data, examples: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

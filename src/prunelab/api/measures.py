@@ -19,9 +19,9 @@ from prunelab.api.inputs import (
     labelled_batches,
     module_of,
     require_batches,
+    structure_of,
 )
 from prunelab.api.result import LoadedNetwork
-from prunelab.artifacts.networks import ModelCard
 from prunelab.artifacts.records import ALL
 from prunelab.benchmarking.backends import BACKENDS, NEEDS
 from prunelab.benchmarking.suite import Benchmark
@@ -29,7 +29,6 @@ from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
 from prunelab.evaluation.metrics import quality
 from prunelab.evaluation.predict import Predictions, predict_batches
-from prunelab.models.structure import Structure, registered_structure, traced_structure
 from prunelab.pruning import sensitivity as curves
 from prunelab.pruning.criteria.calibration import evaluating
 from prunelab.report.text_table import aligned_table
@@ -256,18 +255,13 @@ def sensitivity(
         measure = _accuracy_on(list(batches_of(require_batches(data), samples)))
 
     copy = copy_of(network).cpu().eval()
-    parts = curves.units_of(copy, _structure(model, copy, example), units)
+    card = model.card if isinstance(model, LoadedNetwork) else None
+    parts = curves.units_of(copy, structure_of(card, copy, example), units)
     if not curves.measurable(parts, ratios):
         raise InputError(f"no layer loses some of its {units}s, and not all, at {list(ratios)}")
     copy.to(device_of(network))
     rows = list(curves.curves(copy, parts, ratios, measure))
     return Sensitivity(measure(copy), rows)
-
-
-def _structure(model: Network, network: nn.Module, example: Tensor) -> Structure:
-    if isinstance(model, LoadedNetwork) and isinstance(model.card, ModelCard):
-        return registered_structure(model.card.model, network, model.card.input_shape)
-    return traced_structure(network, example)
 
 
 def _accuracy_on(batches: Sequence[tuple[Tensor, Tensor]]) -> Score:

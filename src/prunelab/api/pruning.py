@@ -1,7 +1,7 @@
 """prunelab.prune: prune any network that maps one tensor to one tensor."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from prunelab.api.inputs import (
     example_of,
     module_of,
     require_batches,
+    structure_of,
 )
 from prunelab.api.result import Card, LoadedNetwork, PrunedLayer, PrunedNetwork
 from prunelab.api.training import ScriptTraining, TrainFunction
@@ -31,7 +32,7 @@ from prunelab.models.cost import cost_at, parameters
 from prunelab.models.frozen import within
 from prunelab.models.networks import example_input
 from prunelab.models.resize import Widths, adopt, changed_widths
-from prunelab.models.structure import Structure, registered_structure, traced_structure
+from prunelab.models.structure import Structure
 from prunelab.pruning.criteria import LossFunction
 from prunelab.pruning.methods import METHODS, Method
 from prunelab.pruning.prune import check_feasible, prune_network
@@ -124,7 +125,7 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
         loss: the mean loss of a batch from outputs and targets, for criteria that need gradients;
             cross-entropy if it is not given
         train: trains a network in place for one epoch, called as `train(network)`, for methods
-            that train in between. It must make its optimizer anew, as widths change
+            that train in between. It must make a new optimizer each time, as widths change
         inplace: whether `model` itself is pruned. Its parameters stay the same objects, but an
             optimizer's state does not fit them any more
         seed: seeds the random choices of random methods
@@ -158,7 +159,7 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
         return found
 
     adopt(network, pruned)
-    return _with_model(found, network)
+    return replace(found, model=network)
 
 
 def _match_modes(pruned: nn.Module, dense: nn.Module) -> None:
@@ -179,9 +180,7 @@ class _Job:
     card: Card | None
 
     def structure(self, model: nn.Module) -> Structure:
-        if isinstance(self.card, ModelCard):
-            return registered_structure(self.card.model, model, self.card.input_shape)
-        return traced_structure(model, self.example)
+        return structure_of(self.card, model, self.example)
 
     def training(
         self, data: Data | None, loss: LossFunction | None, train: TrainFunction | None
@@ -289,23 +288,29 @@ def _example(model: Network, network: nn.Module, example_inputs: Tensor | None) 
 
 def _check_training(name: str, method: Method, train: TrainFunction | None) -> None:
     """Raise InputError if the method needs training that a script cannot give, or does not."""
-    usable = [
-        other
-        for other, entry in METHODS.items()
-        if entry.granularity == method.granularity
-        and entry.restart is Restart.NONE
-        and not entry.trains
-    ]
+    usable = ", ".join(_without_training(method))
+
     if method.restart is not Restart.NONE:
         raise InputError(
             f"{name} repeats the training of the dense network, which `prunelab repro` does; "
-            f"here these work: {', '.join(usable)}"
+            f"here these work: {usable}"
         )
+
     if method.trains and train is None:
         raise InputError(
             f"{name} trains in between: pass train=, a function that trains a network for one "
-            f"epoch. These work without: {', '.join(usable)}"
+            f"epoch. These work without: {usable}"
         )
+
+
+def _without_training(method: Method) -> dict[str, Method]:
+    """The methods, by name, that remove what this one removes and train nothing."""
+    usable = {}
+    for name, entry in METHODS.items():
+        fits = entry.granularity == method.granularity and entry.restart is Restart.NONE
+        if fits and not entry.trains:
+            usable[name] = entry
+    return usable
 
 
 def _why_data(spec: PruneSpec, method: Method) -> str:
@@ -315,11 +320,8 @@ def _why_data(spec: PruneSpec, method: Method) -> str:
             "(inputs, targets) such as a DataLoader"
         )
 
-    usable = []
-    for name, entry in METHODS.items():
-        fits = entry.granularity == method.granularity and entry.restart is Restart.NONE
-        if fits and not entry.needs_data and not entry.trains:
-            usable.append(name)
+    others = _without_training(method)
+    usable = [name for name, entry in others.items() if not entry.needs_data]
     return (
         f"{spec.method} scores weights by examples: pass data=, batches (inputs, targets) such as "
         f"a DataLoader. These work without: {', '.join(usable)}"
@@ -335,7 +337,7 @@ def _explained(
         kept = layer.weights_nonzero == layer.weights_before
     if not kept:
         return layer
-    return PrunedLayer(**{**vars(layer), "kept_because": _reason(layer, spec, result, structure)})
+    return replace(layer, kept_because=_reason(layer, spec, result, structure))
 
 
 def _reason(layer: PrunedLayer, spec: PruneSpec, result: PruneResult, structure: Structure) -> str:
@@ -358,7 +360,3 @@ def _reason(layer: PrunedLayer, spec: PruneSpec, result: PruneResult, structure:
         if layer.name in width.layers:
             return "its units rank above those that went"
     return "none of its outputs can go alone, or the criterion scores none"
-
-
-def _with_model(found: PrunedNetwork, model: nn.Module) -> PrunedNetwork:
-    return PrunedNetwork(**{**vars(found), "model": model})

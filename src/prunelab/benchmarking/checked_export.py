@@ -13,6 +13,7 @@ from prunelab.core.files import replacing
 
 # Relative to the largest score. Another order of float32 additions makes a difference of 1e-6.
 TOLERANCE = 1e-4
+CHECKED_BATCH_SIZES = (1, 2, 7)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunelab.artifacts.networks import ModelCard
 from prunelab.benchmarking.backends import eager
-from prunelab.benchmarking.checked_export import Agreement, write_agreeing
+from prunelab.benchmarking.checked_export import CHECKED_BATCH_SIZES, Agreement, write_agreeing
 from prunelab.benchmarking.export_formats import get_format
 from prunelab.benchmarking.latency import time_interleaved, timer
 from prunelab.config.params import Normalise
@@ -19,8 +19,6 @@ from prunelab.core.model_files import METADATA_KEY
 from prunelab.encoders.pretrained import SMALL
 from prunelab.models.catalogue import input_kind
 from prunelab.runtime.device import Execution, generator
-
-CHECKED_BATCH_SIZES = (1, 2, 7)
 
 
 class Normalised(nn.Module):
