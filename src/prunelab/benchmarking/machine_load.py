@@ -33,10 +33,9 @@ def machine_load(window_s: float = 0.5) -> dict[str, Any]:
 
     busy = []
     if sum(shares.values()) > BUSY_CORES:
-        named = [(-cores, _name(process)) for process, cores in shares.items()]
-        for negative_cores, name in sorted(named):
-            if -negative_cores > NAMED_CORES:
-                busy.append(f"{name} {-negative_cores:.0%}")
+        named = [(_name(process), cores) for process, cores in shares.items()]
+        named.sort(key=lambda entry: (-entry[1], entry[0]))
+        busy = [f"{name} {cores:.0%}" for name, cores in named if cores > NAMED_CORES]
 
     return {
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,

@@ -77,6 +77,7 @@ class BitDepth:
                 f"16-bit grey images: the training split uses {entries['grey_bits']} bits, "
                 f"which were scaled to {KEPT_BITS}"
             )
+
         if "colour_bits" in entries:
             levels = 2 ** (entries["colour_bits"] - KEPT_BITS)
             lines.append(
@@ -84,6 +85,7 @@ class BitDepth:
                 f"only the upper {KEPT_BITS} of 16 can be read, which leaves {levels} levels; "
                 f"convert them to {KEPT_BITS} bits a channel first"
             )
+
         if "grey_clipped" in entries:
             lines.append(
                 f"16-bit grey images: {entries['grey_clipped']} images of other splits have larger "

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prunelab.statistics.intervals import no_drop_shown
+from prunelab.statistics.intervals import no_drop_shown, with_interval
 
 
 def describe(metrics: Mapping[str, float]) -> str:
@@ -11,7 +11,8 @@ def describe(metrics: Mapping[str, float]) -> str:
     Accuracy is in per cent and drops are in points, ± half the 95 % interval. A drop whose interval
     holds 0 was not shown, and neither was a gain.
     """
-    parts = [f"test accuracy {_percent(metrics, 'accuracy')} %"]
+    accuracy = with_interval(metrics["accuracy"], metrics["accuracy_ci95"])
+    parts = [f"test accuracy {accuracy} %"]
     if metrics["ratio_asked"]:
         if no_drop_shown(metrics):
             verdict = "not shown to differ from dense"
@@ -19,13 +20,11 @@ def describe(metrics: Mapping[str, float]) -> str:
             verdict = "a drop that is shown"
         else:
             verdict = "a gain that is shown"
-        parts.append(f"drop {_percent(metrics, 'accuracy_drop')} points: {verdict}")
+
+        drop = with_interval(metrics["accuracy_drop"], metrics["accuracy_drop_ci95"])
+        parts.append(f"drop {drop} points: {verdict}")
         parts.append(f"{metrics['macs_ratio']:.2f}x fewer MACs")
         parts.append(f"{metrics['sparsity']:.1%} of the weights gone")
 
     parts.append(f"{metrics['size_compressed_bytes'] / 1000:,.1f} kB compressed")
     return "; ".join(parts)
-
-
-def _percent(metrics: Mapping[str, float], key: str) -> str:
-    return f"{100 * metrics[key]:.2f} ± {100 * metrics[f'{key}_ci95']:.2f}"

@@ -11,7 +11,8 @@ from prunelab.report.labels import DENSE
 from prunelab.report.rows import column
 from prunelab.report.series import confusion_of
 from prunelab.report.style import DENSE_COLOUR, colour
-from prunelab.report.tables import compressed_size, drop, fewer_macs, same_as, with_interval
+from prunelab.report.tables import compressed_size, drop, fewer_macs, same_as
+from prunelab.statistics.intervals import with_interval
 
 Row = Mapping[str, Any]
 

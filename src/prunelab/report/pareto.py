@@ -12,9 +12,8 @@ from prunelab.report.tables import (
     compressed_size,
     drop,
     fewer_macs,
-    with_interval,
 )
-from prunelab.statistics.intervals import no_drop_shown
+from prunelab.statistics.intervals import no_drop_shown, with_interval
 
 Row = dict[str, Any]
 

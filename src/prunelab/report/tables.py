@@ -5,7 +5,7 @@ from typing import Any
 
 from prunelab.core.text import name_list
 from prunelab.report.labels import DENSE
-from prunelab.statistics.intervals import no_drop_shown
+from prunelab.statistics.intervals import no_drop_shown, with_interval
 
 Row = Mapping[str, Any]
 
@@ -95,11 +95,6 @@ def drop(row: Row) -> str:
     """The drop from dense with its interval; "=" marks an interval that includes 0."""
     text = with_interval(row["accuracy_drop"], row["accuracy_drop_ci95"])
     return f"{text} =" if no_drop_shown(row) else text
-
-
-def with_interval(share: float, half_width: float) -> str:
-    """A share in per cent, ± half the width of its interval."""
-    return f"{100 * share:.2f} ± {100 * half_width:.2f}"
 
 
 def _notes(seeds: int, imported: bool) -> list[str]:

@@ -44,6 +44,11 @@ def no_drop_shown(metrics: Mapping[str, float]) -> bool:
     return abs(metrics["accuracy_drop"]) <= metrics["accuracy_drop_ci95"]
 
 
+def with_interval(share: float, half_width: float) -> str:
+    """A share in per cent, ± half the width of its interval."""
+    return f"{100 * share:.2f} ± {100 * half_width:.2f}"
+
+
 def student_t(means: np.ndarray) -> float:
     """Half the width of Student's 95 % interval of the mean of at least two values."""
     quantile = _student_quantile(len(means) - 1)

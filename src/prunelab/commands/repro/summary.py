@@ -6,8 +6,9 @@ from typing import Any
 from prunelab.core.errors import InputError
 from prunelab.project.paths import PAGE, TABLE, TRADEOFF
 from prunelab.report.read_results import POINT, POINT_TEXTS, read_rows
-from prunelab.report.tables import compressed_size, fewer_macs, with_interval
+from prunelab.report.tables import compressed_size, fewer_macs
 from prunelab.report.text_table import aligned_table
+from prunelab.statistics.intervals import with_interval
 
 Row = dict[str, Any]
 

@@ -14,7 +14,7 @@ from prunelab.commands.review.significance import (
 from prunelab.core.escape import as_code
 from prunelab.core.text import name_list
 from prunelab.report.markdown import details_block, table
-from prunelab.report.tables import with_interval
+from prunelab.statistics.intervals import with_interval
 
 ACCURACY = "accuracy"
 COSTS = {

@@ -21,8 +21,8 @@ from prunelab.config.params import Prune
 from prunelab.models.frozen import within
 from prunelab.pruning.unstructured.ranking import Saliency
 
-# Plural names for messages, by the kind of a group.
 MAX_NAMED = 3  # layers that one reason names
+# Plural names for messages, by the kind of a group.
 UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 
 
