@@ -3,10 +3,11 @@
     python benchmarks/gpu.py [--networks resnet20,resnet56] [--out gpu.json] [--smoke]
 
 For each network: images per second of the usual recipe (as in training.py: PIL images, a DataLoader
-with workers, float32), of our loop with every step run as it is, of the same loop with steps
-recorded as CUDA graphs, and of three seeds at once, in bf16. Every epoch ends with a validation of
-an eighth as many images. `bits` compares every weight after two epochs, recorded against run one by
-one, and one seed among three against the same seed alone.
+with workers, float32), of our loop with every step run as it is, of that with images streamed from
+a file, of the same loop with steps recorded as CUDA graphs, and of three seeds at once, in bf16.
+Every epoch ends with a validation of an eighth as many images. `bits` compares every weight after
+two epochs: recorded against run one by one, streamed against in memory, and one seed among three
+against the same seed alone.
 `capture` is what recording adds to a training. Images and texts are random: time does not depend on
 them. Steps with texts are not recorded, because texts differ in length. Networks with dropout train
 one after another, so they have no figure for three seeds.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -63,6 +65,7 @@ class Case:
     batch_size: int = 128
     steps: int = 176  # an epoch of half of CIFAR-10
     usual_workers: tuple[int, ...] = ()
+    disk_workers: int = 0  # that read images from a file; 0 leaves this arm out
     eager_epochs: int = 1
     graph_epochs: int = 3
     seed_epochs: int = 3
@@ -75,9 +78,18 @@ class Case:
 CASES = (
     Case("resnet20", usual_workers=(2, 8), graph_epochs=8, seed_epochs=8),
     Case("resnet56", usual_workers=(8,)),
-    Case("resnet18", usual_workers=(8,)),
+    Case("resnet18", usual_workers=(8,), disk_workers=4),
     Case("vgg19_bn", usual_workers=(8,)),
-    Case("efficientnet_b0", (3, 224, 224), 1000, 64, steps=40, graph_epochs=2, seed_epochs=0),
+    Case(
+        "efficientnet_b0",
+        (3, 224, 224),
+        1000,
+        64,
+        steps=40,
+        disk_workers=8,
+        graph_epochs=2,
+        seed_epochs=0,
+    ),
     Case("bert", (64,), 10, 64, steps=80, graph_epochs=0, seed_epochs=0),
 )
 SMOKE = Case(
@@ -85,6 +97,7 @@ SMOKE = Case(
     batch_size=8,
     steps=4,
     usual_workers=(1,),
+    disk_workers=1,
     eager_epochs=1,
     graph_epochs=1,
     seed_epochs=1,
@@ -131,16 +144,16 @@ class Bench:
         self.images = case.steps * case.batch_size
         self.split = _random_split(case, self.images)
 
-        normalise = None
+        self.normalise = None
         augmentation = Augmentation()
         if len(case.shape) == 3:
-            normalise = Normalise(mean=MEAN, std=STD)
+            self.normalise = Normalise(mean=MEAN, std=STD)
             augmentation = Augmentation(crop_padding=4, flip=True)
         validation_steps = max(1, case.steps // STEPS_PER_VALIDATION_STEP)
         validation = self.split.at(np.arange(validation_steps * case.batch_size))
         self.trainer = Trainer(
-            BatchLoader(self.split, normalise, execution),
-            BatchLoader(validation, normalise, execution),
+            BatchLoader(self.split, self.normalise, execution),
+            BatchLoader(validation, self.normalise, execution),
             augmentation,
             execution,
         )
@@ -157,10 +170,19 @@ class Bench:
         return Finetune(**shipped | changes)
 
     def train(
-        self, seed: int, epochs: int, *, graphs: bool, together: threading.Barrier | None = None
+        self,
+        seed: int,
+        epochs: int,
+        *,
+        graphs: bool,
+        together: threading.Barrier | None = None,
+        images: BatchLoader | None = None,
     ) -> Timed:
+        """Train one network, on `images` in place of those in memory if they are given."""
         execution = replace(self.execution, cuda_graphs=graphs and self.execution.cuda_graphs)
         trainer = replace(self.trainer, execution=execution, seed=seed, label=self.case.network)
+        if images is not None:
+            trainer = replace(trainer, train_loader=images)
         model = self.model(seed)
         clock = Clock(self.execution.device, together)
 
@@ -173,6 +195,17 @@ class Bench:
     def model(self, seed: int) -> nn.Module:
         case = self.case
         return build(case.network, case.classes, case.shape, seed, **case.options)
+
+    def train_from_disk(self, epochs: int) -> Timed:
+        """As `train`, with images that workers read from a file."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "images.npy"
+            np.save(file, self.split.inputs)
+            mapped = Split(np.load(file, mmap_mode="r"), self.split.labels)
+            images = BatchLoader(
+                mapped, self.normalise, self.execution, workers=self.case.disk_workers
+            )
+            return self.train(0, epochs, graphs=False, images=images)
 
     def seeds_at_once(self, epochs: int) -> list[Timed]:
         together = threading.Barrier(len(SEEDS))
@@ -238,6 +271,11 @@ def measure(case: Case, execution: Execution, captures: _CaptureTimer) -> dict[s
     eager = bench.train(0, case.eager_epochs, graphs=False)
     row["eager"] = bench.speed([eager], case.eager_epochs)
 
+    if case.disk_workers:
+        from_disk = bench.train_from_disk(case.eager_epochs)
+        row["disk"] = bench.speed([from_disk], case.eager_epochs)
+        row["disk_bits"] = same_bits(from_disk, eager)
+
     one = eager
     if case.graph_epochs:
         captures.seconds, captures.count = 0.0, 0
@@ -265,15 +303,15 @@ def _runtime(device: str) -> Runtime:
 
 
 HEADER = (
-    "| network | usual recipe | eager | graph | three seeds | graph ÷ eager | seeds ÷ graph "
-    "| seeds ÷ usual | bits | capture, s |\n"
-    "|:--|--:|--:|--:|--:|--:|--:|--:|:--|--:|"
+    "| network | usual recipe | eager | from disk | graph | three seeds | disk ÷ eager "
+    "| graph ÷ eager | seeds ÷ graph | seeds ÷ usual | bits | capture, s |\n"
+    "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|:--|--:|"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     """A row of the table in Markdown; of several usual recipes the fastest counts."""
-    speeds = {name: row.get(name) for name in ("eager", "graph", "seeds")}
+    speeds = {name: row.get(name) for name in ("eager", "disk", "graph", "seeds")}
     usual_speeds = [value for name, value in row.items() if name.startswith("usual")]
     speeds["usual"] = max(usual_speeds, default=None)
 
@@ -285,10 +323,11 @@ def line(row: dict[str, Any]) -> str:
             return "-"
         return f"{speeds[over] / speeds[under]:.2f}"
 
-    bits = [row[name] for name in ("graph_bits", "seeds_bits") if name in row]
+    bits = [value for name, value in row.items() if name.endswith("_bits")]
     cells = [
         row["network"],
-        *map(number, ("usual", "eager", "graph", "seeds")),
+        *map(number, ("usual", "eager", "disk", "graph", "seeds")),
+        ratio("disk", "eager"),
         ratio("graph", "eager"),
         ratio("seeds", "graph") if speeds["graph"] else ratio("seeds", "eager"),
         ratio("seeds", "usual"),

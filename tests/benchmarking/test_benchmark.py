@@ -34,7 +34,8 @@ from prunelab.models.networks import build, example_input
 MIB = 2**20
 TEXT_SHAPE = (12,)
 # The others are slow, or need a GPU.
-QUICK_BACKENDS = [name for name in BACKENDS if name not in ("compiled", "cuda_graph")]
+SLOW_OR_GPU = ("compiled", "cuda_graph", "semi_structured")
+QUICK_BACKENDS = [name for name in BACKENDS if name not in SLOW_OR_GPU]
 
 needs_peak_reset = pytest.mark.skipif(
     not memory.RESET.exists(), reason="the peak of a process can be reset on Linux only"

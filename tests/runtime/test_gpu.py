@@ -1,5 +1,6 @@
 """What must hold on a GPU; run with `make test PYTEST_ARGS="-m gpu"`."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.networks import (
@@ -18,6 +19,7 @@ from prunelab.benchmarking.backends import BACKENDS, inputs_of
 from prunelab.benchmarking.memory import meter
 from prunelab.benchmarking.suite import Benchmark
 from prunelab.data.augment import Augmentation
+from prunelab.data.storage import OnDisk
 from prunelab.evaluation.predict import predict
 from prunelab.models.cost import parameters
 from prunelab.models.networks import build, example_input
@@ -111,6 +113,24 @@ def test_masks_hold_and_channels_stay_removed_on_the_gpu(method, gpu_trainer, re
     assert (predictions.classes == labels).mean() == pytest.approx(
         fitted.history[-1]["validation_accuracy"], abs=0.05
     )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_batches_are_whole_while_the_gpu_computes(tmp_path, workers, gpu_trainer):
+    """Each is copied ahead, on another stream than the one that reads it."""
+    rows = np.random.default_rng(0).integers(0, 256, (512, 3, 64, 64), dtype=np.uint8)
+    np.save(tmp_path / "rows.npy", rows)
+    stored = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    stream = OnDisk(stored, gpu_trainer.execution.device, workers)
+    busy = torch.randn(2048, 2048, device="cuda")
+
+    received = []
+    for batch in stream.ordered(32):
+        for _ in range(10):
+            busy = (busy @ busy).clamp(-1, 1)
+        received.append(batch + 0)
+
+    assert np.array_equal(torch.cat(received).cpu().numpy(), rows)
 
 
 @pytest.mark.parametrize("name", ["cuda_graph", "compiled"])

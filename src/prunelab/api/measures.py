@@ -160,7 +160,7 @@ def benchmark(
         pruned: the pruned one
         example_inputs: one input or more, [B, ...]
         batch_sizes: how many inputs a call has
-        backend: "eager", "compiled", "cuda_graph" or "onnxruntime"
+        backend: "eager", "compiled", "cuda_graph", "onnxruntime" or "semi_structured"
         rounds: how often each network has its turn, 2 or more; a round gives one ratio
         seconds: how long each network is timed at each batch size
 

@@ -16,6 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.benchmarking.export_formats import Format, get_format, quiet, trace
+from prunelab.benchmarking.semi_structured import (
+    require_sparse_gpu,
+    semi_structured,
+    sparse_layers,
+)
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import example_input
@@ -178,6 +183,8 @@ def require_onnx(execution: Execution) -> Format:
 
 def precision(backend: str, execution: Execution) -> str:
     """What a backend multiplies in: fp32 or bf16."""
+    if backend in BFLOAT16:
+        return "bf16"
     if backend in FLOAT32 or execution.autocast_dtype is None:
         return "fp32"
     return "bf16"
@@ -188,10 +195,18 @@ BACKENDS: dict[str, Backend] = {
     "compiled": compiled,
     "cuda_graph": cuda_graph,
     "onnxruntime": onnxruntime,
+    "semi_structured": semi_structured,
 }
 FLOAT32 = {"onnxruntime"}  # whatever runtime.precision says
+BFLOAT16 = {"semi_structured"}
 NEEDS: dict[str, Callable[[Execution], object]] = {
     "compiled": require_compiler,
     "cuda_graph": require_gpu,
     "onnxruntime": require_onnx,
+    "semi_structured": require_sparse_gpu,
+}
+
+# What a backend says of a network beside its time.
+REMARKS: dict[str, Callable[[nn.Module], dict[str, object]]] = {
+    "semi_structured": lambda model: {"sparse_layers": sparse_layers(model)},
 }

@@ -47,7 +47,26 @@ def _backend_table(rows: Sequence[Row]) -> list[str]:
     for name, cells in by_network.items():
         line = [cells[batch_size] for batch_size in batch_sizes]
         lines.append(f"| {name} | " + " | ".join(line) + " |")
+
+    if "sparse_layers" in rows[0]:
+        lines += ["", _sparse_layers(rows)]
     return lines
+
+
+def _sparse_layers(rows: Sequence[Row]) -> str:
+    """Which layers of which network ran by sparse kernels."""
+    by_network = {row["name"]: row["sparse_layers"] for row in rows}
+    texts = []
+    for name, layers in by_network.items():
+        if layers:
+            texts.append(f"{name}: {escape_markdown(', '.join(layers))}")
+
+    if not texts:
+        return (
+            "No network has layers that sparse kernels can run: 2:4 sparse weights, outputs a "
+            "multiple of 32 and inputs of 64."
+        )
+    return f"Layers run by 2:4 sparse kernels: {'; '.join(texts)}. All others are dense."
 
 
 def _cell(row: Row) -> str:

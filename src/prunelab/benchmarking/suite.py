@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunelab.benchmarking import energy, memory
-from prunelab.benchmarking.backends import BACKENDS, Runnable, inputs_like, precision
+from prunelab.benchmarking.backends import BACKENDS, REMARKS, Runnable, inputs_like, precision
 from prunelab.benchmarking.latency import quantiles, speedup_of, summary, time_interleaved, timer
 from prunelab.benchmarking.operators import operators
 from prunelab.core.registry import pick
@@ -71,6 +71,8 @@ class Benchmark:
                 "latency_ms_quantiles": quantiles(taken),
                 **summary(taken, batch_size),
             }
+            if backend in REMARKS:
+                row |= REMARKS[backend](self.models[name])
             if name != self.dense:
                 row |= speedup_of(call_seconds[self.dense], taken).row()
             rows.append(row)

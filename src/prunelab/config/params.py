@@ -53,7 +53,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Epochs = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
 Name = Annotated[str, Field(min_length=1)]
 Budget = Literal["native", "params", "macs"]
-Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime"]
+Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime", "semi_structured"]
 
 
 class Section(BaseModel):

@@ -3,7 +3,7 @@
 import mmap
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -84,7 +84,39 @@ class OnDisk:
             generator=torch.Generator(),
         )
 
-        return (batch.to(self._device, non_blocking=True) for batch in loader)
+        if self._device.type == "cuda":
+            return _copied_ahead(loader, self._device)
+        return iter(loader)
+
+
+def _copied_ahead(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Batches on a GPU, each copied while the GPU still computes with the one before.
+
+    `batches` are in pinned memory. They are copied on a stream of their own; the stream that takes
+    a batch waits for its copy alone.
+    """
+    copy_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Tensor, torch.cuda.Event] | None = None
+
+    for batch in batches:
+        with torch.cuda.stream(copy_stream):
+            moved = batch.to(device, non_blocking=True)
+            copied = copy_stream.record_event()
+
+        if waiting is not None:
+            yield _after_copy(*waiting)
+        waiting = (moved, copied)
+
+    if waiting is not None:
+        yield _after_copy(*waiting)
+
+
+def _after_copy(batch: Tensor, copied: torch.cuda.Event) -> Tensor:
+    consumer = torch.cuda.current_stream(batch.device)
+    consumer.wait_event(copied)
+    # The memory belongs to the copy stream, which must not reuse it before the consumer is done.
+    batch.record_stream(consumer)
+    return batch
 
 
 class _MappedFile(Dataset[Tensor]):
