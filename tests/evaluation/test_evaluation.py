@@ -1,5 +1,6 @@
 """Quality, intervals, costs and predictions, each against another way to compute it."""
 
+import hashlib
 import statistics
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunelab.artifacts.networks import sizes
+from prunelab.artifacts.networks import compressed_size, sizes
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, calibration_error, predict
@@ -379,6 +380,12 @@ def test_sizes_are_those_of_files_and_zeros_compress(tmp_path):
     assert dense["size_sparse_bytes"] == dense["size_bytes"]
     assert masked["size_bytes"] == dense["size_bytes"]
     assert masked["size_compressed_bytes"] < 0.1 * dense["size_compressed_bytes"]
+
+
+def test_compressed_size_is_what_bzip2_has_made_of_it_since_2000():
+    # A library that compresses otherwise would give other metrics. The size is the program's.
+    blocks = [hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(1000)]
+    assert compressed_size(b"".join(blocks) + bytes(50_000)) == 32_536
 
 
 def test_sparse_size_of_zeros_is_that_of_everything_else():

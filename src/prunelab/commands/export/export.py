@@ -1,12 +1,17 @@
 """What `prunelab export` does: find the network, write the file, report its size and latency."""
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
-from prunelab.artifacts.networks import ModelCard, load_network, seed_file, sizes
+from prunelab.artifacts.networks import (
+    ModelCard,
+    compressed_size,
+    load_network,
+    seed_file,
+    sizes,
+)
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.benchmarking.backends import inputs_of
 from prunelab.benchmarking.export_formats import get_format
@@ -108,11 +113,10 @@ def _class_names(card: ModelCard) -> list[str] | None:
 def _describe_size(out: Path, model: nn.Module) -> str:
     """Return the sizes of the file and of the weights in it."""
     content = out.read_bytes()
-    compressed = zlib.compress(content, 6)
     weights = sizes(model)
 
     return (
-        f"{out}: {_kilobytes(len(content))}, compressed {_kilobytes(len(compressed))}; "
+        f"{out}: {_kilobytes(len(content))}, compressed {_kilobytes(compressed_size(content))}; "
         f"the weights alone {_kilobytes(weights['size_bytes'])}, "
         f"compressed {_kilobytes(weights['size_compressed_bytes'])}"
     )
