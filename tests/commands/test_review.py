@@ -20,7 +20,7 @@ from prunelab.commands.review.own_metrics import own_metrics
 from prunelab.commands.review.pictures import Picture, changed_pictures
 from prunelab.commands.review.significance import Change, Significance, configurations
 from prunelab.core.escape import as_code
-from prunelab.core.metrics_files import split_metrics
+from prunelab.core.metrics_files import LAST_ENVIRONMENTS, split_metrics
 from prunelab.project.environments import EnvironmentDiff, compare_environments
 from prunelab.project.lock_state import LockState, lock_state
 from prunelab.project.trees import Tree
@@ -577,6 +577,23 @@ def test_environment_of_other_numbers_is_not_compared(study):
             "base of workspace",
             "focus of workspace",
         ]
+
+
+def test_workspace_has_the_environment_of_its_last_repetition(study):
+    study.measure({"metrics/base.json": cell(0.9), "metrics/focus.json": cell(0.8)})
+    study.commit("before")
+    last = LAST_ENVIRONMENTS / "base.json"
+    noted = json.loads((study.folder / "metrics/environment/base.json").read_text())
+
+    study.write(str(last), json.dumps(noted | {"device": "another"}))
+    found = compare_environments(study.tree("HEAD"), study.tree())
+    assert found.differing == {("device", "a CPU", "another"): ["base"]}
+
+    other_metrics = {"device": "another", "metrics_sha256": "of other metrics"}
+    study.write(str(last), json.dumps(noted | other_metrics))
+    found = compare_environments(study.tree("HEAD"), study.tree())
+    assert found.differing == {}
+    assert not found.mismatched
 
 
 def test_commits_missing_on_one_side_are_warned_about():

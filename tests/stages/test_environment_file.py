@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prunelab.core.files import sha256
+from prunelab.core.metrics_files import LAST_ENVIRONMENTS
 from prunelab.stages.evaluate import note_environment
 
 HERE = {"bits": "portable", "cuda": None, "device": "This CPU", "precision": "fp32"}
@@ -13,7 +14,8 @@ ELSEWHERE = HERE | {"device": "Another CPU", "cpu_capability": "AVX512", "python
 
 
 @pytest.fixture
-def metrics(tmp_path) -> Path:
+def metrics(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "focus.json"
     path.write_text('{"accuracy": 0.5}')
     return path
@@ -31,6 +33,9 @@ def test_same_portable_metrics_leave_the_file_of_another_processor_untouched(not
     before = noted.read_bytes()
     note_environment(noted, HERE, metrics)
     assert noted.read_bytes() == before
+
+    last = json.loads((LAST_ENVIRONMENTS / noted.name).read_text())
+    assert last == HERE | {"metrics_sha256": sha256(metrics)}
 
 
 @pytest.mark.parametrize(

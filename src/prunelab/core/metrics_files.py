@@ -28,6 +28,10 @@ OTHERS = "metrics"  # the key in the details
 FOLDER = Path("metrics")
 DETAILS = "details"  # a folder within
 
+# What the metrics in the workspace were last measured on, by configuration. Git ignores it, since a
+# repetition on another machine leaves the record beside the metrics as it is.
+LAST_ENVIRONMENTS = Path(".prunelab/environment")
+
 
 def split_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of the headline and all others."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten
+from prunelab.core.metrics_files import LAST_ENVIRONMENTS
 from prunelab.project.experiments import environment_of
 from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, GRID, METRICS
 from prunelab.project.trees import Tree
@@ -68,13 +69,21 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differe
 def read_environments(tree: Tree) -> dict[str, dict[str, Any] | None]:
     """Return the environment of every configuration by dotted keys.
 
-    It is None if the file is damaged or belongs to other metrics.
+    It is None if the file is damaged or belongs to other metrics. In the workspace it is that of
+    the last repetition, if one gave these metrics, wherever they were measured first.
     """
     environments: dict[str, dict[str, Any] | None] = {}
     for path in tree.files(f"{ENVIRONMENT.parent}/"):
         name = Path(path).stem
-        metrics_file = METRICS_FILES.get(name, GRID / f"{name}.json")
-        environments[name] = _read_environment(tree, path, str(metrics_file))
+        metrics_file = str(METRICS_FILES.get(name, GRID / f"{name}.json"))
+
+        environment = None
+        if tree.commit is None:
+            last_path = str(LAST_ENVIRONMENTS / Path(path).name)
+            environment = _read_environment(tree, last_path, metrics_file)
+        if environment is None:
+            environment = _read_environment(tree, path, metrics_file)
+        environments[name] = environment
     return environments
 
 

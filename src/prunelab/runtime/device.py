@@ -35,7 +35,7 @@ FINGERPRINT_PACKAGES = (
 )
 
 # What portable bits do not depend on.
-INDIFFERENT = ("cpu_capability", "device", "python")
+INDIFFERENT = ("c_library", "cpu_capability", "device", "python")
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ def fingerprint(execution: Execution) -> dict[str, Any]:
         "bits": bits,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
+        "c_library": " ".join(platform.libc_ver()).strip() or None,
         "device": device_name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": cuda,
@@ -200,7 +201,8 @@ def fingerprint(execution: Execution) -> dict[str, Any]:
 def decisive(environment: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a fingerprint on which the bits of results depend.
 
-    Portable bits of a CPU are the same on other processors and for other versions of Python.
+    Portable bits of a CPU are the same on other processors, with other C libraries, and for other
+    versions of Python.
     """
     if environment.get("bits") != "portable" or environment.get("cuda") is not None:
         return dict(environment)

@@ -15,7 +15,7 @@ from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Params, load_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, sha256, write_json
-from prunelab.core.metrics_files import OTHERS, split_metrics
+from prunelab.core.metrics_files import LAST_ENVIRONMENTS, OTHERS, split_metrics
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.evaluation.layers import by_layer, histogram
@@ -84,9 +84,12 @@ def note_environment(path: Path, environment: dict[str, Any], metrics: Path) -> 
 
     This is no output of the stage: it would give other hashes on another machine. DVC therefore
     does not restore it with the metrics, and it names the metrics it belongs to. For the same
-    reason a repetition that had to give these metrics leaves the file as it is.
+    reason a repetition that had to give these metrics leaves the file as it is. What that one ran
+    on is written to a file of the same name in LAST_ENVIRONMENTS.
     """
     noted = environment | {"metrics_sha256": sha256(metrics)}
+    write_json(LAST_ENVIRONMENTS / path.name, noted)
+
     try:
         before = read_json(path)
     except InputError:
