@@ -12,16 +12,23 @@ the same.
 
 On a CPU it then prints the price of portable bits: how many times as long our loop takes as with
 native ones, in float32 and, where the hardware has it, compared with bf16, which is for native bits
-alone; for this network, and for the study in params.yaml on one thread.
+alone; for this network, and for the study in params.yaml on one thread. With --study-only it prints
+the price for all trainings of that study instead, in processor seconds, which other programs that
+run meanwhile hardly change.
 """
 
+import contextlib
+import io
+import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
@@ -32,7 +39,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from prunelab.config.params import Finetune, Normalise, Recipe, Runtime, read_params
+from prunelab.config.params import (
+    Finetune,
+    Normalise,
+    Recipe,
+    Runtime,
+    load_params,
+    read_params,
+)
 from prunelab.data.augment import Augmentation
 from prunelab.data.dataset import DataConfig
 from prunelab.data.loader import BatchLoader
@@ -41,6 +55,7 @@ from prunelab.datasets.datasets import DATASETS
 from prunelab.models.networks import build
 from prunelab.runtime.device import Execution, configure, has_fast_bf16
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
+from prunelab.stages import finetune, prepare, prune, train_base
 from prunelab.training.trainer import Trainer
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
@@ -176,7 +191,53 @@ class Work:
         return len(split) / ours(self.model, trainer, recipe, split.shape)
 
 
-def report_price(work: Work, rounds: int) -> None:
+@dataclass(frozen=True)
+class StudyWork:
+    """The trainings of the study in params.yaml, at its first seed and for a part of its epochs."""
+
+    epochs: float  # the part
+
+    def seconds(self, bits: str, precision: str) -> float:
+        """The processor time of base training and of fine-tuning all networks of the grid."""
+        content = read_params()
+        content["seeds"] = content["seeds"][:1]
+        content["runtime"] |= {"bits": bits, "precision": precision, "device": "cpu"}
+        for recipe in ("train", "finetune"):
+            content[recipe]["epochs"] = round(content[recipe]["epochs"] * self.epochs)
+
+        with (
+            TemporaryDirectory() as folder,
+            chdir(folder),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            Path("params.yaml").write_text(json.dumps(content))
+            return _training_seconds()
+
+
+def _training_seconds() -> float:
+    """Make the study of this folder as far as its fine-tuned networks; the time to train them."""
+    data, base, grid = Path("prepared"), Path("base"), Path("grid")
+    prepare.main(RAW, data)
+
+    start = time.process_time()
+    train_base.main(data, base, Path("history.json"))
+    seconds = time.process_time() - start
+
+    for method, ratio, key in load_params().grid.cells():
+        prune.main(base, data, grid / key / "pruned", method, ratio)
+        start = time.process_time()
+        finetune.main(
+            grid / key / "pruned",
+            base / "final",
+            data,
+            grid / key / "finetuned",
+            grid / f"{key}.json",
+        )
+        seconds += time.process_time() - start
+    return seconds
+
+
+def report_price(name: str, work: Callable[[str, str], float], rounds: int) -> None:
     """Print how many times as long portable bits take; each kind of bits has its own process."""
     arms = [("portable", "fp32"), ("native", "fp32")]
     if has_fast_bf16(torch.device("cpu")):
@@ -190,7 +251,7 @@ def report_price(work: Work, rounds: int) -> None:
         seconds = {arm: [] for arm in arms}
         for number in range(rounds + 1):
             for arm, pool in pools.items():
-                measured = pool.submit(work.seconds, *arm).result()
+                measured = pool.submit(work, *arm).result()
                 if number:  # the first round warms up
                     seconds[arm].append(measured)
 
@@ -198,8 +259,7 @@ def report_price(work: Work, rounds: int) -> None:
     for (_, precision), native in seconds.items():
         ratios = sorted(slow / fast for slow, fast in zip(portable, native, strict=True))
         print(
-            f"{work.model} on {work.dataset}, threads {work.threads}: portable bits take "
-            f"{median(ratios):.2f} times as long as native {precision} "
+            f"{name}: portable bits take {median(ratios):.2f} times as long as native {precision} "
             f"(rounds from {ratios[0]:.2f} to {ratios[-1]:.2f})"
         )
 
@@ -224,15 +284,25 @@ def main(
     device: Annotated[str, typer.Option()] = "cpu",
     threads: Annotated[int, typer.Option()] = 2,
     price_only: Annotated[bool, typer.Option("--price-only")] = False,
+    study_only: Annotated[bool, typer.Option("--study-only")] = False,
+    epochs: Annotated[float, typer.Option(help="Part of the study's epochs.")] = 0.25,
 ) -> None:
     """Compare the training loops; see the top of this file."""
+    if study_only:
+        report_price("all trainings of params.yaml", StudyWork(epochs).seconds, rounds)
+        return
+
     if DATASETS["cifar10"](DataConfig(RAW)).missing():
         print("CIFAR-10 is not in data/raw: random images of its size instead")
     if not price_only:
         compare_loops(model, count, rounds, device, threads)
     if device == "cpu":
-        report_price(Work(model, "CIFAR-10", count, 128, threads), rounds)
-        report_price(Work("resnet8", "digits", 1212, 64, 1), rounds)
+        for work in (
+            Work(model, "CIFAR-10", count, 128, threads),
+            Work("resnet8", "digits", 1212, 64, 1),
+        ):
+            name = f"{work.model} on {work.dataset}, threads {work.threads}"
+            report_price(name, work.seconds, rounds)
 
 
 def compare_loops(model: str, count: int, rounds: int, device: str, threads: int) -> None:
