@@ -197,3 +197,38 @@ def test_the_review_step_exits_as_the_command_and_keeps_both_documents(tmp_path,
     assert process.returncode == status
     for file in ("review/review.md", "comment/comment.md"):
         assert (runner / file).read_text() == "review origin/release/1"
+
+
+# Stands for `prunelab verify` on a machine of an architecture: what it says, and its exit status.
+FAKE_VERIFY = """
+import sys
+
+print({line!r})
+sys.exit("--against" in sys.argv and {status})
+"""
+ELSEWHERE = "the committed results were made on another environment, so they need not be the same"
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "status", "passes"),
+    [
+        ("x86_64", "same bits", 0, True),
+        ("x86_64", "NOT the same", 1, False),
+        ("aarch64", ELSEWHERE, 1, True),
+        ("aarch64", "the commit and run 1: 1 of 1 outputs are the same to the bit", 0, False),
+    ],
+)
+def test_x86_64_must_give_the_committed_bits_and_arm64_be_told_apart(
+    tmp_path, machine, line, status, passes
+):
+    write_program(tmp_path / ".venv/bin/prunelab", FAKE_VERIFY.format(line=line, status=status))
+    write_program(tmp_path / "bin/uname", f"print({machine!r})")
+
+    process = run(tmp_path, script("Repeat the results"))
+    assert (process.returncode == 0) == passes
+
+
+def test_results_are_repeated_on_machines_of_both_architectures():
+    runners = JOBS["tests.yml:bits"]["strategy"]["matrix"]["runner"]
+    assert len([runner for runner in runners if not runner.endswith("-arm")]) > 1
+    assert any(runner.endswith("-arm") for runner in runners)
