@@ -1,17 +1,20 @@
 """All stages of the pipeline, one after another in a single process, which loads torch once.
 
 `python -m helpers.all_stages COMMANDS FOLDER...` runs in every folder the commands that a JSON file
-holds for it.
+holds for it. With `--reversed`, folders list their files in another order.
 """
 
+import argparse
 import contextlib
 import json
+import os
 import re
 import runpy
 import shlex
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from helpers.repository import STAGES
 from prunelab.core.lifecycle import make_numpy_portable
@@ -60,12 +63,51 @@ def run(folder: Path, commands: list[list[str]]) -> None:
                     raise
 
 
+class _ReversedScan:
+    """What `os.scandir` returns, from its end."""
+
+    def __init__(self, scan: Any) -> None:
+        with scan:
+            self._entries = iter(list(scan)[::-1])
+
+    def __enter__(self) -> "_ReversedScan":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> "_ReversedScan":
+        return self
+
+    def __next__(self) -> os.DirEntry:
+        return next(self._entries)
+
+    def close(self) -> None:
+        pass
+
+
+def list_in_reverse() -> None:
+    """Have folders list their files in the order that is the reverse of the file system's."""
+    listdir, scandir = os.listdir, os.scandir
+    os.listdir = lambda *arguments: listdir(*arguments)[::-1]
+    os.scandir = lambda *arguments: _ReversedScan(scandir(*arguments))
+
+
 def main() -> None:
     assert "numpy" not in sys.modules
     make_numpy_portable()  # as every stage does that is started by itself
-    commands = json.loads(Path(sys.argv[1]).read_text())
-    for folder in sys.argv[2:]:
-        run(Path(folder), commands[Path(folder).name])
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("commands", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--reversed", action="store_true")
+    arguments = parser.parse_args()
+
+    if arguments.reversed:
+        list_in_reverse()
+    commands = json.loads(arguments.commands.read_text())
+    for folder in arguments.folders:
+        run(folder, commands[folder.name])
 
 
 if __name__ == "__main__":

@@ -6,19 +6,21 @@ some, and the comparison is with them.
 """
 
 import json
+import math
+import os
 import platform
 import shutil
 import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.all_stages import stage_commands
-from helpers.emulation import require_emulator, run_module
+from helpers.emulation import another_c_library, other_locale, require_emulator, run_module
 from helpers.networks import (
     KINDS,
     dense_weights,
@@ -28,10 +30,10 @@ from helpers.networks import (
     trained,
 )
 from helpers.operators import Recorder, save, without_recording
-from helpers.params import PROJECT, edit_params, prune_spec, train_params
+from helpers.params import PROJECT, prune_spec, train_params
 from helpers.repository import stages_run, tiny_clone
+from helpers.small_studies import PARTS, covering, write_small_studies
 from helpers.stages import files
-from PIL import Image
 
 from prunelab.config.params import Finetune, read_params
 from prunelab.data.augment import Augmentation
@@ -48,6 +50,7 @@ pytestmark = [
 
 # Of two vendors, with caches of several sizes.
 PROCESSORS = ["Haswell", "Skylake-Client", "EPYC-Milan"]
+COMMANDS = "commands.json"
 CONTROL = "aten.sqrt.default on many values"  # is not portable, and must be noticed
 
 
@@ -74,17 +77,12 @@ def record_trainings(trainer, text_trainer) -> None:
 
 
 def record_methods(trainer, text_trainer) -> None:
-    """Pruning by as many methods as it takes for every part of one."""
+    """Pruning by as many methods as it takes for every form of every part of one."""
     shipped = read_params(PROJECT / "params.yaml")["finetune"]
     finetune = Finetune(**shipped | {"epochs": 1, "batch_size": 64, "distill": 0.5})
     settings = {"epochs": 1, "iterations": 2, "samples": 64, "recalibrate": 64}
 
-    used: set[str] = set()
-    for name, method in METHODS.items():
-        parts = {method.criterion, method.granularity, method.scope, method.schedule}
-        if parts <= used:
-            continue
-        used |= parts
+    for name in covering(METHODS, *PARTS):
         network = small_network(name)
         model = trained(network)
         prune(
@@ -121,43 +119,47 @@ def test_every_operator_is_the_same_on_other_processors(recording):
 
     for processor in PROCESSORS:
         there = json.loads(run_module(processor, "helpers.operators", recording))
-        differing = [name for name in here if here[name] != there[name]]
-        assert differing == [CONTROL], f"not portable, on {processor}: {differing}"
+        assert differing(here, there) == [CONTROL], f"not portable, on {processor}"
 
 
-def tiny_study(folder: Path) -> None:
-    """One seed of two methods at one ratio, an epoch or two; and in another folder some images."""
-    for name in ("study", "images"):
-        (folder / name).mkdir(parents=True)
-        shutil.copy(PROJECT / "params.yaml", folder / name)
-
-    edit_params(
-        folder / "study/params.yaml",
-        seeds=[0],
-        grid__methods=["l1_unstructured", "l1_channel"],
-        grid__ratios=[0.5],
-        train__epochs=2,
-        train__batch_size=256,
-        finetune__epochs=1,
-        finetune__batch_size=256,
-        sensitivity__samples=50,
-        sensitivity__ratios=[0.5],
-    )
-    edit_params(folder / "images/params.yaml", dataset="imagefolder", data__resize=24)
-    edit_params(folder / "images/params.yaml", data__source="pictures")
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> Path:
+    """The folders of the small studies, and the commands that make them."""
+    folder = tmp_path_factory.mktemp("studies")
+    commands = write_small_studies(folder)
+    (folder / COMMANDS).write_text(json.dumps(commands))
+    return folder
 
 
-def draw_images(folder: Path) -> None:
-    """Photographs of noise, as JPEG and PNG, in sizes that have to be changed."""
-    random = np.random.default_rng(0)
-    for number in range(24):
-        path = folder / f"class{number % 2}" / f"{number}.{('jpg', 'png')[number % 3 == 0]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (17 + number, 40 - number, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
+@pytest.fixture(scope="module")
+def results_here(studies, tmp_path_factory) -> dict[str, str]:
+    """Digests of all that the studies write, by path."""
+    results = make(studies, tmp_path_factory.mktemp("here"))
+    for name in (
+        "digits/plots/tradeoff.png",
+        "pictures/models/grid/bn_scale_channel_sparse-0.5/pruned/0.safetensors",
+        "texts/models/focus/finetuned/0.safetensors",
+    ):
+        assert name in results
+    return results
 
 
-def results_of(folder: Path) -> dict[str, str]:
+def make(
+    studies: Path,
+    folder: Path,
+    *options: str,
+    cpu: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Make all studies in a folder, in one process; the digests of what they write.
+
+    What a machine writes of itself is left out.
+    """
+    shutil.copytree(studies, folder, dirs_exist_ok=True)
+    commands = folder / COMMANDS
+    names = [folder / name for name in json.loads(commands.read_text())]
+    run_module(cpu, "helpers.all_stages", commands, *names, *options, variables=variables)
+
     digests = {}
     for name, content in files(folder).items():
         if "/environment/" not in name:
@@ -165,36 +167,35 @@ def results_of(folder: Path) -> dict[str, str]:
     return digests
 
 
+def differing(here: dict[str, str], there: dict[str, str]) -> list[str]:
+    return sorted(name for name in here.keys() | there if here.get(name) != there.get(name))
+
+
 @pytest.mark.usefixtures("emulator")
-def test_whole_study_is_the_same_on_other_processors(tmp_path):
-    params = tmp_path / "params"
-    tiny_study(params)
-    draw_images(params / "images/pictures")
-    commands = {
-        "study": stage_commands(read_params(params / "study/params.yaml")),
-        "images": [["prepare", "data/raw", "data/prepared"]],
+@pytest.mark.parametrize("cpu", PROCESSORS)
+def test_studies_are_the_same_on_another_processor(studies, results_here, tmp_path, cpu):
+    assert differing(results_here, make(studies, tmp_path, cpu=cpu)) == []
+
+
+def test_studies_are_the_same_with_another_c_library(studies, results_here, tmp_path):
+    variables = {"LD_PRELOAD": str(another_c_library(tmp_path))}
+    command = [sys.executable, "-c", "import math; print(repr(math.cos(1)))"]
+    process = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, check=True
+    )
+    assert float(process.stdout) == math.nextafter(math.cos(1), 0)  # it is in use
+
+    there = make(studies, tmp_path / "studies", variables=variables)
+    assert differing(results_here, there) == []
+
+
+def test_studies_are_the_same_in_another_locale_and_order_of_files(studies, results_here, tmp_path):
+    variables = other_locale(tmp_path) | {
+        "PYTHONHASHSEED": "7",
+        "TZ": "Pacific/Kiritimati",
     }
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-
-    results = {}
-    for processor in [None, *PROCESSORS]:
-        folder = tmp_path / str(processor)
-        shutil.copytree(params, folder)
-        run_module(
-            processor,
-            "helpers.all_stages",
-            tmp_path / "commands.json",
-            folder / "study",
-            folder / "images",
-        )
-        results[processor] = results_of(folder)
-
-    here = results[None]
-    assert {"study/plots/tradeoff.png", "study/models/base/final/0.safetensors"} < here.keys()
-    for processor in PROCESSORS:
-        there = results[processor]
-        differing = [name for name in here.keys() | there if here.get(name) != there.get(name)]
-        assert differing == [], f"not portable, on {processor}: {sorted(differing)}"
+    there = make(studies, tmp_path / "studies", "--reversed", variables=variables)
+    assert differing(results_here, there) == []
 
 
 def test_fresh_clone_repeats_results_of_another_machine_to_a_clean_status(tmp_path):
