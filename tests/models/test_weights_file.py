@@ -4,6 +4,7 @@ import argparse
 import gzip
 import re
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,19 @@ import safetensors.torch
 import torch
 from helpers.networks import CARD, DIGITS_SHAPE, trained, zeroed
 from helpers.params import PROJECT, edit_params, prune_spec
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from prunelab.artifacts.networks import Network, save_network
 from prunelab.commands.check.check import find_problems
+from prunelab.config.params import WeightsOptions
 from prunelab.core.errors import InputError
 from prunelab.models.networks import build, build_on_meta, prunable_weights
-from prunelab.models.weights import load_weights
-from prunelab.models.weights_file import read_weights
+from prunelab.models.weights import AS_IT_IS, load_weights
+from prunelab.models.weights_file import EMA_KEYS, read_weights
+from prunelab.models.weights_names import renamed
 from prunelab.pruning.prune import prune
 
 State = dict[str, torch.Tensor]
@@ -31,7 +36,7 @@ def state() -> State:
     return trained("resnet8").state_dict()
 
 
-def loaded(path: Path, name: str = "resnet8", **options: bool) -> State:
+def loaded(path: Path, name: str = "resnet8", **options: object) -> State:
     """The tensors of a fresh network after the file was loaded."""
     model = zeroed(name, 10, DIGITS_SHAPE)
     load_weights(model, name, path, **options)
@@ -71,9 +76,192 @@ def test_of_several_state_dicts_that_under_state_dict_is_read(tmp_path, state):
 
 
 def test_several_state_dicts_are_an_error_that_names_their_keys(tmp_path, state):
-    torch.save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pt")
+    torch.save({"model": state, "teacher": state, "epoch": 3}, tmp_path / "w.pt")
 
-    assert "under the keys model, model_ema" in problem(tmp_path / "w.pt")
+    assert "under the keys model, teacher" in problem(tmp_path / "w.pt")
+
+
+def test_settings_and_numbers_of_numpy_beside_the_tensors_are_read_past(tmp_path, state):
+    content = {
+        "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+        "best": np.float64(0.9),
+        "epoch": np.int64(3),
+        "ok": np.bool_(True),
+        "net": state,
+    }
+    torch.save(content, tmp_path / "w.pt")
+
+    assert equal(loaded(tmp_path / "w.pt"), state)
+
+
+# --- averages of weights ---
+
+
+def averaged(state: State) -> State:
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+def with_options(**changes: object) -> WeightsOptions:
+    return AS_IT_IS.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("key", EMA_KEYS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_averaged_weights_are_read_on_request_alone(tmp_path, state, key, nested):
+    average = averaged(state)
+    if nested:
+        content = {"model": state, key: {"decay": 0.999, "shadow": average}}
+    else:
+        content = {"model": state, key: average}
+    torch.save(content, tmp_path / "w.pt")
+
+    assert equal(loaded(tmp_path / "w.pt"), state)
+    assert equal(loaded(tmp_path / "w.pt", options=with_options(ema=True)), average)
+    (note,) = read_weights(tmp_path / "w.pt").notes
+    assert note == f"the state_dict under the key 'model', and not the averaged weights under {key}"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_file_without_averaged_weights_is_an_error_with_the_option(tmp_path, state, wrapped):
+    torch.save({"model": state} if wrapped else state, tmp_path / "w.pt")
+
+    with pytest.raises(InputError, match=r"no averaged weights.*set weights_options\.ema: false"):
+        loaded(tmp_path / "w.pt", options=with_options(ema=True))
+
+
+# --- other names ---
+
+RESNET = "torchvision/resnet18"
+OTHER_NAMES = {"downsample": "shortcut", "fc": "linear"}
+
+
+def resnet_with_other_names(classes: int = 5) -> tuple[State, State]:
+    """A network's tensors, and the same as another implementation names them."""
+    own = build(RESNET, classes, (3, 32, 32), 1).state_dict()
+    other = {}
+    for name, tensor in own.items():
+        parts = [OTHER_NAMES.get(part, part) for part in name.split(".")]
+        other[".".join(parts)] = tensor
+    return own, other
+
+
+def into_resnet(path: Path, **options: object) -> tuple[State, list[str]]:
+    model = zeroed(RESNET, 5, (3, 32, 32))
+    notes = load_weights(model, RESNET, path, options=with_options(**options))
+    return model.state_dict(), notes
+
+
+def test_parts_of_names_are_renamed_and_the_message_says_which_would_help(tmp_path):
+    own, other = resnet_with_other_names()
+    torch.save(other, tmp_path / "w.pt")
+
+    with pytest.raises(InputError) as error:
+        into_resnet(tmp_path / "w.pt")
+    (line,) = error.value.problems
+    assert "nearest to which is layer2.0.shortcut.0.weight (128, 64, 1, 1)" in line
+    assert "weights_options.rename: {shortcut: downsample, linear: fc}" in line
+
+    back = {other: own for own, other in OTHER_NAMES.items()}
+    state, notes = into_resnet(tmp_path / "w.pt", rename=back)
+    assert equal(state, own)
+    assert notes == ["20 names changed by {shortcut: downsample, linear: fc}"]
+
+
+@given(st.permutations(["a", "b", "c", "d"]), st.data())
+def test_renaming_is_undone_by_its_inverse(order, data):
+    names = data.draw(
+        st.lists(
+            st.lists(st.sampled_from("abcdxyz"), min_size=1, max_size=4).map(".".join), unique=True
+        )
+    )
+    state = {name: torch.zeros(1) for name in [*names, "a.b.c.d.first"]}
+    forth = dict(zip("abcd", order, strict=True))
+    back = {new: old for old, new in forth.items()}
+
+    there, _ = renamed(state, forth)
+    again, _ = renamed(there, back)
+
+    assert list(again) == list(state)
+
+
+@pytest.mark.parametrize(
+    ("rename", "named"),
+    [
+        (
+            {"shortcat": "downsample"},
+            "no name in the file has the part 'shortcat' (did you mean 's",
+        ),
+        ({"layer1": "layer2"}, "two tensors would be called 'layer2."),
+    ],
+)
+def test_a_renaming_that_changes_nothing_or_merges_names_is_an_error(tmp_path, rename, named):
+    torch.save(resnet_with_other_names()[1], tmp_path / "w.pt")
+
+    with pytest.raises(InputError) as error:
+        into_resnet(tmp_path / "w.pt", rename=rename)
+    (line,) = error.value.problems
+    assert line.startswith("weights_options.rename: ")
+    assert named in line
+
+
+def test_tensors_are_taken_by_their_order_only_if_asked(tmp_path):
+    own = build(RESNET, 5, (3, 32, 32), 1).state_dict()
+    numbered = {}
+    for number, (name, tensor) in enumerate(own.items()):
+        if not name.endswith("num_batches_tracked"):
+            numbered[f"op{number}.t"] = tensor
+    torch.save(numbered, tmp_path / "w.pt")
+
+    with pytest.raises(InputError, match=r"weights_options\.order: true takes them so"):
+        into_resnet(tmp_path / "w.pt")
+
+    state, notes = into_resnet(tmp_path / "w.pt", order=True)
+    assert notes == [f"{len(numbered)} tensors taken by their order, whatever their names"]
+    for name, tensor in own.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(state[name], tensor), name
+
+
+def test_by_order_the_first_shape_that_differs_is_named(tmp_path):
+    own = build(RESNET, 5, (3, 32, 32), 1).state_dict()
+    names = [name for name in own if not name.endswith("num_batches_tracked")]
+    order = [names[1], names[0], *names[2:]]
+    swapped = {f"op{number}": own[name] for number, name in enumerate(order)}
+    torch.save(swapped, tmp_path / "w.pt")
+
+    with pytest.raises(InputError, match=r"stands where the network has conv1\.weight \(64, 3"):
+        into_resnet(tmp_path / "w.pt", order=True)
+
+
+@pytest.mark.parametrize("name", ["head", "linear", "fc"])
+def test_a_fresh_head_is_given_on_request_whatever_the_file_calls_its_own(tmp_path, name):
+    own = build(RESNET, 5, (3, 32, 32), 1).state_dict()
+    other = {key.replace("fc.", f"{name}."): tensor for key, tensor in own.items()}
+    other[f"{name}.weight"], other[f"{name}.bias"] = torch.ones(9, 512), torch.ones(9)
+    torch.save(other, tmp_path / "w.pt")
+
+    with pytest.raises(InputError, match=r"weights_options\.head: fresh gives a new fc"):
+        into_resnet(tmp_path / "w.pt")
+
+    state, notes = into_resnet(tmp_path / "w.pt", head="fresh")
+    assert notes == [f"a fresh fc, without {name}.weight, {name}.bias of the file"]
+    for key, tensor in own.items():
+        if key.startswith("fc."):
+            assert not state[key].any()
+        else:
+            assert torch.equal(state[key], tensor)
+
+
+def test_counters_of_a_profiler_are_ignored_by_name(tmp_path, state):
+    counted = dict(state)
+    for name in ("conv1", "layer1.0"):
+        counted |= {f"{name}.total_ops": torch.zeros(1), f"{name}.total_params": torch.zeros(1)}
+    torch.save(counted, tmp_path / "w.pt")
+
+    model = zeroed("resnet8", 10, DIGITS_SHAPE)
+    notes = load_weights(model, "resnet8", tmp_path / "w.pt")
+    assert equal(model.state_dict(), state)
+    assert notes == ["4 counters ignored (total_ops, total_params)"]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +327,8 @@ def test_of_two_prefixed_networks_none_is_chosen(tmp_path, state):
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
-        (np.float64(1), "numpy"),
+        (Fraction(1, 2), "fractions.Fraction"),
+        (np.zeros(1), "numpy"),
         (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
     ],
 )
@@ -347,6 +535,46 @@ def test_check_refuses_other_classes_only_without_training(tmp_path, monkeypatch
     edit_params(tmp_path / "params.yaml", train__epochs=0)
     (line,) = find_problems()
     assert "It is for 7 classes, and the data have 10: with train.epochs of 1 or more" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("rename", {"a": 1}, "weights_options.rename.a: must be a valid string, not 1"),
+        ("rename", ["a"], "weights_options.rename: must be a valid dictionary, not ['a']"),
+        ("head", "new", "weights_options.head: must be 'auto' or 'fresh', not 'new'"),
+        ("ema", "yes", "weights_options.ema: must be a valid boolean, not 'yes'"),
+        ("order", 1, "weights_options.order: must be a valid boolean, not 1"),
+        ("oder", True, "weights_options.oder: unknown key (did you mean 'order'?)"),
+    ],
+)
+def test_check_names_an_option_of_weights_that_cannot_be(tmp_path, monkeypatch, key, value, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
+    edit_params(tmp_path / "params.yaml", **{f"weights_options__{key}": value})
+
+    (problem,) = find_problems()
+    assert problem.removeprefix("params.yaml: ").startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"oder": 1}, "model_options: resnet8 cannot be built with the options oder; valid: "),
+        ({"stem": True}, "model_options.stem: True is no number and no text"),
+        ({"depth": -1}, "model_options.depth: -1 is out of range"),
+        ({"stem": ""}, "model_options.stem: a text of 1 to 200 characters is valid"),
+        ("small", "model_options: must be a valid dictionary"),
+    ],
+)
+def test_check_names_an_option_of_a_network_that_cannot_be(tmp_path, monkeypatch, options, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
+    edit_params(tmp_path / "params.yaml", model_options=options)
+
+    assert {problem.removeprefix("params.yaml: ")[: len(line)] for problem in find_problems()} == {
+        line
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunelab.artifacts.sealed import canonical_json
 from prunelab.artifacts.tensors import load_tensors, save_tensors
-from prunelab.config.params import Count, Normalise, PruneSpec
+from prunelab.config.params import MAX_OPTION_LENGTH, Count, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
 from prunelab.core import plugins
@@ -25,7 +25,13 @@ from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import MASK_PREFIX
 from prunelab.core.plugins import code_hash
 from prunelab.models.catalogue import MODELS, input_kind
-from prunelab.models.networks import build_on_meta, compute_shapes, load_state, prunable_weights
+from prunelab.models.networks import (
+    build_on_meta,
+    compute_shapes,
+    load_state,
+    prunable_weights,
+    restore_constants,
+)
 from prunelab.models.resize import resize
 
 MAX_INPUT_VALUES = 2**28  # of one example: more than any image that Pillow opens
@@ -45,12 +51,12 @@ class ModelCard(BaseModel):
     """The description in a model file: all that is needed to rebuild and use the network.
 
     `options` are what a network's builder needs besides classes and input shape, such as the sizes
-    of an encoder. `normalise` is for pixels scaled to 0..1, and None for texts. `imported` is the
-    path, as given, and the SHA-256 of the file of pretrained weights that training started from;
-    that training may have seen our validation images. `ratio_achieved` and `train_macs` (the cost
-    of reaching this network from the dense one) are 0 for a dense one. `plugins` are file and hash
-    of each plugin that made the network or pruned it, by what it registers: model, method,
-    criterion, schedule. A card without any does not mention them.
+    of an encoder or what `model_options` chose. `normalise` is for pixels scaled to 0..1, and None
+    for texts. `imported` is what `weights` named, and the SHA-256 of the file of pretrained weights
+    that training started from; that training may have seen our validation images. `ratio_achieved`
+    and `train_macs` (the cost of reaching this network from the dense one) are 0 for a dense one.
+    `plugins` are file and hash of each plugin that made the network or pruned it, by what it
+    registers: model, method, criterion, schedule. A card without any does not mention them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -58,7 +64,12 @@ class ModelCard(BaseModel):
     model: str
     classes: Annotated[Count, Field(le=2**31)]
     input_shape: Annotated[tuple[Count, ...], AfterValidator(_check_input_shape)]
-    options: dict[str, Annotated[int, Field(ge=0, le=2**31)]] = {}
+    options: dict[
+        str,
+        Annotated[int, Field(ge=0, le=2**31)]
+        | Annotated[float, Field(ge=0, le=2**31)]
+        | Annotated[str, Field(max_length=MAX_OPTION_LENGTH)],
+    ] = {}
     normalise: Normalise | None
     seed: int
     imported: tuple[str, str] | None
@@ -219,6 +230,7 @@ def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
     # The tensors are mapped from the file. Copies do not change when the file does.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     load_state(model, copies, assign=True)
+    restore_constants(model, card.model, card.classes, card.input_shape, **card.options)
     _check_widths(model, card)
     return model
 

@@ -11,7 +11,8 @@ from prunelab.config.restart import Restart
 from prunelab.core import plugins
 from prunelab.core.plugins import Registration
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import LIBRARY, MODELS, Architecture, find_architecture
+from prunelab.models.catalogue import LIBRARY, MODELS, Architecture, network_options
+from prunelab.models.weights_packages import PACKAGE_OF
 from prunelab.pruning.methods import METHODS, Method
 
 Rows = Sequence[tuple[str, ...]]
@@ -100,6 +101,8 @@ def all_models() -> Rows:
     rows = list(models())
     for name, architecture in LIBRARY.items():
         rows.append((name, architecture.reads, _weights(architecture.reads, architecture.imagenet)))
+    for model in PACKAGE_OF:
+        rows.append((model, "images", "none, imagenet (of a package), or a file"))
     rows.append(("timm/NAME", "images", "none, or a file; NAME as timm.list_models() has it"))
 
     columns = len(rows[0])  # one more where there are plugins
@@ -144,7 +147,7 @@ def layers() -> Rows:
 
     params = load_params()
     data_info = data_info_of(params)
-    options = find_architecture(params.model).options(params.weights)
+    options = network_options(params.model, params.weights, params.model_options)
     network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
 
     rows = [(f"layer of {params.model}", "weights")]

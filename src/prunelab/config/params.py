@@ -22,11 +22,12 @@ from prunelab.config.problems import validate
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
-from prunelab.core.text import truncate
+from prunelab.core.text import abbreviate, truncate
 
 PARAMS_FILE = Path("params.yaml")
 MAX_COUNT = 2**31 - 1  # larger counts overflow in one library or another
 MAX_EPOCHS = 1_000_000
+MAX_OPTION_LENGTH = 200  # characters of an option of a network
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -105,6 +106,33 @@ class PruneSpec(Prune):
     method: str
     ratio: Ratio
     budget: Budget
+
+
+def _option_value(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{abbreviate(value)} is no number and no text")
+    if isinstance(value, str) and not 0 < len(value) <= MAX_OPTION_LENGTH:
+        raise ValueError(f"a text of 1 to {MAX_OPTION_LENGTH} characters is valid")
+    if not isinstance(value, str) and not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"{abbreviate(value)} is out of range; valid: 0 to {MAX_COUNT}")
+    return value
+
+
+# Which options there are, the network says that takes them.
+ModelOption = Annotated[Any, AfterValidator(_option_value)]
+
+
+class WeightsOptions(Section):
+    """How a file of weights is read that names or holds its tensors in another way."""
+
+    # Parts of names, between dots, and what they are called in the network.
+    rename: dict[Name, str]
+    # auto: the file's head, or a fresh one for another number of classes. fresh: always fresh.
+    head: Literal["auto", "fresh"]
+    # The average of the weights over training (EMA) rather than the weights at its end.
+    ema: bool
+    # Tensors in the same order and shapes as the network's are taken whatever their names are.
+    order: bool
 
 
 class Grid(Section):
@@ -277,8 +305,11 @@ class Params(Section):
 
     dataset: str
     model: str
-    # none, imagenet, or a file; for bert also a folder or a name on the hub.
+    # What the network takes besides, such as the side of its patches.
+    model_options: dict[Name, ModelOption]
+    # none, imagenet, package:NAME, or a file; for bert also a folder or a name on the hub.
     weights: Name
+    weights_options: WeightsOptions
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
     ]

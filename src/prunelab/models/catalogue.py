@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prunelab.core.errors import InputError
 from prunelab.core.registry import Table, pick, require
 from prunelab.encoders.pretrained import encoder_options
 
 Shape = tuple[int, ...]  # (channels, height, width) of an image, or (tokens,) of a text
 InputKind = Literal["images", "texts"]
+Option = int | float | str
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,21 @@ def find_architecture(name: str) -> Architecture:
     if name.startswith(TORCHVISION_PREFIX):
         return pick(LIBRARY, name, "model")
     return pick(MODELS, name, "model")
+
+
+def network_options(name: str, weights: str, chosen: Mapping[str, Option]) -> dict[str, Option]:
+    """What a network is built with: what its weights ask for, and the parameter `model_options`.
+
+    Raises:
+        InputError: if there is no such network, or if an option is that of the weights.
+    """
+    of_weights = find_architecture(name).options(weights)
+    clashes = [key for key in chosen if key in of_weights]
+    if clashes:
+        raise InputError(
+            f"model_options.{key}: the weights say it of {name}; leave it out" for key in clashes
+        )
+    return of_weights | dict(chosen)
 
 
 def require_model(name: str) -> None:

@@ -13,7 +13,7 @@ from prunelab.core import download
 from prunelab.core.download import Checksum
 from prunelab.core.errors import InputError
 from prunelab.models.catalogue import MODELS, find_architecture
-from prunelab.models.weights_source import IMAGENET
+from prunelab.models.weights_packages import IMAGENET, PACKAGE_OF
 
 # Names in torchvision's older files, and what they are called now.
 RENAMED = (
@@ -33,7 +33,9 @@ def locate(architecture: str) -> tuple[str, Path]:
     """
     name = find_architecture(architecture).imagenet
     if not name:
-        published = ", ".join(model for model, entry in MODELS.own.items() if entry.imagenet)
+        published = ", ".join(
+            [*(model for model, entry in MODELS.own.items() if entry.imagenet), *PACKAGE_OF]
+        )
         raise InputError(
             f"weights: there are no {IMAGENET} weights for {architecture}; "
             f"valid: none, a file, or one of the models {published}"

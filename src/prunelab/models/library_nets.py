@@ -1,16 +1,19 @@
 """Networks of torchvision and timm by their names there, for other classes and input channels.
 
-They are as published: images must be as large as their layers need.
+They are as published: images must be as large as their layers need. Options change what the
+libraries' own functions can change, and the stem.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.networks import compute_shapes
+from prunelab.core.text import did_you_mean, name_list
+from prunelab.models.networks import HEAD_ATTRIBUTE, compute_shapes
 from prunelab.models.torchvision_nets import with_channels
 
 # What networks need besides the number of classes. Auxiliary classifiers are left out: the loss
@@ -19,13 +22,37 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+SMALL, PUBLISHED = "small", "published"  # the stems
+
+# What timm calls the options of its networks.
+TIMM_OPTIONS = {
+    "patch_size": "patch_size",
+    "window_size": "window_size",
+    "dropout": "drop_rate",
+    "drop_path": "drop_path_rate",
+}
 
 
-def torchvision_network(classes: int, shape: tuple[int, int, int], *, name: str) -> nn.Module:
+def torchvision_network(
+    classes: int,
+    shape: tuple[int, int, int],
+    *,
+    name: str,
+    head: str = "",
+    stem: str = PUBLISHED,
+) -> nn.Module:
     """torchvision's network `name`.
 
+    Args:
+        classes: number of classes
+        shape: (C, H, W) of the images
+        name: the network's name in torchvision
+        head: name of the classifier's layer; empty: the last convolution or linear layer
+        stem: `small` for small images: the first strided convolution has stride 1, and no pooling
+            follows it
+
     Raises:
-        InputError: if it cannot read images of this shape.
+        InputError: if it cannot read images of this shape, or if it has no such head or stem.
     """
     from torchvision import models
 
@@ -37,17 +64,42 @@ def torchvision_network(classes: int, shape: tuple[int, int, int], *, name: str)
 
     def make() -> nn.Module:
         model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **arguments)
+        _set_channels(model, shape[0])
         return model
 
-    return _adapted(make, f"torchvision/{name}", shape)
+    model = _adapted(make, f"torchvision/{name}", shape, stem)
+    _set_head(model, f"torchvision/{name}", head, classes)
+    return model
 
 
-def timm_network(classes: int, shape: tuple[int, int, int], *, name: str) -> nn.Module:
+def timm_network(  # noqa: PLR0913 (each option has its name)
+    classes: int,
+    shape: tuple[int, int, int],
+    *,
+    name: str,
+    head: str = "",
+    stem: str = PUBLISHED,
+    patch_size: int | None = None,
+    window_size: int | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+) -> nn.Module:
     """timm's network `name`.
+
+    Args:
+        classes: number of classes
+        shape: (C, H, W) of the images
+        name: the network's name in timm
+        head: name of the classifier's layer; empty: the one that timm names
+        stem: as of `torchvision_network`
+        patch_size: pixels a side of the patches of a transformer
+        window_size: tokens a side of the windows of a transformer with windows
+        dropout: share of the features that training leaves out before the head
+        drop_path: share of the blocks that training leaves out
 
     Raises:
         InputError: if timm is not installed or has no such network, or if the network cannot read
-            images of this shape.
+            images of this shape or does not take one of the options.
     """
     try:
         import timm
@@ -58,25 +110,67 @@ def timm_network(classes: int, shape: tuple[int, int, int], *, name: str) -> nn.
     if not timm.is_model(name):
         raise InputError(f"model: timm has no network {name!r}; see timm.list_models()")
 
-    arguments: dict[str, Any] = {}
+    chosen = {
+        "patch_size": patch_size,
+        "window_size": window_size,
+        "dropout": dropout,
+        "drop_path": drop_path,
+    }
+    options = {key: value for key, value in chosen.items() if value is not None}
+    arguments: dict[str, Any] = {TIMM_OPTIONS[key]: value for key, value in options.items()}
+    if options:
+        _check_timm_options(name, options)
     if timm.models.get_pretrained_cfg_value(name, "fixed_input_size"):
         arguments["img_size"] = shape[1:]
 
     def make() -> nn.Module:
-        model: nn.Module = timm.create_model(name, num_classes=classes, **arguments)
+        model: nn.Module = timm.create_model(
+            name, num_classes=classes, in_chans=shape[0], **arguments
+        )
         return model
 
-    return _adapted(make, f"timm/{name}", shape)
+    model = _adapted(make, f"timm/{name}", shape, stem)
+    known = timm.models.get_pretrained_cfg_value(name, "classifier")
+    if not head and isinstance(known, str) and known in dict(model.named_modules()):
+        setattr(model, HEAD_ATTRIBUTE, known)
+    _set_head(model, f"timm/{name}", head, classes)
+    return model
 
 
-def _adapted(make: Callable[[], nn.Module], name: str, shape: tuple[int, int, int]) -> nn.Module:
-    """A network with a first convolution for the channels of these images."""
+def _check_timm_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the class of a network does not take.
+
+    Raises:
+        InputError: with the options that it takes.
+    """
+    import timm
+
+    with torch.device("meta"):
+        network = type(timm.create_model(name))
+    taken = inspect.signature(network.__init__).parameters
+    valid = [key for key, argument in TIMM_OPTIONS.items() if argument in taken]
+    unknown = [key for key in options if key not in valid]
+    if unknown:
+        raise InputError(
+            f"model_options.{key}: timm/{name} does not take it; "
+            f"valid: {', '.join(['head', 'stem', *valid])}"
+            for key in unknown
+        )
+
+
+def _adapted(
+    make: Callable[[], nn.Module], name: str, shape: tuple[int, int, int], stem: str
+) -> nn.Module:
+    """A network with this stem, if it can read these images."""
+    if stem not in (SMALL, PUBLISHED):
+        raise InputError(f"model_options.stem: {stem!r} is no stem; valid: {PUBLISHED}, {SMALL}")
     try:
         model = make()
-        _set_channels(model, shape[0])
+        if stem == SMALL:
+            _shrink_stem(model, name)
         compute_shapes(model.eval(), torch.zeros(1, *shape))
         model.train()
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         if isinstance(error, NotImplementedError):  # a network that the meta device cannot make
             raise
         reason = " ".join(str(error).split())
@@ -96,6 +190,58 @@ def _adapted(make: Callable[[], nn.Module], name: str, shape: tuple[int, int, in
 def _set_channels(model: nn.Module, channels: int) -> None:
     for path, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, with_channels(layer, channels))
+            _replace(model, path, with_channels(layer, channels))
             return
+
+
+def _shrink_stem(model: nn.Module, name: str) -> None:
+    """Let the first strided convolution keep the resolution, and leave out the pooling behind it.
+
+    Kernels stay, so that weights for large images fit.
+
+    Raises:
+        InputError: if there is no such convolution, or if it cuts images into patches.
+    """
+    strided = 0
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1:
+            strided += 1
+            if strided > 1:
+                return
+            if layer.kernel_size[0] <= layer.stride[0]:
+                raise InputError(
+                    f"model_options.stem: {name} cuts images into patches by {path}, which has no "
+                    "smaller stride"
+                )
+            layer.stride = (1, 1)
+        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d) and strided:
+            _replace(model, path, nn.Identity())
+            return
+    if not strided:
+        raise InputError(f"model_options.stem: {name} has no strided convolution to shrink")
+
+
+def _replace(model: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, layer)
+
+
+def _set_head(model: nn.Module, name: str, head: str, classes: int) -> None:
+    """Keep the name of the head that was chosen.
+
+    Raises:
+        InputError: if no layer of that name has an output for each class.
+    """
+    if not head:
+        return
+    valid = [
+        path
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and len(layer.weight) == classes
+    ]
+    if head not in valid:
+        raise InputError(
+            f"model_options.head: {name} has no convolution or linear layer {head!r} of {classes} "
+            f"outputs{did_you_mean(head, valid)}; valid: {name_list(valid[::-1])}"
+        )
+    setattr(model, HEAD_ATTRIBUTE, head)

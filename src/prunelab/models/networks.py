@@ -15,11 +15,15 @@ from prunelab.core.registry import resolve
 from prunelab.models.catalogue import (
     MODELS,
     Architecture,
+    Option,
     Shape,
     find_architecture,
     input_kind,
 )
 from prunelab.runtime.device import seed_for
+
+# Where a network keeps the name of its head, if it was chosen or its library knows it.
+HEAD_ATTRIBUTE = "_prunelab_head"
 
 DRAWS = {
     torch.Tensor.normal_,
@@ -34,7 +38,7 @@ DRAWS = {
 }
 
 
-def build(name: str, classes: int, shape: Shape, /, seed: int = 0, **options: int) -> nn.Module:
+def build(name: str, classes: int, shape: Shape, /, seed: int = 0, **options: Option) -> nn.Module:
     """A fresh network, whose initial weights depend on the seed alone.
 
     Raises:
@@ -46,7 +50,7 @@ def build(name: str, classes: int, shape: Shape, /, seed: int = 0, **options: in
         return _make(architecture, classes, shape, options)
 
 
-def build_on_meta(name: str, classes: int, shape: Shape, /, **options: int) -> nn.Module:
+def build_on_meta(name: str, classes: int, shape: Shape, /, **options: Option) -> nn.Module:
     """A network without values, on the meta device: its structure, or a place to load weights into.
 
     Raises:
@@ -59,6 +63,27 @@ def build_on_meta(name: str, classes: int, shape: Shape, /, **options: int) -> n
     except NotImplementedError:  # it computes its sizes by tensors, which have no values there
         with torch.random.fork_rng(devices=[]), _SkipDraws():
             return _make(architecture, classes, shape, options).to("meta")
+
+
+def restore_constants(
+    model: nn.Module, name: str, classes: int, shape: Shape, /, **options: Option
+) -> None:
+    """Give a network from the meta device the buffers that files do not hold, in place.
+
+    Such buffers follow from the network's sizes, as the table of the distances of two tokens does.
+    """
+    saved = model.state_dict()
+    lacking = [key for key, _ in model.named_buffers() if key not in saved]
+    if not lacking:
+        return
+
+    architecture = find_architecture(name)
+    with torch.random.fork_rng(devices=[]), _SkipDraws():
+        whole = _make(architecture, classes, shape, options)
+    buffers = dict(whole.named_buffers())
+    for key in lacking:
+        parent, _, buffer = key.rpartition(".")
+        setattr(model.get_submodule(parent), buffer, buffers[key])
 
 
 class _SkipDraws(TorchFunctionMode):
@@ -81,7 +106,9 @@ class _SkipDraws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int]) -> Architecture:
+def _check_request(
+    name: str, classes: int, shape: Shape, options: dict[str, Option]
+) -> Architecture:
     """The architecture of that name, if it can be built with this input and these options."""
     architecture = find_architecture(name)
 
@@ -93,6 +120,13 @@ def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int
         )
 
     function = _function(name, architecture)
+    valid = _options_of(function, architecture)
+    unknown = [key for key in options if valid is not None and key not in valid]
+    if unknown:
+        raise InputError(
+            f"model_options: {name} cannot be built with the options {', '.join(unknown)}; "
+            f"valid: {', '.join(valid or ()) or 'none'}"
+        )
     try:
         inspect.signature(function).bind(classes, shape, **architecture.arguments, **options)
     except TypeError as error:
@@ -100,6 +134,18 @@ def _check_request(name: str, classes: int, shape: Shape, options: dict[str, int
             f"{_place(name)}: {name} cannot be built with the options {options}: {error}"
         ) from None
     return architecture
+
+
+def _options_of(function: Callable[..., nn.Module], architecture: Architecture) -> list[str] | None:
+    """The options that a function takes besides classes and shape; None if it takes any."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [
+        parameter.name
+        for parameter in parameters[2:]
+        if parameter.name not in architecture.arguments
+    ]
 
 
 def _function(name: str, architecture: Architecture) -> Callable[..., nn.Module]:
@@ -123,7 +169,7 @@ def _place(name: str) -> str:
 
 
 def _make(
-    architecture: Architecture, classes: int, shape: Shape, options: Mapping[str, int]
+    architecture: Architecture, classes: int, shape: Shape, options: Mapping[str, Option]
 ) -> nn.Module:
     function = resolve(architecture.build)
     network: nn.Module = function(classes, shape, **architecture.arguments, **options)
@@ -145,9 +191,9 @@ def example_input(shape: Shape) -> torch.Tensor:
 
 def find_head(name: str, model: nn.Module) -> str:
     """The name of a network's last layer, whose outputs are the classes."""
-    head = find_architecture(name).head
+    head = getattr(model, HEAD_ATTRIBUTE, "") or find_architecture(name).head
     if head:
-        return head
+        return str(head)
     layers = [
         path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
     ]

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
 from prunelab.core.plugins import Registration, failure_lines
-from prunelab.models.catalogue import MODELS, Shape, input_kind
+from prunelab.models.catalogue import MODELS, Option, Shape, input_kind
 from prunelab.models.networks import build, build_on_meta, prunable_weights
 
 BATCH = 2
 
 
-def check_network(name: str, classes: int, shape: Shape, **options: int) -> None:
+def check_network(name: str, classes: int, shape: Shape, **options: Option) -> None:
     """Build and run a network that a plugin registers. Networks of this package pass unseen.
 
     Raises:
@@ -38,7 +38,7 @@ class _Probe:
     """The rules, in the order of checking."""
 
     def __init__(
-        self, origin: Registration, classes: int, shape: Shape, options: dict[str, int]
+        self, origin: Registration, classes: int, shape: Shape, options: dict[str, Option]
     ) -> None:
         self.origin = origin
         self.classes = classes

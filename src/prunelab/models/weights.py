@@ -8,31 +8,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunelab.config.params import WeightsOptions
 from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike
-from prunelab.core.text import truncate
+from prunelab.core.text import name_list, truncate
 from prunelab.models import imagenet
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import find_architecture
 from prunelab.models.networks import build_on_meta, find_head, load_state
-from prunelab.models.weights_file import State, read_weights
+from prunelab.models.weights_file import read_weights
+from prunelab.models.weights_names import (
+    BATCHES,
+    Shapes,
+    State,
+    first_difference,
+    helpful_renaming,
+    in_order,
+    is_counter,
+    nearest,
+    renamed,
+)
 
 MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
 MAX_NAME = 200  # characters of a tensor's name, which a file may make of any length
 MAX_SIZE = 2**31  # of the classes or channels that a file may ask a network for
+
+# What params.yaml ships: names are the network's.
+AS_IT_IS = WeightsOptions(rename={}, head="auto", ema=False, order=False)
+
+IMAGENET_INPUT = (1000, (3, 224, 224))  # classes and images of the networks that are published
 
 # Sides of images, in pixels, for which networks differ in their first layers. See torchvision_nets.
 SIDES = (224, 32)
 
 
 def load_weights(
-    model: nn.Module, architecture: str, path: PathLike, *, fresh_head: bool = False
+    model: nn.Module,
+    architecture: str,
+    path: PathLike,
+    *,
+    options: WeightsOptions = AS_IT_IS,
+    fresh_head: bool = False,
 ) -> list[str]:
     """Load a file's weights into a network; of a text network, into its encoder.
 
-    The file must have every tensor of the network (or encoder) and no other, but a prefix that its
-    names have and the network's have not is dropped. With `fresh_head` a head for another number of
-    classes keeps its fresh weights.
+    The file must have every tensor of the network (or encoder) and no other, except counters. A
+    prefix that its names have and the network's have not is dropped; `options` say what else may
+    differ. With `fresh_head` a head for another number of classes keeps its fresh weights.
 
     Returns:
         What was done to the tensors of the file, one phrase each.
@@ -40,21 +62,33 @@ def load_weights(
     Raises:
         InputError: if a tensor is missing, unknown or of another shape, with what would help.
     """
-    imported = read_weights(path)
+    imported = read_weights(path, ema=options.ema)
     notes = imported.notes
+    tensors = imported.tensors
+    if options.rename:
+        tensors, count = renamed(tensors, options.rename)
+        pairs = ", ".join(f"{old}: {new}" for old, new in options.rename.items())
+        notes.append(f"{count} names changed by {{{truncate(pairs)}}}")
     if isinstance(model, Bert):
-        _load_state(model.encoder, _encoder_state(imported.tensors, model.encoder), path)
+        _load_state(model.encoder, _encoder_state(tensors, model.encoder), path)
         return notes
 
-    prefix, state = _without_prefix(imported.tensors, model.state_dict())
+    prefix, state = _without_prefix(tensors, model.state_dict())
     if prefix:
         notes.append(f"{truncate(prefix)!r} dropped from its names")
 
-    imported_shapes = _shapes(state)
+    state = _without_counters(state, model, notes)
     head = find_head(architecture, model)
+    if options.order:
+        state = _by_order(state, model, head, path, notes)
+
+    imported_shapes = _shapes(state)
     classes = _other_classes(state, model, head)
     fresh: tuple[str, ...] = ()
-    if classes is not None and fresh_head:
+    if options.head == "fresh":
+        fresh = (f"{head}.",)
+        state = _without_head(state, model, head, notes)
+    elif classes is not None and fresh_head:
         fresh = (f"{head}.",)
         state = {name: tensor for name, tensor in state.items() if not name.startswith(fresh)}
         notes.append(f"a fresh {head}, because the file's is for {classes:,} classes")
@@ -66,17 +100,82 @@ def load_weights(
                 f"It is for {classes:,} classes, and the data have {_classes(model, head):,}: "
                 "with train.epochs of 1 or more the network gets a fresh head"
             )
-        return found + _image_hints(imported_shapes, model, architecture)
+        image_hints = _image_hints(imported_shapes, model, architecture)
+        return found + image_hints + _name_hints(_shapes(state), model, head)
 
     _load_state(model, state, path, fresh_prefixes=fresh, hints=hints)
     return notes
 
 
-def load_imagenet(model: nn.Module, architecture: str, path: PathLike) -> list[str]:
+def _without_counters(state: State, model: nn.Module, notes: list[str]) -> State:
+    """The tensors without counters that the network does not have."""
+    expected = model.state_dict()
+    ignored = [name for name in state if is_counter(name) and name not in expected]
+    if not ignored:
+        return state
+
+    kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in ignored))
+    notes.append(f"{len(ignored)} counters ignored ({kinds})")
+    return {name: tensor for name, tensor in state.items() if name not in set(ignored)}
+
+
+def _by_order(state: State, model: nn.Module, head: str, path: PathLike, notes: list[str]) -> State:
+    """The tensors under the network's names, given by their order.
+
+    Raises:
+        InputError: if the shapes do not agree in order; with the first that differs.
+    """
+    expected = model.state_dict()
+    if set(_shapes(state)) == set(_shapes(expected)):
+        return state
+
+    names = in_order(_shapes(state), _shapes(expected), head)
+    if names is None:
+        raise InputError(
+            f"weights: {path} cannot be taken by order: "
+            f"{first_difference(_shapes(state), _shapes(expected), head)}"
+        )
+    notes.append(f"{len(names)} tensors taken by their order, whatever their names")
+    return {target: state[name] for name, target in names.items()}
+
+
+def _without_head(state: State, model: nn.Module, head: str, notes: list[str]) -> State:
+    """The tensors without those of a head, whatever its layers are called.
+
+    A head of other layers stands behind all that the network has too.
+    """
+    body = {name for name in model.state_dict() if not name.startswith(f"{head}.")}
+    known = [place for place, name in enumerate(state) if name in body]
+    last = max(known, default=len(state))
+
+    kept, ignored = {}, []
+    for place, (name, tensor) in enumerate(state.items()):
+        if name.startswith(f"{head}.") or (place > last and name not in body):
+            ignored.append(name)
+        else:
+            kept[name] = tensor
+
+    note = f"a fresh {head}"
+    if ignored:
+        note += f", without {name_list([truncate(name) for name in ignored])} of the file"
+    notes.append(note)
+    return kept
+
+
+def load_imagenet(
+    model: nn.Module,
+    architecture: str,
+    path: PathLike,
+    *,
+    by_order: bool = False,
+    fresh_head: bool = False,
+) -> list[str]:
     """Load ImageNet weights into a network, except layers made for other images or classes.
 
-    These layers may be those of the classifier, for another number of classes, and the first
-    convolution, for another number of channels or a smaller kernel.
+    These layers may be those of the classifier, for another number of classes (or with
+    `fresh_head` for any), and the first convolution, for another number of channels or a smaller
+    kernel. With `by_order` the file is of another implementation, with names of its own: its
+    tensors are those of the network for ImageNet in their order.
 
     Returns:
         The names of the layers that keep their fresh weights.
@@ -85,6 +184,10 @@ def load_imagenet(model: nn.Module, architecture: str, path: PathLike) -> list[s
         InputError: if any other layer does not fit.
     """
     state = imagenet.with_current_names(read_weights(path).tensors)
+    if by_order:
+        published = build_on_meta(architecture, *IMAGENET_INPUT)
+        state = _by_order(state, published, find_head(architecture, published), path, [])
+
     expected = model.state_dict()
     if "encoder.pos_embedding" in state:
         state = imagenet.interpolate_positions(state, model)
@@ -94,8 +197,9 @@ def load_imagenet(model: nn.Module, architecture: str, path: PathLike) -> list[s
     stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     fresh = []
     for layer in _layers(expected):
-        replaceable = layer == stem or layer.split(".")[0] == classifier
-        if replaceable and not _fits(f"{layer}.", state, expected):
+        in_head = layer.split(".")[0] == classifier
+        fits = _fits(f"{layer}.", state, expected)
+        if (in_head and fresh_head) or ((in_head or layer == stem) and not fits):
             fresh.append(layer)
 
     prefixes = tuple(f"{layer}." for layer in fresh)
@@ -128,10 +232,14 @@ def _load_state(
         if not name.startswith(fresh_prefixes)
     }
 
+    surplus = {name: size for name, size in _shapes(state).items() if name not in expected}
     problems = []
-    for name in expected:
-        if name not in state and not name.endswith("num_batches_tracked"):
-            problems.append(f"lacks {name}")
+    for name, tensor in expected.items():
+        if name not in state and not name.endswith(BATCHES):
+            near = ""
+            if len(problems) < MAX_PROBLEMS:
+                near = nearest(name, tuple(tensor.shape), surplus)
+            problems.append(f"lacks {name}{near}")
     for name in state:
         if name not in expected:
             problems.append(f"has {truncate(name, MAX_NAME)}, which the network does not have")
@@ -159,7 +267,7 @@ def _fits(prefix: str, state: State, expected: State) -> bool:
     return all(
         name in state and state[name].shape == tensor.shape
         for name, tensor in expected.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.endswith(BATCHES)
     )
 
 
@@ -222,7 +330,25 @@ def _misfit(tensor: Tensor, expected: Tensor) -> str | None:
 
 # --- What would help ---
 
-Shapes = dict[str, tuple[int, ...]]
+
+def _name_hints(shapes: Shapes, model: nn.Module, head: str) -> list[str]:
+    """The option that would help a file whose names are not the network's, if one would."""
+    expected = _shapes(model.state_dict())
+    parts = helpful_renaming(shapes, expected)
+    if parts:
+        pairs = ", ".join(f"{old}: {new}" for old, new in parts.items())
+        return [f"weights_options.rename: {{{pairs}}} would make its names the network's"]
+    body = {name: size for name, size in expected.items() if not name.startswith(f"{head}.")}
+    fits = all(shapes.get(name) == size for name, size in body.items())
+    if fits and expected != shapes:
+        return [f"All but the head fits: weights_options.head: fresh gives a new {head}"]
+
+    if set(shapes) - set(expected) and in_order(shapes, expected, head):
+        return [
+            "Its tensors have the network's shapes in the network's order, under other names: "
+            "weights_options.order: true takes them so"
+        ]
+    return []
 
 
 def _card_hints(card: Mapping[str, Any], architecture: str) -> list[str]:
@@ -296,6 +422,6 @@ def _shapes_of(architecture: str, classes: int, channels: int, side: int) -> Sha
 def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     shapes = {}
     for name, tensor in state.items():
-        if not name.endswith("num_batches_tracked"):  # older files have none
+        if not name.endswith(BATCHES):  # older files have none
             shapes[name] = tuple(tensor.shape)
     return shapes

@@ -26,6 +26,8 @@ from prunelab.runtime.unpickle import DisallowedClassError, load_pickled
 State = dict[str, Tensor]  # tensors by name, as in a state_dict
 
 STATE_KEY = "state_dict"  # of several state_dicts, the one under this key is meant
+# Under which keys trainers keep the average of the weights over training.
+EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "averaged_model")
 
 ORIGINAL, MASK = "_orig", "_mask"  # what torch.nn.utils.prune appends to the name of a weight
 WEIGHT_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -57,10 +59,11 @@ class ImportedWeights:
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_weights(path: PathLike) -> ImportedWeights:
+def read_weights(path: PathLike, *, ema: bool = False) -> ImportedWeights:
     """The tensors of a safetensors file, or of a state_dict saved by `torch.save`.
 
-    The state_dict may be the value of any key of the saved mapping. Masks, of torch.nn.utils.prune
+    The state_dict may be the value of any key of the saved mapping. With `ema` it is the one under
+    a key of EMA_KEYS, which is left aside otherwise. Masks, of torch.nn.utils.prune
     or of prunelab, are applied. The content decides on the format, whatever the file is called.
 
     Raises:
@@ -94,7 +97,7 @@ def read_weights(path: PathLike) -> ImportedWeights:
 
     notes: list[str] = []
     try:
-        tensors = _apply_masks(_find_state(content, notes), notes)
+        tensors = _apply_masks(_find_state(content, notes, ema=ema), notes)
     except InputError as error:
         raise InputError(f"weights: {path} {error}") from None
     return ImportedWeights(tensors, notes, card)
@@ -184,39 +187,84 @@ def _foreign_archive(path: Path, members: list[str]) -> str | None:
 # --- Layouts of checkpoints ---
 
 
-def _find_state(content: Any, notes: list[str]) -> State:
+def _find_state(content: Any, notes: list[str], *, ema: bool) -> State:
     """The state_dict that a file holds: all of it, or what one of its keys stands for.
 
     Raises:
         InputError: if there is none, or several and none is called state_dict.
     """
     if _is_state(content):
+        if ema:
+            raise InputError(f"holds no averaged weights, but one state_dict; {NO_EMA}")
         return _by_text(content)
     if not isinstance(content, dict):
         raise InputError(f"holds no state_dict, but {_kind(content)}")
 
-    states = [key for key, value in content.items() if _is_state(value)]
+    states = {key: value for key, value in content.items() if _is_state(value)}
+    averages = _averages(content)
+    if ema:
+        if not averages:
+            raise InputError(
+                f"holds no averaged weights; its keys are {_names([*content])}; {NO_EMA}"
+            )
+        states = averages
+    elif set(states) - set(averages):
+        states = {key: value for key, value in states.items() if key not in averages}
     if STATE_KEY in states:
-        states = [STATE_KEY]
+        states = {STATE_KEY: states[STATE_KEY]}
+
     if len(states) > 1:
+        first = next(iter(states))
         raise InputError(
-            f"holds several state_dicts, under the keys {_names(states)}. Save the one that is "
-            f"meant alone: torch.save(torch.load(FILE, weights_only=True)[{states[0]!r}], NEW_FILE)"
+            f"holds several state_dicts, under the keys {_names([*states])}. Save the one that is "
+            f"meant alone: torch.save(torch.load(FILE, weights_only=True)[{first!r}], NEW_FILE)"
         )
     if states:
-        notes.append(f"the state_dict under the key {truncate(str(states[0]))!r}")
-        return _by_text(content[states[0]])
+        key, state = next(iter(states.items()))
+        note = f"the state_dict under the key {truncate(str(key))!r}"
+        aside = [other for other in averages if other not in states]
+        if aside:
+            note += f", and not the averaged weights under {_names(aside)}"
+        notes.append(note)
+        return _by_text(state)
+    raise InputError(_no_state(content, averages))
 
+
+NO_EMA = "set weights_options.ema: false"
+
+
+def _averages(content: Mapping[Any, Any]) -> dict[Any, Mapping[Any, Tensor]]:
+    """The state_dicts of averaged weights; one may lie in a mapping with its decay beside it."""
+    averages: dict[Any, Mapping[Any, Tensor]] = {}
+    for key in EMA_KEYS:
+        value = content.get(key)
+        if not isinstance(value, dict):
+            continue
+        if _is_state(value):
+            averages[key] = value
+        else:
+            inner = [part for part in value.values() if _is_state(part)]
+            if len(inner) == 1:
+                averages[key] = inner[0]
+    return averages
+
+
+def _no_state(content: Mapping[Any, Any], averages: Mapping[Any, Any]) -> str:
+    """Why a mapping gives no state_dict."""
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if not content:
-        raise InputError("holds no tensors")
+        return "holds no tensors"
     if len(others) < len(content):
-        raise InputError(
-            f"is not a state_dict: besides tensors it holds {_with_kinds(content, others)}"
+        kinds = _with_kinds(content, others)
+        return f"is not a state_dict: besides tensors it holds {kinds}"
+
+    kinds = _with_kinds(content, others)
+    problem = f"is not a state_dict and has none under a key; its keys are {kinds}"
+    if averages:
+        problem += (
+            f". Averaged weights are under {_names([*averages])}: set weights_options.ema: true"
         )
-    raise InputError(
-        f"is not a state_dict and has none under a key; its keys are {_with_kinds(content, others)}"
-    )
+    return problem
 
 
 def _is_state(content: object) -> bool:

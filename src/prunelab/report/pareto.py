@@ -32,7 +32,10 @@ NEEDED_OF_DENSE = ["accuracy", "accuracy_ci95", *COSTS]
 
 # Parameters that change the data or the dense networks. Revisions that differ in one of them cannot
 # be compared.
-BASIS = ("dataset", "model", "weights", "seeds", "data.", "train.")
+BASIS = (
+    *("dataset", "model", "model_options", "weights", "weights_options.", "seeds"),
+    *("data.", "train."),
+)
 BASIS_BUT = ("data.memory_mb", "data.workers")
 
 REVISION, CHANGED, METHOD, FRONT = "revision", "changed", "method", "Pareto front"

@@ -1,17 +1,31 @@
 """Files of `torch.save`, read without running any code in them, and only if they are intact."""
 
 import re
-from pathlib import Path
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path, PosixPath, PurePosixPath
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
+import numpy as np
 import torch
 
 from prunelab.core.files import PathLike, user_path
 
 # How torch names the class or function that a file asks for and may not have.
 DISALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+
+# What people save beside weights: settings, and scalars of NumPy. To make them runs no code of the
+# file. Numbers of NumPy name the class of their type.
+MAKE_SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    *(Namespace, SimpleNamespace, defaultdict, PosixPath, PurePosixPath),
+    *(MAKE_SCALAR, (MAKE_SCALAR, "numpy.core.multiarray.scalar")),  # the latter as NumPy 1 calls it
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("e", "f", "d", "b", "h", "i", "l", "B", "?")),
+]
 
 
 class DisallowedClassError(UnpicklingError):
@@ -27,7 +41,7 @@ class DisallowedClassError(UnpicklingError):
 
 
 def load_pickled(path: PathLike) -> Any:
-    """Read tensors and plain containers, onto the CPU.
+    """Read tensors, plain containers and what is HARMLESS, onto the CPU.
 
     Raises:
         DisallowedClassError: if the file holds an object of another class.
@@ -40,7 +54,7 @@ def load_pickled(path: PathLike) -> Any:
 
     try:
         # By its path, torch would take a file for safetensors that is merely called so.
-        with path.open("rb") as file:
+        with path.open("rb") as file, torch.serialization.safe_globals(HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         named = DISALLOWED.search(str(error))

@@ -10,12 +10,13 @@ from prunelab.artifacts.networks import ModelCard, Network, plugins_of, save_net
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
-from prunelab.models.catalogue import find_architecture
+from prunelab.models.catalogue import network_options
 from prunelab.models.frozen import freeze
 from prunelab.models.networks import build
 from prunelab.models.probe import check_network
 from prunelab.models.weights import load_imagenet, load_weights
-from prunelab.models.weights_source import IMAGENET, weights_file
+from prunelab.models.weights_packages import IMAGENET, find_package
+from prunelab.models.weights_source import check_options, weights_file
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.runtime.seeds import for_each_seed
@@ -36,6 +37,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
 
     data_info = read_data_info(prepared)
     normalise = _normalise(params, data_info)
+    check_options(params.weights, params.model, params.weights_options)
     pretrained = weights_file(params.weights, params.model)
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
 
@@ -98,11 +100,18 @@ class _BaseTraining:
 
 
 def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
-    """The normalisation of images: that of params.yaml, or the moments of the training split."""
+    """The normalisation of images: that of params.yaml, or that of the weights of a package.
+
+    Where there is neither, it is by the moments of the training split.
+    """
     if params.data.normalise is not None:
         return params.data.normalise
     if data_info["mean"] is None:  # texts have no moments
         return None
+
+    package = find_package(params.weights, params.model)
+    if package is not None and len(package.mean) == data_info["shape"][0]:
+        return Normalise(mean=list(package.mean), std=list(package.std))
     return Normalise(mean=data_info["mean"], std=data_info["std"])
 
 
@@ -121,7 +130,7 @@ def _card(
         model=params.model,
         classes=len(data_info["classes"]),
         input_shape=data_info["shape"],
-        options=find_architecture(params.model).options(params.weights),
+        options=network_options(params.model, params.weights, params.model_options),
         normalise=normalise,
         seed=params.seeds[0],
         imported=imported,
@@ -132,16 +141,29 @@ def _card(
 def _load_pretrained(
     model: nn.Module, params: Params, pretrained: Path, seed: int, *, announce: bool
 ) -> None:
-    if params.weights != IMAGENET:
-        notes = load_weights(model, params.model, pretrained, fresh_head=params.train.epochs > 0)
+    options = params.weights_options
+    package = find_package(params.weights, params.model)
+    if package is None and params.weights != IMAGENET:
+        notes = load_weights(
+            *(model, params.model, pretrained),
+            options=options,
+            fresh_head=params.train.epochs > 0,
+        )
         if announce and notes:
             print(f"seed {seed}: weights of {params.weights}: {'; '.join(notes)}")
         return
 
-    fresh_layers = load_imagenet(model, params.model, pretrained)
+    fresh_layers = load_imagenet(
+        *(model, params.model, pretrained),
+        by_order=package is not None,
+        fresh_head=options.head == "fresh",
+    )
     if announce:
+        source = "ImageNet"
+        if package is not None:
+            source = f"ImageNet from the package {package.name}, taken by their order"
         exceptions = ", ".join(fresh_layers) or "nothing"
-        print(f"seed {seed}: weights of ImageNet, except for {exceptions}")
+        print(f"seed {seed}: weights of {source}, except for {exceptions}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
-from prunelab.models.catalogue import Shape, find_architecture
+from prunelab.models.catalogue import Shape, network_options
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE
 from prunelab.pruning.allocation import Curve, allocate
@@ -124,7 +124,7 @@ def _requested_share(request: Request) -> float:
 def _dense_network(params: Params) -> tuple[Shape, nn.Module]:
     """Return the input shape and an untrained network of the architecture in params.yaml."""
     data_info = data_info_of(params)
-    options = find_architecture(params.model).options(params.weights)
+    options = network_options(params.model, params.weights, params.model_options)
     network = build(params.model, data_info.classes, data_info.shape, **options)
     return data_info.shape, network
 

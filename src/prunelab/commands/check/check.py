@@ -24,8 +24,9 @@ from prunelab.core.registry import require
 from prunelab.data.dataset import DataInfo
 from prunelab.data.split_sizes import split_problems
 from prunelab.datasets.datasets import DATASETS
-from prunelab.models.catalogue import find_architecture, require_model
-from prunelab.models.weights_source import IMAGENET, weights_file
+from prunelab.models.catalogue import network_options, require_model
+from prunelab.models.weights_packages import IMAGENET, find_package
+from prunelab.models.weights_source import check_options, weights_file
 from prunelab.project.paths import BASE, RAW
 from prunelab.project.stage_outputs import writer_of
 from prunelab.pruning.methods import METHODS
@@ -223,7 +224,9 @@ def _check_paths(params: Params, raw: Path, base: Path) -> None:
 
 
 def _check_weights(params: Params, raw: Path, base: Path) -> None:
-    if params.weights == IMAGENET:
+    check_options(params.weights, params.model, params.weights_options)
+    package = find_package(params.weights, params.model)
+    if params.weights == IMAGENET and package is None:
         from prunelab.models import imagenet
 
         imagenet.locate(params.model)  # the stage downloads them
@@ -267,7 +270,7 @@ def check_feasible(params: Params, raw: Path, base: Path) -> None:
 def _check_network(name: str, check: Check, params: Params, raw: Path) -> None:
     """Make the check of that name in `network`, unless it passed before with the same inputs."""
     data_info = data_info_of(params, raw)
-    options = find_architecture(params.model).options(params.weights)
+    options = network_options(params.model, params.weights, params.model_options)
     sections = {key: _plain(getattr(params, key)) for key in sorted(CHECKS[check])}
     verdict = verdicts.verdict(name, sections, data_info.classes, data_info.shape, options)
     if verdicts.has_passed(verdict):
@@ -287,6 +290,8 @@ def _plain(section: Any) -> Any:
     return section
 
 
+MODEL = ("model", "model_options", "weights")  # what decides on the network's structure
+
 # The checks, in the order of their lines, and the keys of params.yaml that each needs to be valid.
 CHECKS: dict[Check, set[str]] = {
     _check_runtime: {"runtime"},
@@ -294,15 +299,14 @@ CHECKS: dict[Check, set[str]] = {
     _check_paths: {"data", "weights"},
     _check_data: {"dataset", "data", "weights"},
     _check_normalise: {"dataset", "data", "weights"},
-    _check_weights: {"dataset", "data", "model", "weights", "train"},
-    _check_freeze: {"dataset", "data", "model", "weights", "train"},
+    _check_weights: {"dataset", "data", *MODEL, "weights_options", "train"},
+    _check_freeze: {"dataset", "data", *MODEL, "train"},
     _check_weights_unchanged: {"model", "weights", "seeds"},
-    _check_sensitivity: {"dataset", "data", "weights", "model", "sensitivity"},
+    _check_sensitivity: {"dataset", "data", *MODEL, "sensitivity"},
     check_feasible: {
         "dataset",
         "data",
-        "weights",
-        "model",
+        *MODEL,
         "grid",
         "method",
         "ratio",

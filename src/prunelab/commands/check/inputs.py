@@ -10,8 +10,7 @@ from prunelab.core.files import sha256, user_path
 from prunelab.data.dataset import DataConfig, DataInfo, Dataset
 from prunelab.datasets.datasets import DATASETS
 from prunelab.datasets.manifest import prepare_params
-from prunelab.encoders.pretrained import NO_WEIGHTS, PACKAGED
-from prunelab.models.weights_source import IMAGENET, weights_file
+from prunelab.models.weights_source import is_path, is_published, weights_file
 from prunelab.project.paths import BASE, RAW
 
 
@@ -33,7 +32,7 @@ def named_paths(params: Params) -> dict[str, Path]:
     A name on the hub is among them, because only the hub can tell.
     """
     paths = {}
-    if params.weights not in (NO_WEIGHTS, IMAGENET, *PACKAGED):
+    if is_path(params.weights):
         paths["weights"] = user_path(params.weights)
     if params.data.source is not None:
         paths["data.source"] = user_path(params.data.source)
@@ -95,8 +94,8 @@ def weights_changed(params: Params, base: Path = BASE) -> bool:
 
     DVC only tracks the name of the file.
     """
-    # The names of torchvision's files contain their hashes.
-    if params.weights in (NO_WEIGHTS, IMAGENET):
+    # The hashes of published weights are known.
+    if is_published(params.weights):
         return False
 
     from prunelab.artifacts.networks import load_network, seed_file  # they import torch
@@ -124,7 +123,7 @@ def contents(params: Params, raw: Path = RAW) -> dict[str, str | None]:
     if params.data.source is not None:
         hashes["data.source"] = dataset_of(params, raw).digest()
 
-    if params.weights != IMAGENET:
+    if not is_published(params.weights):
         path = weights_file(params.weights, params.model)
         if path:
             hashes["weights"] = sha256(path)

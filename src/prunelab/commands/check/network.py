@@ -12,10 +12,11 @@ from torch import nn
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataInfo
-from prunelab.models.catalogue import find_architecture
+from prunelab.models.catalogue import Option, network_options
 from prunelab.models.frozen import freeze
 from prunelab.models.networks import build, build_on_meta
-from prunelab.models.weights import load_weights
+from prunelab.models.weights import load_imagenet, load_weights
+from prunelab.models.weights_packages import find_package
 from prunelab.pruning import sensitivity
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import infeasible_specs
@@ -27,9 +28,16 @@ def check_weights(params: Params, data_info: DataInfo, path: Path) -> None:
     Raises:
         InputError: if they do not.
     """
-    options = find_architecture(params.model).options(params.weights)
+    options = network_options(params.model, params.weights, params.model_options)
     network = build(params.model, data_info.classes, data_info.shape, **options)
-    load_weights(network, params.model, path, fresh_head=params.train.epochs > 0)
+    if find_package(params.weights, params.model) is not None:
+        load_imagenet(network, params.model, path, by_order=True)
+        return
+    load_weights(
+        *(network, params.model, path),
+        options=params.weights_options,
+        fresh_head=params.train.epochs > 0,
+    )
 
 
 def check_freeze(params: Params, data_info: DataInfo) -> None:
@@ -38,7 +46,7 @@ def check_freeze(params: Params, data_info: DataInfo) -> None:
     Raises:
         InputError: if not, or if a pattern matches nothing.
     """
-    options = find_architecture(params.model).options(params.weights)
+    options = network_options(params.model, params.weights, params.model_options)
     network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
     freeze(network, params.train.freeze)
 
@@ -49,7 +57,7 @@ def check_sensitivity(params: Params, data_info: DataInfo) -> None:
     Raises:
         InputError: if none does.
     """
-    network = _network_to_trace(params.model, data_info, params.weights)
+    network = _network_to_trace(params, data_info)
     ratios = params.sensitivity.ratios
 
     for kind in sensitivity.METHODS:
@@ -68,7 +76,7 @@ def check_feasible(params: Params, data_info: DataInfo) -> None:
     Raises:
         InputError: with one line per reason why one cannot.
     """
-    network = _network_to_trace(params.model, data_info, params.weights)
+    network = _network_to_trace(params, data_info)
 
     cells = [(method, ratio) for method, ratio, _ in params.grid.cells()]
     unique_cells = dict.fromkeys([*cells, (params.method, params.ratio)])  # in order
@@ -81,8 +89,12 @@ def check_feasible(params: Params, data_info: DataInfo) -> None:
         raise InputError(problems)
 
 
+def _network_to_trace(params: Params, data_info: DataInfo) -> nn.Module:
+    options = network_options(params.model, params.weights, params.model_options)
+    return _built(params.model, data_info, tuple(options.items()))
+
+
 @lru_cache(maxsize=1)
-def _network_to_trace(name: str, data_info: DataInfo, weights: str) -> nn.Module:
+def _built(name: str, data_info: DataInfo, options: tuple[tuple[str, Option], ...]) -> nn.Module:
     """A network of the right architecture; kept, because most settings of a study share it."""
-    options = find_architecture(name).options(weights)
-    return build(name, data_info.classes, data_info.shape, **options)
+    return build(name, data_info.classes, data_info.shape, **dict(options))

@@ -19,7 +19,7 @@ from prunelab.core.source_code import folder_digest
 
 FILE = Path(".prunelab/passed_checks")  # one verdict a line, the newest last
 MAX_VERDICTS = 1000
-PACKAGES = ("torch", "torchvision", "torch-pruning", "torchprofile", "transformers")
+PACKAGES = ("torch", "torchvision", "torch-pruning", "torchprofile", "transformers", "timm")
 
 
 def verdict(check: str, *inputs: object) -> str:

@@ -74,7 +74,8 @@ def metadata(
 
 def _options(card: ModelCard) -> dict[str, int]:
     """Return the sizes of an encoder."""
-    return SMALL | card.options
+    sizes = {name: size for name, size in card.options.items() if isinstance(size, int)}
+    return SMALL | sizes
 
 
 def random_inputs(card: ModelCard, count: int, *, preprocessing: bool = False) -> Tensor:

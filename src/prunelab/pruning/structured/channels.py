@@ -14,6 +14,7 @@ from prunelab.models.resize import is_depthwise, set_widths
 from prunelab.pruning.structured.groups import FoundGroups, Group, KeptLayers, Member
 from prunelab.pruning.structured.tracing import Tracer
 
+EMPTY_MODULE = nn.Module()  # what it has, every module has
 FILTERS = (nn.Conv2d, nn.Linear)  # the layers whose outputs are channels that may go
 
 
@@ -29,8 +30,12 @@ def find_groups(
     example = example_input.clone()
     if example.is_floating_point():
         example.requires_grad_()  # so that there is an order even if all weights are frozen
+    caches = _caches(model)
     with torch.enable_grad(), tracer:
         output = model(example)
+    for cache, content in caches:  # what the pass left there belongs to its graph of gradients
+        cache.clear()
+        cache.update(content)
     units = _Units(tracer, model, fixed_layers, output)
     found = units.groups()
     divisible = [group for group in found if group.count > 1]
@@ -41,6 +46,16 @@ def find_groups(
     kept += _keep(indivisible, "they all depend on each other, or are one")
     kept += _keep(failing, "without some the network computes something else than with zeros")
     return FoundGroups(groups, kept)
+
+
+def _caches(model: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The mappings in which modules may remember tensors between passes, with their content."""
+    caches = []
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if type(value) is dict and key not in vars(EMPTY_MODULE):
+                caches.append((value, dict(value)))
+    return caches
 
 
 def _keep(groups: Sequence[Group], reason: str) -> list[KeptLayers]:

