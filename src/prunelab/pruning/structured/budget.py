@@ -68,7 +68,10 @@ class Costs:
         elif self.macs:
             return 0
         else:
-            return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            return sum(
+                _count_values(parameter, lost_inputs)
+                for parameter in module.parameters(recurse=False)
+            )
 
         if self.macs:
             return weights * self.positions.get(name, 1)
@@ -112,6 +115,14 @@ def _count_parameters(
     inputs = layer.in_channels // layer.groups - lost_inputs
     kernel_size = layer.weight[0, 0].numel()
     return outputs * inputs * kernel_size, outputs * (layer.bias is not None)
+
+
+def _count_values(parameter: nn.Parameter, lost_inputs: int) -> int:
+    """The values of a table, such as that of distances by heads, that lost so many columns."""
+    if parameter.dim() < 2:
+        return parameter.numel()
+    columns = parameter.shape[1]
+    return parameter.numel() // columns * (columns - lost_inputs)
 
 
 def _count_heads(groups: Sequence[Group], widths: Sequence[int]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
 from prunelab.models.resize import is_depthwise, set_widths
+from prunelab.pruning.structured import heads
 from prunelab.pruning.structured.groups import FoundGroups, Group, KeptLayers, Member
 from prunelab.pruning.structured.tracing import Tracer
 
@@ -37,11 +38,11 @@ def find_groups(
         cache.clear()
         cache.update(content)
     units = _Units(tracer, model, fixed_layers, output)
-    found = units.groups()
+    found = [*units.groups(), *heads.find_groups(model, fixed_layers)]
     divisible = [group for group in found if group.count > 1]
     groups, failing = _split_by_check(model, divisible, example_input)
 
-    kept = units.kept()
+    kept = heads.without(units.kept(), groups)
     indivisible = [group for group in found if group.count == 1]
     kept += _keep(indivisible, "they all depend on each other, or are one")
     kept += _keep(failing, "without some the network computes something else than with zeros")
@@ -241,7 +242,8 @@ def _drop(module: nn.Module, dim: int, indices: Tensor) -> None:
     """Drop outputs (dimension 0, of all tensors of a layer) or inputs (dimension 1, of weights)."""
     tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     for key, tensor in tensors:
-        if tensor.dim() <= dim:  # a batch norm also counts batches; a bias has no inputs
+        # A batch norm also counts batches, a bias has no inputs, and a table of places no channels.
+        if tensor.dim() <= dim or not tensor.is_floating_point():
             continue
 
         stays = torch.ones(tensor.shape[dim], dtype=torch.bool)

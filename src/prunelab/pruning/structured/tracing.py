@@ -334,7 +334,11 @@ def _moved(tracer: Tracer, call: Call) -> list[Tensor]:
     func = call.func
     if call.name == "view":  # repeated labels have no memory of their own to look at
         func = torch.Tensor.reshape
-    return [compact(part) for part in _tensors_in([func(moved, *call.args[1:], **others)])]
+    arguments = call.args[1:]
+    if call.name in ("reshape_as", "view_as"):
+        func, arguments = torch.Tensor.reshape, (call.output.shape,)
+        others = {}
+    return [compact(part) for part in _tensors_in([func(moved, *arguments, **others)])]
 
 
 def _cut(tracer: Tracer, call: Call) -> None:
@@ -480,6 +484,8 @@ RULES: dict[str, Rule] = {
     "view": _reshape,
     "reshape": _reshape,
     "unflatten": _reshape,
+    "reshape_as": _reshape,
+    "view_as": _reshape,
 }
 for _rule, _names in {
     _elementwise: " ".join(MULTIPLICATIONS | SUMS),
