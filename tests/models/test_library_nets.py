@@ -8,7 +8,7 @@ from torch import nn
 
 from prunelab.core.errors import InputError
 from prunelab.models import imagenet
-from prunelab.models.catalogue import LIBRARY, TORCHVISION
+from prunelab.models.catalogue import LIBRARY, TORCHVISION, network_options
 from prunelab.models.cost import parameters
 from prunelab.models.networks import build, build_on_meta, find_head
 
@@ -100,6 +100,100 @@ def test_an_unknown_name_or_images_that_do_not_fit_are_an_error(name, shape, pro
         build_on_meta(name, 10, shape)
 
     assert len(error.value.problems) == 1
+
+
+# --- options ---
+
+TIMM = "timm/resnet10t"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "smaller"),
+    [
+        ("torchvision/resnet18", "conv1", 4),
+        ("torchvision/mobilenet_v2", "features.0.0", 2),
+        ("torchvision/densenet121", "features.conv0", 4),
+    ],
+)
+def test_a_small_stem_keeps_more_positions_and_the_weights_of_the_published_one(
+    name, stem, smaller
+):
+    published, small = (
+        build_on_meta(name, 5, (3, 64, 64), stem=stem) for stem in ("published", "small")
+    )
+
+    shapes = [
+        {key: tensor.shape for key, tensor in model.state_dict().items()}
+        for model in (published, small)
+    ]
+    assert shapes[0] == shapes[1]
+    sides = [last_side(model) for model in (published, small)]
+    assert sides[1] == smaller * sides[0]
+    assert small.get_submodule(stem).stride == (1, 1)
+
+
+def last_side(model: nn.Module) -> int:
+    """The side of what the last convolution computes of 64 pixels."""
+    sides = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda *call: sides.append(call[2].shape[-1]))
+    model.eval()(torch.zeros(1, 3, 64, 64, device="meta"))
+    return sides[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("torchvision/convnext_tiny", {"stem": "small"}, "cuts images into patches"),
+        ("torchvision/vgg11", {"stem": "small"}, "has no strided convolution"),
+        ("torchvision/resnet18", {"stem": "tiny"}, "'tiny' is no stem; valid: published, small"),
+        ("torchvision/resnet18", {"head": "fcc"}, "did you mean 'fc'.*valid: fc"),
+        ("torchvision/resnet18", {"patch_size": 4}, "cannot be built with .*valid: head, stem"),
+        (TIMM, {"patch_size": 4}, "does not take it; valid: head, stem, dropout, drop_path"),
+        (TIMM, {"pretrained": 1}, "cannot be built with the options pretrained"),
+        ("resnet18", {"stem": "small"}, "cannot be built with the options stem; valid: none"),
+    ],
+)
+def test_an_option_that_a_network_does_not_take_is_refused_with_those_that_it_takes(
+    name, options, problem
+):
+    if name == TIMM:
+        pytest.importorskip("timm")
+
+    with pytest.raises(InputError, match=problem) as error:
+        build_on_meta(name, 5, (3, 64, 64), **options)
+    (line,) = error.value.problems
+    assert "model_options" in line
+
+
+def test_the_head_that_is_chosen_keeps_its_outputs():
+    name = "torchvision/resnet18"
+    assert find_head(name, build_on_meta(name, 64, (3, 64, 64), head="conv1")) == "conv1"
+    assert find_head(name, build_on_meta(name, 64, (3, 64, 64))) == "fc"
+
+
+def test_options_of_timm_reach_its_network():
+    pytest.importorskip("timm")
+    model = build_on_meta("timm/vit_tiny_patch16_224", 5, (3, 32, 32), patch_size=4, dropout=0.5)
+
+    assert model.patch_embed.proj.kernel_size == (4, 4)
+    assert model.head_drop.p == 0.5
+
+
+def test_options_of_the_weights_cannot_be_chosen():
+    assert network_options("resnet18", "none", {"stem": "small"}) == {"stem": "small"}
+
+    with pytest.raises(InputError, match=r"model_options\.layers: the weights say it of bert"):
+        network_options("bert", "none", {"layers": 3})
+
+
+@pytest.mark.parametrize("name", [TIMM, "timm/mobileone_s0", "timm/vit_tiny_patch16_224"])
+def test_networks_of_timm_read_other_channels(name):
+    pytest.importorskip("timm")
+    model = build(name, 5, (1, 224, 224))
+
+    assert model.eval()(torch.randn(2, 1, 224, 224)).shape == (2, 5)
 
 
 def test_a_network_of_timm_says_how_to_install_timm(monkeypatch):

@@ -1,9 +1,13 @@
-"""torchvision's networks of up to 100 M parameters: pruned, saved and reloaded."""
+"""torchvision's networks of up to 100 M parameters and timm's: pruned, saved and reloaded."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from helpers.networks import CARD
-from helpers.params import prune_spec
+from helpers.params import PROJECT, prune_spec
 
 from prunelab.artifacts.networks import Network, load_network, save_network
 from prunelab.core.errors import InputError
@@ -36,13 +40,17 @@ def test_every_network_loses_channels_and_is_reloaded_to_the_same_bits(name, tmp
 
     if next(iter(get_model_weights(name))).meta["num_params"] > LARGE:
         pytest.skip(f"{name} has more than {LARGE:,} parameters")
-    model_name, shape = f"torchvision/{name}", shape_of(name)
+    least = 1.35 if name.startswith(ATTENTION) else 1.5
+    check_pruned(f"torchvision/{name}", shape_of(name), least, tmp_path)
+
+
+def check_pruned(model_name: str, shape: tuple[int, int, int], least: float, folder: Path) -> None:
+    """A network loses `least` of its MACs and parameters, and what stays is said and the same."""
     model = build(model_name, 10, shape)
     dense_macs, dense_parameters = macs(model, shape), parameters(model)
 
     result = prune(model, model_name, prune_spec("l1_channel", 0.5), shape=shape, seed=0)
 
-    least = 1.35 if name.startswith(ATTENTION) else 1.5
     assert dense_macs / macs(model, shape) >= least
     assert dense_parameters / parameters(model) >= least
     assert model.get_submodule(find_head(model_name, model)).weight.shape[0] == 10
@@ -52,7 +60,7 @@ def test_every_network_loses_channels_and_is_reloaded_to_the_same_bits(name, tmp
         assert not kept.issuperset(width.layers)
 
     card = CARD.model_copy(update={"model": model_name, "input_shape": shape})
-    path = tmp_path / "network.safetensors"
+    path = folder / "network.safetensors"
     save_network(path, Network(model=model, card=card))
     reloaded = load_network(path).model
 
@@ -61,6 +69,39 @@ def test_every_network_loses_channels_and_is_reloaded_to_the_same_bits(name, tmp
         outputs = model.eval()(images)
         assert torch.equal(reloaded(images), outputs)
     assert outputs.abs().sum() > 0
+
+
+def program() -> ModuleType:
+    """The program that measures these networks, which names those of timm."""
+    spec = importlib.util.spec_from_file_location("networks", PROJECT / "benchmarks/networks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MEASURED = program()
+QUICK_OF_TIMM = ("lcnet_035", "tinynet_e")
+NAMES_OF_TIMM = [
+    name if name in QUICK_OF_TIMM else pytest.param(name, marks=pytest.mark.slow)
+    for name in MEASURED.TIMM
+    if name not in MEASURED.UNCHANGED
+]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_TIMM)
+def test_well_known_networks_of_timm_lose_channels_too(name, tmp_path):
+    pytest.importorskip("timm")
+    name = f"timm/{name}"
+
+    check_pruned(name, MEASURED.shape_of(name), 1.5, tmp_path)
+
+
+def test_forty_networks_of_timm_are_measured_and_all_are_there():
+    timm = pytest.importorskip("timm")
+
+    names = set(MEASURED.TIMM) - set(MEASURED.UNCHANGED)
+    assert len(names) >= 40
+    assert names <= set(timm.list_models())
 
 
 def test_a_network_that_can_lose_nothing_is_refused_with_layers_and_reasons():

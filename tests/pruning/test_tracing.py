@@ -226,6 +226,86 @@ def test_channels_that_cannot_go_are_kept_with_the_reason_and_others_go(kind, re
     assert reason in kept.describe()
 
 
+class Padded(Net):
+    def __init__(self, **options: object) -> None:
+        super().__init__(8, padded=nn.Conv2d(8, 8, 3, groups=8))
+        self.options = options
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.padded(F.pad(x, (1, 1, 1, 1), **self.options))
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "reflect"}, {"value": 0.0}])
+def test_a_border_of_zeros_or_of_a_channels_own_values_goes_with_the_channel(options):
+    net = Padded(**options)
+    found = find(net)
+    assert widths(found) == {"last": 6, "padded": 8}
+
+    expected = silenced(net, ("first", "padded"), [[2, 5], [2, 5]])
+    channels.take_out(net, [found.groups[1]], [[2, 5]])
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(images), expected(images))
+
+
+def test_a_border_of_ones_would_remain_without_its_channel_and_keeps_it():
+    assert widths(find(Padded(value=1.0))) == {"last": 6}
+
+
+class Widened(Net):
+    """A shortcut that is padded by channels, as in networks for CIFAR."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, 0, 1, 1))
+
+
+def test_padding_by_channels_moves_them():
+    found = find(Widened())
+
+    (group,) = (group for group in found.groups if group.name == "first")
+    (consumer,) = (member for member in group.members if member.layer == "last")
+    assert consumer.indices.tolist() == list(range(1, 9))
+
+
+class ReshapedAs(Net):
+    """A norm of tokens side by side, put back into the shape of what came in."""
+
+    def __init__(self) -> None:
+        super().__init__(8, norm=nn.BatchNorm1d(8))
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        normed = self.norm(tokens.flatten(0, 1)).reshape_as(tokens)
+        return normed.transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
+
+
+def test_channels_are_followed_through_a_reshape_like_another_tensor():
+    found = find(ReshapedAs())
+
+    assert widths(found) == {"last": 6, "first": 8}
+    assert {"norm"} <= {member.layer for member in found.groups[1].members}
+
+
+class Remembers(Net):
+    """In evaluation it keeps what it computed of its weights, as some attention keeps its biases."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.cache: dict[str, Tensor] = {"before": torch.ones(1)}
+
+    def between(self, x: Tensor) -> Tensor:
+        scale = self.head.weight.mean() * 2
+        if not self.training:
+            scale = self.cache.setdefault("scale", scale)
+        return x * scale
+
+
+def test_what_a_network_remembers_of_its_weights_is_not_kept_from_the_search():
+    net = Remembers()
+
+    assert widths(find(net)) == {"last": 6, "first": 8}
+    assert list(net.cache) == ["before"]
+
+
 class Gated(Net):
     """A map of one channel weighs all positions, and a gate of its own weighs every channel."""
 
