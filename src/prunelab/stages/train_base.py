@@ -48,7 +48,8 @@ def main(prepared: Path, out: Path, history: Path) -> None:
         out,
         inputs=[prepared / "dataset.json", *filter(None, [pretrained])],
         parameters=[
-            *(params.model, params.train, normalise, trainer.augmentation),
+            *(params.model, params.model_options, params.weights_options),
+            *(params.train, normalise, trainer.augmentation),
             *(params.runtime, execution, processes.size),
         ],
         forget=processes.first,
