@@ -8,6 +8,7 @@ from helpers.networks import CARD
 from helpers.params import prune_spec
 from torch import Tensor, nn
 
+import prunelab
 from prunelab.artifacts.networks import Network, load_network, save_network
 from prunelab.models.networks import build
 from prunelab.models.resize import has_heads
@@ -89,6 +90,20 @@ def test_a_network_without_some_heads_is_reloaded_to_the_same_bits(name, tmp_pat
     images = torch.randn(2, *shape)
     with torch.no_grad():
         assert torch.equal(reloaded(images), model.eval()(images))
+
+
+def test_a_module_of_ones_own_loses_heads_and_is_saved_and_loaded(tmp_path):
+    model, shape = made("timm/vit_tiny_patch16_224")
+    images = torch.randn(2, *shape)
+    pruned = prunelab.prune(model, images, "l1_channel", 0.5, budget="native")
+
+    prunelab.save(pruned, tmp_path / "thin.safetensors")
+    loaded = prunelab.load(tmp_path / "thin.safetensors", model)
+
+    assert [block.attn.num_heads for block in loaded.model.blocks] == [2] * 12
+    assert [block.attn.num_heads for block in model.blocks] == [3] * 12
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), pruned.model.eval()(images))
 
 
 def test_attention_of_torchvision_keeps_its_heads():

