@@ -18,6 +18,7 @@ from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
 from prunelab.datasets.datasets import DATASETS, Cifar
 from prunelab.models.catalogue import LIBRARY, MODELS
 from prunelab.models.networks import build
+from prunelab.models.weights_packages import PACKAGE_OF
 from prunelab.pruning.methods import METHODS
 
 
@@ -170,7 +171,7 @@ def test_list_can_be_limited_to_one_table():
 def test_all_models_are_those_made_here_and_those_of_the_libraries():
     every = [line.split()[0] for line in run("list", "models", "--all").stdout.splitlines()]
 
-    assert every == ["model", *MODELS, *LIBRARY, "timm/NAME"]
+    assert every == ["model", *MODELS, *LIBRARY, *PACKAGE_OF, "timm/NAME"]
     assert "torchvision/" not in run("list", "models").stdout
 
 
