@@ -64,7 +64,7 @@ def write_json(path: PathLike, content: Any) -> None:
         OSError: if the file cannot be written.
     """
     try:
-        text = json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(json_form(content), indent=1, sort_keys=True, allow_nan=False)
     except ValueError:
         message = f"{path}: a number is not finite, so nothing was written: {content}"
         raise InputError(message) from None
@@ -108,11 +108,12 @@ def sha256(path: PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _rounded(content: Any) -> Any:
+def json_form(content: Any) -> Any:
+    """The content as `write_json` writes it: floats rounded, tuples as lists."""
     if isinstance(content, dict):
-        return {key: _rounded(value) for key, value in content.items()}
+        return {key: json_form(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_rounded(value) for value in content]
+        return [json_form(value) for value in content]
     if isinstance(content, float):
         return round(content, JSON_DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
     return content

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 
 import typer
@@ -39,11 +39,8 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
     `wrapper` decides how many processes run it: `single_process`, or `task.distributed`.
     """
     start_collections()
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(wrapper(main))
-
     try:
-        app()
+        _command(wrapper(main))()
     except InputError as error:
         _let_first_process_report()
         print_problems(error)
@@ -63,6 +60,23 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
         _let_first_process_report()
         print_problems(InputError(lines))
         sys.exit(1)
+
+
+def call(main: Main, arguments: Sequence[str]) -> None:
+    """Call a stage's function in this process, with arguments as in dvc.yaml.
+
+    Raises:
+        InputError: or anything else that the stage raises.
+    """
+    command = typer.main.get_command(_command(single_process(main)))
+    command.main(list(arguments), prog_name=main.__module__, standalone_mode=False)
+
+
+def _command(main: Main) -> typer.Typer:
+    """A command whose arguments Typer reads from the signature of a stage's function."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(main)
+    return app
 
 
 def _let_first_process_report() -> None:

@@ -18,11 +18,30 @@ from typing import Any
 import torch
 
 from prunelab.core.files import sha256, write
+from prunelab.runtime import time_limit
 from prunelab.runtime.device import code_digest
 from prunelab.runtime.unpickle import load_pickled
 
 FOLDER = Path(".prunelab/checkpoints")
 DONE_MARKER = "ended"  # a file beside the checkpoints of a stage that DVC has not recorded yet
+
+
+# What stands for the code of all stages, in a process that runs several of them.
+_code = ""
+
+
+@contextmanager
+def code_known_as(code: str) -> Iterator[None]:
+    """Let `code` stand for the source files, for a process that runs several stages.
+
+    Which files such a process has loaded depends on the stages that it ran before.
+    """
+    global _code
+    before, _code = _code, code
+    try:
+        yield
+    finally:
+        _code = before
 
 
 class Checkpoint:
@@ -49,6 +68,7 @@ class Checkpoint:
         content = BytesIO()
         torch.save(state, content)
         write(self._path, content.getvalue())
+        time_limit.epoch_ended()
 
 
 @dataclass(frozen=True)
@@ -102,7 +122,7 @@ def _work_key(inputs: Iterable[Path], parameters: Iterable[Any]) -> str:
         sys.argv[1:],
         [sha256(path) for path in inputs],
         [str(value) for value in parameters],
-        code_digest(),
+        _code or code_digest(),
     ]
     return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
 

@@ -14,6 +14,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, Argument(help="A study, as `prunelab study list` names it.")]
 Quick = Annotated[bool, Option("--quick", help="The small run of the same code, minutes on a CPU.")]
+Nearest = Annotated[
+    bool, Option("--nearest", help="What can be run where the study cannot; its file says why.")
+]
 Set = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Override a parameter, such as seeds=[0]."),
@@ -56,7 +59,7 @@ def list_studies() -> None:
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913 (a parameter for each option)
     name: Name,
     quick: Quick = False,
     jobs: Annotated[int, Option(min=1, help="How many settings at a time.")] = 1,
@@ -64,14 +67,50 @@ def run(
         list[str] | None, Option(help="Run this setting alone; may be given several times.")
     ] = None,
     set_: Set = None,
+    nearest: Nearest = False,
+    here: Annotated[
+        bool, Option("--here", help="In this process: without DVC, Git and clones.")
+    ] = False,
+    minutes: Annotated[
+        float | None, Option(help="With --here: end in time; the same command goes on.")
+    ] = None,
+    scale: Annotated[float, Option(help="With --here: all epochs times this, up to 1.")] = 1.0,
+    seeds: Annotated[str | None, Option(help="With --here: other seeds, such as 0,1.")] = None,
+    work: Annotated[
+        Path | None, Option(help="With --here: the folder for networks and checkpoints.")
+    ] = None,
 ) -> None:
-    """Run every setting of a study that has not been measured yet, each as one DVC experiment.
+    """Run every setting of a study that has not been measured yet.
 
-    All problems that can be found are reported before any work starts. After an interruption, run
-    the same command again to continue.
+    Each becomes one DVC experiment; with --here, a line of the study's result file. All problems
+    that can be found are reported before any work starts. After an interruption, run the same
+    command again to continue.
 
     Example: prunelab study run vgg_layerwise --quick
     """
+    from prunelab.commands.studies.here_command import HereOptions, run_study_here
+    from prunelab.commands.studies.study_file import read_overrides
+    from prunelab.core.lifecycle import make_numpy_portable
+
+    options = HereOptions(minutes=minutes, work=work, scale=scale, seeds=seeds)
+    variant = {"quick": quick, "nearest": nearest}
+    if not here:
+        with reporting_errors():
+            options.require_defaults()
+        _run_by_dvc(name, variant, jobs, only or [], set_ or [])
+        return
+
+    make_numpy_portable()
+    with reporting_errors():
+        overrides = read_overrides(set_ or [])
+        run_study_here(name, variant=variant, only=only or [], overrides=overrides, options=options)
+
+
+def _run_by_dvc(
+    name: str, variant: dict[str, bool], jobs: int, only: list[str], assignments: list[str]
+) -> None:
+    """Run settings as DVC experiments in clones."""
+    from prunelab.commands.studies.here_command import result_name
     from prunelab.commands.studies.jobs import plan_jobs
     from prunelab.commands.studies.local import run_jobs
     from prunelab.commands.studies.study_file import load_study, read_overrides, resolve
@@ -80,12 +119,13 @@ def run(
     from prunelab.core.registry import pick
 
     root = Path.cwd()
-    prefix = experiment_prefix(name, quick)
+    prefix = result_name(name, **variant)
     with reporting_errors():
-        study, overrides = load_study(name), read_overrides(set_ or [])
-        check_needs(study, quick, overrides)
+        study, overrides = load_study(name), read_overrides(assignments)
+        check_needs(study, variant["quick"], overrides, variant["nearest"])
+        study.require_all_images(nearest=variant["nearest"])
 
-        settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
+        settings = resolve(study, PARAMS_FILE, overrides=overrides, **variant)
         if only:
             for setting in only:
                 pick(settings, setting, "setting")
@@ -100,20 +140,14 @@ def run(
             failures = run_jobs(root, f"study {prefix}", work, at_once=jobs, print_line=print_line)
     report_failures(failures, len(settings))
 
-    arguments = _show_arguments(name, quick, set_ or [])
+    arguments = _show_arguments(name, variant, assignments)
     print(f"all {len(settings)} settings are measured; prunelab study show {arguments}")
 
 
-def experiment_prefix(name: str, quick: bool) -> str:
-    """Return how the names of a study's experiments and results begin."""
-    return f"{name}-quick" if quick else name
-
-
-def _show_arguments(name: str, quick: bool, assignments: list[str]) -> str:
+def _show_arguments(name: str, variant: dict[str, bool], assignments: list[str]) -> str:
     """Return the arguments with which `prunelab study show` shows what was run."""
     arguments = [name]
-    if quick:
-        arguments.append("--quick")
+    arguments += [f"--{flag}" for flag, is_set in variant.items() if is_set]
     arguments += [f"--set {shlex.quote(assignment)}" for assignment in assignments]
     return " ".join(arguments)
 
@@ -124,25 +158,41 @@ def show(
     quick: Quick = False,
     markdown: Annotated[bool, Option("--markdown", help="Tables in Markdown.")] = False,
     set_: Set = None,
+    nearest: Nearest = False,
+    scale: Annotated[
+        float | None, Option(help="Results at this scale. [default: the largest measured]")
+    ] = None,
 ) -> None:
     """Print the measured numbers beside the published ones, and write them to studies/results/.
 
     Example: prunelab study show vgg_layerwise --quick --markdown
     """
-    from prunelab.commands.studies.results import collect, write_results
+    from prunelab.commands.studies.here_command import result_name
+    from prunelab.commands.studies.results import collect, shown_scale, write_results
     from prunelab.commands.studies.study_file import load_study, read_overrides, resolve
-    from prunelab.commands.studies.study_tables import study_document
+    from prunelab.commands.studies.study_tables import Shown, study_document
     from prunelab.config.params import PARAMS_FILE
 
     root = Path.cwd()
-    prefix = experiment_prefix(name, quick)
+    variant = {"quick": quick, "nearest": nearest}
+    prefix = result_name(name, **variant)
     with reporting_errors():
         study, overrides = load_study(name), read_overrides(set_ or [])
-        settings = resolve(study, PARAMS_FILE, quick=quick, overrides=overrides)
-        free_keys = study.needed(quick).keys() - overrides.keys()
-        records = collect(root, prefix, settings, free_keys)
+        labels = [setting.label for setting in study.selected_settings(quick, nearest)]
+        shown, others = shown_scale(root, prefix, labels, scale)
+        settings = resolve(study, PARAMS_FILE, overrides=overrides, scale=shown, **variant)
+        free_keys = study.needed(quick, nearest).keys() - overrides.keys()
+        images = study.nearest.images if nearest and study.nearest else None
+        records = collect(root, prefix, settings, free_keys, scale=shown, images=images)
 
-        print(study_document(study, records, quick=quick, markdown=markdown))
+        print(
+            study_document(
+                study,
+                records,
+                Shown(scale=shown, images=images, other_scales=others, **variant),
+                markdown=markdown,
+            )
+        )
 
         changed_keys = overrides.keys() - study.needs.keys()
         if changed_keys:
@@ -150,3 +200,36 @@ def show(
         elif any(records.values()):
             file = write_results(root, study, prefix, records)
             print(f"\nwritten to {file.relative_to(root)}", file=sys.stderr)
+
+
+@app.command()
+def merge(
+    into: Annotated[Path, Argument(help="A result file, to which the other's settings are added.")],
+    other: Annotated[Path, Argument(help="A result file of the same study.")],
+) -> None:
+    """Add the settings of one result file to another file of the same study.
+
+    Files with different parameters are refused. A setting that both have stays as it is in the
+    first file.
+
+    Example: prunelab study merge studies/results/vgg_layerwise.json collected/vgg_layerwise.json
+    """
+    from prunelab.commands.studies.merge import merge_files
+
+    with reporting_errors():
+        added, kept = merge_files(into, other)
+    print(f"{into}: {len(added)} settings added" + (f": {', '.join(added)}" if added else ""))
+    if kept:
+        print(f"kept as they were: {', '.join(kept)}")
+
+
+@app.command()
+def claims() -> None:
+    """Print what the results say of every published claim, as a Markdown table.
+
+    Example: prunelab study claims
+    """
+    from prunelab.commands.studies.claims import claims_table
+
+    with reporting_errors():
+        print(claims_table(Path.cwd()))

@@ -1,16 +1,24 @@
-"""The results of a study, from DVC's experiments or from studies/results/."""
+"""The results of a study, from DVC's experiments or from studies/results/.
 
-from collections.abc import Mapping, Set
+One file holds settings that were measured in different runs. Each has its own parameters, code,
+environment and scale, and a digest that shows edits.
+"""
+
+from collections.abc import Collection, Mapping, Set
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from prunelab.artifacts.records import Positive, Strict, read_record
+from prunelab.commands.studies.scale import FULL, key_of, label_of
 from prunelab.commands.studies.study_file import Study, override
-from prunelab.core.files import user_path, write_json
+from prunelab.core.errors import InputError
+from prunelab.core.files import json_form, user_path, write_json
 from prunelab.project.experiments import (
     Record,
+    StageClosure,
     code_of,
+    digest,
     measured,
     prefer_current_code,
     stage_closure,
@@ -52,7 +60,11 @@ class Parameters(Strict):
 
 
 class Stored(Strict):
-    """The stored result of one setting."""
+    """The stored result of one setting.
+
+    `scale` is the factor of all epochs. `images` is the number of training images, None for all.
+    `digest` is a hash of everything else; older files lack it.
+    """
 
     experiment: str
     code: str
@@ -60,11 +72,15 @@ class Stored(Strict):
     metrics: Metrics
     dense: Metrics
     environment: dict[str, Any] | None
+    scale: Positive = FULL
+    images: int | None = None
+    digest: str | None = None
 
 
 class Results(Strict):
-    """The content of studies/results/<study>.json."""
+    """The content of studies/results/<study>.json: settings by their name and scale."""
 
+    study: str
     settings: dict[str, Stored]
 
 
@@ -73,12 +89,18 @@ def results_file(root: Path, name: str) -> Path:
 
 
 def collect(
-    root: Path, name: str, settings: Mapping[str, Mapping[str, Any]], free: Set[str]
+    root: Path,
+    name: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    free: Set[str],
+    *,
+    scale: float = FULL,
+    images: int | None = None,
 ) -> dict[str, Record | None]:
     """Return the record of every setting, None for one that never ran with these parameters.
 
     The parameters `free`, as dotted keys, may have had any value. The key `current` of a record
-    says whether the code of the last commit made it.
+    says whether the code of the last commit made it. Epochs in `settings` are scaled already.
 
     Raises:
         InputError: if no commit of a Git repository holds the project.
@@ -86,7 +108,7 @@ def collect(
     require_commit(root)
     closure = stage_closure((root / "dvc.yaml").read_text())
     code = code_of(root, "HEAD")
-    stored = _read_stored(results_file(root, name))
+    stored = read_stored(results_file(root, name))
 
     def used_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that identify a result, comparable between machines."""
@@ -97,14 +119,16 @@ def collect(
     records: dict[str, Record | None] = {}
     for label, params in settings.items():
         candidates = list(measured(root, name, label))
-        if label in stored:
-            candidates.append(stored[label])
+        key = key_of(label, scale)
+        if key in stored:
+            candidates.append(stored[key])
 
         expected = used_parameters(params)
         matching = [
             candidate
             for candidate in candidates
             if used_parameters(candidate["parameters"]) == expected
+            and candidate.get("images") == images
         ]
 
         record = prefer_current_code(matching, code)
@@ -114,11 +138,77 @@ def collect(
     return records
 
 
-def _read_stored(file: Path) -> dict[str, Record]:
+def find_stored(  # noqa: PLR0913 (all that identifies a result)
+    root: Path,
+    name: str,
+    label: str,
+    params: Mapping[str, Any],
+    closure: StageClosure,
+    code: str,
+    *,
+    scale: float,
+    images: int | None,
+) -> Record | None:
+    """Return the stored result of a setting with these parameters and this code, or None."""
+    stored = read_stored(results_file(root, name)).get(key_of(label, scale))
+    if stored is None or stored["code"] != code or stored.get("images") != images:
+        return None
+    expected = closure.select(json_form(_portable(params)))
+    if closure.select(_portable(stored["parameters"])) != expected:
+        return None
+    return stored
+
+
+def read_stored(file: Path) -> dict[str, Record]:
+    """Return the results in a file, by the settings' names and scales; none if there is no file.
+
+    Raises:
+        InputError: if the file is damaged, or was edited after it was written.
+    """
     if not file.exists():
         return {}
+
     settings: dict[str, Record] = read_record(file, Results)["settings"]
+    edited = []
+    for key, record in settings.items():
+        if record.get("digest") not in (None, digest_of(record)):
+            edited.append(key)
+    if edited:
+        raise InputError(
+            f"{file}: {key} was edited after it was measured. Restore it with git checkout, or "
+            "take this setting out of the file."
+            for key in edited
+        )
     return settings
+
+
+def shown_scale(
+    root: Path, name: str, labels: Collection[str], asked: float | None
+) -> tuple[float, dict[float, list[str]]]:
+    """Return the scale to show, and the settings that were measured at other scales.
+
+    It is the one that was asked for, or the largest at which a setting was measured.
+    """
+    labels_by_scale = stored_scales(root, name, labels)
+    scale = asked
+    if scale is None:
+        scale = next(iter(labels_by_scale), FULL)
+    labels_by_scale.pop(scale, None)
+    return scale, labels_by_scale
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """Return a hash of everything that a stored result says."""
+    return digest({key: value for key, value in record.items() if key != "digest"})
+
+
+def stored_scales(root: Path, name: str, labels: Collection[str]) -> dict[float, list[str]]:
+    """Return which of these settings have a stored result, by scale, the largest scale first."""
+    labels_by_scale: dict[float, list[str]] = {}
+    for key, record in read_stored(results_file(root, name)).items():
+        if label_of(key) in labels:
+            labels_by_scale.setdefault(record.get("scale", FULL), []).append(label_of(key))
+    return dict(sorted(labels_by_scale.items(), reverse=True))
 
 
 def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,23 +228,29 @@ def _without_folders(path: object) -> object:
 def write_results(
     root: Path, study: Study, name: str, records: Mapping[str, Record | None]
 ) -> Path:
-    """Store the records of a study and return the file.
+    """Store the records of a study, by the settings' names, and return the file.
 
     A setting without a record keeps what is stored. That was measured with other parameters, and
-    no other result of the setting exists.
+    no other result of the setting exists. So does every result of another scale.
     """
     path = results_file(root, name)
 
     settings = {}
-    for label, stored in _read_stored(path).items():
-        if label in records:
-            settings[label] = stored
+    for key, stored in read_stored(path).items():
+        if label_of(key) in records:
+            settings[key] = stored
 
     for label, record in records.items():
         if record:
-            stored = {**record, "parameters": _portable(record["parameters"])}
-            stored.pop("current", None)
-            settings[label] = stored
+            settings[key_of(label, record.get("scale", FULL))] = stored_form(record)
 
     write_json(path, {"study": name, "title": study.title, "settings": settings})
     return path
+
+
+def stored_form(record: Record) -> Record:
+    """Return a record as files hold it: without folders of this machine, and with a digest."""
+    stored = {**record, "parameters": _portable(record["parameters"])}
+    stored.pop("current", None)
+    stored = json_form(stored)
+    return {**stored, "digest": digest_of(stored)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prunelab.commands.studies.published_measures import MEASURES
+from prunelab.commands.studies.scale import FULL, scaled
 from prunelab.config.params import Params, Ratio, Section, parse_params, read_params
 from prunelab.config.problems import validate
 from prunelab.config.safe_yaml import parse_yaml
@@ -114,6 +115,45 @@ class Quick(Part):
     settings: Annotated[list[Text], Field(min_length=1)] | None = None
 
 
+class Nearest(Part):
+    """What can be run where the study cannot: without its weights, or on a small machine.
+
+    Without `settings` it runs all of them. `images` is the number of training images to take, the
+    same share of every class; None: all.
+    """
+
+    as_published: Text  # what of the study can be run as it was published
+    missing: Text  # what cannot, and why
+    note: Text  # what is run in its place
+    params: Overrides = {}
+    settings: Annotated[list[Text], Field(min_length=1)] | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+
+
+class Claim(Part):
+    """A statement of the publication that our numbers can confirm or refute.
+
+    It bounds a difference: the measure of `setting` less that of the setting `against`, or of the
+    dense network if that is None. A claim without a `setting` is about a method that we do not
+    have.
+    """
+
+    text: Text
+    setting: Text | None
+    against: Text | None = None
+    measure: Text = "accuracy_percent"
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "Claim":
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        if None not in (self.at_least, self.at_most) and self.at_least > self.at_most:  # type: ignore[operator]
+            raise ValueError("at_least is above at_most")
+        return self
+
+
 class Study(Part):
     """The content of a study file."""
 
@@ -125,20 +165,46 @@ class Study(Part):
     needs: dict[str, Text] = {}  # parameters that the user must give with --set, and what they are
     params: Overrides
     quick: Quick
+    nearest: Nearest | None = None
     settings: Annotated[list[Setting], Field(min_length=1)]
     published: Published
+    claims: list[Claim] = []
 
-    def selected_settings(self, quick: bool) -> list[Setting]:
+    def variant(self, *, quick: bool, nearest: bool) -> Quick | Nearest | None:
+        """Return what a run changes; None: nothing.
+
+        Raises:
+            InputError: if the study has no nearest run, or if both are asked for.
+        """
+        if quick and nearest:
+            raise InputError("--quick and --nearest are two different runs. Give one of them.")
+        if nearest and self.nearest is None:
+            raise InputError(
+                "this study has no section nearest: it can be run as it is. Leave out --nearest."
+            )
+        if nearest:
+            return self.nearest
+        return self.quick if quick else None
+
+    def selected_settings(self, quick: bool, nearest: bool = False) -> list[Setting]:
         """Return the settings that a run measures."""
-        if not quick or self.quick.settings is None:
+        variant = self.variant(quick=quick, nearest=nearest)
+        if variant is None or variant.settings is None:
             return self.settings
-        return [setting for setting in self.settings if setting.label in self.quick.settings]
+        return [setting for setting in self.settings if setting.label in variant.settings]
 
-    def needed(self, quick: bool) -> dict[str, str]:
-        """Return the parameters that the user must give; a quick run may have its own values."""
-        if not quick:
-            return dict(self.needs)
-        given = dotted_keys(self.quick.params)
+    def require_all_images(self, *, nearest: bool) -> None:
+        """Raise InputError for a run with a part of the images, which DVC's pipeline cannot do."""
+        if nearest and self.nearest and self.nearest.images is not None:
+            raise InputError(
+                f"--nearest takes {self.nearest.images:,} of the training images, which only "
+                "--here can do. Add --here."
+            )
+
+    def needed(self, quick: bool, nearest: bool = False) -> dict[str, str]:
+        """Return the parameters that the user must give; other runs may have their own values."""
+        variant = self.variant(quick=quick, nearest=nearest)
+        given = dotted_keys(variant.params) if variant else {}
         return {key: what for key, what in self.needs.items() if key not in given}
 
 
@@ -205,9 +271,15 @@ def _setting_problems(study: Study) -> Iterator[str]:
 
 
 def _reference_problems(study: Study) -> Iterator[str]:
-    """Quick runs and published rows must refer to settings that exist."""
+    """Quick and nearest runs, published rows and claims must refer to settings that exist."""
     labels = [setting.label for setting in study.settings]
     references = [("quick.settings", label) for label in study.quick.settings or []]
+    if study.nearest:
+        references += [("nearest.settings", label) for label in study.nearest.settings or []]
+    for number, claim in enumerate(study.claims):
+        for label in (claim.setting, claim.against):
+            if label is not None:
+                references.append((f"claims.{number}", label))
     for number, row in enumerate(study.published.rows):
         if row.setting is not None:
             references.append((f"published.rows.{number}", row.setting))
@@ -218,7 +290,7 @@ def _reference_problems(study: Study) -> Iterator[str]:
 
 
 def _measure_problems(study: Study) -> Iterator[str]:
-    """Published numbers must have the name of a measure."""
+    """Published numbers and claims must have the name of a measure."""
     values_by_place = {"published.dense": study.published.dense}
     for number, row in enumerate(study.published.rows):
         values_by_place[f"published.rows.{number}"] = row.values | (row.dense or {})
@@ -228,10 +300,17 @@ def _measure_problems(study: Study) -> Iterator[str]:
             if measure not in MEASURES:
                 yield f"{place}: unknown measure {measure!r}; valid: {', '.join(MEASURES)}"
 
+    for number, claim in enumerate(study.claims):
+        if claim.measure not in MEASURES:
+            valid = ", ".join(MEASURES)
+            yield f"claims.{number}: unknown measure {claim.measure!r}; valid: {valid}"
+
 
 def _parameter_problems(study: Study) -> Iterator[str]:
     """Parameters must leave alone what settings set and what the user must give."""
     layers = [("params", study.params), ("quick.params", study.quick.params)]
+    if study.nearest:
+        layers.append(("nearest.params", study.nearest.params))
     for setting in study.settings:
         layers.append((f"settings.{setting.label}.params", setting.params))
 
@@ -289,12 +368,18 @@ def read_overrides(assignments: list[str]) -> Overrides:
 
 
 def resolve(
-    study: Study, base: Path, *, quick: bool, overrides: Mapping[str, Any]
+    study: Study,
+    base: Path,
+    *,
+    quick: bool,
+    overrides: Mapping[str, Any],
+    nearest: bool = False,
+    scale: float = FULL,
 ) -> dict[str, dict[str, Any]]:
     """Return the whole parameters of every setting, by its label.
 
     They are those of the file `base`, overridden by the study, then by the setting, then by the
-    quick run, then by `overrides`, the user's.
+    quick or the nearest run, then by `overrides`, the user's. All epochs are then scaled.
 
     Raises:
         InputError: with one line per problem of the parameters, all at once.
@@ -302,14 +387,17 @@ def resolve(
     base_params = read_params(base)
     if not isinstance(base_params, dict):
         parse_params(base_params, option="--set")  # raises
-    quick_params = study.quick.params if quick else {}
+    variant = study.variant(quick=quick, nearest=nearest)
+    variant_params = variant.params if variant else {}
 
     resolved: dict[str, dict[str, Any]] = {}
     labels_by_problem: dict[str, list[str]] = {}
-    for setting in study.selected_settings(quick):
+    for setting in study.selected_settings(quick, nearest):
         params = deepcopy(base_params)
-        for layer in (study.params, setting.params, quick_params, overrides):
+        for layer in (study.params, setting.params, variant_params, overrides):
             override(params, layer)
+        if scale != FULL:
+            params = scaled(params, scale)
 
         params["method"] = setting.method
         params["ratio"] = setting.total_ratio(_iterations(params))

@@ -3,9 +3,12 @@
 Differences between published numbers and ours are computed here and nowhere else.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prunelab.commands.studies.published_measures import MEASURES, Measure, Metrics
+from prunelab.commands.studies.scale import FULL
 from prunelab.commands.studies.study_file import Row, Study
 from prunelab.core.errors import one_line
 from prunelab.project.experiments import Record
@@ -36,10 +39,41 @@ COMPARED_HEADER = [
 Records = Mapping[str, Record | None]
 
 
-def study_document(study: Study, records: Records, *, quick: bool, markdown: bool) -> str:
+@dataclass(frozen=True)
+class Shown:
+    """Which results of a study are shown.
+
+    `images` is the number of training images, None for all. `other_scales` holds the settings that
+    were measured at scales that are not shown.
+    """
+
+    quick: bool = False
+    nearest: bool = False
+    scale: float = FULL
+    images: int | None = None
+    other_scales: Mapping[float, list[str]] = field(default_factory=dict)
+
+    @property
+    def addition(self) -> str:
+        """What the title says beside the study's own, empty for the study as it is."""
+        parts = []
+        if self.nearest:
+            parts.append("the nearest that can be run")
+        if self.images is not None:
+            parts.append(f"{self.images:,} training images")
+        if self.scale != FULL:
+            parts.append(f"epochs x {self.scale:g}")
+        return ", ".join(parts)
+
+
+def study_document(study: Study, records: Records, shown: Shown, *, markdown: bool) -> str:
     """Return the title, the source, both tables and the notes of a study."""
     draw = escaped_table if markdown else aligned_table
     heading = "# " if markdown else ""
+
+    title = study.title
+    if shown.addition:
+        title += f" ({shown.addition})"
 
     source = f"{study.source.what}, by {study.source.by}"
     if study.source.link:
@@ -47,7 +81,7 @@ def study_document(study: Study, records: Records, *, quick: bool, markdown: boo
 
     # The sentences of a study file are Markdown by its author. The names in its tables are not.
     lines = [
-        heading + one_line(study.title),
+        heading + one_line(title),
         "",
         one_line(f"{source}."),
         one_line(f"Network: {study.network}. Data: {study.data}."),
@@ -58,21 +92,26 @@ def study_document(study: Study, records: Records, *, quick: bool, markdown: boo
     if study.published.rows:
         lines += [draw(*compared_table(study, records)), ""]
 
-    lines += [one_line(f"- {note}") for note in notes(study, records, quick)]
+    lines += [one_line(f"- {note}") for note in notes(study, records, shown)]
     return "\n".join(lines)
 
 
 def measured_table(records: Records) -> tuple[Line, list[Line]]:
     """One line per setting: the ratio asked and achieved, the cost, and the accuracy."""
-    return MEASURED_HEADER, [_measured_line(label, record) for label, record in records.items()]
+    usual = usual_hardware(records)
+    return MEASURED_HEADER, [
+        _measured_line(label, record, usual) for label, record in records.items()
+    ]
 
 
-def _measured_line(label: str, record: Record | None) -> Line:
+def _measured_line(label: str, record: Record | None, usual: str | None) -> Line:
     if record is None:
         return [label, NOT_RUN, *[""] * (len(MEASURED_HEADER) - 2)]
 
     metrics, dense = record["metrics"], record["dense"]
     mark = "" if record.get("current", True) else " †"
+    if hardware_of(record) not in (None, usual):
+        mark += " ‡"
     return [
         f"{label}{mark}",
         f"{metrics['ratio_asked']:g}",
@@ -86,6 +125,22 @@ def _measured_line(label: str, record: Record | None) -> Line:
         _interval(metrics["accuracy"], metrics["accuracy_ci95"]),
         _interval(-metrics["accuracy_drop"], metrics["accuracy_drop_ci95"], sign="+"),
     ]
+
+
+def hardware_of(record: Record) -> str | None:
+    """Return the name of the processor or card that measured a setting, None if it is unknown."""
+    environment = record.get("environment") or {}
+    device = environment.get("device")
+    return device if isinstance(device, str) else None
+
+
+def usual_hardware(records: Records) -> str | None:
+    """Return the hardware that measured most settings; of equal ones, the first."""
+    names = [hardware_of(record) for record in records.values() if record]
+    counts = Counter(name for name in names if name)
+    if not counts:
+        return None
+    return counts.most_common(1)[0][0]
 
 
 def _interval(share: float, half_width: float, sign: str = "") -> str:
@@ -164,15 +219,26 @@ def _number(value: float | None, measure: Measure, sign: str = "") -> str:
     return f"{value:{sign}z,.{measure.decimals}f}"
 
 
-def notes(study: Study, records: Records, quick: bool) -> list[str]:
+def notes(study: Study, records: Records, shown: Shown) -> list[str]:
     """The sentences that a reader of the tables must know."""
     measured = [record for record in records.values() if record]
 
     lines = []
-    if quick:
+    if shown.quick:
         lines.append(
             "A quick run, which says that the code works and nothing about the published numbers: "
             f"{study.quick.note}"
+        )
+
+    if shown.nearest and study.nearest:
+        lines += [
+            f"Not the study as published. {study.nearest.missing}",
+            f"In its place: {study.nearest.note}",
+        ]
+    if shown.scale != FULL:
+        lines.append(
+            f"All epochs are multiplied by {shown.scale:g} and rounded up, so the dense networks "
+            "are trained less than published ones."
         )
 
     if measured:
@@ -181,12 +247,31 @@ def notes(study: Study, records: Records, quick: bool) -> list[str]:
         lines.append(
             "† Measured by other code than this commit's; `prunelab study run` measures it again."
         )
+    lines += _hardware_notes(records)
+    for scale, labels in shown.other_scales.items():
+        names = ", ".join(labels)
+        lines.append(f"Measured at scale {scale:g} as well (--scale {scale:g}): {names}")
     if any(record["metrics"]["imported"] for record in measured):
         lines.append(
             "The dense weights were imported: they may have been trained on our validation images."
         )
 
     return lines + study.honest
+
+
+def _hardware_notes(records: Records) -> list[str]:
+    """A sentence if settings were measured on different hardware."""
+    usual = usual_hardware(records)
+    others: dict[str, list[str]] = {}
+    for label, record in records.items():
+        name = hardware_of(record) if record else None
+        if name not in (None, usual):
+            others.setdefault(str(name), []).append(label)
+
+    return [
+        f"‡ Measured on {one_line(name)} ({', '.join(labels)}); the others on {usual}."
+        for name, labels in others.items()
+    ]
 
 
 def _interval_note(metrics: Metrics) -> str:

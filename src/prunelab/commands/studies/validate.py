@@ -19,10 +19,12 @@ SETTING_KEYS = ("method", "ratio", "budget", "prune", "finetune")  # settings di
 PATH_KEYS = ("weights", "data.source")
 
 
-def check_needs(study: Study, quick: bool, overrides: Mapping[str, Any]) -> None:
+def check_needs(
+    study: Study, quick: bool, overrides: Mapping[str, Any], nearest: bool = False
+) -> None:
     """Raise InputError for every parameter that the user must give and has not given."""
     problems = []
-    for key, what in study.needed(quick).items():
+    for key, what in study.needed(quick, nearest).items():
         if key not in overrides:
             problems.append(f"{key} is missing: {what}. Give it with --set {key}=….")
     if problems:
@@ -58,10 +60,23 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
         InputError: with one line per problem, all at once, that names the settings with it; before
             that, if Git cannot keep experiments here.
     """
-    from prunelab.commands.check.check import check_feasible
-
     require_commit(root)
     require_identity(root)
+    check_parameters(root, settings, elsewhere=elsewhere, in_clones=True)
+
+
+def check_parameters(
+    root: Path, settings: Settings, *, elsewhere: bool = False, in_clones: bool = False
+) -> None:
+    """Report everything that can be found wrong with any setting; Git is not needed.
+
+    `in_clones` means that the settings run in clones, which have only some of the files here. Git
+    then says which.
+
+    Raises:
+        InputError: with one line per problem, all at once, that names the settings with it.
+    """
+    from prunelab.commands.check.check import check_feasible
 
     shared_checks = _shared_checks(elsewhere)
     shared_problems: dict[str, list[str]] = {}  # by the parameters that settings share
@@ -73,11 +88,9 @@ def check_settings(root: Path, settings: Settings, *, elsewhere: bool = False) -
         if shared_key not in shared_problems:
             shared_problems[shared_key] = _problems(root, params, shared_checks)
 
-        problems = [
-            *shared_problems[shared_key],
-            *_problems(root, params, [check_feasible]),
-            *files_left_behind(root, params, elsewhere),
-        ]
+        problems = [*shared_problems[shared_key], *_problems(root, params, [check_feasible])]
+        if in_clones:
+            problems += files_left_behind(root, params, elsewhere)
         for problem in dict.fromkeys(problems):
             if not problem.startswith("grid."):
                 labels_by_problem.setdefault(problem, []).append(label)

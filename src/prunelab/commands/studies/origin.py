@@ -1,0 +1,71 @@
+"""Which code measures: a commit, and the hash of its files that results are compared by.
+
+Git is asked where there is a repository. A bundle for another machine brings the answer along.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import prunelab
+from prunelab.artifacts.records import Strict, read_record
+from prunelab.core.errors import InputError
+from prunelab.project.experiments import code_of, stage_closure, uncommitted
+from prunelab.project.git import git
+
+ORIGIN_FILE = Path("origin.json")  # in the folder of a bundle
+
+
+class OriginRecord(Strict):
+    """The content of origin.json."""
+
+    commit: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The commit of the code, empty if nothing tells it, and the hash of its files."""
+
+    commit: str
+    code: str
+
+
+def origin_of(root: Path) -> Origin:
+    """Return the origin of the code that this process runs for the project in a folder.
+
+    Raises:
+        InputError: if the code differs from the last commit, or is that of another folder.
+    """
+    package = Path(prunelab.__file__).parent
+    own_package = root / "src/prunelab"
+    if own_package.is_dir() and own_package.resolve() != package.resolve():
+        raise InputError(
+            f"this process runs the code in {package}, not that of this folder. "
+            "Set PYTHONPATH=src, or install this folder."
+        )
+    if (root / ORIGIN_FILE).exists():
+        return Origin(**read_record(root / ORIGIN_FILE, OriginRecord))
+
+    try:
+        commit = git(root, "rev-parse", "HEAD").strip()
+        code = code_of(root, "HEAD")
+    except InputError:
+        return Origin("", _digest_of_files(package))
+
+    changed = uncommitted(root, stage_closure((root / "dvc.yaml").read_text()))
+    if changed:
+        raise InputError(
+            f"{path} differs from the last commit, and results name the commit that made them. "
+            "Commit the file, or put it aside with git stash."
+            for path in changed
+        )
+    return Origin(commit, code)
+
+
+def _digest_of_files(package: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
