@@ -184,7 +184,7 @@ def test_fewer_images_are_as_many_of_every_class_and_the_test_split_is_whole(tmp
 def test_too_few_and_too_many_images_are_refused(tmp_path, images):
     folder = prepared_folder(tmp_path, {"train": 90, "validation": 30, "test": 12})
 
-    with pytest.raises(InputError, match=rf"nearest.images: {images} of 90 training images; valid"):
+    with pytest.raises(InputError, match=rf"images: {images} of 90 training images; valid"):
         keep_images(folder, images)
 
     assert read_data_info(folder)["counts"]["train"] == 90
@@ -372,12 +372,13 @@ def test_seeds_are_numbers_with_commas():
 
 @pytest.mark.usefixtures("project")
 def test_a_part_of_the_images_needs_here():
-    nearest = {"as_published": "the rest", "missing": "x", "note": "y", "images": 100}
-    write_study(Path("studies"), TINY | {"nearest": nearest})
+    write_study(Path("studies"), TINY | {"images": 100})
 
-    result = study_command("run", "tiny", "--nearest")
+    result = study_command("run", "tiny")
 
-    assert result.stderr.startswith("--nearest takes 100 of the training images, which only --here")
+    assert result.stderr.startswith(
+        "this study takes 100 of the training images, which only --here"
+    )
 
 
 # --- which settings run, and what is left: with stages that only write ---
@@ -681,7 +682,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_whole_run(tmp_path):
     clone.study(*arguments, str(pieces))
     assert "going on after epoch" in (pieces / f"logs/{LABEL}.log").read_text()
     assert hashes_of_work(pieces) == hashes_of_work(whole)
-    assert not (clone.folder / "studies/results").exists()  # --set changes the study
+    assert not (clone.folder / "studies/results/tiny.json").exists()  # --set changes the study
     assert (whole / "studies/results/tiny.json").exists()
 
 

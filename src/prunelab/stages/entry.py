@@ -69,7 +69,9 @@ def call(main: Main, arguments: Sequence[str]) -> None:
         InputError: or anything else that the stage raises.
     """
     command = typer.main.get_command(_command(single_process(main)))
-    command.main(list(arguments), prog_name=main.__module__, standalone_mode=False)
+    # Not by `command.main`, which makes an exit code of Ctrl-C.
+    with command.make_context(main.__module__, list(arguments)) as context:
+        command.invoke(context)
 
 
 def _command(main: Main) -> typer.Typer:

@@ -37,19 +37,24 @@ class Verdict:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """The results that judge the claims of a study: its own, or those of its nearest run."""
+    """The results that judge the claims of a study.
 
+    They are its own, those of its nearest run, or those of another study that stands for it, in
+    this order. `title` says which.
+    """
+
+    title: str
     shown: Shown
     records: Records
 
 
 def claims_table(root: Path) -> str:
     """Return a Markdown table with a row for every claim of every study file."""
+    studies = {name: load_study(name, root / FOLDER) for name in study_files(root / FOLDER)}
     rows: list[list[str]] = []
-    for name in study_files(root / FOLDER):
-        study = load_study(name, root / FOLDER)
+    for name, study in studies.items():
         if study.claims:
-            rows += _rows(name, study, _results(root, name, study))
+            rows += _rows(name, study, _results(root, name, studies))
     return escaped_table(HEADER, rows)
 
 
@@ -57,14 +62,11 @@ def _rows(name: str, study: Study, results: StudyResults) -> Iterator[list[str]]
     measured = [record for record in results.records.values() if record]
     run, scale, hardware = "nothing yet", "", ""
     if measured:
-        run = "as published"
-        if results.shown.nearest:
-            run = "the nearest"
-        if results.shown.images is not None:
-            run += f", {results.shown.images:,} images"
         seeds = measured[0]["metrics"]["seeds"]
-        run += f", {len(measured)} settings, {seeds} seed{'s' * (seeds > 1)}"
+        run = f"{results.title}: {len(measured)} settings, {seeds} seed{'s' * (seeds > 1)}"
         scale = f"epochs x {results.shown.scale:g}"
+        if results.shown.images is not None:
+            scale += f", {results.shown.images:,} training images"
         hardware = usual_hardware(results.records) or "unknown"
 
     for claim in study.claims:
@@ -80,20 +82,29 @@ def _rows(name: str, study: Study, results: StudyResults) -> Iterator[list[str]]
         ]
 
 
-def _results(root: Path, name: str, study: Study) -> StudyResults:
-    """The results of the study as published; if there are none, those of its nearest run."""
-    for nearest in (False, True):
-        if nearest and study.nearest is None:
-            break
+def _results(root: Path, name: str, studies: Mapping[str, Study]) -> StudyResults:
+    """The first results there are of a study, its nearest run, and those that stand for it."""
+    candidates = [(name, False)]
+    if studies[name].nearest:
+        candidates.append((name, True))
+    for other, study in studies.items():
+        if study.stands_for == name:
+            candidates.append((other, False))
+
+    for candidate, nearest in candidates:
+        study = studies[candidate]
         labels = [setting.label for setting in study.selected_settings(False, nearest)]
-        prefix = result_name(name, quick=False, nearest=nearest)
+        prefix = result_name(candidate, quick=False, nearest=nearest)
         scale, _ = shown_scale(root, prefix, labels, None)
         stored = read_stored(results_file(root, prefix))
         records = {label: stored.get(key_of(label, scale)) for label in labels}
         if any(records.values()):
-            images = study.nearest.images if nearest and study.nearest else None
-            return StudyResults(Shown(nearest=nearest, scale=scale, images=images), records)
-    return StudyResults(Shown(), {})
+            title = "the nearest" if nearest else candidate
+            if candidate == name and not nearest:
+                title = "as published"
+            images = study.images_of(quick=False, nearest=nearest)
+            return StudyResults(title, Shown(nearest=nearest, scale=scale, images=images), records)
+    return StudyResults("", Shown(), {})
 
 
 def judge(claim: Claim, records: Records) -> Verdict:

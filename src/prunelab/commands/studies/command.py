@@ -123,7 +123,7 @@ def _run_by_dvc(
     with reporting_errors():
         study, overrides = load_study(name), read_overrides(assignments)
         check_needs(study, variant["quick"], overrides, variant["nearest"])
-        study.require_all_images(nearest=variant["nearest"])
+        study.require_all_images(**variant)
 
         settings = resolve(study, PARAMS_FILE, overrides=overrides, **variant)
         if only:
@@ -182,7 +182,7 @@ def show(
         shown, others = shown_scale(root, prefix, labels, scale)
         settings = resolve(study, PARAMS_FILE, overrides=overrides, scale=shown, **variant)
         free_keys = study.needed(quick, nearest).keys() - overrides.keys()
-        images = study.nearest.images if nearest and study.nearest else None
+        images = study.images_of(**variant)
         records = collect(root, prefix, settings, free_keys, scale=shown, images=images)
 
         print(

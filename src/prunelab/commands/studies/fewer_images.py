@@ -24,7 +24,7 @@ def keep_images(prepared: Path, images: int) -> None:
     classes, available = len(info["classes"]), info["counts"]["train"]
     if not classes <= images <= available:
         raise InputError(
-            f"nearest.images: {images:,} of {available:,} training images; valid: {classes} (one "
+            f"images: {images:,} of {available:,} training images; valid: {classes} (one "
             f"of each class) to {available:,}"
         )
 

@@ -96,9 +96,7 @@ def run_study_here(
     if changed_keys:
         results_in = work
 
-    images = None
-    if variant["nearest"] and study.nearest:
-        images = study.nearest.images
+    images = study.images_of(**variant)
     run = HereRun(
         root=root,
         name=prefix,

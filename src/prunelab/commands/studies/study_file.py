@@ -116,10 +116,9 @@ class Quick(Part):
 
 
 class Nearest(Part):
-    """What can be run where the study cannot: without its weights, or on a small machine.
+    """What can be run where the study cannot, for want of its weights or its data.
 
-    Without `settings` it runs all of them. `images` is the number of training images to take, the
-    same share of every class; None: all.
+    Without `settings` it runs all of them.
     """
 
     as_published: Text  # what of the study can be run as it was published
@@ -127,7 +126,6 @@ class Nearest(Part):
     note: Text  # what is run in its place
     params: Overrides = {}
     settings: Annotated[list[Text], Field(min_length=1)] | None = None
-    images: Annotated[int, Field(ge=1)] | None = None
 
 
 class Claim(Part):
@@ -155,13 +153,19 @@ class Claim(Part):
 
 
 class Study(Part):
-    """The content of a study file."""
+    """The content of a study file.
+
+    `images` is the number of training images to take, the same share of every class; None: all.
+    `stands_for` names the published study whose claims a smaller one judges, setting by setting.
+    """
 
     title: Text
     source: Source
     network: Text
     data: Text
     honest: list[Text]  # where we deviate from the published recipe, and why
+    images: Annotated[int, Field(ge=1)] | None = None
+    stands_for: Text | None = None
     needs: dict[str, Text] = {}  # parameters that the user must give with --set, and what they are
     params: Overrides
     quick: Quick
@@ -193,12 +197,19 @@ class Study(Part):
             return self.settings
         return [setting for setting in self.settings if setting.label in variant.settings]
 
-    def require_all_images(self, *, nearest: bool) -> None:
+    def images_of(self, *, quick: bool, nearest: bool) -> int | None:
+        """Return how many training images a run takes, None for all."""
+        if quick or nearest:
+            return None
+        return self.images
+
+    def require_all_images(self, *, quick: bool, nearest: bool) -> None:
         """Raise InputError for a run with a part of the images, which DVC's pipeline cannot do."""
-        if nearest and self.nearest and self.nearest.images is not None:
+        images = self.images_of(quick=quick, nearest=nearest)
+        if images is not None:
             raise InputError(
-                f"--nearest takes {self.nearest.images:,} of the training images, which only "
-                "--here can do. Add --here."
+                f"this study takes {images:,} of the training images, which only --here can do. "
+                "Add --here."
             )
 
     def needed(self, quick: bool, nearest: bool = False) -> dict[str, str]:
