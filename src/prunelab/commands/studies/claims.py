@@ -15,8 +15,9 @@ from prunelab.commands.studies.scale import key_of
 from prunelab.commands.studies.study_file import FOLDER, Claim, Study, load_study, study_files
 from prunelab.commands.studies.study_tables import Shown, usual_hardware
 from prunelab.core.errors import one_line
+from prunelab.core.escape import escape_markdown
 from prunelab.project.experiments import Record
-from prunelab.report.markdown import escaped_table
+from prunelab.report.text_table import markdown_table
 
 CONFIRMED = "confirmed"
 REFUTED = "refuted"
@@ -55,7 +56,7 @@ def claims_table(root: Path) -> str:
     for name, study in studies.items():
         if study.claims:
             rows += _rows(name, study, _results(root, name, studies))
-    return escaped_table(HEADER, rows)
+    return markdown_table(HEADER, rows)
 
 
 def _rows(name: str, study: Study, results: StudyResults) -> Iterator[list[str]]:
@@ -73,10 +74,10 @@ def _rows(name: str, study: Study, results: StudyResults) -> Iterator[list[str]]
         verdict = judge(claim, results.records)
         yield [
             name,
-            one_line(claim.text),
+            one_line(claim.text).replace("|", "\\|"),  # Markdown by the study's author
             run,
             scale,
-            one_line(hardware),
+            escape_markdown(hardware),
             verdict.word,
             one_line(verdict.sentence),
         ]
