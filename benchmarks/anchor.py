@@ -1,4 +1,4 @@
-"""A published result of pruning, repeated in the minutes given, by the project's own stages.
+"""A published result of pruning, repeated in the minutes given, as a study in this process.
 
     python benchmarks/anchor.py --network resnet56_b --minutes 9 --data FOLDER [--out WORK]
     python benchmarks/anchor.py --smoke
@@ -27,7 +27,7 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,25 +40,23 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from prunelab.artifacts.prepared import read_data_info, save_prepared
-from prunelab.commands.studies.results import write_results
+from prunelab.commands.common import interruptible, print_line, report_failures, reporting_errors
+from prunelab.commands.studies.here import HereRun, run_here
+from prunelab.commands.studies.origin import Origin, origin_of
 from prunelab.commands.studies.study_file import Study, parse_study, resolve
-from prunelab.commands.studies.study_tables import study_document
+from prunelab.commands.studies.study_tables import Shown, study_document
 from prunelab.config.params import Normalise, Params, parse_params, read_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, write_json
-from prunelab.core.metrics_files import join_metrics
 from prunelab.data.dataset import DataConfig, SplitData
 from prunelab.data.splits import Split, three_way_split
 from prunelab.datasets.manifest import describe, find_duplicates, prepare_params
 from prunelab.models.networks import build
-from prunelab.project.experiments import code_of, environment_of, experiment_name
-from prunelab.project.git import git
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.runtime.device import Execution, configure
 from prunelab.runtime.seeds import for_each_seed
-from prunelab.stages import evaluate, finetune, prepare, train_base
-from prunelab.stages import prune as prune_stage
+from prunelab.stages import prepare
 from prunelab.stages.task import load_trainer
 from prunelab.training.callbacks import Callback
 
@@ -244,7 +242,8 @@ def prepare_data(data: Path | None, params: Params) -> None:
     if Path("prepared/dataset.json").exists():
         return
     if params.dataset == "digits":
-        _with_params(params.model_dump(), lambda: prepare.main(Path("raw"), Path("prepared")))
+        write_json(Path("params.yaml"), params.model_dump())  # JSON is YAML
+        prepare.main(Path("raw"), Path("prepared"))
         return
 
     assert data is not None
@@ -366,115 +365,7 @@ def smallest_plan(params: Params, minutes: float, start: float) -> Plan:
     return Plan(minutes, images, base_epochs=1, epochs=1, arms=arms, epoch_s={})
 
 
-# --- The stages.
-
-
-def _with_params(params: Mapping[str, Any], stage: Callable[[], None]) -> None:
-    """Run a stage, which reads its parameters from params.yaml here."""
-    write_json(Path("params.yaml"), params)  # JSON is YAML
-    stage()
-
-
-def _unless_done(done: Path, params: Mapping[str, Any], stage: Callable[[], None]) -> None:
-    """Run a stage, unless the file that it writes last is there."""
-    if not done.exists():
-        _with_params(params, stage)
-
-
-def train_dense(params: Mapping[str, Any]) -> None:
-    """Train the dense networks and measure them."""
-    prepared, base = Path("prepared"), Path("base")
-    history = base / "history.json"
-    _unless_done(history, params, lambda: train_base.main(prepared, base, history))
-
-    metrics = Path("metrics/base.json")
-    _unless_done(
-        metrics,
-        params,
-        lambda: evaluate.main(
-            prepared, base / "final", metrics, Path("base/predictions.npz"),
-            details=Path("metrics/details/base.json"),
-        ),
-    )  # fmt: skip
-
-
-def run_arm(arm: Arm, params: Mapping[str, Any]) -> None:
-    """Prune, fine-tune and measure the networks of one arm."""
-    prepared, base, folder = Path("prepared"), Path("base"), Path("arms") / arm.label
-    # A teacher changes what is pruned only where training comes before pruning.
-    pruned = folder / "pruned"
-    if not arm.trains_before:
-        pruned = Path("arms") / replace(arm, teacher=False).label / "pruned"
-
-    method, ratio = params["method"], params["ratio"]
-    _unless_done(
-        pruned / "rounds.json",
-        params,
-        lambda: prune_stage.main(base, prepared, pruned, method, ratio),
-    )
-
-    tuned, history = folder / "finetuned", folder / "history.json"
-    _unless_done(
-        history,
-        params,
-        lambda: finetune.main(pruned, base / "final", prepared, tuned, history),
-    )
-
-    metrics = Path("metrics") / f"{arm.label}.json"
-    _unless_done(
-        metrics,
-        params,
-        lambda: evaluate.main(
-            prepared, tuned, metrics, folder / "predictions.npz",
-            pruned=pruned,
-            dense=base / "predictions.npz",
-            details=Path("metrics/details") / metrics.name,
-            environment=Path("metrics/environment") / metrics.name,
-        ),
-    )  # fmt: skip
-
-
-# --- The result.
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The commit of the code, and the hash of it that studies compare."""
-
-    commit: str
-    code: str
-
-    @classmethod
-    def here(cls) -> "Origin":
-        try:
-            commit = git(ROOT, "rev-parse", "HEAD").strip()
-            return cls(commit, code_of(ROOT, "HEAD"))
-        except InputError:
-            raise InputError("not a Git checkout: give --commit and --code") from None
-
-
-def metrics_of(file: Path) -> dict[str, Any]:
-    return join_metrics(read_json(file), read_json(file.parent / "details" / file.name))
-
-
-def record_of(name: str, arm: Arm, params: dict[str, Any], origin: Origin) -> dict[str, Any] | None:
-    """The record of an arm as studies keep it; None if it is not finished."""
-    file = Path("metrics") / f"{arm.label}.json"
-    if not file.exists():
-        return None
-
-    environment = environment_of(
-        (file.parent / "environment" / file.name).read_bytes(), file.read_bytes()
-    )
-    return {
-        "experiment": experiment_name(name, arm.label, params, {}),
-        "baseline": origin.commit,
-        "code": origin.code,
-        "parameters": params,
-        "metrics": metrics_of(file),
-        "dense": metrics_of(Path("metrics/base.json")),
-        "environment": environment and environment | {"commit": origin.commit},
-    }
+# --- The run.
 
 
 def write_study(name: str, content: Mapping[str, Any]) -> Study:
@@ -490,7 +381,7 @@ def write_study(name: str, content: Mapping[str, Any]) -> Study:
 def run(
     network: str, data: Path | None, minutes: float, origin: Origin, *, smoke: bool, start: float
 ) -> None:
-    """Do everything in the current folder."""
+    """Plan, and run the study in the current folder."""
     changes = settings_of(network, smoke=smoke)
     shipped = read_params(PARAMS)
     for key, value in changes.items():
@@ -498,6 +389,7 @@ def run(
             value = shipped[key] | value
         shipped[key] = value
     params = parse_params(shipped)
+    configure(params.runtime)  # bits are chosen before anything is computed
     prepare_data(data, params)
 
     plan_file = Path("plan.json")
@@ -518,28 +410,28 @@ def run(
     study = write_study(name, study_of(network, plan, hardware, smoke=smoke))
     settings = resolve(study, PARAMS, quick=False, overrides={})
 
-    train_dense(next(iter(settings.values())))
-    table = ""
-    longest_s = {True: 0.0, False: 0.0}  # with sparse training, and without
-    for arm in plan.arms:
-        begin = time.perf_counter()
-        if begin - start + longest_s[arm.trains_before] > 60 * minutes:
-            print("the minutes are over; the same command goes on with the other networks")
-            break
-        run_arm(arm, settings[arm.label])
-        arm_s = time.perf_counter() - begin
-        longest_s[arm.trains_before] = max(longest_s[arm.trains_before], arm_s)
-        records = {
-            other.label: record_of(name, other, settings[other.label], origin)
-            for other in plan.arms
-        }
-        write_results(Path.cwd(), study, name, records)
-        table = study_document(study, records, quick=False, markdown=True)
-        Path("table.md").write_text(f"{table}\n")
-        seconds = time.perf_counter() - start
-        accuracy = metrics_of(Path("metrics") / f"{arm.label}.json")["accuracy"]
-        print(f"{seconds:.0f} s: {arm.label}: test accuracy {accuracy:.4f}", flush=True)
+    work = Path.cwd()
+    here = HereRun(
+        root=ROOT,
+        name=name,
+        study=study,
+        settings=settings,
+        only=list(settings),
+        work=work / "stages",
+        origin=origin,
+        results_in=work,
+        prepared=work / "prepared",
+        minutes=max(minutes - (time.perf_counter() - start) / 60, 0.01),
+    )
+    outcome = run_here(here, print_line)
+
+    records = {label: outcome.records.get(label) for label in settings}
+    table = study_document(study, records, Shown(), markdown=True)
+    Path("table.md").write_text(f"{table}\n")
     print(table)
+    if outcome.left:
+        print("the minutes are over; the same command goes on with the other networks")
+    report_failures(outcome.failures, len(settings))
 
 
 def main(
@@ -558,13 +450,14 @@ def main(
     elif data is None:
         raise typer.BadParameter("--data FOLDER is needed")
 
-    origin = Origin(commit, code) if commit else Origin.here()
-    work = out or Path(f".prunelab/anchor_{network}")
-    work.mkdir(parents=True, exist_ok=True)
-    place = data and data.resolve()
-    os.environ.pop("DVC_STAGE", None)
-    with chdir(work):
-        run(network, place, minutes, origin, smoke=smoke, start=start)
+    with reporting_errors(), interruptible():
+        origin = Origin(commit, code) if commit else origin_of(ROOT)
+        work = out or Path(f".prunelab/anchor_{network}")
+        work.mkdir(parents=True, exist_ok=True)
+        place = data and data.resolve()
+        os.environ.pop("DVC_STAGE", None)
+        with chdir(work):
+            run(network, place, minutes, origin, smoke=smoke, start=start)
 
 
 if __name__ == "__main__":
