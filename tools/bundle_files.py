@@ -1,7 +1,9 @@
 """What tools/gpu-bundle.sh puts into a bundle: files, and packages that an image with torch lacks.
 
-python tools/bundle_files.py packages 3.12
-python tools/bundle_files.py files FOLDER STUDY...
+    python tools/bundle_files.py packages 3.12
+    python tools/bundle_files.py files FOLDER STUDY...
+
+The first prints what to download for a version of Python. The second copies what a study needs.
 """
 
 import re

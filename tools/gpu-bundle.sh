@@ -20,7 +20,7 @@ if [ $# -eq 0 ]; then
     echo "usage: tools/gpu-bundle.sh [--out FOLDER] [--python VERSION] STUDY..." >&2
     exit 1
 fi
-if [ -e "$out" ] && [ ! -e "$out/origin.json" ]; then
+if [ -e "$out" ] && [ ! -e "$out/origin.json" ] && [ -n "$(ls -A "$out")" ]; then
     echo "--out $out: the folder holds something else. Give an empty or a new folder." >&2
     exit 1
 fi
