@@ -51,6 +51,8 @@ def list_studies() -> None:
         details = f"{count} setting{'s' * (count > 1)}"
         if study.needs:
             details += "; needs" + "".join(f" --set {key}=…" for key in study.needs)
+        if study.nearest:
+            details += "; or --nearest"
         print(f"{name}: {one_line(study.title)} ({details})")
 
     with reporting_errors():
