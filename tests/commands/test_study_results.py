@@ -317,7 +317,7 @@ def test_a_study_that_stands_for_another_judges_its_claims(tmp_path):
     (row,) = claims_table(tmp_path).splitlines()[2:]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:2] == ["large", "It costs nothing."]
-    assert "tiny: 1 settings, 3 seeds" in cells[2]
+    assert "tiny: 1 setting, 3 seeds" in cells[2]
     assert "epochs x 0.5, 100 training images" in cells[3]
     assert cells[4:6] == ["a card", REFUTED]
 

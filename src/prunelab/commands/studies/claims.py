@@ -64,7 +64,8 @@ def _rows(name: str, study: Study, results: StudyResults) -> Iterator[list[str]]
     run, scale, hardware = "nothing yet", "", ""
     if measured:
         seeds = measured[0]["metrics"]["seeds"]
-        run = f"{results.title}: {len(measured)} settings, {seeds} seed{'s' * (seeds > 1)}"
+        settings = f"{len(measured)} setting{'s' * (len(measured) > 1)}"
+        run = f"{results.title}: {settings}, {seeds} seed{'s' * (seeds > 1)}"
         scale = f"epochs x {results.shown.scale:g}"
         if results.shown.images is not None:
             scale += f", {results.shown.images:,} training images"

@@ -220,7 +220,8 @@ def merge(
 
     with reporting_errors():
         added, kept = merge_files(into, other)
-    print(f"{into}: {len(added)} settings added" + (f": {', '.join(added)}" if added else ""))
+    names = ", ".join(added) or "nothing"
+    print(f"{into}: added {names}")
     if kept:
         print(f"kept as they were: {', '.join(kept)}")
 
