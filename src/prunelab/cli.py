@@ -13,6 +13,7 @@ from prunelab.commands.compare.command import compare
 from prunelab.commands.doctor.command import doctor
 from prunelab.commands.export.command import export
 from prunelab.commands.list_command import list_names
+from prunelab.commands.predict.command import predict
 from prunelab.commands.push import push
 from prunelab.commands.repro.command import repro
 from prunelab.commands.review.command import review
@@ -41,7 +42,8 @@ SECTIONS = {
     "Use them": {
         "list": "methods, networks, data sets, and the layers of a network",
         "allocate": "give every layer its own ratio, by its sensitivity",
-        "export": "write a network as ONNX or in torch.export's format",
+        "predict": "the classes of your own images or texts",
+        "export": "write a network for other programs, or a folder for a colleague",
     },
     "Save time": {
         "warm": "keep torch loaded, so that stages start at once",
@@ -77,7 +79,7 @@ app.callback()(forget_git_repository)
 
 for command in (
     *(check, repro, sweep, compare, apply, review, verify, doctor),
-    *(export, allocate, warm, push),
+    *(predict, export, allocate, warm, push),
 ):
     app.command()(command)
 app.command("list")(list_names)

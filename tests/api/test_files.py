@@ -131,6 +131,10 @@ def test_a_registered_network_needs_no_module_and_the_pipeline_reads_it(file):
     assert network.card.pruning == result.spec
     assert "own mean and std" in error_of(prunelab.save, result, file, mean=[0.5])
 
+    prunelab.save(result, file, classes=list("abcdefghij"))
+    assert prunelab.load(file).classes == tuple("abcdefghij")
+    assert "has 2 names" in error_of(prunelab.save, result, file, classes=["a", "b"])
+
 
 def test_layers_that_a_network_of_the_table_must_keep_are_kept():
     network = prunelab.LoadedNetwork(build("resnet8", 10, DIGITS_SHAPE), CARD)

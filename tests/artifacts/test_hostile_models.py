@@ -282,6 +282,18 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path, network, monk
         load_network(path)
 
 
+def test_a_card_does_not_mention_what_is_empty(network):
+    assert not {"class_names", "dataset", "exif", "grey_bits"} & set(network.card.model_dump())
+
+
+def test_names_of_other_classes_than_the_network_has_are_refused(tmp_path, network):
+    card = network.card.model_dump(mode="json") | {"class_names": ["cat", "dog"]}
+    save_tensors(tmp_path / "n.safetensors", state_tensors(network.model), card)
+
+    with pytest.raises(InputError, match="2 class_names, but 10 classes"):
+        load_network(tmp_path / "n.safetensors")
+
+
 def test_text_from_a_file_is_shown_in_one_printable_line(tmp_path, network):
     card = network.card.model_dump(mode="json") | {"model": "a\nb\x1b[2J" + "c" * 10**5}
     save_tensors(tmp_path / "n.safetensors", state_tensors(network.model), card)

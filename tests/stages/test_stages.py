@@ -1,5 +1,6 @@
 """Stages as commands, in temporary folders: their refusals, and that a kill costs only time."""
 
+import json
 import os
 import shutil
 import signal
@@ -134,6 +135,20 @@ def test_base_training_says_what_it_did_to_imported_weights(workspace):
     mask = model.conv1.weight_mask
     assert torch.equal(start["conv1.weight"], model.conv1.weight_orig.detach() * mask)
     assert torch.equal(start["bn1.weight"], model.bn1.weight)
+
+
+def test_a_model_file_holds_what_turns_files_into_inputs(workspace):
+    edit_params(workspace / "params.yaml", train__epochs=0, train__rewind_epoch=0)
+    prepare()
+    described = workspace / "data/prepared/dataset.json"
+    content = json.loads(described.read_text())
+    described.write_text(json.dumps(content | {"grey_bits": 12, "exif": "apply"}))
+
+    assert stage(*TRAIN).returncode == 0
+
+    card = load_network(workspace / "models/base/final/0.safetensors").card
+    assert card.class_names == tuple("0123456789")
+    assert (card.dataset, card.grey_bits, card.exif) == ("digits", 12, True)
 
 
 def test_a_killed_stage_resumes_and_ends_with_the_same_bits(workspace):

@@ -44,8 +44,10 @@ def save(
 
     path, card = user_path(path), network.card
     if isinstance(card, ModelCard):
-        if mean or std or classes:
-            raise InputError(f"a {card.model} brings its own mean and std; classes are not kept")
+        if mean or std:
+            raise InputError(f"a {card.model} brings its own mean and std")
+        if classes is not None:
+            card = _with_class_names(card, classes)
         stored = networks.Network(model=network.model, card=card, masks=dict(network.masks))
         save_network(path, stored)
         return
@@ -81,9 +83,9 @@ def load(path: PathLike, model: Network | None = None) -> LoadedNetwork:
 
     if "module" not in metadata:
         network = networks.network_of(path, tensors, metadata)
-        return LoadedNetwork(
-            network.model, network.card, network.masks, _preprocessing(network.card)
-        )
+        known = network.card
+        classes = known.class_names or None
+        return LoadedNetwork(network.model, known, network.masks, _preprocessing(known), classes)
 
     card = read_module_card(path, metadata)
     if model is None:
@@ -118,6 +120,12 @@ def _normalise(
             f"one input has shape {card.input_shape}"
         )
     return normalise
+
+
+def _with_class_names(card: ModelCard, classes: Sequence[str]) -> ModelCard:
+    if len(classes) != card.classes:
+        raise InputError(f"classes has {len(classes)} names; the network has {card.classes}")
+    return card.model_copy(update={"class_names": tuple(map(str, classes))})
 
 
 def _check_masks(network: PrunedNetwork | LoadedNetwork) -> None:

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import safetensors.torch
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from prunelab.artifacts.sealed import canonical_json
@@ -36,6 +43,7 @@ from prunelab.models.resize import resize
 
 MAX_INPUT_VALUES = 2**28  # of one example: more than any image that Pillow opens
 MAX_PROBLEMS = 5  # that one message names
+GREY_BITS = 16  # of deep grey images, unless the training split uses fewer
 
 
 def _check_input_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -47,6 +55,10 @@ def _check_input_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+def _uses_all_bits(bits: int) -> bool:
+    return bits == GREY_BITS
+
+
 class ModelCard(BaseModel):
     """The description in a model file: all that is needed to rebuild and use the network.
 
@@ -56,7 +68,12 @@ class ModelCard(BaseModel):
     that training started from; that training may have seen our validation images. `ratio_achieved`
     and `train_macs` (the cost of reaching this network from the dense one) are 0 for a dense one.
     `plugins` are file and hash of each plugin that made the network or pruned it, by what it
-    registers: model, method, criterion, schedule. A card without any does not mention them.
+    registers: model, method, criterion, schedule.
+
+    What turns files into inputs, besides `input_shape` and `normalise`: `class_names` in the order
+    of the outputs, `dataset` by its name in params.yaml, `exif` (photographs were turned upright as
+    cameras mean it) and `grey_bits` (of 16-bit grey images, those that are scaled to 8). A card
+    does not mention what is empty of these, or plugins if there are none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -78,6 +95,16 @@ class ModelCard(BaseModel):
     ratio_achieved: float = 0.0
     train_macs: int = 0
     plugins: Annotated[dict[str, tuple[str, str]], Field(exclude_if=operator.not_)] = {}
+    class_names: Annotated[tuple[str, ...], Field(exclude_if=operator.not_)] = ()
+    dataset: Annotated[str, Field(exclude_if=operator.not_)] = ""
+    exif: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    grey_bits: Annotated[int, Field(ge=8, le=GREY_BITS, exclude_if=_uses_all_bits)] = GREY_BITS
+
+    @model_validator(mode="after")
+    def _check_class_names(self) -> "ModelCard":
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ValueError(f"{len(self.class_names)} class_names, but {self.classes} classes")
+        return self
 
     def text(self) -> str:
         """The card as files hold it: JSON that is the same to the byte for the same card."""

@@ -32,6 +32,13 @@ class BitDepth:
         self._clipped = 0
         self._measuring, self._counting = threading.Lock(), threading.Lock()
 
+    @classmethod
+    def known(cls, grey_bits: int) -> "BitDepth":
+        """The bits that a training split used, where its files are not at hand."""
+        depth = cls([])
+        depth._bits["grey"] = grey_bits
+        return depth
+
     def used(self, kind: Kind) -> int:
         """The bits of the largest value in the 16-bit images of a kind, from 8 to 16."""
         with self._measuring:

@@ -41,19 +41,56 @@ def decode(path: str, side: int | None, depth: "BitDepth | None" = None) -> np.n
         Exception: whatever Pillow raises if it cannot decode the file, or if the image exceeds its
             pixel limit.
     """
+    size = None
+    if side:
+        size = (side, side)
+    return decode_to(path, size, depth)
+
+
+def decode_to(
+    path: str, size: tuple[int, int] | None, depth: "BitDepth | None" = None
+) -> np.ndarray:
+    """Read an image as `decode` does, for inputs of any height and width.
+
+    Args:
+        path: the file
+        size: height and width; the largest centre part of that shape is resized to it. None keeps
+            the whole image
+        depth: as for `decode`
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        Exception: as `decode` does.
+    """
     from PIL import Image
 
     with _open(path) as image:
         rgb = _as_rgb(image, depth)
 
-        if side:
-            width, height = rgb.size
-            shorter = min(width, height)
-            left, top = (width - shorter) // 2, (height - shorter) // 2
-            box = (left, top, left + shorter, top + shorter)
-            rgb = rgb.resize((side, side), Image.Resampling.BILINEAR, box=box)
+        if size:
+            height, width = size
+            box = centre_box(rgb.size, size)
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
         return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def centre_box(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest centre part of an image with the shape of `size`: left, top, right, bottom.
+
+    `image` is a width and a height, `size` a height and a width.
+    """
+    (image_width, image_height), (height, width) = image, size
+    box_width, box_height = image_width, image_height
+    if image_width * height > image_height * width:
+        box_width = max(1, image_height * width // height)
+    else:
+        box_height = max(1, image_width * height // width)
+
+    left, top = (image_width - box_width) // 2, (image_height - box_height) // 2
+    return left, top, left + box_width, top + box_height
 
 
 def size_of(path: str) -> tuple[int, int] | None:

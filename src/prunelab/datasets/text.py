@@ -132,16 +132,7 @@ class TextTable:
                 )
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        """Token ids, int64 [N, tokens]: [CLS], the text truncated to fit, [SEP], padding."""
-        encoded = self._tokenizer(
-            texts,
-            max_length=self._config.tokens,
-            truncation=True,
-            padding="max_length",
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return np.array(encoded["input_ids"], dtype=np.int64)
+        return encode(self._tokenizer, texts, self._config.tokens)
 
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerFast":
@@ -224,6 +215,19 @@ class TextTable:
                     f"but not in {self._paths[absent]}"
                 )
         return problems
+
+
+def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], tokens: int) -> np.ndarray:
+    """Token ids, int64 [N, tokens]: [CLS], the text truncated to fit, [SEP], padding."""
+    encoded = tokenizer(
+        texts,
+        max_length=tokens,
+        truncation=True,
+        padding="max_length",
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    return np.array(encoded["input_ids"], dtype=np.int64)
 
 
 def _looks_enclosed(text: str) -> bool:

@@ -104,8 +104,8 @@ def _set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def choose_device(name: str) -> torch.device:
-    """The device for `cuda`, `cpu` or `auto`.
+def choose_device(name: str, option: str = "runtime.device") -> torch.device:
+    """The device for `cuda`, `cpu` or `auto`; `option` is where the name comes from.
 
     Raises:
         InputError: if it is `cuda` and there is no GPU.
@@ -116,7 +116,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda")
     if name == "cuda":
         raise InputError(
-            "runtime.device: cuda needs a GPU, but torch sees no GPU; valid here: auto, cpu"
+            f"{option}: cuda needs a GPU, but torch sees no GPU; valid here: auto, cpu"
         )
     return torch.device("cpu")
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from prunelab.artifacts.networks import ModelCard, Network, plugins_of, save_network, seed_file
+from prunelab.artifacts.networks import (
+    GREY_BITS,
+    ModelCard,
+    Network,
+    plugins_of,
+    save_network,
+    seed_file,
+)
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
@@ -136,6 +143,10 @@ def _card(
         seed=params.seeds[0],
         imported=imported,
         plugins=plugins_of(model=params.model),
+        class_names=data_info["classes"],
+        dataset=params.dataset,
+        exif=data_info.get("exif") == "apply",
+        grey_bits=data_info.get("grey_bits", GREY_BITS),
     )
 
 

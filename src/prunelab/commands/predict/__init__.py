@@ -1,0 +1,1 @@
+"""`prunelab predict`: the classes of a person's own images or texts."""

