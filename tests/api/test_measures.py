@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.modules import IMAGES, image_batches, perceptron, residual_net
+from helpers.networks import CARD, trained
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import prunelab
+from prunelab.artifacts.networks import Network, save_network
 from prunelab.benchmarking import checked_export
 from prunelab.benchmarking.export_formats import FORMATS, get_format
 
@@ -98,6 +100,20 @@ def test_sensitivity_is_the_accuracy_with_the_smallest_channels_zeroed():
     assert (row["units"], row["removed"]) == (32, 0.5)
     assert found.dense == pytest.approx(right(model).double().mean().item())
     assert "all layers" in str(found)
+
+
+def test_sensitivity_is_the_same_for_a_pruned_network_and_its_file(tmp_path):
+    """The layers whose width must stay are those of the table, which a trace does not know."""
+    dense = CARD.model_copy(update={"model": "resnet20"})
+    save_network(tmp_path / "dense", Network(model=trained("resnet20"), card=dense))
+    pruned = prunelab.prune(prunelab.load(tmp_path / "dense"), ratio=0.3)
+    prunelab.save(pruned, tmp_path / "pruned")
+
+    found = prunelab.sensitivity(pruned, IMAGES, DATA, ratios=(0.5,))
+
+    again = prunelab.sensitivity(prunelab.load(tmp_path / "pruned"), IMAGES, DATA, ratios=(0.5,))
+    assert found == again
+    assert not {"conv1", "layer1.0.conv2"} & {row["layer"] for row in found.rows}
 
 
 def test_sensitivity_takes_any_score():

@@ -46,6 +46,13 @@ def module_of(network: object) -> nn.Module:
     return network
 
 
+def card_of(network: Network) -> Card | None:
+    """The card of a network from a file or of a pruned one; None for a bare module."""
+    if isinstance(network, LoadedNetwork | PrunedNetwork):
+        return network.card
+    return None
+
+
 def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 

@@ -12,6 +12,7 @@ from prunelab.api.inputs import (
     Data,
     Network,
     batches_of,
+    card_of,
     copy_of,
     device_of,
     example_of,
@@ -21,7 +22,6 @@ from prunelab.api.inputs import (
     require_batches,
     structure_of,
 )
-from prunelab.api.result import LoadedNetwork
 from prunelab.artifacts.records import ALL
 from prunelab.benchmarking.backends import BACKENDS, NEEDS
 from prunelab.benchmarking.suite import Benchmark
@@ -255,8 +255,7 @@ def sensitivity(
         measure = _accuracy_on(list(batches_of(require_batches(data), samples)))
 
     copy = copy_of(network).cpu().eval()
-    card = model.card if isinstance(model, LoadedNetwork) else None
-    parts = curves.units_of(copy, structure_of(card, copy, example), units)
+    parts = curves.units_of(copy, structure_of(card_of(model), copy, example), units)
     if not curves.measurable(parts, ratios):
         raise InputError(f"no layer loses some of its {units}s, and not all, at {list(ratios)}")
     copy.to(device_of(network))

@@ -10,6 +10,7 @@ from prunelab.api.inputs import (
     Data,
     Network,
     batches_of,
+    card_of,
     check_loss,
     copy_of,
     device_of,
@@ -18,7 +19,7 @@ from prunelab.api.inputs import (
     require_batches,
     structure_of,
 )
-from prunelab.api.result import Card, LoadedNetwork, PrunedLayer, PrunedNetwork
+from prunelab.api.result import Card, PrunedLayer, PrunedNetwork
 from prunelab.api.training import ScriptTraining, TrainFunction
 from prunelab.artifacts.modules import ModuleCard
 from prunelab.artifacts.networks import ModelCard
@@ -142,7 +143,7 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     """
     network = module_of(model)
     spec = _spec(method, ratio, budget, settings)
-    job = _Job(network, spec, _example(model, network, example_inputs), _card(model))
+    job = _Job(network, spec, _example(model, network, example_inputs), card_of(model))
     training = job.training(data, loss, train)
 
     # Groups are found on the CPU, where also the copy is pruned.
@@ -271,14 +272,8 @@ def _spec(method: str, ratio: float, budget: str, settings: PruneSettings) -> Pr
     return validate(PruneSpec, content | {"method": method, "ratio": ratio, "budget": budget})
 
 
-def _card(model: Network) -> Card | None:
-    if isinstance(model, LoadedNetwork | PrunedNetwork):
-        return model.card
-    return None
-
-
 def _example(model: Network, network: nn.Module, example_inputs: Tensor | None) -> Tensor:
-    card = _card(model)
+    card = card_of(model)
     if example_inputs is None and isinstance(card, ModelCard):
         return example_input(card.input_shape)
     if example_inputs is None and isinstance(card, ModuleCard):
