@@ -122,6 +122,20 @@ def test_16_bit_grey_is_scaled_by_the_bits_that_training_used(tmp_path):
     assert probabilities == pytest.approx(expected(model, pixels[None]), abs=1e-6)
 
 
+@pytest.mark.parametrize("exif", [True, False])
+def test_a_photograph_is_turned_upright_only_if_those_of_training_were(tmp_path, exif):
+    model = write_model(tmp_path / "exif.safetensors", exif=exif)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    tags = Image.Exif()
+    tags[0x0112] = 6  # the camera was held with its right side down
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=tags)
+
+    (probabilities,) = predictions(model, tmp_path / "turned.png").values()
+
+    seen = np.rot90(pixels, -1) if exif else pixels
+    assert probabilities == pytest.approx(expected(model, seen[None]), abs=1e-6)
+
+
 def test_folders_are_searched_in_order_without_leftovers(model, tmp_path):
     names = ["b.png", "a/z.jpg", "a/c.png"]
     for name in (*names, "__MACOSX/b.png", ".hidden.png", "a/._c.png"):

@@ -48,7 +48,11 @@ def decode(path: str, side: int | None, depth: "BitDepth | None" = None) -> np.n
 
 
 def decode_to(
-    path: str, size: tuple[int, int] | None, depth: "BitDepth | None" = None
+    path: str,
+    size: tuple[int, int] | None,
+    depth: "BitDepth | None" = None,
+    *,
+    exif: bool = False,
 ) -> np.ndarray:
     """Read an image as `decode` does, for inputs of any height and width.
 
@@ -57,6 +61,7 @@ def decode_to(
         size: height and width; the largest centre part of that shape is resized to it. None keeps
             the whole image
         depth: as for `decode`
+        exif: turn the image upright as its EXIF orientation says
 
     Returns:
         uint8 [3, H, W].
@@ -64,10 +69,13 @@ def decode_to(
     Raises:
         Exception: as `decode` does.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with _open(path) as image:
-        rgb = _as_rgb(image, depth)
+        upright = image
+        if exif:
+            upright = ImageOps.exif_transpose(image)
+        rgb = _as_rgb(upright, depth)
 
         if size:
             height, width = size

@@ -1,1 +1,1 @@
-"""`prunelab export`: a pruned network as ONNX or TorchScript."""
+"""`prunelab export`: a pruned network for other programs and other people."""

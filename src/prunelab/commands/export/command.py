@@ -10,7 +10,9 @@ from prunelab.core.files import user_path
 
 
 def export(
-    form: Annotated[str, Argument(metavar="FORMAT", help="onnx, or pt2 (torch.export's).")],
+    form: Annotated[
+        str, Argument(metavar="FORMAT", help="onnx, pt2 (torch.export's), or folder (both).")
+    ],
     model_file: Annotated[
         Path | None,
         Argument(
@@ -24,7 +26,7 @@ def export(
         Option(
             parser=user_path,
             metavar="PATH",
-            help="Where to write it.  [default: a file in exports/, named after the network]",
+            help="Where to write it.  [default: in exports/, named after the network]",
         ),
     ] = None,
     with_preprocessing: Annotated[
@@ -39,6 +41,10 @@ def export(
 ) -> None:
     """Write a network as ONNX or in torch.export's format, for batches of any size, and check it.
 
+    A folder is for a colleague without prunelab. It holds both formats, predict.py, which needs
+    NumPy, Pillow and onnxruntime or torch alone, what it reads (preprocess.json, classes.txt), and
+    a README.md that says what the network is, how good it is and where it comes from.
+
     The scores of the file are compared with the network's on several batch sizes. A file that
     differs by more than 1e-4 of the largest score, or names another class anywhere, is not kept.
     The metadata hold the network's card, the input (images: float32 NCHW, normalised as in
@@ -47,6 +53,8 @@ def export(
     if nothing else computed, the calls were steady and its 95 % interval is narrow.
 
     ONNX needs the extra: pip install prunelab[onnx].
+
+    Example: prunelab export folder --out for-my-colleague
 
     Example: prunelab export onnx models/focus/finetuned/0.safetensors --out digits.onnx
     """

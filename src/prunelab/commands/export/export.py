@@ -14,7 +14,7 @@ from prunelab.artifacts.networks import (
 )
 from prunelab.artifacts.prepared import read_data_info
 from prunelab.benchmarking.backends import inputs_of
-from prunelab.benchmarking.export_formats import get_format
+from prunelab.benchmarking.export_formats import FORMATS, get_format
 from prunelab.benchmarking.machine_load import machine_load
 from prunelab.commands.export.comparison import describe
 from prunelab.commands.export.exported_file import (
@@ -23,12 +23,15 @@ from prunelab.commands.export.exported_file import (
     with_preprocessing,
     write_checked,
 )
+from prunelab.commands.export.folder import export_folder
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
+from prunelab.core.registry import require
 from prunelab.project.paths import FOCUS
 from prunelab.runtime.device import configure_native
 
 DATASET = Path("data/prepared/dataset.json")
+FOLDER_FORM = "folder"
 FOLDER = Path("exports")  # not beside the network: DVC hashes the folders it keeps
 BATCH_SIZES = (1, 32)  # at which latency is compared
 
@@ -36,15 +39,20 @@ BATCH_SIZES = (1, 32)  # at which latency is compared
 def export_network(
     form: str, source: Path | None, out: Path | None, *, preprocessing: bool, rounds: int
 ) -> Iterator[str]:
-    """Write the network in the file `source` as `onnx` or `pt2`; yield lines about the result.
+    """Write the network in the file `source` as `onnx`, `pt2` or `folder`; yield lines about it.
 
-    `source` is the first seed of the focus by default, and `out` is named after it. With
+    `source` is the first seed of the focus by default, and `out` is named after it. A folder has
+    both formats and what their use takes; no latency is measured for it. With
     `preprocessing` the file takes pixels in 0..1 and normalises them itself. `rounds` is the number
     of rounds of the latency comparison, 2 or more, or 0 for no comparison.
 
     Raises:
         InputError: if the network cannot be read or exported, or `rounds` or `out` is invalid.
     """
+    if form == FOLDER_FORM:
+        yield from _export_folder(source, out, preprocessing=preprocessing)
+        return
+    require({**FORMATS, FOLDER_FORM: None}, form, "format")
     exporter = get_format(form)
     if rounds == 1:
         raise InputError(
@@ -83,6 +91,17 @@ def export_network(
         yield describe(seconds, batch_size, busy_before or busy_after)
 
 
+def _export_folder(source: Path | None, out: Path | None, *, preprocessing: bool) -> Iterator[str]:
+    if preprocessing:
+        raise InputError(
+            "--with-preprocessing: predict.py of a folder prepares the pixels; valid with onnx and "
+            "pt2"
+        )
+    if source is None:
+        source = seed_file(FOCUS, load_params().seeds[0])
+    yield from export_folder(source, out or default_out(source, ""))
+
+
 def _check_out(out: Path, source: Path) -> None:
     if out.is_dir():
         raise InputError(f"--out: {out} is a folder; valid: another file")
@@ -91,13 +110,21 @@ def _check_out(out: Path, source: Path) -> None:
 
 
 def default_out(source: Path, form: str) -> Path:
-    """Return the file in exports/ named after the network and the two folders above it."""
+    """Return the place in exports/ named after the network and the two folders above it.
+
+    It is a file with the suffix `form`, or a folder if that is empty.
+    """
     names = source.with_suffix("").relative_to(source.anchor).parts[-3:]
-    return FOLDER / f"{'-'.join(names)}.{form}"
+    name = "-".join(names)
+    if form:
+        name = f"{name}.{form}"
+    return FOLDER / name
 
 
 def _class_names(card: ModelCard) -> list[str] | None:
-    """Return the class names of the prepared data if the network was made for such data."""
+    """Return the class names of the network, or of the prepared data if it was made for such."""
+    if card.class_names:
+        return list(card.class_names)
     if not DATASET.exists():
         return None
 

@@ -60,7 +60,7 @@ def metadata(
 
     size = ", ".join(map(str, ("batch", *card.input_shape)))
     if card.normalise is None:
-        pad = _options(card)["pad"]
+        pad = encoder_sizes(card)["pad"]
         entries["input"] = f"int64 [{size}]: token ids, filled up with {pad}"
     elif preprocessing:
         entries["input"] = f"float32 [{size}]: pixels scaled to 0..1"
@@ -72,7 +72,7 @@ def metadata(
     return entries
 
 
-def _options(card: ModelCard) -> dict[str, int]:
+def encoder_sizes(card: ModelCard) -> dict[str, int]:
     """Return the sizes of an encoder."""
     sizes = {name: size for name, size in card.options.items() if isinstance(size, int)}
     return SMALL | sizes
@@ -90,7 +90,7 @@ def random_inputs(card: ModelCard, count: int, *, preprocessing: bool = False) -
         draw = torch.rand if preprocessing else torch.randn
         return draw(count, *shape, generator=random)
 
-    options = _options(card)
+    options = encoder_sizes(card)
     ids = torch.randint(options["vocab"], (count, *shape), generator=random)
     lengths = torch.linspace(shape[0], 1, count).long()
     is_token = torch.arange(shape[0]) < lengths[:, None]
