@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 from helpers.params import PROJECT
-from helpers.plugins import CRITERION, DATASET, METHOD, NETWORK, line_of, write_plugins
+from helpers.plugins import (
+    AUGMENTATION,
+    CRITERION,
+    DATASET,
+    LR_SCHEDULE,
+    METHOD,
+    METRIC,
+    NETWORK,
+    line_of,
+    write_plugins,
+)
 
 from prunelab.commands.check import plugins as plugin_checks
 from prunelab.commands.check import verdicts
@@ -15,6 +25,7 @@ from prunelab.models.probe import check_network
 
 DIGITS = DataInfo(10, (1, 8, 8))
 WHOLE = {"net": NETWORK, "rule": CRITERION, "methods": METHOD, "data": DATASET}
+WHOLE |= {"images": AUGMENTATION, "measures": METRIC, "rate": LR_SCHEDULE}
 
 
 def network(body: str, head: str = "1") -> str:
@@ -236,6 +247,69 @@ OTHERS = {
         DATASET.replace("__init__(self, config)", "__init__(self)"),
         "@DATASETS",
         "dataset 'dots' cannot be called with (config): too many positional arguments; ",
+    ),
+    "images of another shape": (
+        AUGMENTATION.replace("images * random[:, :1, None, None]", "images[:, :, 1:]"),
+        "@AUGMENTATIONS",
+        "augmentation darker returns a Tensor of shape (4, 1, 7, 9); return float32 images of "
+        "shape (4, 1, 8, 9)",
+    ),
+    "images that are changed in place": (
+        AUGMENTATION.replace("images * random", "images.mul_(0.5) * random"),
+        "@AUGMENTATIONS",
+        "augmentation darker changes its inputs; work on a copy of the images",
+    ),
+    "random numbers of an augmentation's own": (
+        AUGMENTATION.replace("random[:, :1, None, None]", "images.new_empty(1).uniform_()"),
+        "@AUGMENTATIONS",
+        "augmentation darker draws random numbers of its own; use those in its second argument",
+    ),
+    "images that are mixed": (
+        AUGMENTATION.replace("random[:, :1, None, None]", "images.mean()"),
+        "@AUGMENTATIONS",
+        "augmentation darker changes an image by the others in its batch; treat each image by",
+    ),
+    "a metric that is no number": (
+        METRIC.replace("float((predictions.classes == labels).mean())", "None"),
+        "@METRICS",
+        "metric share returns None; return one finite number",
+    ),
+    "a metric that changes the labels": (
+        METRIC.replace("    return", "    labels[:] = 0\n    return"),
+        "@METRICS",
+        "metric share changes its inputs; work on copies of the arrays",
+    ),
+    "a metric that raises": (
+        METRIC.replace("float((", "1 / 0 + float(("),
+        "1 / 0",
+        "ZeroDivisionError: division by zero; correct it, or move the file out of plugins/",
+    ),
+    "a learning rate below 0": (
+        LR_SCHEDULE.replace("(1 - progress) ** 2", "(0.5, -1)[progress >= 0.5]"),
+        "@LR_SCHEDULES",
+        "lr_schedule square returns -1 at progress 0.5; return a number of 0 or more",
+    ),
+    "a learning rate that no step decides": (
+        LR_SCHEDULE.replace("(1 - progress) ** 2", "COUNT() + 1").replace(
+            "@LR", "COUNT = iter(range(9999)).__next__\n\n\n@LR"
+        ),
+        "@LR_SCHEDULES",
+        "lr_schedule square returns another factor when it is asked again; let it depend on",
+    ),
+    "a learning rate of 0": (
+        LR_SCHEDULE.replace("(1 - progress) ** 2", "0"),
+        "@LR_SCHEDULES",
+        "lr_schedule square is 0 at every step; return the factor of the learning rate",
+    ),
+    "a schedule of other arguments": (
+        LR_SCHEDULE.replace("recipe, progress", "progress"),
+        "@LR_SCHEDULES",
+        "lr_schedule 'square' cannot be called with (recipe, progress): too many positional",
+    ),
+    "a name that is registered twice": (
+        METRIC + '\nMETRICS.register("share", share)\n',
+        ", share)",
+        "metric 'share' is registered already, in plugins/mine.py:5; choose another name",
     ),
     "a name of this package": (
         METHOD.replace("squared_channel", "l1_channel"),

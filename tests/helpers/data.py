@@ -46,7 +46,7 @@ def real_data(variable: str, default: Path, what: str, file: str) -> Path:
     return folder
 
 
-EVERYTHING = Augmentation(crop_padding=2, flip=True, crop_scale=0.3)
+EVERYTHING = Augmentation(crop_padding=2, flip=True, crop_scale=0.3, others=("erase", "brightness"))
 
 
 def mapped(split: Split, folder: Path) -> Split:

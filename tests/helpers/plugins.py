@@ -33,6 +33,33 @@ METHODS.register("squared_channel", Method("squared", "channel", "uniform"))
 METHODS.register("squared_rewind", Method("squared", "weight", "global", restart=Restart.WEIGHTS))
 """
 
+AUGMENTATION = """
+from prunelab.data.augmentations import AUGMENTATIONS
+
+
+@AUGMENTATIONS.register("darker")
+def darker(images, random):
+    return images * random[:, :1, None, None]
+"""
+
+METRIC = """
+from prunelab.evaluation.metric_table import METRICS
+
+
+@METRICS.register("share")
+def share(labels, predictions):
+    return float((predictions.classes == labels).mean())
+"""
+
+LR_SCHEDULE = """
+from prunelab.training.lr_schedules import LR_SCHEDULES
+
+
+@LR_SCHEDULES.register("square")
+def square(recipe, progress):
+    return (1 - progress) ** 2
+"""
+
 DATASET = """
 from prunelab.data.dataset import ClassCounts, DataInfo
 from prunelab.datasets.datasets import DATASETS

@@ -19,7 +19,8 @@ from prunelab.models.networks import build
 from prunelab.training import masking, progress
 from prunelab.training.callbacks import CallAfterStep, Callback
 from prunelab.training.checkpoints import Checkpoint
-from prunelab.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
+from prunelab.training.lr_schedules import LR_SCHEDULES, lr_factor
+from prunelab.training.optimizers import OPTIMIZERS, build_optimizer
 from prunelab.training.progress import RunningMetrics
 
 
@@ -37,7 +38,7 @@ def assert_equal_states(left: dict[str, Tensor], right: dict[str, Tensor]) -> No
         assert torch.equal(left[name], right[name]), name
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", LR_SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_and_schedule_learns(name, schedule, trainer, recipe):
     recipe = with_changes(

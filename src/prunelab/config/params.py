@@ -175,6 +175,8 @@ class Data(Section):
     crop_scale: Annotated[float, Field(gt=0, le=1)]
     # Random left-right flips.
     flip: bool
+    # Further random changes to images, names in AUGMENTATIONS, in this order.
+    augment: Annotated[list[Name], AfterValidator(_distinct)]
     # Splits larger than this stay on disk and are streamed.
     memory_mb: Count
     # Processes that read streamed splits; 0: the stage itself reads.
@@ -200,7 +202,8 @@ class Recipe(Section):
     # SGD's momentum, Adam's beta1.
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
-    schedule: Literal["constant", "step", "cosine", "one_cycle"]
+    # A name in LR_SCHEDULES.
+    schedule: Name
     # The fraction of the steps during which the rate rises linearly from 0.
     warmup: Fraction
     milestones: Annotated[list[InnerFraction], AfterValidator(_distinct)]
@@ -258,10 +261,14 @@ class Sensitivity(Section):
 
 
 class Evaluate(Section):
-    """How to evaluate. With a single seed, `bootstrap_samples` resamples give the interval."""
+    """How to evaluate. With a single seed, `bootstrap_samples` resamples give the interval.
+
+    `metrics` are names in METRICS, measured beside what every study has.
+    """
 
     batch_size: Count
     bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000)]
+    metrics: Annotated[list[Name], AfterValidator(_distinct)]
 
 
 class Benchmark(Section):

@@ -5,7 +5,7 @@ show`. All others are in metrics/details/<name>.json under the key `metrics`, be
 and layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,17 @@ DETAILS = "details"  # a folder within
 LAST_ENVIRONMENTS = Path(".prunelab/environment")
 
 
-def split_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the metrics of the headline and all others."""
+def split_metrics(
+    metrics: Mapping[str, Any], named: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics of the headline and all others.
+
+    Those that the study asked for by name, `named`, are in the headline too, with their intervals.
+    """
+    asked_for = {*HEADLINE, *named, *(f"{name}_ci95" for name in named)}
     headline, others = {}, {}
     for key, value in metrics.items():
-        if key in HEADLINE:
+        if key in asked_for:
             headline[key] = value
         else:
             others[key] = value

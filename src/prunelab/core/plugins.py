@@ -47,6 +47,9 @@ TABLES = {
     ),
     "schedule": TableModule("SCHEDULES", "prunelab.pruning.schedules", ("PruningRun", "Schedule")),
     "dataset": TableModule("DATASETS", "prunelab.datasets.datasets"),
+    "augmentation": TableModule("AUGMENTATIONS", "prunelab.data.augmentations"),
+    "metric": TableModule("METRICS", "prunelab.evaluation.metric_table", ("Metric",)),
+    "lr_schedule": TableModule("LR_SCHEDULES", "prunelab.training.lr_schedules", ("LrSchedule",)),
 }
 _KINDS = {entry.table: kind for kind, entry in TABLES.items()}
 # A plugin that imports these names alone does not depend on the module: a stage that uses an entry

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from prunelab.core import plugins
 from prunelab.core.errors import InputError
@@ -131,6 +131,14 @@ class Table(Mapping[str, Entry]):
     def origin(self, name: str) -> Registration | None:
         """Where a plugin registers a name; None for a name of this package or an unknown one."""
         return self.plugins.get(name)
+
+    def refuse(self, name: str, problem: str) -> NoReturn:
+        """Raise InputError about an entry, with the plugin's file and line if it is of one."""
+        registration = self.origin(name)
+        place = ""
+        if registration is not None:
+            place = f"{registration.place}: "
+        raise InputError(f"{place}{self.kind} {name} {problem}")
 
     def _entries_of_plugins(self) -> dict[str, Entry]:
         current = plugins.current()

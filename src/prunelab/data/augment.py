@@ -18,17 +18,19 @@ CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes to training images, in this order: shift, flip, resized crop.
+    """The random changes to training images, in this order: shift, flip, resized crop, others.
 
     Args:
         crop_padding: largest shift in pixels, after zero padding; 0: no shift
         flip: whether to mirror half of the images left to right
         crop_scale: smallest area of a resized crop, as a share of the image; 1.0: no crop
+        others: names in AUGMENTATIONS
     """
 
     crop_padding: int = 0
     flip: bool = False
     crop_scale: float = 1.0
+    others: tuple[str, ...] = ()
 
 
 def random_shifts(count: int, padding: int, random: torch.Generator) -> Tensor:

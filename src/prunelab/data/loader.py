@@ -20,6 +20,7 @@ from prunelab.data.augment import (
     resize,
     shift,
 )
+from prunelab.data.augmentations import DRAWS, augment
 from prunelab.data.splits import Split
 from prunelab.data.storage import array_store, moved_together
 from prunelab.runtime.device import Execution, generator
@@ -34,7 +35,8 @@ class RawBatch(NamedTuple):
     """The stored examples of a batch, and the random numbers that will augment them.
 
     `inputs` are images, uint8 [B, C, H, W], or token ids, int64 [B, L]; `labels` int64 [B].
-    `shifts`, `flips` and `boxes` are as `prunelab.data.augment` draws them, or None.
+    `shifts`, `flips` and `boxes` are as `prunelab.data.augment` draws them, or None. `others`,
+    float32 [B, augmentations, DRAWS], are for those of AUGMENTATIONS, or None.
     """
 
     inputs: Tensor
@@ -42,6 +44,7 @@ class RawBatch(NamedTuple):
     shifts: Tensor | None = None
     flips: Tensor | None = None
     boxes: Tensor | None = None
+    others: Tensor | None = None
 
 
 class BatchLoader:
@@ -175,8 +178,8 @@ class BatchLoader:
             yield self._transform.plain(inputs), self.labels[rows.to(self.labels.device)]
 
 
-# Shifts, flips and boxes of one batch, as in `RawBatch`.
-_Draws = tuple[Tensor | None, Tensor | None, Tensor | None]
+# Shifts, flips, boxes and others of one batch, as in `RawBatch`.
+_Draws = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 # The size of a whole batch, and which of its examples this process gets.
 _Part = tuple[int, slice]
@@ -217,7 +220,7 @@ class _ImageTransform:
         Every process draws for whole batches, so the images do not depend on the number of
         processes.
         """
-        shifts, flips, boxes = [], [], []
+        shifts, flips, boxes, others = [], [], [], []
         for batch_size, kept in parts:
             shifts.append(random_shifts(batch_size, augmentation.crop_padding, random)[:, kept])
             if augmentation.flip:
@@ -227,6 +230,9 @@ class _ImageTransform:
                     batch_size, *self._stored_size, augmentation.crop_scale, random
                 )
                 boxes.append(drawn[kept])
+            if augmentation.others:
+                size = (batch_size, len(augmentation.others), DRAWS)
+                others.append(torch.rand(size, generator=random)[kept])
 
         device = self.input_device
         nothing: list[None] = [None] * len(parts)
@@ -234,6 +240,7 @@ class _ImageTransform:
             moved_together(shifts, device, dim=1) if augmentation.crop_padding else nothing,
             moved_together(flips, device) or nothing,
             moved_together(boxes, device) or nothing,
+            moved_together(others, device) or nothing,
             strict=True,
         )
 
@@ -250,7 +257,14 @@ class _ImageTransform:
             # Enlarging happens in this step. Shrinking is a second step, which is antialiased.
             size = (max(height, self._size[0]), max(width, self._size[1]))
             floats = crop_resized(floats, batch.boxes, size)
+        if batch.others is not None:
+            floats = self._augmented_by_name(floats, augmentation.others, batch.others)
         return self._normalised(floats)
+
+    def _augmented_by_name(self, floats: Tensor, names: Sequence[str], random: Tensor) -> Tensor:
+        """Images of pixels 0 to 255 in the size of inputs, changed by AUGMENTATIONS."""
+        images = resize(floats, self._size) / 255
+        return augment(images, random, names) * 255
 
     def _floats(self, images: Tensor) -> Tensor:
         return images.to(torch.float32, memory_format=self._memory_format)
@@ -288,7 +302,7 @@ class _TextTransform:
     def draws(
         self, random: torch.Generator, augmentation: Augmentation, parts: Sequence[_Part]
     ) -> Iterator[_Draws]:
-        return repeat((None, None, None), len(parts))
+        return repeat((None, None, None, None), len(parts))
 
     def augmented(self, batch: RawBatch, augmentation: Augmentation) -> Tensor:
         return self.plain(batch.inputs)

@@ -1,6 +1,6 @@
 """The predictions of a network, and how well calibrated they are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -37,6 +37,11 @@ class Predictions:
         for field in fields(cls):
             arrays[field.name] = np.stack([getattr(each, field.name) for each in predictions])
         return cls(**arrays)
+
+    def by_seed(self) -> Iterator["Predictions"]:
+        """The predictions of each network, of arrays [seeds, images]."""
+        for seed in range(len(self.classes)):
+            yield Predictions(*(getattr(self, field.name)[seed] for field in fields(self)))
 
 
 def predict(

@@ -16,9 +16,11 @@ from prunelab.config.params import Params, load_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, sha256, write_json
 from prunelab.core.metrics_files import LAST_ENVIRONMENTS, OTHERS, split_metrics
+from prunelab.core.registry import pick
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.evaluation.layers import by_layer, histogram
+from prunelab.evaluation.metric_table import METRICS, measure
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
 from prunelab.evaluation.predict import Predictions, predict
 from prunelab.evaluation.summary import describe
@@ -53,6 +55,8 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     Without --pruned and --dense they are the dense ones.
     """
     params = load_params()
+    for name in params.evaluate.metrics:
+        pick(METRICS, name, "metric")
     execution = configure(params.runtime)
     test = load_split(prepared, "test", params.data.memory_mb)
 
@@ -68,8 +72,10 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     )
     if confusion:
         write_json(confusion, _confusion_rows(evaluated))
+    named = params.evaluate.metrics
     measured = _metrics(evaluated, params.evaluate.bootstrap_samples)
-    headline, others = split_metrics(measured)
+    measured |= measure(named, test.labels, after)
+    headline, others = split_metrics(measured, named)
     if details:
         write_json(details, _details(evaluated, params.seeds, networks) | {OTHERS: others})
     write_json(metrics, headline)

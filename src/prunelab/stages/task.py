@@ -10,7 +10,9 @@ from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.artifacts.prepared import load_split
 from prunelab.config.params import Data, Finetune, Normalise, load_params
 from prunelab.core.lifecycle import launch, process_count
+from prunelab.core.registry import pick
 from prunelab.data.augment import Augmentation
+from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.data.loader import BatchLoader
 from prunelab.runtime.device import Execution, configure
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed, leave, require_gpus
@@ -38,6 +40,17 @@ def distributed(main: Main) -> Main:
     return start
 
 
+def augmentation_of(data: Data) -> Augmentation:
+    """The random changes to training images.
+
+    Raises:
+        InputError: if one of them is in no table.
+    """
+    for name in data.augment:
+        pick(AUGMENTATIONS, name, "augmentation")
+    return Augmentation(data.crop_padding, data.flip, data.crop_scale, tuple(data.augment))
+
+
 def load_trainer(
     prepared: Path,
     data: Data,
@@ -55,7 +68,7 @@ def load_trainer(
     return Trainer(
         train_loader=BatchLoader(train, normalise, execution, workers=data.workers),
         validation_loader=BatchLoader(validation, normalise, execution, workers=data.workers),
-        augmentation=Augmentation(data.crop_padding, data.flip, data.crop_scale),
+        augmentation=augmentation_of(data),
         execution=execution,
         distributed=processes,
     )

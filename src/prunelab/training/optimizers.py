@@ -5,7 +5,6 @@ They exist because `torch.optim` imports torch's compiler when an optimizer is m
 stage seconds, and because a recorded step needs state that stays at its addresses.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -220,43 +219,4 @@ OPTIMIZERS: dict[str, Callable[[Sequence[ParameterGroup], float], Optimizer]] = 
     "sgd": SGD,
     "adam": Adam,
     "adamw": AdamW,
-}
-
-
-def lr_factor(recipe: Recipe, step: int, total_steps: int) -> float:
-    """The factor, 0 to 1, that multiplies the learning rate at `step`, 0 to total_steps - 1.
-
-    It rises linearly over the first `warmup` share of the steps and then follows the schedule. It
-    depends on the step alone, so that a resumed run needs no scheduler state.
-    """
-    warmup_steps = recipe.warmup * total_steps
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-
-    progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-    return SCHEDULES[recipe.schedule](recipe, progress)
-
-
-def _constant(recipe: Recipe, progress: float) -> float:
-    return 1.0
-
-
-def _step(recipe: Recipe, progress: float) -> float:
-    return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
-
-
-def _cosine(recipe: Recipe, progress: float) -> float:
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def _one_cycle(recipe: Recipe, progress: float) -> float:
-    return 1 - progress
-
-
-# Each takes the recipe and the progress after the warm-up, 0 to below 1.
-SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
-    "constant": _constant,
-    "step": _step,
-    "cosine": _cosine,
-    "one_cycle": _one_cycle,
 }

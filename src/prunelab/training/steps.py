@@ -25,7 +25,7 @@ from prunelab.training.progress import RunningMetrics
 class StepInput(NamedTuple):
     """What differs from step to step: a batch, the learning rate and the progress.
 
-    The first five entries are those of `RawBatch`. `progress` is the finished share of the
+    The first six entries are those of `RawBatch`. `progress` is the finished share of the
     training, from 0 to below 1. `lr` and `progress` are numbers, or scalar float32 tensors on a
     GPU, where a graph can read them.
     """
@@ -35,12 +35,13 @@ class StepInput(NamedTuple):
     shifts: Tensor | None
     flips: Tensor | None
     boxes: Tensor | None
+    others: Tensor | None = None
     lr: float | Tensor = 0.0
     progress: float | Tensor = 0.0
 
     @property
     def batch(self) -> RawBatch:
-        return RawBatch(self.inputs, self.labels, self.shifts, self.flips, self.boxes)
+        return RawBatch(self.inputs, self.labels, self.shifts, self.flips, self.boxes, self.others)
 
 
 @dataclass(frozen=True)

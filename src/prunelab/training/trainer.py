@@ -32,7 +32,8 @@ from prunelab.statistics.scores import confusion_matrix, macro_scores
 from prunelab.training.callbacks import Callback
 from prunelab.training.cuda_graphs import GraphRecorder, say_why_not
 from prunelab.training.distillation import Teacher
-from prunelab.training.optimizers import build_optimizer, lr_factor
+from prunelab.training.lr_schedules import lr_factor
+from prunelab.training.optimizers import build_optimizer
 from prunelab.training.progress import Progress, RunningMetrics
 from prunelab.training.steps import StepInput, TrainingStep, ValidationStep
 

@@ -20,16 +20,20 @@ from prunelab.commands.check.inputs import (
 )
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.core.errors import InputError, describe_os_error
+from prunelab.core.mappings import nested_mapping
 from prunelab.core.registry import require
+from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.data.dataset import DataInfo
 from prunelab.data.split_sizes import split_problems
 from prunelab.datasets.datasets import DATASETS
+from prunelab.evaluation.metric_table import METRICS
 from prunelab.models.catalogue import network_options, require_model
 from prunelab.models.weights_packages import IMAGENET, find_package
 from prunelab.models.weights_source import check_options, weights_file
 from prunelab.project.paths import BASE, RAW
 from prunelab.project.stage_outputs import writer_of
 from prunelab.pruning.methods import METHODS
+from prunelab.training.lr_schedules import LR_SCHEDULES
 
 # It raises InputError. The paths are those of the raw data and of the trained base networks.
 Check = Callable[[Params, Path, Path], None]
@@ -113,15 +117,37 @@ def _unknown_names(content: Any) -> Iterator[str]:
     for key, look_up in look_ups.items():
         yield from _unknown_name(key, content.get(key), look_up)
 
-    grid = content.get("grid")
-    if not isinstance(grid, dict) or not isinstance(grid.get("methods"), list):
-        return
-    for name in grid["methods"]:
-        yield from _unknown_name("grid.methods", name, _require_method)
+    for section, key, look_up in _NAMES_IN_SECTIONS:
+        value = nested_mapping(content, section).get(key)
+        names = value if isinstance(value, list) else [value]
+        for name in names:
+            yield from _unknown_name(f"{section}.{key}", name, look_up)
 
 
 def _require_method(name: str) -> None:
     require(METHODS, name, "method")
+
+
+def _require_lr_schedule(name: str) -> None:
+    require(LR_SCHEDULES, name, "lr_schedule")
+
+
+def _require_augmentation(name: str) -> None:
+    require(AUGMENTATIONS, name, "augmentation")
+
+
+def _require_metric(name: str) -> None:
+    require(METRICS, name, "metric")
+
+
+# Sections of params.yaml, and keys in them that hold a name or a list of names.
+_NAMES_IN_SECTIONS: Sequence[tuple[str, str, Callable[[str], object]]] = (
+    ("grid", "methods", _require_method),
+    ("train", "schedule", _require_lr_schedule),
+    ("finetune", "schedule", _require_lr_schedule),
+    ("data", "augment", _require_augmentation),
+    ("evaluate", "metrics", _require_metric),
+)
 
 
 def _unknown_name(place: str, name: object, look_up: Callable[[str], object]) -> Iterator[str]:

@@ -4,15 +4,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunelab.commands.check import verdicts
+from prunelab.commands.check import entries, verdicts
 from prunelab.core import plugins
 from prunelab.core.errors import InputError
 from prunelab.core.plugins import Registration
 from prunelab.core.registry import Table
+from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.data.dataset import DataConfig, DataInfo, Dataset
 from prunelab.datasets.datasets import DATASETS
+from prunelab.evaluation.metric_table import METRICS
 from prunelab.models.catalogue import MODELS, InputKind, input_kind
 from prunelab.pruning.methods import METHODS
+from prunelab.training.lr_schedules import LR_SCHEDULES
 
 # Tried for a network that the study does not use, after the inputs of the study.
 COMMON_INPUTS: Mapping[InputKind, tuple[DataInfo, ...]] = {
@@ -69,6 +72,9 @@ def _entry_problems(data_info: DataInfo | None, model: str | None) -> list[str]:
         "method": _check_method,
         "criterion": _check_criterion,
         "dataset": _check_dataset,
+        "augmentation": lambda entry: entries.check_augmentation(entry.name),
+        "metric": lambda entry: entries.check_metric(entry.name),
+        "lr_schedule": lambda entry: entries.check_lr_schedule(entry.name),
     }
     problems = []
     tables = _tables()
@@ -96,7 +102,14 @@ def problems_of(check: Callable[..., object], *args: object) -> list[str]:
 
 def _tables() -> dict[str, Table[Any]]:
     """The tables by kind; those that import torch only if a plugin registers something there."""
-    tables: dict[str, Table[Any]] = {"model": MODELS, "method": METHODS, "dataset": DATASETS}
+    tables: dict[str, Table[Any]] = {
+        "model": MODELS,
+        "method": METHODS,
+        "dataset": DATASETS,
+        "augmentation": AUGMENTATIONS,
+        "metric": METRICS,
+        "lr_schedule": LR_SCHEDULES,
+    }
     current = plugins.current()
     if current.of_kind("criterion"):
         from prunelab.pruning.criteria import CRITERIA
