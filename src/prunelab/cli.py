@@ -11,6 +11,7 @@ from prunelab.commands.check.command import check
 from prunelab.commands.common import forget_git_repository
 from prunelab.commands.compare.command import compare
 from prunelab.commands.doctor.command import doctor
+from prunelab.commands.explain_command import explain
 from prunelab.commands.export.command import export
 from prunelab.commands.list_command import list_names
 from prunelab.commands.predict.command import predict
@@ -41,9 +42,10 @@ SECTIONS = {
     },
     "Use them": {
         "list": "methods, networks, data sets, and the layers of a network",
+        "explain": "what a method or criterion computes, its source and needs",
         "allocate": "give every layer its own ratio, by its sensitivity",
         "predict": "the classes of your own images or texts",
-        "export": "write a network for other programs, or a folder for a colleague",
+        "export": "write a network for other programs or other people",
     },
     "Save time": {
         "warm": "keep torch loaded, so that stages start at once",
@@ -79,7 +81,7 @@ app.callback()(forget_git_repository)
 
 for command in (
     *(check, repro, sweep, compare, apply, review, verify, doctor),
-    *(predict, export, allocate, warm, push),
+    *(explain, predict, export, allocate, warm, push),
 ):
     app.command()(command)
 app.command("list")(list_names)

@@ -316,7 +316,7 @@ class ReturnsPair(nn.Module):
 
 
 REFUSED = [
-    ({"method": "l1_chanel"}, "unknown method 'l1_chanel' (did you mean 'l1_channel'?)"),
+    ({"method": "l1_chanel"}, "unknown method 'l1_chanel' (did you mean 'l1_channel', "),
     ({"ratio": 1.0}, "ratio: must be less than 1"),
     ({"ratio": -0.1}, "ratio: must be greater than or equal to 0"),
     ({"ratio": "half"}, "ratio: must be a valid number"),

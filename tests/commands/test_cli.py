@@ -1,9 +1,13 @@
 """`prunelab check` and `prunelab list`: what they print, and their exit status."""
 
 import hashlib
+import inspect
 import os
+import re
 import subprocess
+import textwrap
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,12 +18,24 @@ from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.cli import SECTIONS, app
+from prunelab.commands import list_notes
 from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
+from prunelab.config.params import Budget
+from prunelab.config.restart import Restart
+from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.datasets.datasets import DATASETS, Cifar
+from prunelab.evaluation.metric_table import METRICS
 from prunelab.models.catalogue import LIBRARY, MODELS
 from prunelab.models.networks import build
 from prunelab.models.weights_packages import PACKAGE_OF
-from prunelab.pruning.methods import METHODS
+from prunelab.pruning.criteria import CRITERIA
+from prunelab.pruning.criteria.calibration import CalibrationData
+from prunelab.pruning.methods import KINDS, METHODS
+from prunelab.pruning.schedules import SCHEDULES
+from prunelab.pruning.structured.groups import SCOPES
+from prunelab.pruning.unstructured.granularity import GRANULARITIES
+from prunelab.pruning.unstructured.select import Scope
+from prunelab.training.lr_schedules import LR_SCHEDULES
 
 
 @pytest.fixture
@@ -51,11 +67,14 @@ def test_shipped_parameters_have_no_problems(workspace):
     [
         (
             {"method": "l1_chanel"},
-            ["method: unknown method 'l1_chanel'", "did you mean 'l1_channel'", "l2_channel"],
+            ["method: unknown method 'l1_chanel'", "did you mean 'l1_channel'", "list methods"],
         ),
-        ({"model": "resnet21"}, ["model: unknown model 'resnet21'", "vgg11_bn"]),
+        ({"model": "resnet21"}, ["model: unknown model 'resnet21'", "`prunelab list models`"]),
         ({"dataset": "mnist"}, ["dataset: unknown dataset 'mnist'", "digits, cifar10, cifar100"]),
         ({"grid__methods": ["l1_channel", "magic"]}, ["grid.methods: unknown method 'magic'"]),
+        ({"train__schedule": "cosin"}, ["train.schedule: unknown lr_schedule", "'cosine'"]),
+        ({"data__augment": ["erase", "blur"]}, ["data.augment: unknown augmentation 'blur'"]),
+        ({"evaluate__metrics": ["kappa"]}, ["evaluate.metrics: unknown metric", "cohen_kappa"]),
         ({"grid__ratios": 0.8}, ["grid.ratios: 0.8 is not a list", "-S 'grid.ratios=[0.8]'"]),
         ({"ratio": 1}, ["ratio", "not 1"]),
         (
@@ -155,10 +174,127 @@ def test_help_has_examples():
     assert "Example:" in run("check", "--help").stdout
 
 
-def test_list_has_all_methods_models_and_data_sets():
-    first_words = [line.split()[0] for line in run("list").stdout.splitlines() if line]
+def test_list_has_every_name_within_a_screen():
+    text = run("list").stdout
+    lines = text.splitlines()
 
-    assert first_words == ["method", *METHODS, "model", *MODELS, "dataset", *DATASETS]
+    words = re.findall(r"[\w/]+", text)
+    for table in (METHODS, MODELS, DATASETS, CRITERIA, AUGMENTATIONS, METRICS, LR_SCHEDULES):
+        for name in table:
+            assert name in words, name
+    assert len(lines) < 85
+    assert max(map(len, lines)) <= 100
+
+
+def test_methods_are_listed_family_by_family_with_their_parts():
+    lines = [line for line in run("list", "methods").stdout.splitlines() if line]
+    families = [line.partition(":")[0] for line in lines if ": " in line]
+    rows = [line.split() for line in lines[1:] if ": " not in line]
+
+    assert families == list(list_notes.FAMILIES)
+    assert sorted(row[0] for row in rows) == sorted(METHODS)
+    for name, criterion, granularity, *_ in rows:
+        assert (criterion, granularity) == (METHODS[name].criterion, METHODS[name].granularity)
+
+
+def test_every_part_of_a_method_has_half_a_line():
+    parts = list_notes.CRITERIA.keys(), list_notes.SCHEDULES.keys()
+
+    assert parts == (CRITERIA.own.keys(), SCHEDULES.own.keys())
+    assert list_notes.GRANULARITIES.keys() == {*GRANULARITIES, *KINDS}
+    assert list_notes.SCOPES.keys() == {*map(str, Scope), *SCOPES}
+    assert list_notes.RESTARTS.keys() == {restart.value for restart in Restart} - {"none"}
+    assert list_notes.BUDGETS.keys() == set(get_args(Budget))
+
+
+def test_methods_that_need_gradients_are_those_whose_criterion_differentiates_the_loss():
+    calls = []
+
+    def loss(logits, labels):
+        calls.append(logits.requires_grad)
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    batch = torch.randn(4, *DIGITS_SHAPE), torch.arange(4)
+    found = set()
+    for name, criterion in CRITERIA.own.items():
+        calls.clear()
+        generator = torch.Generator().manual_seed(0)
+        data = CalibrationData(generator, lambda: [batch], loss)
+        criterion(build("resnet8", 10, DIGITS_SHAPE), data)
+        if calls:
+            found.add(name)
+
+    assert found == list_notes.GRADIENTS
+
+
+@pytest.mark.parametrize("kind", ["criteria", "augmentations", "metrics", "lr_schedules"])
+def test_functions_are_listed_with_what_they_do(kind):
+    lines = run("list", kind).stdout.splitlines()[1:]
+    tables = {
+        "criteria": CRITERIA,
+        "augmentations": AUGMENTATIONS,
+        "metrics": METRICS,
+        "lr_schedules": LR_SCHEDULES,
+    }
+
+    assert [line.split()[0] for line in lines] == list(tables[kind])
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_methods_that_fit_are_those_of_the_network_in_params_yaml(workspace):
+    text = run("list", "methods", "--fits").stdout
+    fitting, _, others = text.partition("These do not fit:")
+
+    assert "l1_channel " in fitting
+    assert "l1_head" not in fitting
+    assert "resnet8 has no heads to remove: random_head, l1_head, taylor_head" in others
+    names = {line.split()[0] for line in fitting.splitlines() if line and ": " not in line}
+    assert names | set(re.findall(r"\w+_(?:head|hidden)\b", others)) == {*METHODS, "method"}
+
+
+def test_only_methods_can_be_asked_whether_they_fit(workspace):
+    result = run("list", "models", "--fits")
+
+    assert result.exit_code == 1
+    assert "--fits is about methods, not models" in result.stderr
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_explained_by_its_parts_and_its_criterion_s_docstring(name):
+    text = run("explain", name).stdout
+
+    method = METHODS[name]
+    for part in ("criterion", "granularity", "scope", "schedule", "restart"):
+        assert f"  {part} {getattr(method, part)}" in text
+    if not METHODS.origin(name):
+        formula = inspect.getdoc(CRITERIA[method.criterion])
+        assert textwrap.indent(formula, "  ") in text
+    assert ("with labels, and gradients" in text) == (method.criterion in list_notes.GRADIENTS)
+    assert ("data: none" in text) != method.needs_data
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(*CRITERIA, *MODELS, *DATASETS, *AUGMENTATIONS, *METRICS, *LR_SCHEDULES),
+        *(*SCHEDULES, *SCOPES, *list_notes.BUDGETS, *list_notes.GRANULARITIES),
+        "torchvision/resnet18",
+    ],
+)
+def test_every_other_name_is_explained_too(name):
+    result = run("explain", name)
+
+    assert result.exit_code == 0, result.stderr
+    heading, _, *text = result.stdout.splitlines()
+    assert heading.startswith(f"{name} (")
+    assert len(" ".join(text)) > 20
+
+
+def test_a_name_that_nothing_has_gets_the_nearest_three(workspace):
+    (line,) = run("explain", "lamp_chanel").stderr.splitlines()
+
+    assert line.startswith("nothing is called 'lamp_chanel' (did you mean 'lamp_channel', ")
+    assert line.count("'") == 2 + 3 * 2
 
 
 def test_list_can_be_limited_to_one_table():

@@ -344,7 +344,7 @@ def test_unknown_names_are_refused_before_any_work():
     )
 
     assert result.exit_code == 1
-    assert "unknown model 'resnet9' (did you mean 'resnet8'?" in result.stderr
+    assert "unknown model 'resnet9' (did you mean 'resnet8', " in result.stderr
     assert "all settings: dataset: unknown dataset 'digts' (did you mean 'digits'?" in result.stderr
 
 

@@ -22,6 +22,18 @@ def test_unknown_name_is_refused_with_the_choices_and_a_guess():
     ]
 
 
+def test_of_many_names_the_nearest_three_are_shown_and_the_command_that_lists_all():
+    table = dict.fromkeys(["l1_channel", "l2_channel", "l1_block", *"abcdef"])
+
+    with pytest.raises(InputError) as error:
+        pick(table, "l1_chanel", "method")
+
+    assert error.value.problems == [
+        "unknown method 'l1_chanel' (did you mean 'l1_channel', 'l2_channel' or 'l1_block'?); "
+        "`prunelab list methods` has all 9"
+    ]
+
+
 def test_a_reference_gives_the_function_that_the_module_has():
     assert resolve("prunelab.core.registry:pick") is pick
 

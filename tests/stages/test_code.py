@@ -114,5 +114,9 @@ def test_the_example_is_inert_for_stages_but_for_its_own_digest(monkeypatch):
     expected = {stage: {"plugins/example_network.py"} for stage in NETWORK_STAGES}
     expected["prepare"] = {"plugins/example_data.py"}
     for stage in ("prune", "sensitivity"):
-        expected[stage] = {"plugins/example_network.py", "plugins/example_method.py"}
+        expected[stage].add("plugins/example_method.py")
+    # All that make batches read the table of augmentations.
+    for stage in ("train_base", "prune", "finetune", "evaluate", "sensitivity"):
+        expected[stage].add("plugins/example_training.py")
+    expected["evaluate"].add("plugins/example_metric.py")
     assert added == expected

@@ -1,14 +1,17 @@
 """Tables of what there is to choose from: rows of words below a row of headings."""
 
 import ast
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from prunelab.commands import list_notes
 from prunelab.commands.check.inputs import data_info_of
 from prunelab.config.params import load_params
 from prunelab.config.restart import Restart
 from prunelab.core import plugins
+from prunelab.core.docstrings import docstring_of, table_references
 from prunelab.core.plugins import Registration
 from prunelab.datasets.datasets import DATASETS
 from prunelab.models.catalogue import LIBRARY, MODELS, Architecture, network_options
@@ -16,10 +19,128 @@ from prunelab.models.weights_packages import PACKAGE_OF
 from prunelab.pruning.methods import METHODS, Method
 
 Rows = Sequence[tuple[str, ...]]
+TEXT_WIDTH = 100  # of lines of names
 
 
-def methods() -> Rows:
-    """What each pruning method is made of."""
+def methods(only: Collection[str] | None = None) -> Rows:
+    """What each pruning method is made of, family by family; `only` some, if they are given.
+
+    A row of one cell is the name of a family with what it is for.
+    """
+    rows = _method_rows()
+    heading, entries = rows[0], rows[1:]
+    grouped: list[tuple[str, ...]] = [heading]
+    for family, purpose in list_notes.FAMILIES.items():
+        members = []
+        for row in entries:
+            is_chosen = only is None or row[0] in only
+            if is_chosen and list_notes.family_of(row[2], row[4], row[5]) == family:
+                members.append(row)
+        if members:
+            grouped += [("",), (f"{family}: {purpose}",), *members]
+    return grouped
+
+
+def overview() -> str:
+    """All there is to choose from, by kind and family, in a screen: names and half a line each."""
+    sections = [
+        _method_overview(),
+        _names("models", models(), "--all: those of torchvision and timm"),
+    ]
+    for title, noted in (("criteria", criteria()), ("budgets", budgets())):
+        lines = [f"{name:<14} {note.rstrip('.')}" for name, note, *_ in noted[1:]]
+        sections.append([title, *(f"  {line}" for line in lines)])
+    for kind in ("datasets", "augmentations", "metrics", "lr_schedules"):
+        sections.append(_names(kind, DESCRIBED[kind](), ""))
+    sections.append(
+        [
+            "prunelab list KIND has what each is, prunelab explain NAME formula, source and needs.",
+            "prunelab list methods --fits: those for the network in params.yaml.",
+            "prunelab list layers: the layers of that network.",
+        ]
+    )
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def _method_overview() -> list[str]:
+    lines = ["methods"]
+    for row in methods()[1:]:
+        if len(row) == 1 and row[0]:
+            lines.append(f"  {row[0]}")
+            lines.append("")
+        elif len(row) > 1:
+            lines[-1] = f"{lines[-1]}, {row[0]}" if lines[-1] else row[0]
+    wrapped = [lines[0]]
+    for title, names in zip(lines[1::2], lines[2::2], strict=True):
+        wrapped += [title, *_wrapped(names, indent=4)]
+    return wrapped
+
+
+def _names(title: str, rows: Rows, hint: str) -> list[str]:
+    heading = title
+    if hint:
+        heading = f"{title} ({hint})"
+    return [heading, *_wrapped(", ".join(row[0] for row in rows[1:]), indent=2)]
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        TEXT_WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+    )
+
+
+def criteria() -> Rows:
+    """What each criterion looks at, and when to use it."""
+    rows = [("criterion", "what it is, and when to use it")]
+    rows += list(list_notes.CRITERIA.items())
+    return _with_plugins(rows, _documented("criterion"))
+
+
+def budgets() -> Rows:
+    """What a ratio may be a ratio of."""
+    return [("budget", "what it is, and when to use it"), *list_notes.BUDGETS.items()]
+
+
+def augmentations() -> Rows:
+    """What each augmentation does."""
+    return _functions("augmentation", "what it does to training images (data.augment)")
+
+
+def metrics() -> Rows:
+    """What each metric measures."""
+    return _functions("metric", "what it measures besides (evaluate.metrics)")
+
+
+def lr_schedules() -> Rows:
+    """How each learning-rate schedule goes."""
+    return _functions("lr_schedule", "how the rate changes (train.schedule, finetune.schedule)")
+
+
+def _functions(kind: str, heading: str) -> Rows:
+    """The functions of a table with the first sentences of their docstrings."""
+    rows = [(kind, heading)]
+    for name, reference in table_references(plugins.TABLES[kind].module, "_ENTRIES").items():
+        rows.append((name, docstring_of(reference).partition("\n")[0]))
+    return _with_plugins(rows, _documented(kind))
+
+
+def _documented(kind: str) -> list[tuple[Registration, tuple[str, ...]]]:
+    """The plugins of a kind with the first line of what they decorate."""
+    documented: list[tuple[Registration, tuple[str, ...]]] = []
+    for entry in plugins.current().of_kind(kind).values():
+        documentation = ""
+        if isinstance(entry.definition, ast.ClassDef | ast.FunctionDef):
+            documentation = ast.get_docstring(entry.definition) or ""
+        documented.append((entry, (documentation.partition("\n")[0],)))
+    return documented
+
+
+def _method_rows() -> Rows:
+    """A row for each method: its name and its parts."""
     rows = [("method", "criterion", "granularity", "scope", "schedule", "restart")]
     for name, method in METHODS.own.items():
         row = (
@@ -123,13 +244,7 @@ def datasets() -> Rows:
     for name, make in DATASETS.own.items():
         rows.append((name, _description(make)))
 
-    of_plugins = []
-    for entry in DATASETS.plugins.values():
-        documentation = ""
-        if isinstance(entry.definition, ast.ClassDef | ast.FunctionDef):
-            documentation = ast.get_docstring(entry.definition) or ""
-        of_plugins.append((entry, (documentation.partition("\n")[0],)))
-    return _with_plugins(rows, of_plugins)
+    return _with_plugins(rows, _documented("dataset"))
 
 
 def _description(make: Any) -> str:
@@ -155,3 +270,17 @@ def layers() -> Rows:
         layer = name.rpartition(".")[0]
         rows.append((layer, "x".join(map(str, weight.shape))))
     return rows
+
+
+# The tables that `prunelab list KIND` prints.
+DESCRIBED: Mapping[str, Callable[[], Rows]] = {
+    "methods": methods,
+    "models": models,
+    "datasets": datasets,
+    "criteria": criteria,
+    "budgets": budgets,
+    "augmentations": augmentations,
+    "metrics": metrics,
+    "lr_schedules": lr_schedules,
+    "layers": layers,
+}

@@ -13,8 +13,13 @@ class Kind(StrEnum):
     """What there is to list."""
 
     methods = "methods"
+    criteria = "criteria"
+    budgets = "budgets"
     models = "models"
     datasets = "datasets"
+    augmentations = "augmentations"
+    metrics = "metrics"
+    lr_schedules = "lr_schedules"
     layers = "layers"
 
 
@@ -24,43 +29,68 @@ def list_names(
     every: Annotated[
         bool, Option("--all", help="List the networks of torchvision among the models, too.")
     ] = False,
+    fits: Annotated[
+        bool, Option("--fits", help="Only methods that fit the network in params.yaml.")
+    ] = False,
 ) -> None:
-    """List the methods, models and data sets; `layers` lists those of the model in params.yaml.
+    """List what there is to choose from; `layers` lists those of the network in params.yaml.
 
     What the project registers in plugins/ comes last, with its file.
 
     The columns of a method: criterion (how weights are scored), granularity (what is removed
     together), scope (what competes), schedule (when pruning happens) and restart (how training
-    continues after the last step; empty: the network's own weights and fine-tuning).
+    continues after the last step; empty: the network's own weights and fine-tuning). `prunelab
+    explain NAME` says what each is.
 
-    Scopes of weights are all layers, a layer or a row. Scopes of channels are uniform (the same
-    share of every layer) or a ranking of all layers, by plain scores or relative to the layer.
-    Restarts are weights and rate (both rewind), init and scratch (both train from the beginning).
-
-    Example: prunelab list methods | grep channel; dvc exp run -S method=taylor_channel_global
+    Example: prunelab list methods --fits; dvc exp run -S method=taylor_channel_global
     """
     from prunelab.commands import list_choices
 
-    tables = {
-        Kind.methods: list_choices.methods,
-        Kind.models: list_choices.all_models if every else list_choices.models,
-        Kind.datasets: list_choices.datasets,
-    }
-    if what is Kind.layers:
-        chosen = [list_choices.layers]
-    elif what is not None:
-        chosen = [tables[what]]
-    else:
-        chosen = list(tables.values())
-
     with reporting_errors():
-        print("\n\n".join(_align(table()) for table in chosen))
+        if fits:
+            print(_fitting_methods(what))
+        elif what is None:
+            print(list_choices.overview())
+        elif what is Kind.models and every:
+            print(_align(list_choices.all_models()))
+        else:
+            print(_align(list_choices.DESCRIBED[what]()))
+
+
+def _fitting_methods(what: Kind | None) -> str:
+    """The methods that fit the network, and the reasons why others do not.
+
+    Raises:
+        InputError: if something else than methods is asked for, or the network cannot be made.
+    """
+    from prunelab.commands import list_choices
+    from prunelab.commands.list_fits import misfits
+    from prunelab.core.errors import InputError
+    from prunelab.pruning.methods import METHODS
+
+    if what not in (None, Kind.methods):
+        raise InputError(
+            f"--fits is about methods, not {what}; valid: prunelab list methods --fits"
+        )
+    misfitting = misfits()
+    unfit = {name for names in misfitting.values() for name in names}
+    fitting = [name for name in METHODS if name not in unfit]
+    lines = [_align(list_choices.methods(fitting))]
+    if unfit:
+        lines += ["", "These do not fit:"]
+        lines += [f"  {reason}: {', '.join(names)}" for reason, names in misfitting.items()]
+    return "\n".join(lines)
 
 
 def _align(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Rows in columns; a row of one cell has a line to itself."""
+    cells_of_columns = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*cells_of_columns, strict=True)]
     lines = []
     for row in rows:
+        if len(row) == 1:
+            lines.append(row[0])
+            continue
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

@@ -8,7 +8,19 @@ from typing import Any, NoReturn, TypeVar, overload
 from prunelab.core import plugins
 from prunelab.core.errors import InputError
 from prunelab.core.plugins import Plugins, Registration
-from prunelab.core.text import did_you_mean
+from prunelab.core.text import did_you_mean, nearest_names
+
+# Kinds that `prunelab list` has, by what it calls them.
+LISTED = {
+    "method": "methods",
+    "criterion": "criteria",
+    "model": "models",
+    "dataset": "datasets",
+    "augmentation": "augmentations",
+    "metric": "metrics",
+    "lr_schedule": "lr_schedules",
+}
+MAX_VALID = 5  # names that one message has
 
 Entry = TypeVar("Entry")
 Function = TypeVar("Function")
@@ -152,7 +164,8 @@ def pick(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
     """Return `table[name]`.
 
     Raises:
-        InputError: if there is no such entry; the message lists all names and guesses one.
+        InputError: if there is no such entry; the message has all names, or of many the nearest
+            and the command that lists all.
     """
     require(table, name, kind)
     return table[name]
@@ -162,6 +175,11 @@ def require(table: Mapping[str, object], name: str, kind: str) -> None:
     """Raise InputError if a table has no entry of that name; no plugin is imported."""
     if name in table:
         return
+    if kind in LISTED and len(table) > MAX_VALID:
+        raise InputError(
+            f"unknown {kind} {name!r} (did you mean {nearest_names(name, table)}?); "
+            f"`prunelab list {LISTED[kind]}` has all {len(table)}"
+        )
     guess = did_you_mean(name, table)
     raise InputError(f"unknown {kind} {name!r}{guess}; valid: {', '.join(table)}")
 

@@ -49,6 +49,15 @@ def name_list(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - MAX_NAMES:,} more"
 
 
+def nearest_names(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """`'a', 'b' or 'c'`: the valid names that are most like `name`, the best one first."""
+    close = get_close_matches(truncate(name), list(valid), n=count, cutoff=0)
+    quoted = [repr(match) for match in close]
+    if len(quoted) < 2:
+        return "".join(quoted)
+    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the valid name that is most like `name`; empty if none is."""
     close = get_close_matches(truncate(name), list(valid), n=1)

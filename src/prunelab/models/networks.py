@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunelab.core.errors import InputError
 from prunelab.core.registry import resolve
+from prunelab.core.text import name_list
 from prunelab.models.catalogue import (
     MODELS,
     Architecture,
@@ -114,9 +115,10 @@ def _check_request(
 
     kind = input_kind(shape)
     if architecture.reads != kind:
-        valid = ", ".join(model for model, entry in MODELS.own.items() if entry.reads == kind)
+        valid = name_list([model for model, entry in MODELS.own.items() if entry.reads == kind])
         raise InputError(
-            f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid}"
+            f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid} "
+            "(prunelab list models)"
         )
 
     function = _function(name, architecture)

@@ -349,5 +349,5 @@ def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str
     methods = [name for name, other in METHODS.own.items() if other.kind in (kinds or {"channel"})]
     raise InputError(
         f"{method}: {structure.name} has no {UNITS[kind]} to remove; "
-        f"these would work: {', '.join(methods)}"
+        f"these would work: {name_list(methods)} (prunelab list methods --fits)"
     )
