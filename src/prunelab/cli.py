@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 from prunelab.commands.allocate.command import allocate
 from prunelab.commands.apply.command import apply
 from prunelab.commands.check.command import check
-from prunelab.commands.common import forget_git_repository
+from prunelab.commands.common import start
 from prunelab.commands.compare.command import compare
 from prunelab.commands.doctor.command import doctor
 from prunelab.commands.explain_command import explain
@@ -77,7 +77,7 @@ app = typer.Typer(
         "More about a command, with an example: prunelab COMMAND --help."
     ),
 )
-app.callback()(forget_git_repository)
+app.callback()(start)
 
 for command in (
     *(check, repro, sweep, compare, apply, review, verify, doctor),

@@ -28,6 +28,7 @@ from prunelab.config.problems import validate
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.core.registry import pick
+from prunelab.core.text import name_list
 from prunelab.evaluation.layers import by_layer
 from prunelab.models.cost import cost_at, parameters
 from prunelab.models.frozen import within
@@ -283,7 +284,7 @@ def _example(model: Network, network: nn.Module, example_inputs: Tensor | None) 
 
 def _check_training(name: str, method: Method, train: TrainFunction | None) -> None:
     """Raise InputError if the method needs training that a script cannot give, or does not."""
-    usable = ", ".join(_without_training(method))
+    usable = name_list(list(_without_training(method)))
 
     if method.restart is not Restart.NONE:
         raise InputError(
@@ -319,7 +320,7 @@ def _why_data(spec: PruneSpec, method: Method) -> str:
     usable = [name for name, entry in others.items() if not entry.needs_data]
     return (
         f"{spec.method} scores weights by examples: pass data=, batches (inputs, targets) such as "
-        f"a DataLoader. These work without: {', '.join(usable)}"
+        f"a DataLoader. These work without: {name_list(usable)}"
     )
 
 

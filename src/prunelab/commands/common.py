@@ -11,6 +11,7 @@ import typer
 from prunelab.core.lifecycle import INTERRUPTED
 
 LOG_TAIL_LINES = 15
+STAYING = ("predict", "new")  # commands that do not go to the top of the project
 # With these, Git tells its hooks and aliases which repository they run in. Git commands in a clone
 # would then work on that repository instead of the clone.
 GIT_REPOSITORY_VARIABLES = (
@@ -27,6 +28,18 @@ def forget_git_repository() -> None:
     """Let Git find the repository by the current folder, even if Git started this process."""
     for name in GIT_REPOSITORY_VARIABLES:
         os.environ.pop(name, None)
+
+
+def start(context: typer.Context) -> None:
+    """What precedes every command: forget Git's variables, and go to the top of the project.
+
+    A command that needs no project stays where it is, since files are what it is about.
+    """
+    from prunelab.core.project_root import enter
+
+    forget_git_repository()
+    if context.invoked_subcommand not in STAYING:
+        enter()
 
 
 @contextmanager

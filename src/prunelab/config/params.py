@@ -22,6 +22,7 @@ from prunelab.config.problems import validate
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
+from prunelab.core.project_root import where_to_go
 from prunelab.core.text import abbreviate, truncate
 
 PARAMS_FILE = Path("params.yaml")
@@ -376,7 +377,7 @@ def read_params(path: PathLike = PARAMS_FILE) -> Any:
     try:
         content = parse_yaml(user_path(path))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing. Run this in the top folder of the project") from None
+        raise InputError(f"{path} is missing. {where_to_go()}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except InputError as error:

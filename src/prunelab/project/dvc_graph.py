@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.core.errors import InputError
+from prunelab.core.project_root import where_to_go
 from prunelab.core.registry import pick
 from prunelab.project.dvc_lock import split_entries
 from prunelab.project.paths import LOCK_FILE
@@ -40,7 +41,7 @@ def open_repo(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
 
     if not (root / "dvc.yaml").exists():
-        raise InputError(f"{root} holds no dvc.yaml; go to the top folder of the project")
+        raise InputError(f"{root} holds no dvc.yaml. {where_to_go()}")
     try:
         with load_repo(root) as repo:
             yield repo

@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from prunelab.commands.common import reporting_errors
-from prunelab.core.files import user_path
+from prunelab.core.project_root import argument_path
 
 
 class Cost(StrEnum):
@@ -32,7 +32,7 @@ def compare(
     plot: Annotated[
         Path | None,
         Option(
-            parser=user_path,
+            parser=argument_path,
             metavar="PATH",
             help="Draw accuracy against cost into this .svg or .png too.",
         ),

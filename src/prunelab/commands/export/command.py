@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from prunelab.commands.common import print_line, reporting_errors
-from prunelab.core.files import user_path
+from prunelab.core.project_root import argument_path
 
 
 def export(
@@ -16,7 +16,7 @@ def export(
     model_file: Annotated[
         Path | None,
         Argument(
-            parser=user_path,
+            parser=argument_path,
             metavar="PATH",
             help="A network under models/.  [default: the focus of the first seed]",
         ),
@@ -24,7 +24,7 @@ def export(
     out: Annotated[
         Path | None,
         Option(
-            parser=user_path,
+            parser=argument_path,
             metavar="PATH",
             help="Where to write it.  [default: in exports/, named after the network]",
         ),

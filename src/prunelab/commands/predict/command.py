@@ -53,7 +53,9 @@ def predict(
     """
     is_complete = True
     with reporting_errors():
-        from prunelab.commands.predict.predict import predict_inputs
+        from prunelab.commands.predict.predict import predict_inputs, use_plugins_of_project
+
+        use_plugins_of_project()
 
         for prediction in predict_inputs(
             model_file, files or [], text or [], top=top, device=device

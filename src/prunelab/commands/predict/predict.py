@@ -11,7 +11,9 @@ from torch import nn
 
 from prunelab.artifacts.networks import ModelCard, load_network
 from prunelab.commands.predict.inputs import Chunk, find_examples, image_chunks, text_chunks
+from prunelab.core import plugins
 from prunelab.core.errors import InputError, one_line
+from prunelab.core.project_root import find_project
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import input_kind
@@ -70,6 +72,14 @@ def predict_inputs(
             bar.update(len(chunk.examples))
     finally:
         bar.close()
+
+
+def use_plugins_of_project() -> None:
+    """Let a network of a plugin be read in any folder of the project that registers it."""
+    project = find_project(Path.cwd())
+    if project is not None and not plugins.FOLDER.is_dir():
+        plugins.FOLDER = project / plugins.FOLDER
+        plugins.forget()
 
 
 def class_names_of(card: ModelCard) -> list[str]:

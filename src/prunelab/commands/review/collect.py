@@ -7,6 +7,7 @@ from prunelab.commands.review.own_metrics import own_metrics
 from prunelab.commands.review.pictures import changed_pictures
 from prunelab.commands.review.significance import configurations
 from prunelab.core.errors import InputError
+from prunelab.core.project_root import where_to_go
 from prunelab.project.environments import compare_environments
 from prunelab.project.git import git
 from prunelab.project.lock_state import dvc_diff, lock_state
@@ -21,7 +22,7 @@ def sides(root: Path, base: str, head: str) -> tuple[Tree, Tree]:
         InputError: for unknown revisions, a base that is no commit, or a folder without a pipeline.
     """
     if not (root / "dvc.yaml").is_file():
-        raise InputError("no dvc.yaml here. Run this in the top folder of a study")
+        raise InputError(f"no dvc.yaml here. {where_to_go()}")
 
     commits = resolve_commits(root, [base, head])
     if commits[base] is None:

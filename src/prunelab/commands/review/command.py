@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from prunelab.commands.common import reporting_errors
-from prunelab.core.files import user_path
+from prunelab.core.project_root import argument_path
 
 
 def review(
@@ -20,7 +20,7 @@ def review(
     out: Annotated[
         Path | None,
         Option(
-            parser=user_path,
+            parser=argument_path,
             metavar="PATH",
             help="Write the document to this file instead of printing it.",
         ),
@@ -28,7 +28,7 @@ def review(
     pictures: Annotated[
         Path | None,
         Option(
-            parser=user_path,
+            parser=argument_path,
             metavar="DIR",
             help="Copy changed pictures here, before and after, and show them.",
         ),

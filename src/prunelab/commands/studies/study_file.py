@@ -15,6 +15,7 @@ from prunelab.config.params import Params, Ratio, Section, parse_params, read_pa
 from prunelab.config.problems import validate
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.project_root import where_to_go
 from prunelab.core.registry import pick
 from prunelab.core.text import truncate
 
@@ -226,7 +227,7 @@ def study_files(folder: Path = FOLDER) -> dict[str, Path]:
         InputError: if the folder does not exist.
     """
     if not folder.is_dir():
-        raise InputError(f"no folder {folder} here. Run this in the top folder of the project.")
+        raise InputError(f"no folder {folder} here. {where_to_go()}")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import print_line, reporting_errors
-from prunelab.core.files import user_path
+from prunelab.core.project_root import argument_path
 
 if TYPE_CHECKING:
     from prunelab.project.trees import Tree
@@ -44,7 +44,7 @@ def verify(
     keep: Annotated[
         Path | None,
         Option(
-            parser=user_path,
+            parser=argument_path,
             metavar="DIR",
             help="Leave the clones here, for a look at them.",
             show_default=False,
