@@ -48,6 +48,9 @@ def trained(tmp_path_factory, loaded) -> Path:
         grid__ratios=[0.5],
         seeds=[0, 1],
         train__epochs=2,
+        train__schedule="two_cosines",
+        data__augment=["contrast"],
+        evaluate__metrics=["worst_recall", "matthews"],
         train__rewind_epoch=0,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -84,7 +87,10 @@ def test_a_study_of_plugins_runs_in_forks_to_the_same_bits(study, loaded):
     assert files(study / "models") == in_forks
     assert described.count("ratio 0.5000 achieved") == 2
     # A guess at one of four directions is right once in four.
-    assert read_json(study / "metrics.json")["accuracy"] > 0.6
+    metrics = read_json(study / "metrics.json")
+    assert metrics["accuracy"] > 0.6
+    assert 0 <= metrics["worst_recall"] <= metrics["accuracy"]
+    assert {"worst_recall_ci95", "matthews", "matthews_ci95"} <= metrics.keys()
 
 
 def test_stages_in_forks_run_the_plugins_of_the_working_tree(study, loaded):
