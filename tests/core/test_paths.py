@@ -22,6 +22,7 @@ from prunelab.commands.check.check import find_problems
 from prunelab.config.params import load_params
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.files import read_json, sha256, user_path, write_json
+from prunelab.core.project_root import argument_path
 from prunelab.data.dataset import DataConfig
 from prunelab.encoders.pretrained import find_folder
 from prunelab.models.weights_source import weights_file
@@ -69,7 +70,8 @@ def path_parsers(group: typer.Typer) -> Iterator[tuple[str, Callable | None]]:
     for command in group.registered_commands:
         for name, parameter in inspect.signature(command.callback).parameters.items():
             annotation, *details = get_args(parameter.annotation) or (None,)
-            if Path in (annotation, *get_args(annotation)):
+            parts = get_args(annotation)
+            if {Path, list[Path]} & {annotation, *parts}:
                 yield name, details[0].parser
     for subgroup in group.registered_groups:
         yield from path_parsers(subgroup.typer_instance)
@@ -78,8 +80,9 @@ def path_parsers(group: typer.Typer) -> Iterator[tuple[str, Callable | None]]:
 def test_every_path_of_a_command_may_begin_with_a_tilde():
     parsers = dict(path_parsers(app))
 
-    assert set(parsers) == {"out", "plot", "keep", "pictures", "model_file"}
-    assert set(parsers.values()) == {user_path}
+    assert set(parsers) == {"out", "plot", "keep", "pictures", "model_file", "files"}
+    assert set(parsers.values()) <= {user_path, argument_path}
+    assert argument_path("~/x") == user_path("~/x") == Path.home() / "x"
 
 
 def public_functions(*packages: object) -> Iterator[Callable]:

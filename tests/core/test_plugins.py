@@ -236,9 +236,11 @@ def test_the_hash_of_a_plugin_covers_its_code_and_that_of_its_neighbours(project
 def test_listing_marks_plugins_and_imports_none(project):
     write_plugins(project, net=NETWORK, rules=f"raise RuntimeError\n{CRITERION}", methods=METHOD)
     code = (
-        "import sys; from prunelab.cli import app; sys.argv = ['prunelab', 'list']\n"
-        "try:\n    app()\nfinally:\n"
-        "    print({name.split('.')[0] for name in sys.modules} & {'torch', 'plugins'})"
+        "import sys; from prunelab.cli import app\n"
+        "for kind in ('models', 'methods'):\n"
+        "    sys.argv = ['prunelab', 'list', kind]\n"
+        "    try:\n        app()\n    except SystemExit as end:\n        assert not end.code\n"
+        "print({name.split('.')[0] for name in sys.modules} & {'torch', 'plugins'})"
     )
 
     process = subprocess.run(
