@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prunelab.commands.check.inputs import data_info_of
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
-from prunelab.models.catalogue import find_architecture
+from prunelab.models.catalogue import network_options
 from prunelab.models.networks import build
 from prunelab.models.structure import registered_structure
 from prunelab.pruning.methods import METHODS, Kind
@@ -23,7 +23,7 @@ def misfits() -> Mapping[str, list[str]]:
     """
     params = load_params()
     data_info = data_info_of(params)
-    options = find_architecture(params.model).options(params.weights)
+    options = network_options(params.model, params.weights, params.model_options)
     network = build(params.model, data_info.classes, data_info.shape, **options).eval()
     structure = registered_structure(params.model, network, data_info.shape)
 
