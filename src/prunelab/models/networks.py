@@ -115,10 +115,10 @@ def _check_request(
 
     kind = input_kind(shape)
     if architecture.reads != kind:
-        valid = name_list([model for model, entry in MODELS.own.items() if entry.reads == kind])
+        others = [model for model, entry in MODELS.own.items() if entry.reads == kind]
         raise InputError(
-            f"model: {name} reads {architecture.reads}, the data set holds {kind}; valid: {valid} "
-            "(prunelab list models)"
+            f"model: {name} reads {architecture.reads}, the data set holds {kind}; "
+            f"valid: {name_list(others)} (prunelab list models)"
         )
 
     function = _function(name, architecture)
