@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.repository import STAGES
-from prunelab.core.lifecycle import make_numpy_portable
+from prunelab.core.lifecycle import set_load_time_variables
 
 STAGE = "prunelab.stages"
 
@@ -95,7 +95,7 @@ def list_in_reverse() -> None:
 
 def main() -> None:
     assert "numpy" not in sys.modules
-    make_numpy_portable()  # as every stage does that is started by itself
+    set_load_time_variables()  # as every stage does that is started by itself
 
     parser = argparse.ArgumentParser()
     parser.add_argument("commands", type=Path)

@@ -20,8 +20,13 @@ from typer.testing import CliRunner
 
 from prunelab.cli import app
 from prunelab.core.cores import available_cores
-from prunelab.core.lifecycle import NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512
-from prunelab.warm import address, client, control, server
+from prunelab.core.lifecycle import (
+    NUMPY_VARIABLE,
+    NUMPY_WITHOUT_AVX512,
+    WAIT_ASLEEP,
+    WAIT_VARIABLE,
+)
+from prunelab.warm import address, client, companion, control, server
 
 pytestmark = pytest.mark.skipif(not address.supported(), reason="forks need Linux")
 
@@ -82,6 +87,15 @@ signal.signal(signal.SIGTERM, stop)
 print(os.getpid(), child.pid, flush=True)
 time.sleep(60)
 """
+
+
+# What DVC is to its stages: it runs their commands in a shell, one after another.
+DVC = """
+import os, subprocess, sys
+for command in sys.argv[1:]:
+    subprocess.run(["/bin/sh", "-c", f"{command}; exit $?"], env={**os.environ, "DVC_STAGE": "a"})
+"""
+COMPANION = STAND_IN.replace("[2:])", "[2:], with_companion=True)")
 
 
 @pytest.fixture(scope="module")
@@ -414,12 +428,21 @@ def test_another_limit_of_resources_is_not_shared(folder, loaded):
     assert run_warm(folder, loaded, "probe", preexec_fn=limit).stderr == "cold\n"
 
 
-def test_what_stages_set_for_numpy_is_shared_and_another_choice_is_not(monkeypatch):
-    monkeypatch.delenv(NUMPY_VARIABLE, raising=False)
+@pytest.mark.parametrize(
+    ("name", "own", "other"),
+    [
+        (NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512, "AVX2"),
+        (WAIT_VARIABLE, WAIT_ASLEEP, "ACTIVE"),
+    ],
+)
+def test_what_stages_set_for_libraries_is_shared_and_another_choice_is_not(
+    name, own, other, monkeypatch
+):
+    monkeypatch.delenv(name, raising=False)
     before = address.identity()
-    monkeypatch.setenv(NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512)
+    monkeypatch.setenv(name, own)
     assert address.identity() == before
-    monkeypatch.setenv(NUMPY_VARIABLE, "AVX2")
+    monkeypatch.setenv(name, other)
     assert address.identity() != before
 
 
@@ -547,6 +570,105 @@ def test_an_error_in_the_body_passes_through(monkeypatch, tmp_path):
 
     with pytest.raises(OSError, match="of the body"), control.loaded_process(tmp_path):
         raise OSError("of the body")
+
+
+# --- a loaded process of DVC's own ---
+
+
+@pytest.fixture
+def dvc_folder(folder, monkeypatch) -> Iterator[Path]:
+    """A folder with a program of the name of DVC, and with stages that start a companion."""
+    runtime = folder / "run"
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.delenv(address.ADDRESS_VARIABLE, raising=False)
+    (folder / "dvc").write_text(DVC)
+    (folder / "stand_in.py").write_text(COMPANION)
+    (folder / "loaded_by.py").write_text(
+        "import os, sys\nprint(os.getppid(), 'torch' in sys.modules, os.getpgrp())"
+    )
+    yield folder
+    control.stop()
+
+
+def run_by_dvc(folder: Path, *commands: str, program: str = "dvc") -> list[str]:
+    process = subprocess.run(
+        [sys.executable, program, *commands],
+        cwd=folder,
+        env=variables_for(folder, {}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return (process.stdout + process.stderr).splitlines()
+
+
+def sockets() -> list[Path]:
+    return list(address.socket_folder().glob("*.sock"))
+
+
+def test_stages_of_one_dvc_share_a_loaded_process_that_ends_with_it(dvc_folder):
+    stage = f"{sys.executable} stand_in.py loaded_by"
+    listed = f"ls {address.socket_folder()}"
+    first, after_first, second, after_second = run_by_dvc(
+        dvc_folder, stage, listed, stage, listed
+    )
+
+    assert first.split()[1] == second.split()[1] == "True"
+    assert after_first == after_second
+    assert after_first.startswith("dvc-")
+
+    deadline = time.monotonic() + 20
+    while sockets():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_dvc_takes_its_loaded_process_along(dvc_folder):
+    command = f"{sys.executable} stand_in.py sleeper"
+    with subprocess.Popen(
+        [sys.executable, "dvc", command],
+        cwd=dvc_folder,
+        env=variables_for(dvc_folder, {}),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        [socket_file] = sockets()
+        server_number = control.process_id(socket_file)
+        process.kill()
+
+    assert server_number is not None
+    wait_until_gone(server_number)
+    assert not sockets()
+
+
+def test_a_stage_that_no_dvc_started_starts_by_itself(dvc_folder):
+    (dvc_folder / "other").write_text(DVC)
+    command = f"{sys.executable} stand_in.py probe"
+
+    assert run_by_dvc(dvc_folder, command, program="other") == ["cold"]
+    assert run_warm(dvc_folder, {}, "probe").stderr == "cold\n"
+    assert not sockets()
+
+
+def test_a_loaded_process_that_runs_already_is_preferred_to_one_of_dvc(dvc_folder):
+    control.start(idle_s=60)
+    running = sockets()
+
+    lines = run_by_dvc(dvc_folder, f"{sys.executable} stand_in.py loaded_by")
+
+    assert lines[0].split()[1] == "True"
+    assert sockets() == running
+
+
+def test_a_process_that_cannot_start_leaves_the_stage_to_itself(dvc_folder, monkeypatch):
+    monkeypatch.setattr(companion, "_dvc", os.getpid)
+    monkeypatch.setattr(companion, "SERVER", "prunelab.warm.missing")
+
+    assert companion.companion() is None
 
 
 # --- the command ---

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from prunelab.core.lifecycle import INTERRUPTED
+from prunelab.core.lifecycle import INTERRUPTED, set_load_time_variables
 
 LOG_TAIL_LINES = 15
 STAYING = ("predict", "new")  # commands that do not go to the top of the project
@@ -24,8 +24,13 @@ GIT_REPOSITORY_VARIABLES = (
 )
 
 
-def forget_git_repository() -> None:
-    """Let Git find the repository by the current folder, even if Git started this process."""
+def prepare_process() -> None:
+    """Prepare the process of a command, and with it those that it starts.
+
+    Git finds the repository by the current folder, even if Git started this process. Libraries
+    behave as in stages.
+    """
+    set_load_time_variables()
     for name in GIT_REPOSITORY_VARIABLES:
         os.environ.pop(name, None)
 
@@ -37,7 +42,7 @@ def start(context: typer.Context) -> None:
     """
     from prunelab.core.project_root import enter
 
-    forget_git_repository()
+    prepare_process()
     if context.invoked_subcommand not in STAYING:
         enter()
 

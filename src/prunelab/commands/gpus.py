@@ -1,17 +1,12 @@
-"""Which GPU each of several workers on one machine gets, and how its threads wait. No torch."""
+"""Which GPU each of several workers on one machine gets. No torch."""
 
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-
-from prunelab.core.cores import available_cores
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NO_DEVICE_NAMES = ("", "-1", "none", "NoDevFiles")
-# By default a waiting thread of OpenMP spins on its core and keeps other workers' threads off it.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def devices() -> list[str]:
@@ -57,30 +52,12 @@ def _listed_names(listing: str) -> list[str]:
     return names
 
 
-def worker_environments(workers: int, threads: int) -> list[dict[str, str]]:
-    """The environment variables of each worker, with so many threads each; none for a single one.
+def worker_environments(workers: int) -> list[dict[str, str]]:
+    """The environment variables of each worker; none for a single one.
 
-    Several workers get one GPU each, or share them in turn if there are fewer. If their threads are
-    more than the cores, threads sleep while they wait.
+    Several workers get one GPU each, or share them in turn if there are fewer.
     """
-    if workers == 1:
-        return [{}]
-
-    patience = {}
-    if workers * threads > (len(available_cores()) or os.cpu_count() or 1):
-        patience = PATIENT
-
     names = devices()
-    if not names:
-        return [dict(patience) for _ in range(workers)]
-    return [patience | {VISIBLE: name} for name in islice(cycle(names), workers)]
-
-
-def shared(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The variables that have the same value in all environments."""
-    first, *others = environments
-    common = {}
-    for name, value in first.items():
-        if all(environment.get(name) == value for environment in others):
-            common[name] = value
-    return common
+    if workers == 1 or not names:
+        return [{} for _ in range(workers)]
+    return [{VISIBLE: name} for name in islice(cycle(names), workers)]

@@ -22,6 +22,13 @@ from pathlib import Path
 NUMPY_VARIABLE = "NPY_DISABLE_CPU_FEATURES"
 NUMPY_WITHOUT_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR"
 
+# A waiting thread of OpenMP spins by default. Beside other work it then keeps a core from those it
+# waits for, and a step of training can take a hundred times longer. OpenMP reads this when it is
+# loaded. The names are OpenMP's and libgomp's.
+WAIT_VARIABLE = "OMP_WAIT_POLICY"
+WAIT_ASLEEP = "PASSIVE"
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 # The address at which the processes of `launch` meet. Those of torchrun have their own.
 RENDEZVOUS = "PRUNELAB_RENDEZVOUS"
@@ -47,7 +54,7 @@ def setup_process() -> None:
 
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_at_once)
-    make_numpy_portable()
+    set_load_time_variables()
 
     # A stage that was started by hand may outlive its terminal: that is the user's choice.
     if {"DVC_STAGE", RENDEZVOUS, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
@@ -58,13 +65,24 @@ def setup_process() -> None:
     gc.disable()
 
 
-def make_numpy_portable() -> None:
-    """Let NumPy, once it is imported, compute the same bits on every x86-64 processor.
+def set_load_time_variables() -> None:
+    """Set what libraries read when they are loaded, here and in the processes that this one starts.
 
-    A choice that the user has made stays.
+    NumPy computes the same bits on every x86-64 processor, and threads of OpenMP sleep while they
+    wait. A choice that the user has made stays.
     """
     if os.uname().machine == "x86_64":
         os.environ.setdefault(NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512)
+    if SPIN_VARIABLE not in os.environ:
+        os.environ.setdefault(WAIT_VARIABLE, WAIT_ASLEEP)
+
+
+def sets_load_time_variable(name: str, value: str) -> bool:
+    """Whether `set_load_time_variables` may have given a variable its value."""
+    return (name, value) in {
+        (NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512),
+        (WAIT_VARIABLE, WAIT_ASLEEP),
+    }
 
 
 def start_collections() -> None:

@@ -7,7 +7,7 @@ It runs in a fork of a process that has loaded the packages, if there is one for
 import runpy
 import sys
 
-from prunelab.stages.names import stage_names
+from prunelab.stages.names import STAGES_WITH_TORCH, stage_names
 from prunelab.warm.client import exit_as, run_in_fork
 
 
@@ -20,7 +20,7 @@ def main() -> None:
 
     module = f"prunelab.stages.{sys.argv[1]}"
     arguments = sys.argv[2:]
-    status = run_in_fork(module, arguments)
+    status = run_in_fork(module, arguments, with_companion=sys.argv[1] in STAGES_WITH_TORCH)
     if status is not None:
         exit_as(status)
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+# Those for which it pays to load torch ahead.
+STAGES_WITH_TORCH = ("benchmark", "evaluate", "finetune", "prune", "sensitivity", "train_base")
 NO_STAGES = ("__init__", "__main__", "entry", "names", "task")
 
 

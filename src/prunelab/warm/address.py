@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prunelab.core.lifecycle import NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512
+from prunelab.core.lifecycle import sets_load_time_variable
 
 # A socket to use instead of the default one, or `off`, which makes every stage start by itself.
 ADDRESS_VARIABLE = "PRUNELAB_WARM"
@@ -99,7 +99,7 @@ def _holds(folder: str, package: str) -> bool:
 def _variables() -> dict[str, str]:
     variables = {}
     for name in sorted(os.environ):
-        if (name, os.environ[name]) == (NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512):
+        if sets_load_time_variable(name, os.environ[name]):
             continue  # what stages and the loaded process set themselves
         if name.startswith(LOAD_TIME_PREFIXES) and name not in PASSED_ON:
             variables[name] = os.environ[name]

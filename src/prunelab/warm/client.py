@@ -31,8 +31,12 @@ SIGNALS = (
 )
 
 
-def run_in_fork(module: str, arguments: Sequence[str]) -> int | None:
+def run_in_fork(
+    module: str, arguments: Sequence[str], *, with_companion: bool = False
+) -> int | None:
     """Run a module in a fork of a loaded process, if there is one for this environment.
+
+    With `with_companion`, DVC's first stage starts one for those that follow it.
 
     The fork has this process's arguments, working folder, variables, standard streams and cores. It
     gets the signals that this process gets, and it ends when this process ends.
@@ -44,7 +48,7 @@ def run_in_fork(module: str, arguments: Sequence[str]) -> int | None:
         return None
 
     try:
-        connection = _connect()
+        connection = _connect(with_companion)
         if connection is None:
             return None
         _send_request(connection, module, arguments)
@@ -55,12 +59,11 @@ def run_in_fork(module: str, arguments: Sequence[str]) -> int | None:
     return _wait(connection)
 
 
-def _connect() -> Connection | None:
+def _connect(with_companion: bool) -> Connection | None:
     """A connection to a process that this one may be a fork of."""
     environment = identity()
-    given = os.environ.get(ADDRESS_VARIABLE)
-    address = Path(given) if given else default_socket(environment)
-    if not address.exists():
+    address = _address(environment, with_companion)
+    if address is None or not address.exists():
         return None
 
     endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -79,6 +82,20 @@ def _connect() -> Connection | None:
 
     endpoint.close()
     return None
+
+
+def _address(environment: str, with_companion: bool) -> Path | None:
+    """Where a loaded process may listen."""
+    given = os.environ.get(ADDRESS_VARIABLE)
+    if given:
+        return Path(given)
+
+    address = default_socket(environment)
+    if with_companion and not address.exists():
+        from prunelab.warm.companion import companion  # few stages need it
+
+        return companion()
+    return address
 
 
 def _send_request(connection: Connection, module: str, arguments: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,15 +102,11 @@ def stop() -> list[int]:
 
 
 @contextmanager
-def loaded_process(
-    folder: Path, variables: Mapping[str, str] | None = None
-) -> Iterator[dict[str, str]]:
+def loaded_process(folder: Path) -> Iterator[dict[str, str]]:
     """Keep a loaded process for as long as the body runs.
 
     Args:
         folder: where its log goes.
-        variables: what the stages have in their environment besides this process's variables, as
-            far as libraries read it while they are loaded.
 
     Yields:
         The variables by which stages find it: none if one runs already, or if this system cannot
@@ -119,7 +115,7 @@ def loaded_process(
     owned = None
     if supported() and ADDRESS_VARIABLE not in os.environ:
         with suppress(OSError):  # no folder for the socket, a full disk: stages start by themselves
-            owned = _start_owned(folder, variables or {})
+            owned = _start_owned(folder)
     if owned is None:
         yield {}
         return
@@ -132,11 +128,9 @@ def loaded_process(
         address.unlink(missing_ok=True)
 
 
-def _start_owned(
-    folder: Path, variables: Mapping[str, str]
-) -> tuple[subprocess.Popen[bytes], Path] | None:
+def _start_owned(folder: Path) -> tuple[subprocess.Popen[bytes], Path] | None:
     """Start a process that ends with this one; None if there is one to use already."""
-    if not variables and process_id(default_socket(identity())) is not None:
+    if process_id(default_socket(identity())) is not None:
         return None
 
     # A socket's path is short, so it does not stand in the folder of the project.
@@ -146,7 +140,6 @@ def _start_owned(
     with (folder / "warm.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", SERVER, str(address)],
-            env={**os.environ, **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,

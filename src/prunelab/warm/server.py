@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from prunelab.core.cores import pin
-from prunelab.core.lifecycle import end_with_parent, make_numpy_portable
+from prunelab.core.lifecycle import end_with_parent, set_load_time_variables
 from prunelab.warm.address import PRELOADED, identity
 from prunelab.warm.client import SIGNALS, exit_as
 from prunelab.warm.messages import STREAMS, Connection, is_own
@@ -44,18 +44,18 @@ FLUSH_FAILED = 120  # the exit status of Python if it cannot write what is left 
 class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     """Runs each command that it receives in a fork of itself.
 
-    It goes to the background once it has loaded the packages. It ends after `idle_s` seconds
-    without a command, or on SIGTERM. If `idle_s` is 0, it stays in the foreground and ends when its
-    standard input is closed, that is, when its owner ends.
+    It ends on SIGTERM. With `idle_s`, it also ends after so many seconds without a command;
+    otherwise once `owner` becomes readable: a pipe that its owner closes, or the owner's pidfd.
     """
 
     block_on_close = False  # the processes of connections end with their commands
     max_children = sys.maxsize
     request_queue_size = 128
 
-    def __init__(self, address: str, environment: str, idle_s: float) -> None:
+    def __init__(self, address: str, environment: str, idle_s: float, owner: int = 0) -> None:
         self.environment = environment
         self.idle_s = idle_s
+        self._owner = owner
         self._last_used = time.monotonic()
         self.stopped = False
         self._cores = len(os.sched_getaffinity(0))
@@ -65,8 +65,10 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     def load_packages(self) -> None:
         """Import what stages import, as far as it is installed."""
         configuration = os.environ.get("MPLCONFIGDIR")
-        make_numpy_portable()
+        set_load_time_variables()
         for name in PRELOADED:
+            if self._has_lost_owner():
+                sys.exit()
             with suppress(ImportError):  # a stage that needs it says so itself
                 importlib.import_module(name)
         if "pydantic.main" in sys.modules:
@@ -102,13 +104,17 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
             self.collect_children()
 
     def _is_over(self) -> bool:
+        if self.stopped or self._has_lost_owner():
+            return True
         if self.active_children:
             self._last_used = time.monotonic()
-        if self.idle_s:
-            return self.stopped or time.monotonic() - self._last_used > self.idle_s
+        return bool(self.idle_s) and time.monotonic() - self._last_used > self.idle_s
 
-        readable, _, _ = select.select([0], [], [], 0)
-        return self.stopped or bool(readable)
+    def _has_lost_owner(self) -> bool:
+        if self.idle_s:
+            return False
+        readable, _, _ = select.select([self._owner], [], [], 0)
+        return bool(readable)
 
     def verify_request(self, request: Any, client_address: object) -> bool:
         """Serve nobody but the user."""
@@ -309,10 +315,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="prunelab.warm.server")
     parser.add_argument("socket")
     parser.add_argument("--idle-s", type=float, default=0.0)
+    parser.add_argument("--with-process", type=int, metavar="PID")
     arguments = parser.parse_args()
 
+    owner = sys.stdin.fileno()
+    if arguments.with_process is not None:
+        owner = os.pidfd_open(arguments.with_process)
+
     address = Path(arguments.socket)
-    with WarmServer(str(address), identity(), arguments.idle_s) as server:
+    with WarmServer(str(address), identity(), arguments.idle_s, owner) as server:
         # Stages that come while packages are being loaded wait: loading them too would take longer.
         bound = address.stat().st_ino
         try:

@@ -91,7 +91,7 @@ def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResu
     job_count = jobs or default_jobs(cores, threads, gpus)
     for line in sharing_warnings(job_count, threads, cores=cores, gpus=gpus):
         print_line(line)
-    return reproduce(root, targets, job_count, print_line, threads=threads)
+    return reproduce(root, targets, job_count, print_line)
 
 
 def _check() -> None:

@@ -52,13 +52,11 @@ def reproduce(
     targets: Sequence[str],
     jobs: int,
     print_line: Callable[[str], None],
-    *,
-    threads: int = 1,
 ) -> ReproResult:
     """Bring the targets, or all of dvc.yaml, up to date, as `dvc repro` does.
 
-    Up to `jobs` stages run at a time, of `threads` threads each. They run in forks of a process
-    that has loaded the packages. A failure stops only the stages that depend on it.
+    Up to `jobs` stages run at a time, in forks of a process that has loaded the packages. A failure
+    stops only the stages that depend on it.
 
     Raises:
         InputError: for targets that are not stages, or a pipeline that DVC cannot read.
@@ -74,8 +72,8 @@ def reproduce(
         if len(result.unchanged) == len(pipeline.stages):
             return result
 
-        environments = gpus.worker_environments(jobs, threads)
-        with loaded_process(root / LOGS, gpus.shared(environments)) as variables:
+        environments = gpus.worker_environments(jobs)
+        with loaded_process(root / LOGS) as variables:
             run = _Run(root, pipeline, result, environments, variables)
             run.run_stages(repo)
         return result

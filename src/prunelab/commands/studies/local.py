@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TextIO
 
 from prunelab.commands.common import last_lines
-from prunelab.commands.gpus import shared, worker_environments
+from prunelab.commands.gpus import worker_environments
 from prunelab.commands.studies.jobs import Job, PrintLine, first_job_per_dense, pending_jobs
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
@@ -185,11 +185,10 @@ def run_jobs(
     if not pending:
         return {}
 
-    threads = max(job.params["runtime"]["threads"] for job in pending)
-    environments = worker_environments(at_once, threads)
+    environments = worker_environments(at_once)
     positions = job_positions(pending)
     with (
-        loaded_process(root / FOLDER / "logs", shared(environments)) as variables,
+        loaded_process(root / FOLDER / "logs") as variables,
         ThreadPoolExecutor(at_once) as pool,
     ):
         run = LocalRun(
