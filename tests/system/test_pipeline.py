@@ -19,7 +19,8 @@ from prunelab.stages.code import main as write_code_digests
 from prunelab.stages.names import stage_names
 
 SOURCE = PROJECT / "src"
-COMPUTED = [name for name in STAGES if name != "code"]  # that stage reads no parameters
+# What the others depend on: their code, and the parameters that all cells of the grid share.
+COMPUTED = [name for name in STAGES if name not in ("code", "settings")]
 
 
 def commands(stage: dict) -> list[str]:
@@ -42,6 +43,16 @@ def code_listed(stage: dict) -> list[str]:
     return [dep for dep in stage["deps"] if dep.startswith("data/code/")]
 
 
+def params_listed(stage: dict) -> set[str]:
+    """The parameters on which a stage depends, by itself or through a file of stage `settings`."""
+    listed = set(stage.get("params", []))
+    for entry in STAGES["settings"]["cmd"].split():
+        name, is_entry, keys = entry.partition("=")
+        if is_entry and f"data/settings/{name}.json" in stage["deps"]:
+            listed.update(keys.split(","))
+    return listed
+
+
 @pytest.fixture(scope="module")
 def digests(tmp_path_factory) -> dict[str, dict[str, str]]:
     """What stage `code` writes for the code as it is: digests of files by stage."""
@@ -50,7 +61,7 @@ def digests(tmp_path_factory) -> dict[str, dict[str, str]]:
     return {file.stem: json.loads(file.read_text()) for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("name", [*COMPUTED, "settings"])
 def test_stages_depend_on_the_code_that_they_run(name):
     modules = [module.rpartition(".")[2] for module in modules_run(STAGES[name])]
 
@@ -153,7 +164,7 @@ def test_listed_params_are_those_that_a_stage_reads(name):
     changes.
     """
     used = set().union(*(params_read(file_of(module)) for module in modules_run(STAGES[name])))
-    listed = set(STAGES[name]["params"])
+    listed = params_listed(STAGES[name])
 
     assert used
     for key in used:
@@ -164,6 +175,23 @@ def test_listed_params_are_those_that_a_stage_reads(name):
         assert any(key == entry or key.startswith(f"{entry}.") for key in used), (
             f"{entry} is listed but not read"
         )
+
+
+@pytest.mark.parametrize("name", ["prune", "finetune", "evaluate"])
+def test_a_cell_of_the_grid_depends_on_the_parameters_of_the_focus(name):
+    of_the_focus = params_listed(STAGES[f"{name}_focus"])
+    drawn_with = {"dataset", "model", "method", "ratio"}  # the focus's pictures name them
+
+    assert params_listed(STAGES[name]) == of_the_focus - drawn_with
+
+
+def test_settings_watches_the_parameters_that_it_writes_and_no_others():
+    cells = [STAGES[name] for name in ("prune", "finetune", "evaluate")]
+    written = set().union(*map(params_listed, cells))
+    watched = set(STAGES["settings"]["params"])
+
+    assert {key for key in written if key.partition(".")[0] in watched} == written
+    assert watched <= written
 
 
 def test_every_stage_runs_its_own_checkout():

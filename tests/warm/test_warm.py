@@ -611,9 +611,7 @@ def sockets() -> list[Path]:
 def test_stages_of_one_dvc_share_a_loaded_process_that_ends_with_it(dvc_folder):
     stage = f"{sys.executable} stand_in.py loaded_by"
     listed = f"ls {address.socket_folder()}"
-    first, after_first, second, after_second = run_by_dvc(
-        dvc_folder, stage, listed, stage, listed
-    )
+    first, after_first, second, after_second = run_by_dvc(dvc_folder, stage, listed, stage, listed)
 
     assert first.split()[1] == second.split()[1] == "True"
     assert after_first == after_second
