@@ -18,10 +18,11 @@ is printed below the table. What pruning itself computes counts as overhead.
 The cold start of a stage is what its command takes by itself in a study of one seed and one cell
 with one epoch of 300 examples.
 
-With --busy every stage runs by itself, cold, with the epochs of the study and three seeds: first
-alone, then while two other studies train their dense networks, three seeds side by side each. On
-two cores the fair share of a stage that computes on one core is then 2.5, and of one that computes
-on two it is 3.
+With --busy every stage runs by itself, cold, with three seeds: first alone, then while two other
+studies train their dense networks, three seeds side by side each. On two cores the fair share of a
+stage that computes on one core is then 2.5, and of one that computes on two it is 3. A stage that
+takes ten times as long as alone is ended. All take five minutes on two idle cores; --stages names
+those to measure.
 
 Memory is the proportional set size of a command and of all that it starts: a page that several
 processes share counts once. It is sampled over a study of all stages, but of fewer cells and
@@ -63,6 +64,7 @@ GRACE_S = 20.0  # for a command that was interrupted to end its own processes
 OTHER_TRAININGS = 2
 SETTLE_S = 10.0  # until the other trainings take their steps
 MAX_RATIO_BUSY = 3.5
+MAX_SLOWDOWN = 10  # beside trainings; a stage that takes longer is ended
 
 FEW_MEASUREMENTS = {
     "benchmark.batch_sizes": [1],
@@ -91,6 +93,8 @@ SMALLEST = FEW_MEASUREMENTS | {
     "finetune.epochs": 1,
     "data.test_fraction": 0.8,
 }
+# What --busy measures: long enough that the start of a stage is not all of it.
+ONE_CELL = {"grid.methods": ["l1_channel"], "grid.ratios": [0.5], "train.epochs": 10}
 
 
 def clone(folder: Path) -> Path:
@@ -235,6 +239,18 @@ class Laboratory:
             found.append(time.perf_counter() - start)
         return median(found)
 
+    def seconds_within(self, limit_s: float, command: str, folder: Path) -> float | None:
+        """Wall seconds of a command; None if it takes longer than a limit and has to be ended."""
+        start = time.perf_counter()
+        process = self.start(command, folder)
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            end_groups([process])
+            return None
+        self.wait([process])
+        return time.perf_counter() - start
+
     def import_torch(self, times: int = 2) -> None:
         """Measure what all multiples are of, once more."""
         for _ in range(times):
@@ -242,15 +258,7 @@ class Laboratory:
 
     def stop(self) -> None:
         """End the loaded process and whatever still runs."""
-        unfinished = [process for process in self.running if process.poll() is None]
-        for process in unfinished:
-            _signal_group(process, signal.SIGTERM)
-        for process in unfinished:
-            deadline = time.monotonic() + GRACE_S
-            while _signal_group(process, 0) and time.monotonic() < deadline:
-                process.poll()  # or it would stay in its group
-                time.sleep(POLL_INTERVAL_S)
-            _signal_group(process, signal.SIGKILL)
+        end_groups([process for process in self.running if process.poll() is None])
 
         # A loaded process is in no group of ours. Its socket is in the folder.
         for process in psutil.process_iter(["cmdline", "uids"]):
@@ -258,6 +266,18 @@ class Laboratory:
             if mine and str(self.base) in " ".join(process.info["cmdline"] or []):
                 with suppress(psutil.Error):
                     process.terminate()
+
+
+def end_groups(processes: Sequence[subprocess.Popen]) -> None:
+    """End commands and what they started: in peace, or by force after `GRACE_S`."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    for process in processes:
+        deadline = time.monotonic() + GRACE_S
+        while _signal_group(process, 0) and time.monotonic() < deadline:
+            process.poll()  # or it would stay in its group
+            time.sleep(POLL_INTERVAL_S)
+        _signal_group(process, signal.SIGKILL)
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> bool:
@@ -338,13 +358,18 @@ def command_name(command: str) -> str:
     return words[words.index("prunelab.stages") + 1]
 
 
-def cold_starts(lab: Laboratory, folder: Path, repeated: int = 3) -> dict[str, float]:
-    """Seconds of the smallest command of every kind of stage, and the median for the longest."""
-    commands = {}
+def first_commands(folder: Path) -> dict[str, str]:
+    """The first command of every kind of stage that has run, by its name."""
+    commands: dict[str, str] = {}
     for stage_lines in stage_commands(folder).values():
         for command in stage_lines:
             commands.setdefault(command_name(command), command)
+    return commands
 
+
+def cold_starts(lab: Laboratory, folder: Path, repeated: int = 3) -> dict[str, float]:
+    """Seconds of the smallest command of every kind of stage, and the median for the longest."""
+    commands = first_commands(folder)
     seconds = {name: lab.seconds(command, folder) for name, command in commands.items()}
     lab.import_torch()
     for name in sorted(seconds, key=seconds.get)[-repeated:]:
@@ -417,7 +442,8 @@ def experiments(lab: Laboratory, folder: Path) -> list[Row]:
     lab.wait([lab.start("git add --all && git commit --quiet --message Results", folder)])
 
     command = "dvc exp run -S ratio=0.8"
-    cold = lab.seconds(command, folder)
+    # As a user types it: no loaded process runs, and its first stage starts one.
+    cold = lab.seconds(command, folder, warm=True)
     # Back to the study, without the memory of runs, which would make the next one a copy of files.
     back = "git checkout --quiet . && dvc checkout --quiet && rm -r .dvc/cache/runs"
     lab.wait([lab.start(back, folder)])
@@ -467,44 +493,55 @@ def memory_of_two(lab: Laboratory, short: Path) -> tuple[Row, list[str]]:
     return Row(what, limit=1.3, figure=together.peak / peak), lines
 
 
-def beside_trainings(lab: Laboratory) -> None:
-    """Measure every stage alone and beside two trainings, and print the ratios."""
-    say("a study of one cell, with the epochs of the shipped one")
-    one_cell = {"grid.methods": ["l1_channel"], "grid.ratios": [0.5]}
-    study = lab.study("study", FEW_MEASUREMENTS | one_cell)
+def beside_trainings(lab: Laboratory, chosen: Sequence[str]) -> None:
+    """Measure the chosen stages, or all, alone and beside two trainings; print the ratios."""
+    say("a study of one cell")
+    study = lab.study("study", FEW_MEASUREMENTS | ONE_CELL)
     lab.wait([lab.start("prunelab repro", study, warm=True)])
 
-    commands = {}
-    for stage_lines in stage_commands(study).values():
-        for command in stage_lines:
-            commands.setdefault(command_name(command), command)
+    commands = first_commands(study)
+    unknown = [name for name in chosen if name not in commands]
+    if unknown:
+        sys.exit(f"no stage {', '.join(unknown)}; valid names: {', '.join(commands)}")
+    measured = {name: commands[name] for name in chosen or commands}
 
-    say("every stage alone")
-    alone = {name: lab.seconds(command, study) for name, command in commands.items()}
+    alone = {}
+    for name, command in measured.items():
+        say(f"{name} alone")
+        alone[name] = lab.seconds(command, study)
 
-    say("every stage beside two trainings")
+    trainings = start_trainings(lab, commands)
+    print("| stage | alone, s | beside two trainings, s | ratio | goal | |")
+    print("|:--|--:|--:|--:|--:|:--|", flush=True)
+    for name, command in measured.items():
+        say(f"{name} beside two trainings")
+        seconds = lab.seconds_within(MAX_SLOWDOWN * alone[name], command, study)
+        if any(training.poll() is not None for training in trainings):
+            sys.exit(f"a training beside ended by itself: {trainings[0].log.read_text()[-2000:]}")
+        print(busy_line(name, alone[name], seconds), flush=True)
+
+
+def start_trainings(lab: Laboratory, commands: Mapping[str, str]) -> list[subprocess.Popen]:
+    """Start two trainings that do not end by themselves, and wait until they take their steps."""
+    say("two trainings start")
     trainings = []
     for number in range(OTHER_TRAININGS):
         other = lab.study(f"other{number}", {"train.epochs": 100_000})
         lab.wait([lab.start(commands["prepare"], other)])
         trainings.append(lab.start(commands["train_base"], other))
     time.sleep(SETTLE_S)
+    return trainings
 
-    beside = {}
-    for name, command in commands.items():
-        beside[name] = lab.seconds(command, study)
-        if any(training.poll() is not None for training in trainings):
-            sys.exit(f"a training beside ended by itself: {trainings[0].log.read_text()[-2000:]}")
 
-    ratios = {name: beside[name] / alone[name] for name in commands}
-    print("| stage | alone, s | beside two trainings, s | ratio | goal | |")
-    print("|:--|--:|--:|--:|--:|:--|")
-    for name, ratio in sorted(ratios.items(), key=lambda item: -item[1]):
-        verdict = "met" if ratio <= MAX_RATIO_BUSY else "not met"
-        print(
-            f"| {name} | {alone[name]:.2f} | {beside[name]:.2f} | {ratio:.2f} "
-            f"| ≤ {MAX_RATIO_BUSY} | {verdict} |"
-        )
+def busy_line(name: str, alone: float, beside: float | None) -> str:
+    """A line of the table; `beside` is None for a stage that had to be ended."""
+    if beside is None:
+        limit = MAX_SLOWDOWN * alone
+        took, ratio, verdict = f"over {limit:.0f}", f"over {MAX_SLOWDOWN}", "not met"
+    else:
+        took, ratio = f"{beside:.2f}", f"{beside / alone:.2f}"
+        verdict = "met" if beside <= MAX_RATIO_BUSY * alone else "not met"
+    return f"| {name} | {alone:.2f} | {took} | {ratio} | ≤ {MAX_RATIO_BUSY} | {verdict} |"
 
 
 def measure(lab: Laboratory, *, quick: bool) -> None:
@@ -568,10 +605,15 @@ def main() -> None:
     parser.add_argument(
         "--busy", action="store_true", help="measure every stage beside two trainings instead"
     )
+    parser.add_argument(
+        "--stages", nargs="+", default=[], metavar="STAGE", help="with --busy: these alone"
+    )
     arguments = parser.parse_args()
+    if arguments.stages and not arguments.busy:
+        parser.error("--stages goes with --busy")
     with laboratory() as lab:
         if arguments.busy:
-            beside_trainings(lab)
+            beside_trainings(lab, arguments.stages)
         else:
             measure(lab, quick=arguments.quick)
 

@@ -1,6 +1,8 @@
 """Latency on a made-up clock, so that no test depends on the speed of the machine."""
 
 import math
+from collections import Counter
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -8,7 +10,14 @@ import torch
 from helpers.networks import DIGITS_SHAPE
 
 from prunelab.benchmarking.backends import eager
-from prunelab.benchmarking.latency import by_clock, speedup_of, summary, time_interleaved, timer
+from prunelab.benchmarking.latency import (
+    by_clock,
+    doubt,
+    speedup_of,
+    summary,
+    time_interleaved,
+    timer,
+)
 from prunelab.models.networks import build
 
 
@@ -50,20 +59,53 @@ def measure(machine: Machine, slow, fast, rounds: int = 10):
     )
 
 
-def test_every_call_is_timed_and_rounds_take_equally_long():
+def test_all_calls_of_a_turn_but_the_first_are_timed_and_turns_take_equally_long():
     seconds = measure(Machine(), constant(0.02), constant(0.01))
 
-    assert seconds["slow"].shape == (10, 10)
-    assert seconds["fast"].shape == (10, 20)
+    assert seconds["slow"].shape == (10, 9)  # and one more, which is not timed
+    assert seconds["fast"].shape == (10, 19)
     assert seconds["slow"] == pytest.approx(0.02)
 
 
-def test_runnables_take_turns_in_alternating_order():
+def test_all_runnables_have_a_turn_in_every_round_and_follow_each_other_equally_often():
     machine = Machine()
+    names = ["a", "b", "c", "d"]
+    runnables = {name: machine.runnable(name, constant(0.1)) for name in names}
+    time_interleaved(
+        runnables, by_clock(machine.now), rounds=2000, round_s=0.2, warm_up_s=0.1
+    )  # two calls a turn: one that is timed, and one before it that is not
 
-    measure(machine, constant(0.2), constant(0.2), rounds=4)
+    turns = machine.order[-2 * 2000 * len(names) :]
+    assert turns[::2] == turns[1::2]
+    rounds = [turns[start : start + 8 : 2] for start in range(0, len(turns), 8)]
+    assert all(sorted(each) == names for each in rounds)
 
-    assert machine.order[-8:] == ["slow", "fast", "fast", "slow", "slow", "fast", "fast", "slow"]
+    followers = Counter(pairwise(turns[::2]))
+    for first, second in product(names, names):
+        share = 1 / 16 if first == second else 1 / 4 + 1 / 16
+        assert followers[first, second] == pytest.approx(2000 * share, rel=0.25)
+
+
+def test_equal_runnables_are_equally_fast_where_following_oneself_is_fast():
+    machine = Machine()
+    last = []
+
+    def runnable(name: str):
+        def call() -> None:
+            machine.time += 0.05 if last == [name] else 0.1
+            last[:] = [name]
+
+        return call
+
+    seconds = time_interleaved(
+        {name: runnable(name) for name in "abcd"},
+        by_clock(machine.now),
+        **{"rounds": 20, "round_s": 0.1, "warm_up_s": 0.1},
+    )
+
+    for name in "bcd":
+        speedup = speedup_of(seconds["a"], seconds[name])
+        assert (speedup.low, speedup.high) == pytest.approx((1, 1))
 
 
 def test_speedup_is_exact_without_noise():
@@ -124,6 +166,30 @@ def test_rounds_that_other_work_disturbed_change_neither_speedup_nor_interval_mu
     assert disturbed.value == pytest.approx(quiet.value, rel=0.02)
     assert disturbed.high / disturbed.low < (quiet.high / quiet.low) ** 2
     assert disturbed.low < 2 < disturbed.high
+
+
+STEADY = np.full((8, 4), 0.01)
+# Most calls of one of the two wait for other work, in all rounds alike.
+STARVED = STEADY * np.array([1, 3, 3, 3])
+UNCERTAIN = STEADY * np.exp(np.linspace(-0.5, 0.5, 8))[:, None]
+
+
+@pytest.mark.parametrize(
+    ("fast", "reason"),
+    [
+        (STEADY / 2, None),
+        (STARVED, "the median call of b took 3.0 times as long as its fastest"),
+        (UNCERTAIN, "its interval is"),
+    ],
+    ids=["steady", "starved", "uncertain"],
+)
+def test_calls_that_support_no_ratio_are_told_from_those_that_do(fast, reason):
+    speedup = speedup_of(STEADY, fast)
+    found = doubt({"a": STEADY, "b": fast}, speedup)
+
+    assert (found or "").startswith(reason or "")
+    assert bool(found) == bool(reason)
+    assert ("x (" in str(speedup.row(found)["told"])) == (reason is None)
 
 
 def test_percentiles_and_throughput_are_of_all_calls():

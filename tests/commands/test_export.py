@@ -332,7 +332,7 @@ def test_a_ratio_of_steady_calls_is_printed_with_its_interval():
     [
         (1.6 * STEADY, ["python 97%"], "the machine was busy with python 97%"),
         (starved(0.6), [], "the median call of torch took 250.0 times as long as its fastest"),
-        (STEADY * np.linspace(1, 2.9, 10)[:, None], [], "more --rounds may narrow"),
+        (STEADY * np.linspace(1, 2.9, 10)[:, None], [], "more rounds may narrow"),
     ],
     ids=["busy", "starved", "uncertain"],
 )

@@ -32,7 +32,6 @@ from prunelab.commands.sweep.ray.driver import connected
 from prunelab.commands.sweep.ray.driver import sweep_spec as describe_sweep
 from prunelab.commands.sweep.ray.remotes import FOLDER_IN_GIT, check_remotes, fetch_experiments
 from prunelab.config.params import read_params
-from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.models.networks import build
 from prunelab.project.experiments import experiment_name
@@ -164,25 +163,17 @@ def test_gpus_are_those_that_the_environment_allows(visible, expected, monkeypat
 def test_workers_share_the_allowed_gpus_evenly(visible, expected, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    gpus = [variables.get("CUDA_VISIBLE_DEVICES") for variables in worker_environments(5, 1)]
+    gpus = [variables.get("CUDA_VISIBLE_DEVICES") for variables in worker_environments(5)]
 
     assert len(gpus) == 5
     assert set(gpus) == set(expected or [None])
     assert max(map(gpus.count, gpus)) - min(map(gpus.count, gpus)) <= 1
 
 
-def test_more_threads_than_cores_sleep_while_they_wait():
-    cores = len(available_cores())
-    crowded = worker_environments(2, threads=cores)
+def test_a_worker_alone_has_all_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
 
-    assert worker_environments(1, threads=2 * cores) == [{}]  # it has all cores and GPUs
-    assert all(variables["OMP_WAIT_POLICY"] == "PASSIVE" for variables in crowded)
-
-
-def test_threads_that_have_a_core_each_do_not_sleep():
-    cores = len(available_cores())
-
-    assert all("OMP_WAIT_POLICY" not in entry for entry in worker_environments(cores, threads=1))
+    assert worker_environments(1) == [{}]
 
 
 # --- what machines share ---
@@ -422,7 +413,7 @@ def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):
         slots=2,
         print_line=print,
         work=work,
-        gpu_environments=gpu_queue(worker_environments(2, 1)),
+        gpu_environments=gpu_queue(worker_environments(2)),
     )
     params = read_params(SHIPPED)
     jobs = [Job(name, name, params, {}, "x") for name in "ab"]

@@ -1,10 +1,12 @@
-"""The process of a stage: when it collects garbage."""
+"""The process of a stage: when it collects garbage, and how its threads wait."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 
+import pytest
 from helpers.params import PROJECT
 
 SHOW_HELP = """
@@ -38,3 +40,42 @@ def test_a_stage_collects_garbage_but_not_among_its_imports():
 
 def test_a_command_collects_garbage_among_everything():
     assert collections_of("prunelab") == (True, 0)
+
+
+USES_TORCH = "from prunelab.commands.common import prepare_process; prepare_process(); import torch"
+STARTS = {
+    "a stage typed by hand": ["-m", "prunelab.stages", "evaluate", "--help"],
+    "its module": ["-m", "prunelab.stages.prune", "--help"],
+    "a command": ["-c", USES_TORCH],
+}
+
+
+def wait_policy(command: list[str], **chosen: str) -> str:
+    """How threads of OpenMP wait in a process, as OpenMP itself says once torch has loaded it."""
+    variables = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "PRUNELAB_WARM": "off"}
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        variables.pop(name, None)
+    process = subprocess.run(
+        [sys.executable, *command],
+        env=variables | {"OMP_DISPLAY_ENV": "verbose"} | chosen,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", process.stderr))
+    if not shown:
+        pytest.skip("this OpenMP is not GNU's")
+    return f"{shown['OMP_WAIT_POLICY']} {shown['GOMP_SPINCOUNT']}"
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_waiting_threads_sleep_in_every_process_that_computes(start):
+    assert wait_policy(STARTS[start]) == "PASSIVE 0"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, "PASSIVE 1000")],
+)
+def test_another_choice_of_how_to_wait_stays(chosen, expected):
+    assert wait_policy(STARTS["a command"], **chosen).startswith(expected)

@@ -283,7 +283,7 @@ def test_stage_on_a_full_disk_fails_in_one_line_and_the_rerun_succeeds(
 
     assert failed.returncode == 1, failed.stderr
 
-    (line,) = [line for line in failed.stderr.splitlines() if "this machine is busy" not in line]
+    (line,) = [line for line in failed.stderr.splitlines() if "this machine was busy" not in line]
 
     assert place in line
     assert cause in line or "GB are free" in line  # which prepare sees beforehand

@@ -266,6 +266,20 @@ def test_arguments_and_variables_may_be_any_bytes(folder, loaded):
     assert json.loads(process.stdout) == [os.fsencode(long).hex(), b"\xfd=".hex()]
 
 
+def test_waiting_threads_sleep_in_forks(folder, monkeypatch, tmp_path):
+    monkeypatch.delenv(WAIT_VARIABLE, raising=False)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "true")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    with loaded_stages(tmp_path) as variables:
+        assert run_warm(folder, variables, "platform").returncode == 0  # it is loaded now
+
+    shown = (tmp_path / "warm.log").read_text()
+    if "OPENMP DISPLAY" not in shown:
+        pytest.skip("OpenMP shows nothing")
+    assert f"{WAIT_VARIABLE} = '{WAIT_ASLEEP}'" in shown
+
+
 def test_forks_do_not_share_random_numbers(folder, loaded):
     code = (
         "import numpy, random, torch\n"

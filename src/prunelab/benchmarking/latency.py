@@ -1,6 +1,7 @@
 """Latency: networks take turns in one process, so that a slow machine slows all of them alike."""
 
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ Timer = Callable[[Runnable], float]  # seconds of one call, until the device is 
 # The percentiles, each with the number of calls from which on it is meaningful.
 MIN_CALLS = {50: 1, 95: 20, 99: 1000}
 MIN_WARM_UP_CALLS = 3
+
+MAX_SPREAD = 2.0  # of a program whose calls are steady: its median call divided by its fastest
+MAX_WIDTH = 1.5  # of an interval that says something: its upper end divided by its lower
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,19 @@ class Speedup:
         """Whether the interval excludes 1. Only then is one of the two faster."""
         return not self.low <= 1 <= self.high
 
-    def row(self) -> dict[str, float | str]:
-        """The columns of a row of metrics/speed/benchmark.json."""
+    def row(self, doubt: str | None = None) -> dict[str, float | str]:
+        """The columns of a row of metrics/speed/benchmark.json.
+
+        With a `doubt`, what is told of them is that alone.
+        """
+        told = self.describe()
+        if doubt:
+            told = f"no ratio, because {doubt}"
         return {
             "faster": self.value,
             "faster_low": self.low,
             "faster_high": self.high,
-            "told": self.describe(),
+            "told": told,
         }
 
     def describe(self) -> str:
@@ -89,20 +99,24 @@ def time_interleaved(
     """Time several runnables in turn; returns the seconds of every call, float64 [rounds, calls].
 
     Every runnable first warms up for `warm_up_s`. Then each of the `rounds` calls all of them, each
-    for about `round_s`. Every second round has the reverse order, so that a drift of the machine's
-    speed favours none.
+    for about `round_s`, in another order every time. In every turn, the first call is not timed:
+    how long it takes depends on whose turn was before. In an order that is only reversed, the first
+    and the last runnable follow themselves, and of equal ones these two would be some per cent
+    faster than the others.
     """
     calls = {}
     for name, call in runnables.items():
         shortest = _warm_up(call, timer, warm_up_s)
-        calls[name] = max(1, round(round_s / shortest))
+        calls[name] = max(1, round(round_s / shortest) - 1)
 
     seconds = {name: np.empty((rounds, count)) for name, count in calls.items()}
     order = list(runnables)
+    chance = random.Random(0)  # noqa: S311 (no secret)
     for index in range(rounds):
+        chance.shuffle(order)
         for name in order:
+            timer(runnables[name])
             seconds[name][index] = [timer(runnables[name]) for _ in range(calls[name])]
-        order.reverse()
 
     return seconds
 
@@ -132,6 +146,27 @@ def speedup_of(slow: np.ndarray, fast: np.ndarray) -> Speedup:
 
     value, low, high = np.exp([mean, mean - half, mean + half])
     return Speedup(float(value), float(low), float(high))
+
+
+def doubt(seconds: Mapping[str, np.ndarray], speedup: Speedup) -> str | None:
+    """Why the calls of two runnables support no ratio; None if they do.
+
+    On a busy machine one of two may wait for the other work far longer than the other one, in every
+    round. The interval over the rounds does not show that, but the calls themselves do.
+
+    Args:
+        seconds: the calls of both, [rounds, calls], by name.
+        speedup: what `speedup_of` makes of them.
+    """
+    for name, calls in seconds.items():
+        spread = float(np.median(calls) / calls.min())
+        if spread > MAX_SPREAD:
+            return f"the median call of {name} took {spread:.1f} times as long as its fastest"
+
+    if speedup.high > MAX_WIDTH * speedup.low:
+        interval = f"{speedup.low:.2f} to {speedup.high:.2f}"
+        return f"its interval is {interval}, which more rounds may narrow"
+    return None
 
 
 def summary(seconds: np.ndarray, batch_size: int) -> dict[str, float]:

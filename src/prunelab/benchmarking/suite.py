@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from prunelab.benchmarking import energy, memory
 from prunelab.benchmarking.backends import BACKENDS, REMARKS, Runnable, inputs_like, precision
-from prunelab.benchmarking.latency import quantiles, speedup_of, summary, time_interleaved, timer
+from prunelab.benchmarking.latency import (
+    doubt,
+    quantiles,
+    speedup_of,
+    summary,
+    time_interleaved,
+    timer,
+)
 from prunelab.benchmarking.operators import operators
 from prunelab.core.registry import pick
 from prunelab.runtime.device import Execution
@@ -74,7 +81,9 @@ class Benchmark:
             if backend in REMARKS:
                 row |= REMARKS[backend](self.models[name])
             if name != self.dense:
-                row |= speedup_of(call_seconds[self.dense], taken).row()
+                dense = call_seconds[self.dense]
+                speedup = speedup_of(dense, taken)
+                row |= speedup.row(doubt({self.dense or "dense": dense, name: taken}, speedup))
             rows.append(row)
 
         return rows

@@ -36,9 +36,6 @@ def main(dense: Path, grid: Path, out: Path) -> None:
     benchmark = _load_benchmark(files, execution)
 
     load = machine_load()
-    if load["busy"]:
-        busy = ", ".join(load["busy"])
-        print(f"this machine is busy, so times are less certain: {busy}", file=sys.stderr)
 
     # Memory comes first, as a process can be forked only before a progress bar starts a thread.
     batch_sizes = params.benchmark.batch_sizes
@@ -53,6 +50,11 @@ def main(dense: Path, grid: Path, out: Path) -> None:
         "energy": benchmark.energy(max(batch_sizes)),
         "operators": benchmark.operators(batch_sizes),
     }
+
+    load["busy"] = load["busy"] or machine_load()["busy"]
+    if load["busy"]:
+        busy = ", ".join(load["busy"])
+        print(f"this machine was busy, so times are less certain: {busy}", file=sys.stderr)
 
     write_json(out / "benchmark.json", record)
     table = speed_table(record, f"{params.model} on {params.dataset}: measured speed")
