@@ -95,7 +95,6 @@ import os, subprocess, sys
 for command in sys.argv[1:]:
     subprocess.run(["/bin/sh", "-c", f"{command}; exit $?"], env={**os.environ, "DVC_STAGE": "a"})
 """
-COMPANION = STAND_IN.replace("[2:])", "[2:], with_companion=True)")
 
 
 @pytest.fixture(scope="module")
@@ -526,6 +525,32 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
         connection.sendall(answer)
 
 
+def test_only_a_stage_that_needs_torch_waits_until_it_is_loaded(folder, tmp_path):
+    hurried = STAND_IN.replace("[2:])", "[2:], needs_torch=False)")
+    (folder / "hurried.py").write_text(hurried)
+    with control.loaded_process(tmp_path) as variables:
+        listening = Path(variables[address.ADDRESS_VARIABLE])
+        while not listening.exists():
+            time.sleep(0.01)
+        number = control.process_id(listening)
+        assert number is not None
+        psutil.Process(number).suspend()  # as if loading took for ever
+        process = subprocess.run(
+            [sys.executable, "hurried.py", "probe"],
+            cwd=folder,
+            env=variables_for(folder, variables),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.stderr == "cold\n"
+
+        psutil.Process(number).resume()
+        warm = run_warm(folder, variables, "probe", input="")
+        assert json.loads(warm.stdout)[1]
+        assert "Traceback" not in (tmp_path / "warm.log").read_text()
+
+
 def test_no_stage_waits_for_a_server_that_has_ended_while_others_run(folder, tmp_path):
     with control.loaded_process(tmp_path) as variables, Sleeping(folder, variables) as running:
         path = Path(variables[address.ADDRESS_VARIABLE])
@@ -597,7 +622,6 @@ def dvc_folder(folder, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.delenv(address.ADDRESS_VARIABLE, raising=False)
     (folder / "dvc").write_text(DVC)
-    (folder / "stand_in.py").write_text(COMPANION)
     (folder / "loaded_by.py").write_text(
         "import os, sys\nprint(os.getppid(), 'torch' in sys.modules, os.getpgrp())"
     )

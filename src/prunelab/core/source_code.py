@@ -74,6 +74,7 @@ def _imported_files(
     return files
 
 
+@cache
 def _file(path: Path) -> Path | None:
     """The file of a module, given as a path without suffix, if there is one."""
     for file in (path.with_suffix(".py"), path / "__init__.py"):
@@ -105,10 +106,16 @@ class _Import:
 
 
 @cache
+def _nodes(text: str) -> tuple[ast.AST, ...]:
+    """All nodes of the syntax tree of a text, the whole module first."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+@cache
 def _imports(file: Path) -> tuple[_Import, ...]:
     """What a file imports or refers to."""
     imports = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in _nodes(file.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             imports += [_Import(alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -137,6 +144,8 @@ def _digest(file: Path) -> str:
 
 def forget_files() -> None:
     """Read files again next time, even if they were read before."""
+    _file.cache_clear()
+    _nodes.cache_clear()
     _imports.cache_clear()
     _digest.cache_clear()
 
@@ -153,9 +162,9 @@ def code_text(text: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
 
-    tree = ast.parse(text)
-    kept = _lines_of_strings(tree)
-    for docstring in _docstrings(tree):
+    nodes = _nodes(text)
+    kept = _lines_of_strings(nodes)
+    for docstring in _docstrings(nodes):
         rows = range(docstring.lineno - 1, docstring.end_lineno or docstring.lineno)
         # A docstring on the line of its `def` stays: the line holds code as well.
         if lines[rows[0]].lstrip().startswith(('"', "'", 'r"', "r'")):
@@ -172,10 +181,10 @@ def code_text(text: str) -> str:
     return "\n".join(code)
 
 
-def _lines_of_strings(tree: ast.Module) -> set[int]:
+def _lines_of_strings(nodes: Iterable[ast.AST]) -> set[int]:
     """The lines, counted from 0, of strings that take more than one."""
     rows: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Constant | ast.JoinedStr):
             continue
         end = node.end_lineno or node.lineno
@@ -184,8 +193,8 @@ def _lines_of_strings(tree: ast.Module) -> set[int]:
     return rows
 
 
-def _docstrings(tree: ast.Module) -> Iterator[ast.Expr]:
-    for node in ast.walk(tree):
+def _docstrings(nodes: Iterable[ast.AST]) -> Iterator[ast.Expr]:
+    for node in nodes:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if ast.get_docstring(node, clean=False) is not None:

@@ -20,7 +20,7 @@ def main() -> None:
 
     module = f"prunelab.stages.{sys.argv[1]}"
     arguments = sys.argv[2:]
-    status = run_in_fork(module, arguments, with_companion=sys.argv[1] in STAGES_WITH_TORCH)
+    status = run_in_fork(module, arguments, needs_torch=sys.argv[1] in STAGES_WITH_TORCH)
     if status is not None:
         exit_as(status)
 

@@ -39,6 +39,8 @@ def stage_digests(stage: str) -> dict[str, str]:
         table = plugins.TABLES[registration.kind].module.replace(".", "/")
         if f"{table}.py" in digests or f"{table}/__init__.py" in digests:
             modules.append(registration.module)
+    if modules == [module]:
+        return digests
     return code_digests(modules, roots, UNTRACKED, plugins.VOCABULARY)
 
 

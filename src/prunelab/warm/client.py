@@ -15,6 +15,7 @@ from prunelab.warm.messages import STREAMS, Connection, is_own
 
 # A process that is still loading packages answers as soon as it has them.
 GREETING_TIMEOUT_S = 120.0
+HURRIED_TIMEOUT_S = 0.2  # for a stage that needs none of them
 CORES_INTERVAL_S = 0.5
 LOST = "the loaded process in which this stage ran has ended; run the same command again"
 
@@ -31,12 +32,11 @@ SIGNALS = (
 )
 
 
-def run_in_fork(
-    module: str, arguments: Sequence[str], *, with_companion: bool = False
-) -> int | None:
+def run_in_fork(module: str, arguments: Sequence[str], *, needs_torch: bool = True) -> int | None:
     """Run a module in a fork of a loaded process, if there is one for this environment.
 
-    With `with_companion`, DVC's first stage starts one for those that follow it.
+    A module that needs torch waits for a process that is still loading it, and DVC's first stage
+    starts one for those that follow it. Another one had better run by itself then.
 
     The fork has this process's arguments, working folder, variables, standard streams and cores. It
     gets the signals that this process gets, and it ends when this process ends.
@@ -48,7 +48,7 @@ def run_in_fork(
         return None
 
     try:
-        connection = _connect(with_companion)
+        connection = _connect(needs_torch)
         if connection is None:
             return None
         _send_request(connection, module, arguments)
@@ -59,16 +59,16 @@ def run_in_fork(
     return _wait(connection)
 
 
-def _connect(with_companion: bool) -> Connection | None:
+def _connect(needs_torch: bool) -> Connection | None:
     """A connection to a process that this one may be a fork of."""
     environment = identity()
-    address = _address(environment, with_companion)
+    address = _address(environment, needs_torch)
     if address is None or not address.exists():
         return None
 
     endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        endpoint.settimeout(GREETING_TIMEOUT_S)
+        endpoint.settimeout(GREETING_TIMEOUT_S if needs_torch else HURRIED_TIMEOUT_S)
         endpoint.connect(str(address))
         if is_own(endpoint):
             connection = Connection(endpoint)
@@ -84,14 +84,14 @@ def _connect(with_companion: bool) -> Connection | None:
     return None
 
 
-def _address(environment: str, with_companion: bool) -> Path | None:
+def _address(environment: str, needs_torch: bool) -> Path | None:
     """Where a loaded process may listen."""
     given = os.environ.get(ADDRESS_VARIABLE)
     if given:
         return Path(given)
 
     address = default_socket(environment)
-    if with_companion and not address.exists():
+    if needs_torch and not address.exists():
         from prunelab.warm.companion import companion  # few stages need it
 
         return companion()

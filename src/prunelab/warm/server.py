@@ -132,9 +132,12 @@ class _Conversation(socketserver.BaseRequestHandler):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         connection = Connection(self.request)
-        connection.send({"environment": self.server.environment})
-        streams = connection.receive_streams(len(STREAMS))
-        request = connection.receive()
+        try:
+            connection.send({"environment": self.server.environment})
+            streams = connection.receive_streams(len(STREAMS))
+            request = connection.receive()
+        except OSError:
+            return  # the other end did not wait
         if request is None:
             return
 
