@@ -355,7 +355,7 @@ def test_targets_are_stages_or_groups_with_all_they_need():
     for index, name in enumerate(names):
         assert everything.needs[name] <= set(names[:index])
 
-    first_stages = {"code", "prepare", "train_base"}
+    first_stages = {"code", "settings", "prepare", "train_base"}
     assert set(two_stages.stages) == first_stages | {"prune@l1_channel-0.5", "evaluate_base"}
     cells = {name for name in names if name.startswith("prune@")}
     assert set(group.stages) == first_stages | cells

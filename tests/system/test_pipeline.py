@@ -310,7 +310,7 @@ def clone(tmp_path_factory) -> Clone:
     focus = ["prune_focus", "finetune_focus", "evaluate_focus"]
     told = ["sensitivity", "plot_sensitivity", "plot", "benchmark", "report"]
     assert sorted(stages_run(output)) == sorted(
-        ["code", "prepare", "train_base", "evaluate_base", *grid, *focus, *told]
+        ["code", "settings", "prepare", "train_base", "evaluate_base", *grid, *focus, *told]
     )
     clone.commit("Results")
     return clone

@@ -137,6 +137,8 @@ def test_without_a_lock_file_nothing_runs_again(pushed, remote, tmp_path):
     restored = locked(third.folder)
     assert sorted(stages_cached(output)) == sorted(restored)
     assert set(restored) == {
+        "code",
+        "settings",
         "prepare",
         "train_base",
         "evaluate_base",
