@@ -530,8 +530,8 @@ def test_only_a_stage_that_needs_torch_waits_until_it_is_loaded(folder, tmp_path
     (folder / "hurried.py").write_text(hurried)
     with control.loaded_process(tmp_path) as variables:
         listening = Path(variables[address.ADDRESS_VARIABLE])
-        while not listening.exists():
-            time.sleep(0.01)
+        while not listening.exists() or not address.is_loading(listening):
+            time.sleep(0.001)
         number = control.process_id(listening)
         assert number is not None
         psutil.Process(number).suspend()  # as if loading took for ever

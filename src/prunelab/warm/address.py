@@ -21,6 +21,10 @@ ADDRESS_VARIABLE = "PRUNELAB_WARM"
 OFF = "off"
 PROTOCOL = 1
 
+# The mode of a socket tells how far its process is. In both, its user alone may connect.
+LOADING_MODE = 0o200
+LOADED_MODE = 0o600
+
 # What most stages import. Modules of prunelab are never loaded ahead: a stage runs the code that is
 # in its working tree when it starts.
 PRELOADED = (
@@ -141,6 +145,11 @@ def socket_folder() -> Path:
     if not private or status.st_uid != os.getuid():
         raise PermissionError(f"{folder} is not a folder that only this user may enter")
     return folder
+
+
+def is_loading(address: Path) -> bool:
+    """Whether the process of a socket has not loaded all packages yet, as far as is known."""
+    return stat.S_IMODE(address.stat().st_mode) == LOADING_MODE
 
 
 def default_socket(environment: str) -> Path:

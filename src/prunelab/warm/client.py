@@ -10,12 +10,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from prunelab.warm.address import ADDRESS_VARIABLE, OFF, default_socket, identity, supported
+from prunelab.warm.address import (
+    ADDRESS_VARIABLE,
+    OFF,
+    default_socket,
+    identity,
+    is_loading,
+    supported,
+)
 from prunelab.warm.messages import STREAMS, Connection, is_own
 
 # A process that is still loading packages answers as soon as it has them.
 GREETING_TIMEOUT_S = 120.0
-HURRIED_TIMEOUT_S = 0.2  # for a stage that needs none of them
 CORES_INTERVAL_S = 0.5
 LOST = "the loaded process in which this stage ran has ended; run the same command again"
 
@@ -65,10 +71,12 @@ def _connect(needs_torch: bool) -> Connection | None:
     address = _address(environment, needs_torch)
     if address is None or not address.exists():
         return None
+    if not needs_torch and is_loading(address):
+        return None
 
     endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        endpoint.settimeout(GREETING_TIMEOUT_S if needs_torch else HURRIED_TIMEOUT_S)
+        endpoint.settimeout(GREETING_TIMEOUT_S)
         endpoint.connect(str(address))
         if is_own(endpoint):
             connection = Connection(endpoint)

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from prunelab.core.cores import pin
 from prunelab.core.lifecycle import end_with_parent, set_load_time_variables
-from prunelab.warm.address import PRELOADED, identity
+from prunelab.warm.address import LOADED_MODE, LOADING_MODE, PRELOADED, identity
 from prunelab.warm.client import SIGNALS, exit_as
 from prunelab.warm.messages import STREAMS, Connection, is_own
 
@@ -330,11 +330,12 @@ def main() -> None:
         # Stages that come while packages are being loaded wait: loading them too would take longer.
         bound = address.stat().st_ino
         try:
-            address.chmod(0o600)
+            address.chmod(LOADING_MODE)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, no end is reported
             signal.signal(signal.SIGTERM, lambda *_: setattr(server, "stopped", True))
             os.chdir("/")
             server.load_packages()
+            address.chmod(LOADED_MODE)
             if arguments.idle_s:
                 _go_to_background(server)
             server.serve()
