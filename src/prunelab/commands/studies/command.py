@@ -92,7 +92,7 @@ def run(  # noqa: PLR0913 (a parameter for each option)
     """
     from prunelab.commands.studies.here_command import HereOptions, run_study_here
     from prunelab.commands.studies.study_file import read_overrides
-    from prunelab.core.lifecycle import make_numpy_portable
+    from prunelab.core.lifecycle import set_load_time_variables
 
     options = HereOptions(minutes=minutes, work=work, scale=scale, seeds=seeds)
     variant = {"quick": quick, "nearest": nearest}
@@ -102,7 +102,7 @@ def run(  # noqa: PLR0913 (a parameter for each option)
         _run_by_dvc(name, variant, jobs, only or [], set_ or [])
         return
 
-    make_numpy_portable()
+    set_load_time_variables()
     with reporting_errors():
         overrides = read_overrides(set_ or [])
         run_study_here(name, variant=variant, only=only or [], overrides=overrides, options=options)
