@@ -621,7 +621,7 @@ def hashes_of_experiments(clone: Clone) -> set[tuple[str, str]]:
         for name, stage in lock["stages"].items():
             for output in stage["outs"]:
                 is_picture = output["path"].endswith((".svg", ".png", "training.json"))
-                if name != "code" and not is_picture:
+                if name not in ("code", "settings") and not is_picture:
                     hashes.add((output["path"], output["md5"]))
     return hashes
 
