@@ -226,6 +226,47 @@ def test_channels_that_cannot_go_are_kept_with_the_reason_and_others_go(kind, re
     assert reason in kept.describe()
 
 
+class LayerScale(nn.Module):
+    def __init__(self, shape: tuple[int, ...], *, others: int = 0) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(shape))
+        if others:
+            self.other = nn.Parameter(torch.ones(others))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul(self.gamma.view(-1, 1, 1))
+
+
+class Scaled(Net):
+    def __init__(self, shape: tuple[int, ...] = (8,), others: int = 0) -> None:
+        super().__init__(8, scale=LayerScale(shape, others=others))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.scale(x)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1, 1)])
+def test_a_scale_of_every_channel_goes_with_its_channel(shape):
+    net = Scaled(shape)
+    found = find(net)
+    assert widths(found) == {"last": 6, "first": 8}
+
+    expected = silenced(net, ("first",), [[2, 5]])
+    channels.take_out(net, [found.groups[1]], [[2, 5]])
+
+    assert net.scale.gamma.shape == (6, *shape[1:])
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(images), expected(images))
+
+
+def test_a_scale_beside_tensors_of_another_size_keeps_its_channels():
+    found = find(Scaled(others=3))
+
+    assert widths(found) == {"last": 6}
+    (kept,) = found.kept
+    assert kept.reason == "mul joins them with a tensor of fixed width"
+
+
 class Padded(Net):
     def __init__(self, **options: object) -> None:
         super().__init__(8, padded=nn.Conv2d(8, 8, 3, groups=8))

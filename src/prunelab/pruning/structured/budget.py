@@ -69,7 +69,7 @@ class Costs:
             return 0
         else:
             return sum(
-                _count_values(parameter, lost_inputs)
+                _count_values(parameter, lost_outputs, lost_inputs)
                 for parameter in module.parameters(recurse=False)
             )
 
@@ -117,12 +117,14 @@ def _count_parameters(
     return outputs * inputs * kernel_size, outputs * (layer.bias is not None)
 
 
-def _count_values(parameter: nn.Parameter, lost_inputs: int) -> int:
-    """The values of a table, such as that of distances by heads, that lost so many columns."""
-    if parameter.dim() < 2:
-        return parameter.numel()
-    columns = parameter.shape[1]
-    return parameter.numel() // columns * (columns - lost_inputs)
+def _count_values(parameter: nn.Parameter, lost_outputs: int, lost_inputs: int) -> int:
+    """The values of a parameter that lost so many rows and columns, such as a scale or a table."""
+    count = parameter.numel()
+    if parameter.dim() >= 1:
+        count = count // len(parameter) * (len(parameter) - lost_outputs)
+    if parameter.dim() >= 2:
+        count = count // parameter.shape[1] * (parameter.shape[1] - lost_inputs)
+    return count
 
 
 def _count_heads(groups: Sequence[Group], widths: Sequence[int]) -> tuple[int, int]:

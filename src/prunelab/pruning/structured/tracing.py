@@ -83,9 +83,11 @@ class Tracer(TorchFunctionMode):
         self._labels: Any = WeakTensorKeyDictionary()
         self._layers: dict[int, str] = {}
         self._shared: set[int] = set()
+        self._tensors: dict[str, list[Tensor]] = {}
 
         for name, module in model.named_modules():
             tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            self._tensors[name] = tensors
             for tensor in tensors:
                 if id(tensor) in self._layers:
                     self._shared.add(id(tensor))
@@ -123,6 +125,10 @@ class Tracer(TorchFunctionMode):
         if tensor is None or id(tensor) in self._shared:
             return None
         return self._layers.get(id(tensor))
+
+    def tensors_of(self, layer: str) -> list[Tensor]:
+        """The parameters and buffers of a layer itself."""
+        return self._tensors[layer]
 
     def channels(self, tensor: Tensor, dim: int) -> Tensor | None:
         """The labels of a tensor along one dimension: at other positions they go together."""
@@ -427,13 +433,41 @@ def _beside_unlabelled(
     """Keep channels whose number a tensor beside them fixes, or which it makes differ from 0."""
     offset = labels.dim() - tensor.dim()
     fixes_width = any(dim >= offset and tensor.shape[dim - offset] > 1 for dim in varying)
+    multiplies = call.name in MULTIPLICATIONS
+    if fixes_width and multiplies and _scaled(tracer, tensor, labels, varying):
+        return
     if fixes_width:
         what = "a tensor of fixed width"
         if isinstance(tensor, nn.Parameter):
             what = "a parameter of fixed width"
         tracer.flow.keep(labels, f"{call.name} joins them with {what}")
-    elif call.name not in MULTIPLICATIONS and tensor.dim():
+    elif not multiplies and tensor.dim():
         tracer.flow.keep(labels, f"{call.name} joins them with what is no channel")
+
+
+def _scaled(tracer: Tracer, tensor: Tensor, labels: Tensor, varying: Sequence[int]) -> bool:
+    """Let a scale of every channel go with its channel, if it is one: whether it is.
+
+    It is a parameter, or a view of one, with a number for each channel, and its module has no other
+    tensors of its own (as the layer scale of ConvNeXt).
+    """
+    parameter = tensor
+    if not isinstance(tensor, nn.Parameter) and tensor._base is not None:
+        parameter = tensor._base
+    layer = tracer.layer_of(parameter)
+    if layer is None or len(varying) != 1 or parameter.numel() != len(parameter):
+        return False
+
+    count = labels.shape[varying[0]]
+    own = tracer.tensors_of(layer)
+    if tensor.numel() != count or any(other.shape[:1] != (count,) for other in own):
+        return False
+    for dim in range(labels.dim()):
+        if dim != varying[0]:
+            labels = labels.narrow(dim, 0, 1)
+    nodes = tracer.flow.nodes(layer, count, outputs=True)
+    tracer.flow.link(nodes, labels, f"{layer} scales what no layer of channels produced")
+    return True
 
 
 def _nothing(tracer: Tracer, call: Call) -> None:
