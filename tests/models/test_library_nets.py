@@ -184,6 +184,8 @@ def test_options_of_timm_reach_its_network():
 def test_options_of_the_weights_cannot_be_chosen():
     assert network_options("resnet18", "none", {"stem": "small"}) == {"stem": "small"}
 
+    with pytest.raises(InputError, match=r"model_options\.seed: seeds has the seeds"):
+        network_options("resnet18", "none", {"seed": 1})
     with pytest.raises(InputError, match=r"model_options\.layers: the weights say it of bert"):
         network_options("bert", "none", {"layers": 3})
 

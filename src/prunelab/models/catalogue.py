@@ -299,6 +299,8 @@ def network_options(name: str, weights: str, chosen: Mapping[str, Option]) -> di
         InputError: if there is no such network, or if an option is that of the weights.
     """
     of_weights = find_architecture(name).options(weights)
+    if "seed" in chosen:
+        raise InputError("model_options.seed: seeds has the seeds of the initial weights")
     clashes = [key for key in chosen if key in of_weights]
     if clashes:
         raise InputError(

@@ -122,12 +122,12 @@ def _check_request(
         )
 
     function = _function(name, architecture)
-    valid = _options_of(function, architecture)
-    unknown = [key for key in options if valid is not None and key not in valid]
+    takes = _options_of(function, architecture)
+    unknown = [key for key in options if takes is not None and key not in takes]
     if unknown:
         raise InputError(
             f"model_options: {name} cannot be built with the options {', '.join(unknown)}; "
-            f"valid: {', '.join(valid or ()) or 'none'}"
+            f"valid: {', '.join(takes or ()) or 'none'}"
         )
     try:
         inspect.signature(function).bind(classes, shape, **architecture.arguments, **options)

@@ -233,7 +233,7 @@ def _load_state(
     }
 
     surplus = {name: size for name, size in _shapes(state).items() if name not in expected}
-    problems = []
+    problems: list[str] = []
     for name, tensor in expected.items():
         if name not in state and not name.endswith(BATCHES):
             near = ""

@@ -54,6 +54,7 @@ def check_options(weights: str, architecture: str, options: WeightsOptions) -> N
     if weights == NO_WEIGHTS:
         return
 
+    unread: tuple[str, ...]
     if is_published(weights):
         unread = ("rename", "ema", "order")
         reason = f"is for a file of weights, and weights is {weights}"

@@ -187,7 +187,7 @@ def _evaluate(
         dense_classes = load_predictions(dense)["after"]
 
     card = networks[params.seeds[0]].card
-    unpruned = build(card.model, card.classes, card.input_shape, **card.options)
+    unpruned = build(card.model, card.classes, card.input_shape, 0, **card.options)
     measuring = _Measuring(
         BatchLoader(test, card.normalise, execution, workers=params.data.workers),
         params.evaluate.batch_size,
