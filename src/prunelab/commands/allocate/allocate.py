@@ -125,7 +125,7 @@ def _dense_network(params: Params) -> tuple[Shape, nn.Module]:
     """Return the input shape and an untrained network of the architecture in params.yaml."""
     data_info = data_info_of(params)
     options = network_options(params.model, params.weights, params.model_options)
-    network = build(params.model, data_info.classes, data_info.shape, **options)
+    network = build(params.model, data_info.classes, data_info.shape, 0, **options)
     return data_info.shape, network
 
 

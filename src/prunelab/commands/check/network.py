@@ -29,7 +29,7 @@ def check_weights(params: Params, data_info: DataInfo, path: Path) -> None:
         InputError: if they do not.
     """
     options = network_options(params.model, params.weights, params.model_options)
-    network = build(params.model, data_info.classes, data_info.shape, **options)
+    network = build(params.model, data_info.classes, data_info.shape, 0, **options)
     if find_package(params.weights, params.model) is not None:
         load_imagenet(network, params.model, path, by_order=True)
         return
@@ -97,4 +97,4 @@ def _network_to_trace(params: Params, data_info: DataInfo) -> nn.Module:
 @lru_cache(maxsize=1)
 def _built(name: str, data_info: DataInfo, options: tuple[tuple[str, Option], ...]) -> nn.Module:
     """A network of the right architecture; kept, because most settings of a study share it."""
-    return build(name, data_info.classes, data_info.shape, **dict(options))
+    return build(name, data_info.classes, data_info.shape, 0, **dict(options))
