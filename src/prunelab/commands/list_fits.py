@@ -24,7 +24,7 @@ def misfits() -> Mapping[str, list[str]]:
     params = load_params()
     data_info = data_info_of(params)
     options = network_options(params.model, params.weights, params.model_options)
-    network = build(params.model, data_info.classes, data_info.shape, **options).eval()
+    network = build(params.model, data_info.classes, data_info.shape, 0, **options).eval()
     structure = registered_structure(params.model, network, data_info.shape)
 
     known_groups: dict[Kind, FoundGroups] = {}
