@@ -3,6 +3,8 @@
 The browser is Chromium with its driver (Debian: chromium, chromium-driver).
 """
 
+import csv
+import io
 import json
 import shutil
 import time
@@ -17,7 +19,9 @@ from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
 from prunelab.page import charts
 from prunelab.page.checklist import checklist, family
+from prunelab.page.downloads import download
 from prunelab.page.page import page
+from prunelab.page.results_table import results_table
 from prunelab.pruning.methods import METHODS as ALL_METHODS
 from prunelab.report.series import confusion_of
 from prunelab.stages.report import main as report
@@ -123,24 +127,109 @@ def test_channel_control_that_removed_nothing_is_no_control_of_masks():
     assert not held_rules(dense_metrics(), points)[CONTROLS]
 
 
-def test_legend_of_many_methods_leaves_the_chart_its_room():
+def test_row_of_charts_has_one_legend_with_controls_and_dense_last():
+    points = [point(method, 0.5) for method in METHODS]
+    row = [charts.tradeoff(dense_metrics(), points, cost, cost) for cost in ("macs", "params")]
+
+    names = [key.name for key in charts.legend(row)]
+
+    assert names == ["l1_unstructured", "l1_channel", *METHODS[::2], "dense"]
+
+
+def test_training_and_validation_have_one_entry_of_the_legend():
+    rows = report_data().training
+
+    names = [key.name for key in charts.legend([chart for _, chart in charts.training(rows)])]
+
+    assert names == ["dense", "l1_channel"]
+
+
+def test_legend_of_too_many_methods_is_left_out():
     points = [point(method, 0.5) for method in ALL_METHODS]
 
-    many = charts.tradeoff(dense_metrics(), points, "macs", "MACs")["layout"]
-    few = charts.tradeoff(dense_metrics(), points[:9], "macs", "MACs")["layout"]
-
-    assert many["showlegend"] is False
-    assert "showlegend" not in few
+    assert charts.legend([charts.tradeoff(dense_metrics(), points, "macs", "MACs")]) == []
 
 
-def test_legend_of_many_histograms_stays_beside_the_chart():
-    """The legend is what shows and hides the curves."""
+def test_legend_of_many_histograms_stays():
+    """The legend alone can show a curve that is hidden."""
     histograms = {name: details()["weights"] for name in ALL_METHODS}
 
-    layout = charts.weights(histograms)["layout"]
+    keys = charts.legend([charts.weights(histograms)])
 
-    assert layout["showlegend"] is True
-    assert layout["legend"] == {"orientation": "v"}
+    assert len(keys) == len(ALL_METHODS)
+    assert 0 < sum(key.shown for key in keys) < 5
+
+
+def test_bars_of_intervals_end_at_0_and_100_per_cent():
+    extremes = [
+        point("l1_channel", 0.5) | {"accuracy": 0.995, "accuracy_ci95": 0.2},
+        point("l1_channel", 0.8) | {"accuracy": 0.1, "accuracy_ci95": 0.2},
+    ]
+
+    traces = charts.tradeoff(dense_metrics(), extremes, "macs", "MACs")["data"]
+    (curve,) = [trace for trace in traces if trace["name"] == "l1_channel"]
+
+    bars = curve["error_y"]
+    assert bars["array"] == pytest.approx([0.5, 20])
+    assert bars["arrayminus"] == pytest.approx([20, 10])
+
+
+def test_log_axis_names_whole_values():
+    points = [point("l1_channel", ratio) for ratio in (0.5, 0.9)]
+
+    axis = charts.tradeoff(dense_metrics(), points, "macs", "MACs")["layout"]["xaxis"]
+
+    assert axis["tickvals"] == [500, 1000, 2000, 5000]
+    assert axis["ticktext"] == ["500", "1k", "2k", "5k"]
+
+
+def test_operators_beyond_the_longest_are_one_bar():
+    rows = []
+    for index in range(30):
+        times = {"cpu_ms": float(index), "cuda_ms": 0.0, "batch_size": 64}
+        rows.append({"name": "dense", "operator": f"operator {index}", **times})
+
+    traces = charts.operators(rows)["data"]
+
+    assert len(traces) == charts.MAX_OPERATORS + 1
+    assert traces[0]["name"] == "operator 29"
+    assert traces[-1]["name"] == "others"
+    assert sum(trace["x"][0] for trace in traces) == sum(range(30))
+
+
+def test_downloads_hold_every_row_and_no_formula():
+    rows = [{"name": "=HYPERLINK(1)", "list": [1, 2]}, {"name": 'a "quoted", name', "value": -1.5}]
+
+    made = download("rows", rows)
+
+    assert made.name == "rows.csv"
+    assert list(csv.DictReader(io.StringIO(made.text))) == [
+        {"name": "'=HYPERLINK(1)", "list": "1 2", "value": ""},
+        {"name": 'a "quoted", name', "list": "", "value": "-1.5"},
+    ]
+
+
+def test_table_has_the_dense_row_first_and_its_headline_columns_unfolded():
+    data = report_data()
+
+    table = results_table(data.dense, data.points, data.speed["latency"], classes=1000)
+
+    assert [line[0].text for line in table.lines] == ["dense", *(p["key"] for p in data.points)]
+    shown = [column.title for column in table.columns if not column.group]
+    assert shown[:3] == ["configuration", "accuracy, %", "drop, points"]
+    assert shown == [column.title for column in table.columns[: len(shown)]]
+    assert "top-5, %" in [column.title for column in table.columns]
+    assert all(len(line) == len(table.columns) for line in table.lines)
+
+
+def test_page_begins_with_the_findings_and_ends_with_what_was_run():
+    text = page(report_data())
+
+    order = ["findings", "tradeoff", "results", "latency", "layers", "training"]
+    order += ["sensitivity", "confusion", "run", "checklist"]
+    places = {part: text.index(f'id="{part}"') for part in order}
+
+    assert sorted(order, key=places.get) == order
 
 
 def test_tags_in_class_names_are_escaped():
@@ -260,7 +349,7 @@ def test_pointing_at_a_cell_shows_its_metrics(opened):
     opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
     x, y = opened.execute_script(
         "const traces = arguments[0].querySelectorAll('.scatterlayer .trace');"
-        "const box = traces[3].querySelector('.point').getBoundingClientRect();"
+        "const box = traces[traces.length - 1].querySelector('.point').getBoundingClientRect();"
         "return [box.x + box.width / 2, box.y + box.height / 2]",
         chart,
     )
@@ -273,7 +362,7 @@ def test_pointing_at_a_cell_shows_its_metrics(opened):
 
     hover = "return arguments[0].querySelector('.hoverlayer').textContent"
     wait_until(lambda: "accuracy" in opened.execute_script(hover, chart))
-    assert "l1_channel at 0.5" in opened.execute_script(hover, chart)
+    assert "_channel at 0.5" in opened.execute_script(hover, chart)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -305,4 +394,126 @@ def test_phone_scrolls_down_but_not_sideways(opened):
 
     wait_until(lambda: opened.execute_script("return innerWidth") == 390)
     wait_until(lambda: opened.execute_script("return document.documentElement.scrollWidth") <= 390)
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def texts(browser, selector: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)"
+    return browser.execute_script(script, selector)
+
+
+def click(browser, selector: str) -> None:
+    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def test_click_on_a_title_sorts_and_the_dense_row_stays_on_top(opened):
+    first_cells = ".results tbody:not(.dense) td:first-child"
+    title = ".results thead th:nth-child(2) button"
+    grid = texts(opened, first_cells)
+
+    click(opened, title)
+    down = texts(opened, ".results tbody:not(.dense) td:nth-child(2)")
+    click(opened, title)
+    up = texts(opened, ".results tbody:not(.dense) td:nth-child(2)")
+    click(opened, title)
+
+    assert down == sorted(down, key=lambda cell: -float(cell.split()[0])) != up
+    assert up == sorted(up, key=lambda cell: float(cell.split()[0]))
+    assert texts(opened, first_cells) == grid
+    assert texts(opened, ".results tbody.dense td:first-child") == ["dense"]
+    assert texts(opened, ".results td:first-child")[0] == "dense"
+
+
+def test_columns_of_a_group_unfold_and_fold_together(opened):
+    def shown() -> int:
+        return opened.execute_script(
+            "return [...document.querySelectorAll('.results thead th')]"
+            ".filter(title => title.offsetParent !== null).length"
+        )
+
+    folded = shown()
+    click(opened, ".fold input[data-group=size]")
+    unfolded = shown()
+    click(opened, ".fold input[data-group=size]")
+
+    assert unfolded == folded + 3
+    assert shown() == folded
+
+
+def test_table_needs_no_scrolling_sideways_at_1280_pixels(opened):
+    size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wait_until(lambda: opened.execute_script("return innerWidth") == 1280)
+
+    overflow = opened.execute_script(
+        "const box = document.querySelector('.results').parentElement;"
+        "return box.scrollWidth - box.clientWidth"
+    )
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    assert overflow == 0
+
+
+def test_legend_hides_a_curve_in_all_charts_of_its_row(opened):
+    def drawn() -> int:
+        return opened.execute_script(
+            "return document.querySelector('.row').querySelectorAll('.scatterlayer .trace').length"
+        )
+
+    before, charts_in_row = drawn(), 4
+    button = ".legend button[data-name=l1_channel]"
+    click(opened, button)
+    wait_until(lambda: drawn() == before - charts_in_row)
+    click(opened, button)
+    wait_until(lambda: drawn() == before)
+
+
+def test_mode_bar_is_hidden_until_a_pointer_hovers(opened):
+    shown = opened.execute_script(
+        "return [...document.querySelectorAll('.modebar')]"
+        ".filter(bar => !bar.classList.contains('modebar--hover')).length"
+    )
+
+    assert shown == 0
+
+
+def test_data_of_a_picture_are_downloaded_from_the_page(opened, tmp_path):
+    download_here = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", download_here)
+
+    click(opened, "a[download='tradeoff.csv']")
+
+    file = tmp_path / "tradeoff.csv"
+    wait_until(file.exists)
+    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+    assert [row["method"] for row in rows] == [each["method"] for each in report_data().points]
+
+
+def test_charts_fit_a_printed_page_and_get_their_size_back(opened):
+    def widths() -> list[float]:
+        return opened.execute_script(
+            "return [...document.querySelectorAll('.plot')]"
+            ".map(plot => Number(plot.querySelector('.main-svg').getAttribute('width')))"
+        )
+
+    before = widths()
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    printed = widths()
+    opened.execute_script("dispatchEvent(new Event('afterprint'))")
+
+    assert max(printed) <= 680
+    wait_until(lambda: widths() == before)
+
+
+def test_charts_keep_their_height_on_a_phone(opened):
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    heights = "return [...document.querySelectorAll('.plot')].map(plot => plot.offsetHeight)"
+    before = opened.execute_script(heights)
+
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wait_until(lambda: opened.execute_script("return innerWidth") == 390)
+    wait_until(lambda: opened.execute_script("return document.documentElement.scrollWidth") <= 390)
+
+    assert min(before) > 300
+    assert opened.execute_script(heights) == before
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -116,7 +116,7 @@ class Machine(Strict):
 
 
 class Timing(Strict):
-    """The latency of a network."""
+    """The latency of a network, and how many times faster than the dense one it is."""
 
     name: str
     backend: str
@@ -124,6 +124,9 @@ class Timing(Strict):
     batch_size: PositiveInt
     latency_ms_p50: Positive
     latency_ms_quantiles: Annotated[list[float], Field(min_length=QUANTILES, max_length=QUANTILES)]
+    faster: Positive = 1.0
+    faster_low: Positive = 1.0
+    faster_high: Positive = 1.0
     told: str = ""
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
-from prunelab.figures.axes import dense_line, log_axis, short_number
+from prunelab.figures.axes import dense_line, log_axis
 from prunelab.report.labels import COSTS, DENSE, KEPT, STATES
 from prunelab.report.rows import column
 from prunelab.report.series import (
@@ -20,6 +20,7 @@ from prunelab.report.series import (
     method_curves,
 )
 from prunelab.report.style import DENSE_COLOUR, line_style, marker
+from prunelab.report.ticks import short_number
 
 Row = Mapping[str, Any]
 

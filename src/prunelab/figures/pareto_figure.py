@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from prunelab.figures.axes import dense_line, log_axis, short_number
+from prunelab.figures.axes import dense_line, log_axis
 from prunelab.report.labels import COSTS, DENSE
 from prunelab.report.pareto import Row
 from prunelab.report.rows import column
 from prunelab.report.style import DENSE_COLOUR, colour, marker
+from prunelab.report.ticks import short_number
 
 FRONT_COLOUR = "#009E73"
 LABEL_DISTANCE = 6  # points between a point and its name

@@ -5,8 +5,9 @@ training, the confusion and the sensitivity draw is prepared in `report/series.p
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from math import isnan
+from math import isnan, log10
 from typing import Any
 
 from prunelab.report.labels import COSTS, DENSE, LATENCY
@@ -21,15 +22,19 @@ from prunelab.report.series import (
     sensitivity_panels,
     training_curves,
 )
-from prunelab.report.style import DENSE_COLOUR
+from prunelab.report.style import DENSE_COLOUR, marker
 from prunelab.report.tables import same_as
+from prunelab.report.ticks import round_ticks, short_number
 
 Row = Mapping[str, Any]
 Trace = dict[str, Any]  # one curve, as Plotly takes it
 Chart = dict[str, Any]  # data and layout, as Plotly takes them
 
 TRADEOFF_COSTS = COSTS | {"latency_ms": LATENCY}
-MAX_LEGEND = 24  # curves that a legend can still name
+MAP_MARGIN = 210  # pixels for the names below a heat map
+MAX_OPERATORS = 8  # with bars of their own
+OTHERS = "others"
+MAX_KEYS = 24  # of a legend; a curve shows its name when pointed at
 SHOWN_DISTRIBUTIONS = 3  # the others show on a click
 QUANTILE_STEP = 5  # per cent between two stored quantiles of a latency
 
@@ -38,6 +43,27 @@ SHADES = [
     [0, "rgba(0, 114, 178, 0.03)"],
     [1, "rgba(0, 114, 178, 1)"],
 ]
+# Curves and bars that have no method of their own: Okabe and Ito's colours, then darker ones.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#7B4FA3", "#8C6D31", "#17808A", "#B2182B"),
+)
+OTHERS_COLOUR = "#9aa0a6"
+# Plotly's names of matplotlib's markers.
+SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+}
+# Bars and maps with a line per name are higher than a screen, so their scale is on top.
+ON_TOP = {"side": "top"}
+COLOUR_BAR = {"tickformat": ".0%", "lenmode": "pixels", "len": 200, "y": 1, "yanchor": "top"}
+# Layers from the first to the last; legible on a light page and on a dark one.
+DEPTH = ((59, 98, 168), (33, 145, 120), (224, 142, 40))
 CATEGORIES = {"type": "category"}
 CATEGORIES_DOWN = {"type": "category", "autorange": "reversed"}  # the first one on top
 
@@ -57,22 +83,49 @@ def tradeoff(dense: Row, points: Sequence[Row], cost: str, label: str) -> Chart:
             "name": curve.method,
             "x": curve.values(cost),
             "y": _percent(curve.values("accuracy")),
-            "error_y": {
-                "type": "data",
-                "array": _percent(curve.values("accuracy_ci95")),
-                "thickness": 1,
-            },
+            "error_y": _intervals(curve.values("accuracy"), curve.values("accuracy_ci95")),
             "text": list(map(_point_text, curve.points)),
             "hovertemplate": "%{text}<extra></extra>",
-            "line": {"color": curve.colour, "dash": dash},
+            "line": {"color": curve.colour, "dash": dash, "width": 1.2 if curve.is_control else 2},
+            "marker": {
+                "size": 5 if curve.is_control else 7,
+                "symbol": SYMBOLS[marker(curve.method)],
+            },
+            "opacity": 0.6 if curve.is_control else 1,
+            "legendrank": 2 if curve.is_control else 1,
         }
         traces.append(trace)
 
+    # What is drawn first lies behind: the dense network, then the controls.
     costs = column([dense, *points], cost)
-    traces.append(_dense_trace(100 * dense["accuracy"], costs))
+    traces.sort(key=lambda trace: trace["opacity"])
+    traces.insert(0, _dense_trace(100 * dense["accuracy"], costs))
 
-    xaxis = {"type": "log", "autorange": "reversed", "dtick": "D2"}
-    return _chart(traces, label, "test accuracy, %", xaxis=xaxis)
+    return _chart(traces, label, "test accuracy, %", xaxis=_log_axis(costs))
+
+
+def _intervals(accuracies: Sequence[float], half_widths: Sequence[float]) -> dict[str, Any]:
+    """Bars of 95 % intervals. They end at 0 and 100 %, which an accuracy cannot leave."""
+    above, below = [], []
+    for accuracy, half_width in zip(accuracies, half_widths, strict=True):
+        above.append(100 * min(half_width, 1 - accuracy))
+        below.append(100 * min(half_width, accuracy))
+
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    return bars | {"thickness": 1, "width": 3}
+
+
+def _log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A log axis that falls to the right, with ticks that are whole names of values."""
+    low, high = min(values) / 1.25, max(values) * 1.25
+    ticks = round_ticks(low, high)
+
+    return {
+        "type": "log",
+        "range": [log10(high), log10(low)],
+        "tickvals": ticks,
+        "ticktext": list(map(short_number, ticks)),
+    }
 
 
 def _dense_trace(accuracy: float, costs: Sequence[float]) -> Trace:
@@ -83,6 +136,7 @@ def _dense_trace(accuracy: float, costs: Sequence[float]) -> Trace:
         "type": "scatter",
         "mode": "lines",
         "name": DENSE,
+        "legendrank": 3,
         "x": ends,
         "y": [accuracy, accuracy],
         "line": {"color": DENSE_COLOUR, "dash": "dash", "width": 1},
@@ -123,8 +177,7 @@ def _training_chart(curves: Sequence[TrainingCurve]) -> Chart:
     traces = []
     for curve in curves:
         traces.append(_training_trace(curve, "validation_accuracy", curve.name, "solid"))
-        trace = _training_trace(curve, "accuracy", f"{curve.name}, training", "dot")
-        traces.append(trace | {"showlegend": False})
+        traces.append(_training_trace(curve, "accuracy", f"{curve.name}, training", "dot"))
 
     return _chart(traces, "epoch", "accuracy, % (solid: validation)")
 
@@ -140,7 +193,6 @@ def _training_trace(curve: TrainingCurve, measure: str, name: str, dash: str) ->
         "y": percent,
         "line": {"color": curve.colour, "dash": dash, "width": 1.5},
         "legendgroup": curve.name,
-        "showlegend": True,
     }
 
 
@@ -158,37 +210,52 @@ def confusion(confusion: Confusion) -> Chart:
         "zmin": 0,
         "zmax": 1,
         "colorscale": SHADES,
-        "colorbar": {"title": {"text": "share"}, "tickformat": ".0%"},
+        "colorbar": COLOUR_BAR | {"title": {"text": "share"}},
         "hovertemplate": "%{y} taken for %{x}: %{text}<extra></extra>",
     }
 
-    return _chart(
+    chart = _chart(
         [trace], "predicted class", "actual class", xaxis=CATEGORIES, yaxis=CATEGORIES_DOWN
     )
+    chart["layout"]["height"] = 480
+    return chart
 
 
-def sensitivity(record: Row) -> list[tuple[str, Chart]]:
+def sensitivity(record: Row) -> list[list[tuple[str, Chart]]]:
     """Per granularity, accuracy against the share removed as a curve per layer and as a heat map.
 
     `record` is the content of metrics/sensitivity.json.
     """
-    charts = []
+    rows = []
     for panel in sensitivity_panels(record):
-        charts.append((f"{panel.granularity}s, curves", _sensitivity_curves(panel)))
-        charts.append((f"{panel.granularity}s, layer by layer", _sensitivity_map(panel)))
+        curves = (f"{panel.granularity}s, curves", _sensitivity_curves(panel))
+        heat_map = (f"{panel.granularity}s, layer by layer", _sensitivity_map(panel))
+        rows.append([curves, heat_map])
 
-    return charts
+    return rows
 
 
 def _sensitivity_curves(panel: SensitivityPanel) -> Chart:
-    traces = [_layer_trace(curve, panel.dense_accuracy) for curve in panel.curves]
-    chart = _chart(traces, "removed of the layer, %", "validation accuracy, %, not fine-tuned")
-    chart["layout"]["showlegend"] = len(traces) <= MAX_LEGEND
-    return chart
+    traces = []
+    last = max(1, len(panel.curves) - 1)
+    for index, curve in enumerate(panel.curves):
+        traces.append(_layer_trace(curve, panel.dense_accuracy, _depth_colour(index / last)))
+    return _chart(traces, "removed of the layer, %", "validation accuracy, %, not fine-tuned")
 
 
-def _layer_trace(curve: LayerCurve, dense_accuracy: float) -> Trace:
-    line: dict[str, Any] = {"width": 1.3}
+def _depth_colour(depth: float) -> str:
+    """The colour of a layer; `depth` is 0 for the first layer and 1 for the last."""
+    start = min(int(depth * (len(DEPTH) - 1)), len(DEPTH) - 2)
+    share = depth * (len(DEPTH) - 1) - start
+
+    mixed = []
+    for before, after in zip(DEPTH[start], DEPTH[start + 1], strict=True):
+        mixed.append(round(before + share * (after - before)))
+    return "#{:02x}{:02x}{:02x}".format(*mixed)
+
+
+def _layer_trace(curve: LayerCurve, dense_accuracy: float, colour: str) -> Trace:
+    line: dict[str, Any] = {"color": colour, "width": 1.3}
     if curve.is_all:
         line = {"color": DENSE_COLOUR, "dash": "dash", "width": 2}
 
@@ -219,7 +286,7 @@ def _sensitivity_map(panel: SensitivityPanel) -> Chart:
         "zmax": 1,
         "z": accuracies,
         "colorscale": SHADES,
-        "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"},
+        "colorbar": COLOUR_BAR | {"title": {"text": "accuracy"}},
         "hovertemplate": "<b>%{y}</b> at %{x}: %{z:.2%}<extra></extra>",
     }
 
@@ -253,7 +320,7 @@ def layers_left(details: Mapping[str, Sequence[Row]], measure: str, label: str) 
         "z": shares,
         "text": texts,
         "hovertemplate": "<b>%{y}</b>, %{x}<br>%{text}<extra></extra>",
-        "colorbar": {"title": {"text": label}, "tickformat": ".0%"},
+        "colorbar": COLOUR_BAR | {"title": {"text": label}},
     }
 
     return _layer_map(trace, "")
@@ -275,8 +342,8 @@ def _layer_text(row: Row) -> str:
 
 def _layer_map(trace: Trace, x: str) -> Chart:
     """A heat map with a named row per layer, the first on top, as high as the names need."""
-    chart = _chart([trace], x, "", xaxis=CATEGORIES, yaxis=CATEGORIES_DOWN)
-    chart["layout"]["height"] = max(360, 16 * len(trace["y"]) + 160)
+    chart = _chart([trace], x, "", xaxis=CATEGORIES | ON_TOP, yaxis=CATEGORIES_DOWN)
+    chart["layout"]["height"] = max(340, 18 * len(trace["y"]) + MAP_MARGIN)
     return chart
 
 
@@ -286,18 +353,15 @@ def weights(histograms: Mapping[str, Row]) -> Chart:
     The first few configurations are shown, the others on a click on their names.
     """
     traces: list[Trace] = []
-    for name, histogram in histograms.items():
-        is_shown = name == DENSE or len(traces) < SHOWN_DISTRIBUTIONS
-        traces.append(_density_trace(name, histogram, is_shown))
+    for index, (name, histogram) in enumerate(histograms.items()):
+        is_shown = name == DENSE or index < SHOWN_DISTRIBUTIONS
+        colour = DENSE_COLOUR if name == DENSE else COLOURS[index % len(COLOURS)]
+        traces.append(_density_trace(name, histogram, is_shown, colour))
 
-    chart = _chart(traces, "weight (zeros left out)", "density")
-    if len(traces) > MAX_LEGEND:
-        # The legend shows and hides the curves, so it must stay. Beside them it can scroll.
-        chart["layout"] |= {"showlegend": True, "legend": {"orientation": "v"}}
-    return chart
+    return _chart(traces, "weight (zeros left out)", "density")
 
 
-def _density_trace(name: str, histogram: Row, is_shown: bool) -> Trace:
+def _density_trace(name: str, histogram: Row, is_shown: bool, colour: str) -> Trace:
     limit, counts = histogram["limit"], histogram["counts"]
     width = 2 * limit / len(counts)
     total = max(1, sum(counts))
@@ -311,7 +375,7 @@ def _density_trace(name: str, histogram: Row, is_shown: bool) -> Trace:
         "type": "scatter",
         "mode": "lines",
         "name": name,
-        "line": {"shape": "hvh", "width": 1.5},
+        "line": {"color": colour, "shape": "hvh", "width": 1.5},
         "x": centers,
         "y": densities,
         "visible": is_shown or "legendonly",
@@ -343,13 +407,13 @@ def latency(rows: Sequence[Row], backend: str, batch_size: int) -> Chart:
         "showlegend": False,
     }
 
-    chart = _chart([trace], "ms per batch", "", yaxis=CATEGORIES_DOWN)
-    chart["layout"]["height"] = 26 * len(measured) + 140
+    chart = _chart([trace], "ms per batch", "", xaxis=ON_TOP, yaxis=CATEGORIES_DOWN)
+    chart["layout"]["height"] = 22 * len(measured) + 90
     return chart
 
 
 def operators(rows: Sequence[Row]) -> Chart:
-    """The time of every operator in one call, a bar per network.
+    """The time of the longest operators in one call, and of all others together.
 
     It is the time on the GPU if there is any, else on the CPU.
     """
@@ -358,20 +422,38 @@ def operators(rows: Sequence[Row]) -> Chart:
         key, processor = "cuda_ms", "GPU"
 
     names = list(dict.fromkeys(column(rows, "name")))
+    longest = _longest_operators(rows, key)
     times: dict[str, dict[str, float]] = {}
+    for operator in (*longest, OTHERS):
+        times[operator] = dict.fromkeys(names, 0)
     for row in rows:
-        by_name = times.setdefault(row["operator"], dict.fromkeys(names, 0))
-        by_name[row["name"]] += row[key]
+        operator = row["operator"] if row["operator"] in longest else OTHERS
+        times[operator][row["name"]] += row[key]
 
     traces = []
-    for operator, by_name in times.items():
-        x = list(by_name.values())
-        traces.append({"type": "bar", "orientation": "h", "name": operator, "y": names, "x": x})
+    for index, (operator, by_name) in enumerate(times.items()):
+        trace = {
+            "type": "bar",
+            "orientation": "h",
+            "name": operator,
+            "y": names,
+            "x": list(by_name.values()),
+            "marker": {"color": OTHERS_COLOUR if operator == OTHERS else COLOURS[index]},
+        }
+        traces.append(trace)
 
     label = f"{processor} time, ms per call of {rows[0]['batch_size']}"
-    chart = _chart(traces, label, "", yaxis=CATEGORIES_DOWN)
-    chart["layout"] |= {"barmode": "stack", "height": 26 * len(names) + 220}
+    chart = _chart(traces, label, "", xaxis=ON_TOP, yaxis=CATEGORIES_DOWN)
+    chart["layout"] |= {"barmode": "stack", "height": 22 * len(names) + 120}
     return chart
+
+
+def _longest_operators(rows: Sequence[Row], key: str) -> list[str]:
+    totals: dict[str, float] = {}
+    for row in rows:
+        if row["operator"] != OTHERS:
+            totals[row["operator"]] = totals.get(row["operator"], 0) + row[key]
+    return sorted(totals, key=lambda operator: -totals[operator])[:MAX_OPERATORS]
 
 
 def _percent(shares: Sequence[float]) -> list[float]:
@@ -390,13 +472,39 @@ def _chart(
     layout = {
         "xaxis": {"title": {"text": x}, "automargin": True, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, "automargin": True, **(yaxis or {})},
-        "legend": {"orientation": "h", "y": -0.25},
-        "margin": {"l": 10, "r": 10, "t": 20, "b": 10},
-        "height": 380,
+        "showlegend": False,  # the page names curves above a row of charts, see `legend`
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 10},
+        "height": 340,
     }
-
-    if sum(trace.get("showlegend", True) for trace in traces) > MAX_LEGEND:
-        # It would leave no room for the curves, which show their names when pointed at.
-        layout["showlegend"] = False
-
     return {"data": traces, "layout": layout}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: the curves of this name, how they look, and whether they show."""
+
+    name: str
+    colour: str
+    dash: str
+    shown: bool
+
+
+def legend(charts: Sequence[Chart]) -> list[Key]:
+    """What names the curves and bars of a row of charts, each once; heat maps and boxes need none.
+
+    Curves of one `legendgroup` have one entry, which looks like the first of them. Entries are in
+    the order of `legendrank`, which is 1 unless a trace says otherwise. There is none if there are
+    more than `MAX_KEYS`, unless some curves are hidden: only the legend can show them.
+    """
+    keys: dict[str, Key] = {}
+    for chart in charts:
+        for trace in sorted(chart["data"], key=lambda trace: trace.get("legendrank", 1)):
+            name = trace.get("legendgroup", trace.get("name", ""))
+            look = trace.get("line") or trace.get("marker") or {}
+            if "color" in look and name not in keys:
+                shown = trace.get("visible", True) is True
+                keys[name] = Key(name, look["color"], look.get("dash", "solid"), shown)
+
+    if len(keys) > MAX_KEYS and all(key.shown for key in keys.values()):
+        return []
+    return list(keys.values())

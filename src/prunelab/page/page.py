@@ -7,23 +7,19 @@ from typing import Any
 
 from prunelab.page import charts
 from prunelab.page.checklist import ENFORCED, checklist
+from prunelab.page.downloads import Download, download
+from prunelab.page.findings import findings
+from prunelab.page.results_table import results_table
 from prunelab.report.labels import DENSE
 from prunelab.report.rows import column
 from prunelab.report.series import confusion_of
-from prunelab.report.style import DENSE_COLOUR, colour
-from prunelab.report.tables import compressed_size, drop, fewer_macs, same_as
-from prunelab.statistics.intervals import with_interval
+from prunelab.report.style import CONTROL_COLOURS, DENSE_COLOUR
 
 Row = Mapping[str, Any]
 
-MIN_TOP5_CLASSES = 11  # with fewer classes, top-5 accuracy says little
-
 # The greys of the charts, each with the variable of page.html that replaces it on a dark page.
-GREYS = {
-    DENSE_COLOUR: "--text",
-    colour("random_channel"): "--quiet",
-    colour("random_unstructured"): "--faint",
-}
+FAINT_GREY, QUIET_GREY = CONTROL_COLOURS
+GREYS = {DENSE_COLOUR: "--text", QUIET_GREY: "--quiet", FAINT_GREY: "--faint"}
 
 
 @dataclass(frozen=True)
@@ -47,16 +43,31 @@ class ReportData:
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the page: a title, a sentence on how to read it, and charts by name.
+class FigureRow:
+    """Charts by name that stand side by side, and the legend of all of them.
 
-    A section without charts is written in page.html.
+    A chart whose name is empty is named by its axes. `narrow` is for a single chart that would
+    look odd across the page.
     """
+
+    figures: Sequence[tuple[str, charts.Chart]]
+    narrow: bool = False
+
+    @property
+    def legend(self) -> list[charts.Key]:
+        """What names the curves of the charts."""
+        return charts.legend([chart for _, chart in self.figures])
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a title, a sentence on how to read it, rows of charts, and their data."""
 
     id: str
     title: str
-    text: str = ""
-    figures: Sequence[tuple[str, charts.Chart]] = ()
+    text: str
+    rows: Sequence[FigureRow]
+    downloads: Sequence[Download]
 
 
 def page(data: ReportData) -> str:
@@ -68,51 +79,53 @@ def page(data: ReportData) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    template = environment.from_string(source)
+    template = environment.from_string(_own_file("page.html"))
 
-    columns, lines = _table(data)
+    latency, device = data.speed["latency"], data.facts["measured on"]
     return template.render(
         title=data.title,
         facts=data.facts,
+        findings=findings(data.dense, data.points, latency, device),
+        covers=_covers(data.dense["seeds"]),
+        tradeoff=_tradeoff_section(data),
         sections=_sections(data),
-        checklist=checklist(data.dense, data.points, data.facts["measured on"]),
+        checklist=checklist(data.dense, data.points, device),
         enforced=ENFORCED,
-        columns=columns,
-        table=lines,
-        note=_note(data.dense["seeds"]),
+        table=results_table(data.dense, data.points, latency, len(data.classes)),
+        table_data=download("results", [{**data.dense, "method": DENSE}, *data.points]),
         measures=_measures(data.details),
         greys=GREYS,
+        style=Markup(_own_file("page.css")),  # noqa: S704 (our own file)
+        script=Markup(_own_file("page.js")),  # noqa: S704 (our own file)
         plotly=Markup(get_plotlyjs()),  # noqa: S704 (the library's own script)
     )
 
 
-def _sections(data: ReportData) -> list[Section]:
-    """All sections in the order of the page; the first three are written in page.html."""
-    operators = charts.operators(data.speed["operators"])
+def _own_file(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
+
+def _covers(seeds: int) -> str:
+    """What an interval covers."""
+    if seeds > 1:
+        return f"{seeds} seeds and the finite test set"
+    return "the finite test set only: there is one seed"
+
+
+def _sections(data: ReportData) -> list[Section]:
+    """The sections after the table of results, in the order of the page."""
     return [
-        Section("run", "What was run"),
-        Section("checklist", "Can it be believed"),
-        Section("table", "Results"),
-        _tradeoff_section(data),
+        _latency_section(data.speed, data.facts["measured on"]),
+        _layers_section(data.details),
         Section(
             "training",
             "Training",
-            "Means over seeds; dotted is training.",
-            charts.training(data.training),
+            "Mean over seeds. Solid lines are the validation split, dotted lines the training.",
+            [FigureRow(charts.training(data.training))],
+            [download("training", data.training)],
         ),
-        _confusion_section(data),
         _sensitivity_section(data.sensitivity),
-        _layers_section(data.details),
-        _weights_section(data.details),
-        _latency_section(data.speed["latency"], data.facts["measured on"]),
-        Section(
-            "operators",
-            "Operators",
-            "By torch.profiler, which slows things down: the shares are what to look at.",
-            [("time of one call", operators)],
-        ),
+        _confusion_section(data),
     ]
 
 
@@ -135,133 +148,97 @@ def _tradeoff_section(data: ReportData) -> Section:
     figures = []
     for cost, label in charts.TRADEOFF_COSTS.items():
         name = label.format(batch=batch_size)
-        figures.append((name, charts.tradeoff(dense, points, cost, name)))
+        figures.append(("", charts.tradeoff(dense, points, cost, name)))
 
     text = (
-        "Cheaper is to the right. Bars are 95 % intervals; random controls are dotted. "
-        "MACs are theory, latency was measured on one machine."
+        "Cheaper is to the right. Bars are 95 % intervals. Random controls are grey and dotted. "
+        "MACs are theory; latency was measured on one machine."
     )
-    return Section("tradeoff", "Accuracy against cost", text, figures)
+    table = download("tradeoff", points)
+    return Section("tradeoff", "Accuracy against cost", text, [FigureRow(figures)], [table])
 
 
 def _confusion_section(data: ReportData) -> Section:
     confusion = confusion_of(data.confusion, data.classes)
+
+    named = []
+    for row in data.confusion:
+        actual, predicted = data.classes[row["actual"]], data.classes[row["predicted"]]
+        named.append({**row, "actual_class": actual, "predicted_class": predicted})
+
     return Section(
         "confusion",
         "Confusion of the dense network",
         "Test images, all seeds together.",
-        [(DENSE, charts.confusion(confusion))],
+        [FigureRow([("", charts.confusion(confusion))], narrow=True)],
+        [download("confusion", named)],
     )
 
 
 def _sensitivity_section(record: Row) -> Section:
     text = (
-        "What each layer bears alone, and (dashed) all together, without fine-tuning, "
-        "on the validation split."
+        "Accuracy on the validation split after one layer alone is pruned, and (dashed) all "
+        "layers together. Nothing is fine-tuned. Colours run from the first layer (blue) to the "
+        "last (orange)."
     )
     for reason in record["skipped"].values():
         text += f" {reason}."
-    return Section("sensitivity", "Sensitivity", text, charts.sensitivity(record))
+
+    rows = [FigureRow(figures) for figures in charts.sensitivity(record)]
+    table = download("sensitivity", record["rows"])
+    return Section("sensitivity", "Sensitivity", text, rows, [table])
 
 
 def _layers_section(details: Mapping[str, Row]) -> Section:
-    layers = {}
+    layers, layer_rows, weight_rows = {}, [], []
     for name, detail in details.items():
+        weight_rows.append({"configuration": name, **detail["weights"]})
+        for row in detail["layers"]:
+            layer_rows.append({"configuration": name, **row})
         if name != DENSE:
             layers[name] = detail["layers"]
 
-    sparsity = charts.layers_left(layers, "sparsity", "sparsity")
-    width = charts.layers_left(layers, "width", "width")
+    shares = [
+        ("width left", charts.layers_left(layers, "width", "width")),
+        (
+            "sparsity (a thinner layer counts as sparse)",
+            charts.layers_left(layers, "sparsity", "sparsity"),
+        ),
+    ]
+    histograms = {name: detail["weights"] for name, detail in details.items()}
+    weights = [("non-zero prunable weights", charts.weights(histograms))]
 
     return Section(
         "layers",
-        "Layers",
-        "What every configuration took from every layer, means over seeds.",
-        [("sparsity (a thinner layer counts as sparse)", sparsity), ("width left", width)],
+        "Layers and weights",
+        "What every configuration took from every layer, mean over seeds.",
+        [FigureRow(shares), FigureRow(weights)],
+        [download("layers", layer_rows), download("weights", weight_rows)],
     )
 
 
-def _weights_section(details: Mapping[str, Row]) -> Section:
-    histograms = {name: detail["weights"] for name, detail in details.items()}
-    return Section(
-        "weights",
-        "Weights",
-        "Click a name to show or hide it.",
-        [("all prunable weights", charts.weights(histograms))],
-    )
-
-
-def _latency_section(rows: Sequence[Row], machine: str) -> Section:
-    """A chart for every backend and batch size."""
+def _latency_section(speed: Row, machine: str) -> Section:
+    """A chart for every backend and batch size, and the time of every operator."""
     figures = {}
-    for row in rows:
+    for row in speed["latency"]:
         backend, precision, batch_size = row["backend"], row["precision"], row["batch_size"]
         name = f"{backend}, {precision}, batch {batch_size}"
         if name not in figures:
-            figures[name] = charts.latency(rows, backend, batch_size)
+            figures[name] = charts.latency(speed["latency"], backend, batch_size)
+    operators = charts.operators(speed["operators"])
 
-    text = f"All networks took turns. {machine}."
-    return Section("latency", "Latency", text, list(figures.items()))
-
-
-def _table(data: ReportData) -> tuple[list[str], list[list[str]]]:
-    """The columns of the table of results, and one line per configuration."""
-    speedups: dict[tuple[str, int], str] = {}
-    for row in data.speed["latency"]:  # the first backend counts
-        speedups.setdefault((row["name"], row["batch_size"]), row.get("told", ""))
-    batch_sizes = sorted(set(column(data.speed["latency"], "batch_size")))
-
-    columns = [
-        "configuration",
-        "accuracy, %",
-        "drop",
-        "worst class",
-        "calibration",
-        "before fine-tuning, %",
-        "sparsity",
-        "parameters ≠ 0",
-        "MACs",
-        "fewer MACs",
-        "compressed",
-        *(f"faster, batch {batch_size}" for batch_size in batch_sizes),
-        "same as",
-    ]
-
-    lines = []
-    for row in ({**data.dense, "key": DENSE, "same_as": ""}, *data.points):
-        faster = [speedups[row["key"], batch_size] for batch_size in batch_sizes]
-        lines.append([*_cells(row), *faster, same_as(row["same_as"])])
-
-    if len(data.classes) >= MIN_TOP5_CLASSES:
-        columns.insert(2, "top-5, %")
-        for row, line in zip((data.dense, *data.points), lines, strict=True):
-            line.insert(2, f"{100 * row['accuracy_top5']:.2f}")
-
-    return columns, lines
-
-
-def _cells(row: Row) -> list[str]:
-    """The cells of a configuration up to its size."""
-    drop_from_dense = worst_class = before = ""
-
-    if row["key"] != DENSE:
-        drop_from_dense = drop(row)
-        worst_class = f"{100 * row['worst_class_drop']:.1f}"
-        before = with_interval(row["accuracy_pruned"], row["accuracy_pruned_ci95"])
-
-    return [
-        row["key"],
-        with_interval(row["accuracy"], row["accuracy_ci95"]),
-        drop_from_dense,
-        worst_class,
-        f"{100 * row['calibration_error']:.1f} %",
-        before,
-        f"{row['sparsity']:.1%}",
-        f"{row['params_nonzero']:,}",
-        f"{row['macs']:,}",
-        fewer_macs(row),
-        compressed_size(row),
-    ]
+    text = (
+        f"Measured on {machine}; all networks took turns. Boxes are quartiles, whiskers the 5th "
+        "and 95th percentile. Operators are timed by torch.profiler, which slows calls down: "
+        "read their shares."
+    )
+    return Section(
+        "latency",
+        "Latency",
+        text,
+        [FigureRow(list(figures.items())), FigureRow([("operators in one call", operators)])],
+        [download("latency", speed["latency"]), download("operators", speed["operators"])],
+    )
 
 
 def _measures(details: Mapping[str, Row]) -> dict[str, list[str]]:
@@ -279,19 +256,3 @@ def _measure_text(row: Row) -> str:
     if row["n"] > 1:
         text += f" ± {row['ci95']:.4f} (sd {row['sd']:.4f})"
     return text
-
-
-def _note(seeds: int) -> str:
-    covers = "the finite test set only"
-    if seeds > 1:
-        covers = f"{seeds} seeds and the finite test set"
-
-    return (
-        "Accuracy on the test split after the last epoch; ± is half the 95 % interval, which "
-        f"covers {covers}. Drops are paired by seed and image; "
-        '"=" marks one whose interval holds 0. "worst class" is the largest loss of recall of any '
-        'class, in percentage points; "calibration" the expected calibration error. "same as" '
-        "names methods of the same ratio from which no difference was shown; "
-        '"faster" is the measured gain on the dense network with its 95 % interval. '
-        "Masked weights cost their MACs and their time."
-    )

@@ -4,8 +4,8 @@ import zlib
 from typing import Literal
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Random controls are grey and
-# dotted: they are there to be beaten. Any other method gets one of the other colours by the
-# checksum of its name, so that it has the same colour in every picture.
+# dotted: they are there to be beaten. Any other method gets one of the other colours, or greys, by
+# the checksum of its name, so that it has the same colour in every picture.
 COLOURS = {
     "l1_unstructured": "#0072B2",
     "l1_unstructured_layerwise": "#56B4E9",
@@ -13,8 +13,11 @@ COLOURS = {
     "l2_channel": "#E69F00",
     "random_unstructured": "#8a8a8a",
     "random_channel": "#4d4d4d",
+    "l1_head": "#009E73",
+    "l1_hidden": "#CC79A7",
 }
 OTHER_COLOURS = ("#009E73", "#CC79A7", "#8C6D31", "#7B4FA3", "#17808A", "#B2182B")
+CONTROL_COLOURS = ("#8a8a8a", "#4d4d4d")
 DENSE_COLOUR = "#111111"
 MARKERS = "osD^vPX"
 
@@ -23,7 +26,8 @@ def colour(method: str) -> str:
     """The colour of a method, #rrggbb, the same in every picture."""
     if method in COLOURS:
         return COLOURS[method]
-    return OTHER_COLOURS[zlib.crc32(method.encode()) % len(OTHER_COLOURS)]
+    others = CONTROL_COLOURS if is_control(method) else OTHER_COLOURS
+    return others[zlib.crc32(method.encode()) % len(others)]
 
 
 def is_control(method: str) -> bool:

@@ -120,6 +120,7 @@ def _facts(
     for row in dense_seeds:
         network_hashes.append(f"seed {row['seed']} {row['sha256'][:16]}")
 
+    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
     return {
         "data": (
             f"{params.dataset}: {counts}; {len(data_info['classes'])} classes; "
@@ -133,7 +134,7 @@ def _facts(
         "ratios": f"{ratios} of {params.budget}",
         "base training": _describe_recipe(params.train),
         "fine-tuning": _describe_recipe(params.finetune),
-        "measured on": f"{machine['device']}, {machine['threads']} threads, {machine['precision']}",
+        "measured on": f"{machine['device']}, {threads}, {machine['precision']}",
         "versions": f"Python {machine['python']}, {versions}",
     }
 
