@@ -5,7 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prunelab.figures import figures
+from prunelab.figures import figures, tradeoff_figures
+from prunelab.figures.line_names import names_fit, spread
 from prunelab.figures.save import save, save_as
 from prunelab.pruning.methods import METHODS
 from prunelab.report import rows, style
@@ -18,7 +19,7 @@ from prunelab.report.series import (
 )
 from prunelab.report.tables import same_as, table
 
-PICTURES = ["tradeoff", "training", "confusion", "focus"]
+PICTURES = ["tradeoff", "tradeoff_before", "overview", "training", "confusion", "focus"]
 
 
 def measured(accuracy: float, sparsity: float) -> dict:
@@ -70,7 +71,11 @@ def curves() -> list[TrainingCurve]:
 
 def draw(name: str) -> Figure:
     if name == "tradeoff":
-        return figures.tradeoff(POINTS, DENSE, "title")
+        return tradeoff_figures.tradeoff(POINTS, DENSE, "title", "accuracy")
+    if name == "tradeoff_before":
+        return tradeoff_figures.tradeoff(POINTS, DENSE, "title", "accuracy_pruned")
+    if name == "overview":
+        return tradeoff_figures.overview(POINTS, DENSE, "title")
     if name == "training":
         return figures.training(curves(), "title")
 
@@ -78,6 +83,12 @@ def draw(name: str) -> Figure:
     if name == "confusion":
         return figures.confusion(confusion, "title")
     return figures.focus(rows.mean_history(history()), confusion, "title", "red")
+
+
+def draw_all_methods() -> Figure:
+    """A trade-off of more methods than there is room for names beside their lines."""
+    points = [POINTS[0] | {"method": method} for method in METHODS]
+    return tradeoff_figures.tradeoff(points, DENSE, "title", "accuracy")
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
@@ -115,27 +126,79 @@ def test_ticks_contain_no_formulas(name):
 
 
 def test_tradeoff_names_its_axes_and_methods():
-    figure = draw("tradeoff")
-    axes = np.array(figure.axes).reshape(2, 3)
+    figure = draw_all_methods()
+    against = [label for _, label, _ in tradeoff_figures.AGAINST]
 
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
 
-    assert legend == {*SHOWN, "dense"}
-    assert [axis.get_xlabel() for axis in axes[1]] == [label for _, label, _ in figures.AGAINST]
-    assert all("test accuracy" in axis.get_ylabel() for axis in axes[:, 0])
+    assert legend == {*METHODS, "dense"}
+    assert [axis.get_xlabel() for axis in figure.axes] == against
+    assert figure.axes[0].get_ylabel() == "test accuracy\nafter fine-tuning"
 
 
-def test_tradeoff_has_log_costs_and_accuracies_from_0_to_1():
-    for axis in draw("tradeoff").axes:
+def test_few_lines_have_their_names_beside_them_and_no_legend():
+    points = [point for point in POINTS if point["method"] in SHOWN[:4]]
+
+    figure = tradeoff_figures.tradeoff(points, DENSE, "title", "accuracy")
+
+    names = {text.get_text() for text in figure.axes[-1].texts}
+    assert names == {*SHOWN[:4], "dense"}
+    assert not figure.legends
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_names_of_lines_are_apart_in_order_and_inside(count):
+    generator = np.random.default_rng(count)
+    gap = 0.08
+    for _ in range(50):
+        wanted = sorted(generator.uniform(0, 1, count))
+
+        heights = spread(wanted, gap)
+
+        assert np.all(np.diff(heights) >= gap - 1e-9)
+        assert min(heights) >= -1e-9
+        assert max(heights) <= 1 + 1e-9
+
+
+def test_names_that_have_room_stay_at_their_lines():
+    assert spread([0.1, 0.5, 0.9], 0.08) == [0.1, 0.5, 0.9]
+
+
+def test_too_many_names_do_not_fit_beside_an_axis():
+    assert names_fit(5, height_inch=3, font_size=8)
+    assert not names_fit(40, height_inch=3, font_size=8)
+
+
+def test_overview_is_1200_by_500_pixels(tmp_path):
+    from PIL import Image
+
+    save_as(draw("overview"), tmp_path / "overview.png")
+
+    with Image.open(tmp_path / "overview.png") as image:
+        assert image.size == (1200, 500)
+
+
+def test_controls_lie_behind_the_other_methods():
+    order = {line.get_color(): line.get_zorder() for line in draw("tradeoff").axes[-1].lines}
+    controls = {style.colour(method) for method in SHOWN if style.is_control(method)}
+    others = {style.colour(method) for method in SHOWN} - controls
+
+    assert controls
+    assert max(order[colour] for colour in controls) < min(order[colour] for colour in others)
+
+
+@pytest.mark.parametrize("name", ["tradeoff", "tradeoff_before", "overview"])
+def test_tradeoff_has_log_costs_and_accuracies_from_0_to_1(name):
+    for axis in draw(name).axes:
         low, high = axis.get_ylim()
         assert axis.get_xscale() == "log"
-        assert low > -0.1
-        assert high < 1.1
+        assert low >= -0.01
+        assert high <= 1.01
 
 
-@pytest.mark.parametrize("name", ["tradeoff", "training"])
-def test_legends_lie_inside_the_picture(name):
-    figure = draw(name)
+@pytest.mark.parametrize("make", [draw_all_methods, lambda: draw("training")])
+def test_legends_lie_inside_the_picture(make):
+    figure = make()
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
 

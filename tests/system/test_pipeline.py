@@ -364,7 +364,8 @@ def test_details_agree_with_the_metrics(clone):
 
 
 def test_pictures_table_and_environment_exist(clone):
-    for name in ("tradeoff", "training", "confusion_dense", "focus/focus", "sensitivity"):
+    grid = ("tradeoff", "tradeoff_before", "overview", "training", "confusion_dense")
+    for name in (*grid, "focus/focus", "sensitivity"):
         for suffix in (".svg", ".png"):
             assert (clone.folder / f"plots/{name}{suffix}").stat().st_size > 5000
     table = (clone.folder / "metrics/table.md").read_text()

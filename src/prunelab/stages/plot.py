@@ -6,7 +6,7 @@ from prunelab.artifacts.predictions import load_predictions
 from prunelab.artifacts.prepared import read_class_names
 from prunelab.config.params import Grid, load_params
 from prunelab.core.files import write, write_json
-from prunelab.figures import figures
+from prunelab.figures import figures, tradeoff_figures
 from prunelab.figures.save import save
 from prunelab.report import rows, series
 from prunelab.report.labels import DENSE
@@ -32,8 +32,13 @@ def main(
     points = rows.tradeoff_rows(cells, cell_metrics, same)
     _report_leftovers(metrics / "grid", {f"{key}.json" for *_, key in cells})
 
+    dense_point = dense | {"kept": 1.0}
     title = f"{study}: accuracy against what is left"
-    save(figures.tradeoff(points, dense | {"kept": 1.0}, title), out / "tradeoff")
+    after = tradeoff_figures.tradeoff(points, dense_point, title, "accuracy")
+    before = tradeoff_figures.tradeoff(points, dense_point, title, "accuracy_pruned")
+    save(after, out / "tradeoff")
+    save(before, out / "tradeoff_before")
+    save(tradeoff_figures.overview(points, dense_point, study), out / "overview")
     write_json(out / "tradeoff.json", points)
 
     # Training curves.
