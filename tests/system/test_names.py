@@ -87,7 +87,7 @@ def test_table_has_exactly_the_given_cells(lines):
     assert len(rows) == 2 + len(lines)
     assert all(row.count("|") == 3 for row in rows)
 
-    plain = text_table.aligned_table(["one", "two"], [list(line) for line in lines])
+    plain = text_table.aligned_table(["one", "two"], list(map(list, lines)), 10**6)
 
     assert len(plain.split("\n")) == 2 + len(lines)
     assert plain.replace("\n", "").isprintable()

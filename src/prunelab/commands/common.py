@@ -52,12 +52,13 @@ def reporting_errors() -> Iterator[None]:
     """Print one line per problem and exit with 1, if the input or the machine is at fault."""
     from prunelab.core.errors import InputError, describe_failure, one_line
     from prunelab.core.plugins import failure_lines
+    from prunelab.core.terminal import paint
 
     try:
         yield
     except InputError as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)
+            print(paint(problem, "red", sys.stderr), file=sys.stderr)
         raise typer.Exit(1) from None
     except Exception as error:
         message = describe_failure(error)
@@ -65,7 +66,7 @@ def reporting_errors() -> Iterator[None]:
         if not lines:
             raise
         for line in lines:
-            print(one_line(line), file=sys.stderr)
+            print(paint(one_line(line), "red", sys.stderr), file=sys.stderr)
         raise typer.Exit(1) from None
 
 

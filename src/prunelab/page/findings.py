@@ -52,6 +52,16 @@ def findings(
     ]
 
 
+def quoted(name: str) -> str:
+    """A name between backticks."""
+    return f"`{_without_backticks(name)}`"
+
+
+def _without_backticks(text: str) -> str:
+    """A text of somebody else, which must not begin or end a name."""
+    return text.replace("`", "'")
+
+
 def drop_shown(point: Row) -> bool:
     """Whether the interval of the drop from the dense network lies above 0."""
     return bool(point["accuracy_drop"] > point["accuracy_drop_ci95"])
@@ -86,7 +96,7 @@ def _cheapest(dense: Row, pruned: Sequence[Row]) -> str:
         least = min(pruned, key=lambda point: point["accuracy_drop"])
         return (
             "A drop in accuracy was shown for every pruned network. "
-            f"The smallest is that of `{least['key']}`: {_drop(least)}."
+            f"The smallest is that of {quoted(least['key'])}: {_drop(least)}."
         )
 
     smallest = min(kept, key=lambda point: (point["size_compressed_bytes"], point["accuracy_drop"]))
@@ -95,14 +105,14 @@ def _cheapest(dense: Row, pruned: Sequence[Row]) -> str:
     thinner = [point for point in kept if point["macs_ratio"] > 1]
     if not thinner:
         return (
-            f"`{smallest['key']}` takes {size}, and no drop in accuracy was shown: "
+            f"{quoted(smallest['key'])} takes {size}, and no drop in accuracy was shown: "
             f"{_not_ruled_out(smallest)}. It needs as many MACs as the dense network."
         )
 
     fewest = min(thinner, key=_by_macs)
     text = (
-        f"`{fewest['key']}` needs {fewer_macs(fewest)} fewer MACs, and no drop in accuracy was "
-        f"shown: {_not_ruled_out(fewest)}."
+        f"{quoted(fewest['key'])} needs {fewer_macs(fewest)} fewer MACs, and no drop in accuracy "
+        f"was shown: {_not_ruled_out(fewest)}."
     )
     equals = [point["key"] for point in thinner if point["macs"] == fewest["macs"]]
     equals.remove(fewest["key"])
@@ -111,7 +121,7 @@ def _cheapest(dense: Row, pruned: Sequence[Row]) -> str:
 
     if smallest["key"] == fewest["key"]:
         return f"{text} It takes {size}."
-    return f"{text} The smallest file without a shown drop is `{smallest['key']}`: {size}."
+    return f"{text} The smallest file without a shown drop is {quoted(smallest['key'])}: {size}."
 
 
 def _by_macs(point: Row) -> tuple[int, bool, float]:
@@ -209,10 +219,10 @@ def _sentence(method: str, verdicts: Mapping[float, Verdict]) -> str:
             parts.append(f"{word} than random at ratio {_listed(ratios)}")
 
     if not parts:
-        return f"`{method}` was shown to differ from random at no ratio."
+        return f"{quoted(method)} was shown to differ from random at no ratio."
     if "not decided" in verdicts.values():
         parts.append("not decided elsewhere")
-    return f"`{method}` is {'; '.join(parts)}."
+    return f"{quoted(method)} is {'; '.join(parts)}."
 
 
 def _summary(compared: Mapping[str, Mapping[float, Verdict]]) -> list[str]:
@@ -265,7 +275,7 @@ def _on_a_clock(pruned: Sequence[Row], latency: Sequence[Row], device: str) -> s
             f"Of the {len(masked)} networks with zeros and no fewer MACs, "
             f"{faster or 'none'} was shown to be faster at batch size {sizes[0]}."
         )
-    sentences.append(f"Measured on {device}; another machine differs.")
+    sentences.append(f"Measured on {_without_backticks(device)}; another machine differs.")
     return " ".join(sentences)
 
 
@@ -280,7 +290,7 @@ def _fastest(kept: Sequence[Row], rows: Mapping[str, Row], size: int) -> str:
         f"{best['latency_ms_p50']:.3g} ms in place of {rows[DENSE]['latency_ms_p50']:.3g} ms"
     )
     speedup = f"{best['faster']:.2f}x ({best['faster_low']:.2f} to {best['faster_high']:.2f})"
-    return f"At batch size {size}, `{best['name']}` takes {milliseconds}: {speedup} as fast."
+    return f"At batch size {size}, {quoted(best['name'])} takes {milliseconds}: {speedup} as fast."
 
 
 def _shown_faster(row: Row) -> bool:
@@ -295,10 +305,10 @@ def _by_method(points: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _names(names: Sequence[str], most: int = 4) -> str:
-    quoted = [f"`{name}`" for name in names]
-    if len(quoted) > most:
-        return f"{', '.join(quoted[:most])} and {len(quoted) - most} more"
-    return _listed(quoted)
+    words = [quoted(name) for name in names]
+    if len(words) > most:
+        return f"{', '.join(words[:most])} and {len(words) - most} more"
+    return _listed(words)
 
 
 def _listed(words: Sequence[str]) -> str:

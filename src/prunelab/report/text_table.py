@@ -8,6 +8,7 @@ from prunelab.core.errors import one_line
 
 Line = list[str]
 
+MAX_WIDTH = 100  # characters of a line, unless a caller says otherwise
 GAP = "  "  # between columns
 INDENT = "    "  # of a text below a row
 TITLE_LINES = 3  # of a narrow table, at most
@@ -20,10 +21,16 @@ def markdown_table(header: Line, lines: Sequence[Line]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def aligned_table(header: Line, lines: Sequence[Line]) -> str:
-    """A table in plain text, with unprintable characters spelt out."""
+def aligned_table(header: Line, lines: Sequence[Line], max_width: int = MAX_WIDTH) -> str:
+    """A table in plain text, with unprintable characters spelt out.
+
+    If a line were longer than `max_width` characters, titles and cells take several lines.
+    """
     rows = [list(map(one_line, line)) for line in (header, *lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if _total_width(widths) > max_width:
+        return narrow_table(header, lines, max_width, flexible=(), below=[""] * len(lines))
+
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(text for row in rows for text in _aligned(row, widths))
 
@@ -46,12 +53,13 @@ def narrow_table(
     widths = []
     for index, title in enumerate(header):
         widths.append(_column_width(title, [row[index] for row in rows]))
-    surplus = sum(widths) + len(GAP) * (len(widths) - 1) - max_width
+    surplus = _total_width(widths) - max_width
 
-    # If the flexible columns are too few, the others must do.
+    # If the flexible columns are too few, the others must do, and then very narrow ones.
     preferred = [index for index, title in enumerate(header) if title in flexible]
-    for columns in (preferred, range(len(header))):
-        while surplus > 0 and any(widths[index] > MIN_WIDTH for index in columns):
+    everything = list(range(len(header)))
+    for columns, least in ((preferred, MIN_WIDTH), (everything, MIN_WIDTH), (everything, 1)):
+        while surplus > 0 and any(widths[index] > least for index in columns):
             widest = max(columns, key=lambda index: widths[index])
             widths[widest] -= 1
             surplus -= 1
@@ -61,6 +69,10 @@ def narrow_table(
         texts += _aligned(row, widths)
         texts += wrap(one_line(text), max_width, initial_indent=INDENT, subsequent_indent=INDENT)
     return "\n".join(texts)
+
+
+def _total_width(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
 def _column_width(title: str, cells: Sequence[str]) -> int:

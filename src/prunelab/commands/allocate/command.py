@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from typer import Option
 
 from prunelab.commands.common import print_line, reporting_errors
+from prunelab.core.terminal import paint_tables
 
 
 def allocate(
@@ -50,7 +51,7 @@ def allocate(
     with reporting_errors():
         request = Request(granularity, ratio, budget, latency, batch_size, rounds)
         allocation = allocate_ratios(request, print_line)
-        print(describe(allocation))
+        print(paint_tables(describe(allocation)))
         if not dry_run:
             write_ratios(allocation)
             print(f"\n{describe_next_steps(allocation)}")

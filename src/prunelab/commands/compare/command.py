@@ -61,6 +61,7 @@ def compare(
     """
     with reporting_errors():
         from prunelab.commands.compare.compare import compare_revisions
+        from prunelab.core.terminal import paint_tables
 
         comparison = compare_revisions(
             Path.cwd(),
@@ -70,4 +71,4 @@ def compare(
             plot=plot,
             latency_batch_size=latency,
         )
-        print(comparison)
+        print(paint_tables(comparison))

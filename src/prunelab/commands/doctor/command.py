@@ -5,6 +5,9 @@ from pathlib import Path
 import typer
 
 from prunelab.commands.common import reporting_errors
+from prunelab.core.terminal import Style, paint
+
+STYLES: dict[str, Style] = {"ok": "green", "look": "yellow", "STOP": "red"}
 
 
 def doctor() -> None:
@@ -22,7 +25,8 @@ def doctor() -> None:
         findings = examine(Path.cwd())
 
     for finding in findings:
-        print(f"{finding.verdict.value:<5} {finding.text}")
+        verdict = paint(f"{finding.verdict.value:<5}", STYLES[finding.verdict.value])
+        print(f"{verdict} {finding.text}")
         if finding.remedy:
             print(f"      -> {finding.remedy}")
     if any(finding.verdict is Verdict.stop for finding in findings):

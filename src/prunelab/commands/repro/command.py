@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import reporting_errors
+from prunelab.core.terminal import paint_tables
 
 if TYPE_CHECKING:
     from prunelab.commands.repro.runner import ReproResult
@@ -68,9 +69,10 @@ def repro(
         _print_failures(result)
         raise typer.Exit(1)
     seconds = time.monotonic() - start
-    print(
-        summary(Path.cwd(), made=len(result.made), unchanged=len(result.unchanged), seconds=seconds)
+    text = summary(
+        Path.cwd(), made=len(result.made), unchanged=len(result.unchanged), seconds=seconds
     )
+    print(paint_tables(text))
 
 
 def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResult":

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import interruptible, print_line, report_failures, reporting_errors
+from prunelab.core.terminal import paint_tables
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -187,14 +188,8 @@ def show(
         images = study.images_of(**variant)
         records = collect(root, prefix, settings, free_keys, scale=shown, images=images)
 
-        print(
-            study_document(
-                study,
-                records,
-                Shown(scale=shown, images=images, other_scales=others, **variant),
-                markdown=markdown,
-            )
-        )
+        about = Shown(scale=shown, images=images, other_scales=others, **variant)
+        print(paint_tables(study_document(study, records, about, markdown=markdown)))
 
         changed_keys = overrides.keys() - study.needs.keys()
         if changed_keys:

@@ -54,11 +54,12 @@ def sweep(
     """
     with reporting_errors():
         from prunelab.commands.sweep.sweep import RayOptions, run_sweep
+        from prunelab.core.terminal import paint_tables
 
         ray_options = None
         if address:
             ray_options = RayOptions(address, git_remote, cpus_per_task, gpus_per_task)
         result = run_sweep(Path.cwd(), assignments, jobs, ray_options, print_line)
         if result.table:
-            print(f"\n{result.table}")
+            print(f"\n{paint_tables(result.table)}")
     report_failures(result.failures, result.count)

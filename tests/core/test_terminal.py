@@ -1,0 +1,75 @@
+"""Colours are for terminals alone, and only where they are wanted."""
+
+import io
+
+import pytest
+
+from prunelab.core.terminal import has_colours, paint, paint_tables
+from prunelab.report.text_table import MAX_WIDTH, aligned_table
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_terminal_has_colours_and_a_pipe_has_none():
+    assert has_colours(Terminal())
+    assert not has_colours(io.StringIO())
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_terminal_that_wants_none_gets_none(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+
+    assert paint("text", "red", Terminal()) == "text"
+
+
+def test_empty_no_color_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "")
+
+    assert has_colours(Terminal())
+
+
+def test_painted_text_ends_its_style():
+    assert paint("text", "red", Terminal()) == "\x1b[31mtext\x1b[0m"
+    assert paint("", "red", Terminal()) == ""
+
+
+def test_titles_of_a_table_are_bold_and_nothing_else_is():
+    table = aligned_table(["one", "two"], [["1", "2"], ["3", "4"]])
+    text = f"before\n\n{table}\n\nafter"
+
+    lines = paint_tables(text, Terminal()).split("\n")
+
+    assert lines[2] == "\x1b[1mone  two\x1b[0m"
+    assert lines[3].startswith("\x1b[2m---")
+    assert [line for line in lines if "\x1b" not in line] == [
+        *("before", "", "1    2", "3    4", "", "after")
+    ]
+
+
+def test_painting_for_a_pipe_changes_nothing():
+    text = aligned_table(["one", "two"], [["1", "2"]])
+
+    assert paint_tables(text, io.StringIO()) == text
+
+
+@pytest.mark.parametrize("columns", [2, 6, 11])
+def test_wide_table_folds_and_keeps_every_letter(columns):
+    header = [f"a long title {index}" for index in range(columns)]
+    lines = [[f"a rather long cell number {index}" for index in range(columns)]]
+
+    text = aligned_table(header, lines)
+
+    assert max(map(len, text.splitlines())) <= MAX_WIDTH
+    letters = sorted("".join([*header, *lines[0]]).replace(" ", ""))
+    assert sorted("".join(text.replace("-", "").split())) == letters
