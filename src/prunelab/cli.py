@@ -68,7 +68,6 @@ class _Sections(TyperGroup):
 app = typer.Typer(
     cls=_Sections,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(

@@ -48,7 +48,7 @@ def sweep(
     continues an interrupted sweep.
 
     With --address the settings run as tasks of a Ray cluster. Its machines share only the Git
-    remote and the DVC remote of .dvc/config with this machine (docs/scaling.md).
+    remote and the DVC remote of .dvc/config with this machine (docs/sweeps.md).
 
     Example: prunelab sweep -S ratio=0.2,0.5,0.8 -S model=resnet20,resnet56 --jobs 2
     """
