@@ -72,7 +72,8 @@ def test_every_metric_of_the_headline_is_explained_with_its_unit():
 
     for key in HEADLINE:
         line = re.search(rf"^\| `{key}` \|([^|]*)\|([^|]*)\|", text, re.MULTILINE)
-        assert line and all(cell.strip() for cell in line.groups())
+        assert line
+        assert all(cell.strip() for cell in line.groups())
 
 
 def test_every_method_is_explained_and_no_other():
