@@ -173,7 +173,9 @@ def scratch(tmp_path_factory) -> Path:
     # `make` finds the environment of these tests in place of one that it would install.
     environment = clone / ".venv"
     environment.mkdir()
-    (environment / "bin").symlink_to(Path(sys.executable).parent)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
+    for part in ("bin", "lib"):
+        (environment / part).symlink_to(Path(sys.prefix) / part)
     for mark in (".ready", ".ready-dev"):
         (environment / mark).touch()
 
