@@ -117,7 +117,7 @@ def _cheapest(dense: Row, pruned: Sequence[Row]) -> str:
     equals = [point["key"] for point in thinner if point["macs"] == fewest["macs"]]
     equals.remove(fewest["key"])
     if equals:
-        text += f" The same holds for {_names(equals)}."
+        text += f" No drop was shown either for {_names(equals)}, with as many MACs."
 
     if smallest["key"] == fewest["key"]:
         return f"{text} It takes {size}."
@@ -280,12 +280,16 @@ def _on_a_clock(pruned: Sequence[Row], latency: Sequence[Row], device: str) -> s
 
 
 def _fastest(kept: Sequence[Row], rows: Mapping[str, Row], size: int) -> str:
-    """The fastest of these networks; empty if none was shown to be faster than the dense one."""
-    faster = [rows[point["key"]] for point in kept if _shown_faster(rows[point["key"]])]
+    """The fastest of these networks; empty if none was shown to be faster than the dense one.
+
+    A random control is named only if no other network was shown to be faster.
+    """
+    faster = [point for point in kept if _shown_faster(rows[point["key"]])]
     if not faster:
         return ""
 
-    best = max(faster, key=lambda row: row["faster"])
+    chosen = [point for point in faster if not is_control(point["method"])] or faster
+    best = max((rows[point["key"]] for point in chosen), key=lambda row: row["faster"])
     milliseconds = (
         f"{best['latency_ms_p50']:.3g} ms in place of {rows[DENSE]['latency_ms_p50']:.3g} ms"
     )
