@@ -442,7 +442,7 @@ def operators(rows: Sequence[Row]) -> Chart:
         }
         traces.append(trace)
 
-    label = f"{processor} time, ms per call of {rows[0]['batch_size']}"
+    label = f"{processor} ms per call of {rows[0]['batch_size']}"
     chart = _chart(traces, label, "", xaxis=ON_TOP, yaxis=CATEGORIES_DOWN)
     chart["layout"] |= {"barmode": "stack", "height": 22 * len(names) + 120}
     return chart
