@@ -200,15 +200,19 @@ def run_block(text: str, folder: Path) -> subprocess.CompletedProcess:
         "SHELL": shutil.which("bash") or "/bin/bash",
     }
     command = ["bash", "-e", "-o", "pipefail", "-c", text]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+
+    # A file, not a pipe: `prunelab warm` leaves a process that would keep a pipe open.
+    log = folder.parent / "log"
+    with log.open("w") as output:
+        completed = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return subprocess.CompletedProcess(command, completed.returncode, log.read_text())
 
 
 @pytest.mark.slow  # a study, and then seconds to minutes each
