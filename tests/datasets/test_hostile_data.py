@@ -20,7 +20,8 @@ from prunelab.data.dataset import DataConfig
 from prunelab.data.splits import Split
 from prunelab.datasets import manifest
 from prunelab.datasets.datasets import DATASETS
-from prunelab.datasets.imagefolder import ImageFiles, ImageFolder
+from prunelab.datasets.image_files import ImageFiles
+from prunelab.datasets.imagefolder import ImageFolder
 from prunelab.datasets.images import decode, size_of
 from prunelab.datasets.table_file import read_table
 from prunelab.stages import prepare
@@ -223,6 +224,7 @@ def test_images_that_two_splits_share_are_counted_and_named(workspace, capsys):
     original = (pets / "train/cat/000.png").read_bytes()
     for copy in ("test/cat/900.png", "test/dog/901.png", "val/cat/902.png"):
         (pets / copy).write_bytes(original)
+    edit_params(Path("params.yaml"), data__conflicts="keep")
 
     counts = duplicate_counts()
 
@@ -264,7 +266,9 @@ def test_different_examples_with_equal_hashes_are_not_duplicates(monkeypatch):
     images, labels = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1), np.zeros(2, np.int64)
     splits = {"train": Split(images[:2], labels), "test": Split(images[2:], labels)}
 
-    assert manifest.find_duplicates(splits) == {("train", "test"): []}
+    hashes = manifest.hash_inputs(splits)
+
+    assert manifest.find_duplicates(splits, hashes) == {("train", "test"): []}
 
 
 def test_prepare_prints_nothing_about_splits_without_duplicates(workspace, capsys):

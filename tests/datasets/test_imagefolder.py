@@ -61,7 +61,9 @@ def test_files_that_are_not_images_are_ignored_and_counted(tmp_path, capsys):
     published = image_folder(tmp_path).read()
 
     assert len(published.train) == 30
-    assert "ignored 4 files" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "ignored 2 files that are not images" in output
+    assert "skipped 2 files that macOS or Windows left there" in output
 
 
 def test_links_to_folders_are_followed(tmp_path):

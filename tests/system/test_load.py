@@ -14,7 +14,7 @@ from prunelab.config.params import Normalise
 from prunelab.data.augment import Augmentation
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
-from prunelab.datasets.imagefolder import ImageFiles
+from prunelab.datasets.image_files import ImageFiles
 from prunelab.models.networks import build
 from prunelab.training.checkpoints import Checkpoint
 

@@ -1,6 +1,7 @@
 """params.yaml as typed models: every key and every range.
 
-There are no defaults: a value is written in params.yaml or nowhere.
+There are no defaults: a value is written in params.yaml or nowhere. Only keys that older files
+lack have one.
 """
 
 from collections import Counter
@@ -186,6 +187,18 @@ class Data(Section):
     label_column: str
     # Longer texts are truncated to so many tokens.
     tokens: Annotated[int, Field(ge=2, le=8192)]
+    # imagefolder: a table of the images in `source` and their labels, in `label_column`. null: the
+    # folders are the classes. These have defaults, because older parameters lack them.
+    table: Name | None = None
+    file_column: str = "file"
+    # A column of train, validation and test, if the table has it.
+    split_column: str | None = "split"
+    # Images are turned as their EXIF orientation says, or left as their pixels lie.
+    exif: Literal["apply", "ignore"] = "apply"
+    # Equal images with different labels are refused if they are many, kept, or left out.
+    conflicts: Literal["refuse", "keep", "drop"] = "refuse"
+    # The share of images that are left out if they cannot be decoded.
+    unreadable: Fraction = 0.0
 
 
 class Recipe(Section):

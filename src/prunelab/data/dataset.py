@@ -3,10 +3,10 @@
 Nothing here reads files. The data sets themselves are in `prunelab.datasets`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
@@ -27,6 +27,13 @@ class DataConfig:
         label_column: name of the column that holds the labels of a table
         tokens: number of token ids of each text; longer texts are truncated
         weights: the text encoder whose tokenizer is used
+        table: a table of the images in `path` and their labels; None if folders are the classes
+        file_column: name of the column that holds the files of such a table
+        split_column: name of the column that holds their splits, if the table has it; None if a
+            column of that name is something else
+        exif: `apply` turns images as their EXIF orientation says, `ignore` does not
+        conflicts: what happens to equal images with different labels: `refuse`, `keep`, `drop`
+        unreadable: the share of images that may be left out because they cannot be decoded
     """
 
     raw: Path
@@ -36,6 +43,17 @@ class DataConfig:
     label_column: str = "label"
     tokens: int = 64
     weights: str = "none"
+    table: str | None = None
+    file_column: str = "file"
+    split_column: str | None = "split"
+    exif: Literal["apply", "ignore"] = "apply"
+    conflicts: Literal["refuse", "keep", "drop"] = "refuse"
+    unreadable: float = 0.0
+
+    @property
+    def turns_images(self) -> bool:
+        """Whether images are turned as their EXIF orientation says."""
+        return self.exif == "apply"
 
     @property
     def place(self) -> Path | None:
@@ -105,12 +123,16 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class SplitData:
-    """A data set as published. `test` or `validation` is None if it has no such official split."""
+    """A data set as published. `test` or `validation` is None if it has no such official split.
+
+    `record` is what else dataset.json says about it.
+    """
 
     train: Examples
     test: Examples | None
     class_names: list[str]
     validation: Examples | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def class_counts(self) -> ClassCounts:
         counts = np.bincount(self.train.labels, minlength=len(self.class_names)).tolist()

@@ -17,6 +17,7 @@ from prunelab.core.registry import Table
 from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Dataset, Shape, SplitData
 from prunelab.data.splits import Split
 from prunelab.datasets.imagefolder import ImageFolder
+from prunelab.datasets.imagetable import ImageTable
 from prunelab.datasets.text import TextTable
 
 if TYPE_CHECKING:
@@ -175,6 +176,13 @@ class Cifar:
         )
 
 
+def image_source(config: DataConfig) -> ImageFolder | ImageTable:
+    """Images of one's own: a folder of class folders, or a folder and a table (`data.table`)."""
+    if config.table is not None:
+        return ImageTable(config)
+    return ImageFolder(config)
+
+
 def _network_shape(shape: Shape, side: int | None) -> Shape:
     """The shape of an image [C, H, W] after it was resized to squares of `side` pixels.
 
@@ -195,7 +203,7 @@ _ENTRIES: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": Digits,
     "cifar10": partial(Cifar, classes=10),
     "cifar100": partial(Cifar, classes=100),
-    "imagefolder": ImageFolder,
+    "imagefolder": image_source,
     "text_tsv": TextTable,
 }
 DATASETS = Table("dataset", _ENTRIES, called_with=("config",))

@@ -2,116 +2,30 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import name_list
-from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Examples, Shape, SplitData
-from prunelab.data.splits import chunk_rows, class_size_problems
-from prunelab.datasets.bit_depth import BitDepth
-from prunelab.datasets.images import decode, size_of
+from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Shape, SplitData
+from prunelab.data.splits import class_size_problems
+from prunelab.datasets.image_files import (
+    CommonSize,
+    ImageFiles,
+    common_size,
+    count_files,
+    is_image,
+    is_leftover,
+    is_leftover_folder,
+)
 
-SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-}
 VALIDATION_FOLDERS = ("val", "validation", "valid")
 SPLIT_FOLDERS = {"train", *VALIDATION_FOLDERS, "test"}
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """`data.dataset.Examples` whose images are decoded when `chunks` hands them out.
-
-    Args:
-        paths: files, str [N]
-        labels: classes, int64 [N]
-        shape: (3, height, width) of every decoded image
-        resize: side that images are resized to; None keeps their size
-        depth: the bits of 16-bit images that are used; None stands for all 16
-    """
-
-    paths: np.ndarray
-    labels: np.ndarray
-    shape: Shape
-    resize: int | None
-    depth: BitDepth | None = None
-    dtype: np.dtype = field(default=np.dtype(np.uint8))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def name(self, row: int) -> str:
-        return str(self.paths[row])
-
-    def at(self, indices: np.ndarray) -> "ImageFiles":
-        return replace(self, paths=self.paths[indices], labels=self.labels[indices])
-
-    def chunks(self) -> Iterator[np.ndarray]:
-        rows = chunk_rows(self.shape, self.dtype)
-        failures: list[str] = []
-
-        # Threads are enough, because Pillow decodes and resizes without holding Python's lock.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(self), rows):
-                paths = self.paths[start : start + rows]
-                chunk = np.zeros((len(paths), *self.shape), self.dtype)
-
-                images = pool.map(self._decode, paths)
-                for row, path, image in zip(chunk, paths, images, strict=True):
-                    if isinstance(image, str):
-                        failures.append(f"{path} ({image})")
-                    else:
-                        row[:] = image
-                yield chunk
-
-        if failures:
-            raise InputError(
-                f"{len(failures)} of {len(self)} images cannot be decoded: {name_list(failures)}"
-            )
-
-    def _decode(self, path: str) -> np.ndarray | str:
-        """The image, or the problem with it. The caller adds the path."""
-        try:
-            image = decode(path, self.resize, self.depth)
-        except Exception as error:  # damaged bytes make Pillow raise errors of every kind
-            message = " ".join(str(error).replace(repr(path), "").split())
-            return f"{type(error).__name__}: {message}"
-
-        if image.shape != self.shape:
-            return f"its shape is {image.shape}, but the others have {self.shape}"
-        return image
-
-
-def share_bit_depth(splits: Mapping[str, Examples]) -> tuple[dict[str, Examples], BitDepth]:
-    """Let all splits decode 16-bit images by the bits that the training split uses.
-
-    Splits of anything but image files stay as they are.
-    """
-    images = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
-    depth = BitDepth([])
-    if "train" in images:
-        depth = BitDepth(images["train"].paths)
-
-    shared: dict[str, Examples] = dict(splits)
-    for name, split in images.items():
-        shared[name] = replace(split, depth=depth)
-    return shared, depth
 
 
 @dataclass(frozen=True)
@@ -121,26 +35,20 @@ class _ClassFolders:
     Args:
         images: paths by class
         ignored: number of other files
+        leftovers: number of files that macOS or Windows left there
         dead_links: links that lead nowhere and have no name of an image
         loops: links to a folder that they lie in, which were not followed
     """
 
     images: dict[str, list[str]]
     ignored: int
+    leftovers: int
     dead_links: list[str]
     loops: list[str]
 
     def paths(self) -> Iterator[str]:
         for paths in self.images.values():
             yield from paths
-
-
-@dataclass(frozen=True)
-class _CommonSize:
-    """The (width, height) of all images, and at most one problem that prevents it."""
-
-    size: tuple[int, int]
-    problems: list[str]
 
 
 class ImageFolder:
@@ -153,8 +61,8 @@ class ImageFolder:
     """
 
     def __init__(self, config: DataConfig) -> None:
+        self._config = config
         self._root = config.place
-        self._resize = config.resize
 
     def missing(self) -> list[str]:
         if self._root is None:
@@ -210,24 +118,19 @@ class ImageFolder:
             digest.update(os.fsencode(name) + b"\0%d\n" % size)
         return digest.hexdigest()
 
-    def read(self) -> SplitData:
-        shape = self.info().shape
-        self._report_ignored()
+    def notes(self) -> list[str]:
+        """What was left aside in the folder, a line each."""
+        lines = []
+        if self._leftovers:
+            lines.append(
+                f"{self._root}: skipped {self._leftovers} files that macOS or Windows left there"
+            )
 
-        files = {name: self._image_files(split, shape) for name, split in self._splits.items()}
-        test, validation = files.get("test"), files.get("val")
-        if test is None:
-            test, validation = validation, None
-        return SplitData(files["train"], test, self._class_names, validation)
-
-    def _report_ignored(self) -> None:
         ignored = sum(split.ignored for split in self._splits.values())
         if ignored:
-            print(
-                one_line(
-                    f"{self._root}: ignored {ignored} files "
-                    "that are not images or lie outside the class folders"
-                )
+            lines.append(
+                f"{self._root}: ignored {ignored} files "
+                "that are not images or lie outside the class folders"
             )
 
         dead_links = []
@@ -235,7 +138,39 @@ class ImageFolder:
             dead_links += split.dead_links
         if dead_links:
             names = name_list(dead_links)
-            print(one_line(f"{self._root}: ignored {len(dead_links)} links to nowhere: {names}"))
+            lines.append(f"{self._root}: ignored {len(dead_links)} links to nowhere: {names}")
+        return lines
+
+    def labelled_files(self) -> Iterator[tuple[str, str]]:
+        """Every image's path and class."""
+        for split in self._splits.values():
+            for class_name, paths in split.images.items():
+                for path in paths:
+                    yield path, class_name
+
+    @property
+    def _leftovers(self) -> int:
+        leftovers = sum(split.leftovers for split in self._splits.values())
+        if self._folder not in self._split_folders.values():  # files beside train and test
+            leftovers += _count_leftovers(self._folder)
+        return leftovers
+
+    def read(self) -> SplitData:
+        shape = self.info().shape
+        for line in self.notes():
+            print(one_line(line))
+
+        files = {name: self._image_files(split, shape) for name, split in self._splits.items()}
+        test, validation = files.get("test"), files.get("val")
+        if test is None:
+            test, validation = validation, None
+        return SplitData(
+            files["train"],
+            test,
+            self._class_names,
+            validation,
+            record={"leftovers": self._leftovers},
+        )
 
     def _image_files(self, split: _ClassFolders, shape: Shape) -> ImageFiles:
         paths: list[str] = []
@@ -245,7 +180,7 @@ class ImageFolder:
             counts.append(len(split.images[name]))
 
         labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        return ImageFiles(np.array(paths, dtype=object), labels, shape, self._resize)
+        return ImageFiles(np.array(paths, dtype=object), labels, shape, self._config.resize)
 
     @property
     def _folder(self) -> Path:
@@ -256,8 +191,11 @@ class ImageFolder:
     @cached_property
     def _splits(self) -> dict[str, _ClassFolders]:
         """`train`, and perhaps `val` and `test`; a plain folder of classes is all `train`."""
-        folders = _split_folders(self._folder)
-        return {name: _list_images(folder) for name, folder in folders.items()}
+        return {name: _list_images(folder) for name, folder in self._split_folders.items()}
+
+    @cached_property
+    def _split_folders(self) -> dict[str, Path]:
+        return _split_folders(self._folder)
 
     @property
     def _class_names(self) -> list[str]:
@@ -332,36 +270,12 @@ class ImageFolder:
         return problems
 
     @cached_property
-    def _common_size(self) -> _CommonSize:
-        """Without `data.resize` all images must have one size; with it they may have any."""
-        if self._resize:
-            return _CommonSize((self._resize, self._resize), [])
-
-        common: tuple[int, int] | None = None
-        first_path = ""
-        unreadable = []
-        for split in self._splits.values():
-            for path in split.paths():
-                size = size_of(path)
-                if size is None:
-                    unreadable.append(path)
-                elif common is None:
-                    common, first_path = size, path
-                elif size != common:
-                    return _CommonSize(
-                        size,
-                        [
-                            "data.resize is null, but images differ in size: "
-                            f"{common[0]}x{common[1]} ({first_path}) and "
-                            f"{size[0]}x{size[1]} ({path}). Set data.resize."
-                        ],
-                    )
-
-        if unreadable:
-            names = name_list(unreadable)
-            problem = f"data.source: {len(unreadable)} images cannot be read: {names}"
-            return _CommonSize(common or (0, 0), [problem])
-        return _CommonSize(common or (0, 0), [])
+    def _common_size(self) -> CommonSize:
+        paths = chain.from_iterable(split.paths() for split in self._splits.values())
+        config = self._config
+        return common_size(
+            paths, config.resize, turn=config.turns_images, unreadable=config.unreadable
+        )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -406,12 +320,24 @@ def _misnamed_splits(root: Path) -> str | None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones."""
-    return [
-        entry
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-    ]
+    """The folders in a folder, sorted, without hidden ones and those of macOS."""
+    folders = []
+    for entry in sorted(folder.iterdir()):
+        is_skipped = entry.name.startswith(".") or is_leftover_folder(entry.name)
+        if entry.is_dir() and not is_skipped:
+            folders.append(entry)
+    return folders
+
+
+def _count_leftovers(folder: Path) -> int:
+    """The files of macOS and Windows directly in a folder, and those in `__MACOSX` there."""
+    count = 0
+    for entry in folder.iterdir():
+        if is_leftover_folder(entry.name) and entry.is_dir():
+            count += count_files(entry)
+        elif is_leftover(entry.name) and not entry.is_dir():
+            count += 1
+    return count
 
 
 def _list_images(folder: Path) -> _ClassFolders:
@@ -422,6 +348,7 @@ def _list_images(folder: Path) -> _ClassFolders:
     """
     images: dict[str, list[str]] = {}
     loops: list[str] = []
+    leftovers = _count_leftovers(folder)
     others = [str(entry) for entry in folder.iterdir() if not entry.is_dir()]
 
     for class_folder in _subfolders(folder):
@@ -430,21 +357,27 @@ def _list_images(folder: Path) -> _ClassFolders:
             continue
 
         image_paths = []
-        for path in _walk(class_folder, folder, loops):
-            if _is_image(path):
+        skipped: list[str] = []
+        for path in _walk(class_folder, folder, loops, skipped):
+            if is_leftover(path):
+                leftovers += 1
+            elif is_image(path):
                 image_paths.append(path)
             else:
                 others.append(path)
+        leftovers += sum(map(count_files, skipped))
         images[class_folder.name] = sorted(image_paths)
 
+    others = [path for path in others if not is_leftover(path)]
     dead_links = [path for path in others if not os.path.exists(path)]  # noqa: PTH110
-    return _ClassFolders(images, len(others) - len(dead_links), sorted(dead_links), sorted(loops))
+    ignored = len(others) - len(dead_links)
+    return _ClassFolders(images, ignored, leftovers, sorted(dead_links), sorted(loops))
 
 
-def _walk(class_folder: Path, top: Path, loops: list[str]) -> Iterator[str]:
+def _walk(class_folder: Path, top: Path, loops: list[str], skipped: list[str]) -> Iterator[str]:
     """All files below a class folder of `top`, but not in hidden folders. Links are followed.
 
-    Links that lead back are added to `loops` instead.
+    Links that lead back are added to `loops` instead, and the folders of macOS to `skipped`.
     """
     for parent, inner_folders, file_names in os.walk(
         class_folder, onerror=_raise_error, followlinks=True
@@ -454,7 +387,9 @@ def _walk(class_folder: Path, top: Path, loops: list[str]) -> Iterator[str]:
             inner = os.path.join(parent, name)  # noqa: PTH118 (faster than Path)
             if name.startswith("."):
                 continue
-            if _is_loop(Path(inner), top):
+            if is_leftover_folder(name):
+                skipped.append(inner)
+            elif _is_loop(Path(inner), top):
                 loops.append(inner)
             else:
                 followed.append(name)
@@ -480,9 +415,3 @@ def _is_loop(folder: Path, top: Path) -> bool:
         if parent == top:
             break
     return False
-
-
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)  # noqa: PTH119
-    suffix = os.path.splitext(name)[1]  # noqa: PTH122
-    return not name.startswith(".") and suffix.lower() in SUFFIXES

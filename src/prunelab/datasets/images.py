@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,17 +23,70 @@ KEPT_BITS = 8  # of each value
 _DEEP_LAYOUT = re.compile(r";16[BLN]$")
 
 
-def decode(path: str, side: int | None, depth: "BitDepth | None" = None) -> np.ndarray:
+# The EXIF tag of a camera's orientation, and by its value how Pillow turns the image upright.
+# The other values are the upright image, or none.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_SIDEWAYS = (5, 6, 7, 8)  # these turns exchange width and height
+
+
+class Orientation:
+    """Turns images as their EXIF orientation says, and counts them. Threads may share it."""
+
+    def __init__(self) -> None:
+        self.turned = 0
+        self._counting = threading.Lock()
+
+    def upright(self, image: "Image.Image") -> "Image.Image":
+        """The image as the camera was held."""
+        from PIL import Image
+
+        # Pillow itself turns a TIFF as soon as its pixels are read, and removes the tag.
+        tag = orientation_tag(image)
+        if tag not in _TURNS:
+            return image
+        with self._counting:
+            self.turned += 1
+
+        image.load()
+        if orientation_tag(image) == tag:
+            return image.transpose(Image.Transpose[_TURNS[tag]])
+        return image
+
+
+def orientation_tag(image: "Image.Image") -> int:
+    """The value of an image's EXIF orientation; 1, which is upright, if there is none."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged tags make Pillow raise errors of every kind; the pixels may be fine
+        return 1
+
+
+def decode(
+    path: str,
+    side: int | None,
+    depth: "BitDepth | None" = None,
+    orientation: Orientation | None = None,
+) -> np.ndarray:
     """Read an image as RGB bytes.
 
     Cropping the centre square before resizing gives the usual centre crop of a resized image, and
-    takes no more memory for a very long image. Orientation tags are ignored, as in torchvision,
-    which measured the published accuracies. Of several frames or pages the first one is read.
+    takes no more memory for a very long image. Of several frames or pages the first one is read.
 
     Args:
         path: the file
         side: resize the centre square to this many pixels a side; None keeps the whole image
         depth: the bits of 16-bit grey that are scaled to 8; None scales all 16
+        orientation: turns the image as its EXIF tag says; None ignores the tag, as torchvision
+            does, which measured the published accuracies
 
     Returns:
         uint8 [3, H, W].
@@ -44,15 +98,14 @@ def decode(path: str, side: int | None, depth: "BitDepth | None" = None) -> np.n
     size = None
     if side:
         size = (side, side)
-    return decode_to(path, size, depth)
+    return decode_to(path, size, depth, orientation)
 
 
 def decode_to(
     path: str,
     size: tuple[int, int] | None,
     depth: "BitDepth | None" = None,
-    *,
-    exif: bool = False,
+    orientation: Orientation | None = None,
 ) -> np.ndarray:
     """Read an image as `decode` does, for inputs of any height and width.
 
@@ -60,8 +113,7 @@ def decode_to(
         path: the file
         size: height and width; the largest centre part of that shape is resized to it. None keeps
             the whole image
-        depth: as for `decode`
-        exif: turn the image upright as its EXIF orientation says
+        depth, orientation: as for `decode`
 
     Returns:
         uint8 [3, H, W].
@@ -69,12 +121,12 @@ def decode_to(
     Raises:
         Exception: as `decode` does.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with _open(path) as image:
-        upright = image
-        if exif:
-            upright = ImageOps.exif_transpose(image)
+        if depth and _is_deep_colour(image):  # known only until the pixels are read
+            depth.used("colour")  # is reported only
+        upright = orientation.upright(image) if orientation else image
         rgb = _as_rgb(upright, depth)
 
         if size:
@@ -101,11 +153,19 @@ def centre_box(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int,
     return left, top, left + box_width, top + box_height
 
 
-def size_of(path: str) -> tuple[int, int] | None:
-    """The (width, height) in an image's header; None if it cannot be read."""
+def size_of(path: str, *, turn: bool = False) -> tuple[int, int] | None:
+    """The (width, height) in an image's header; None if it cannot be read.
+
+    With `turn`, that of the image as its EXIF orientation says.
+    """
     try:
         with _open(path) as image:
-            return image.size
+            width, height = image.size
+            # Pillow gives a TIFF's size as it is after the turn.
+            may_be_sideways = turn and width != height and image.format != "TIFF"
+            if may_be_sideways and orientation_tag(image) in _SIDEWAYS:
+                return height, width
+            return width, height
     except Exception:  # damaged bytes make Pillow raise errors of every kind
         return None
 
@@ -158,8 +218,6 @@ def _as_rgb(image: "Image.Image", depth: "BitDepth | None") -> "Image.Image":
 
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, whose range is unknown")
-    if depth and _is_deep_colour(image):
-        depth.used("colour")  # is reported only
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

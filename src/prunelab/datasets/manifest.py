@@ -7,35 +7,53 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prunelab.config.params import Params
 from prunelab.core.text import name_list
 from prunelab.data.dataset import DataConfig, Examples, Shape
 from prunelab.data.splits import Split, channel_moments
 
 # Of two splits (first, second): pairs of rows, one of each, that hold the same input.
 Duplicates = dict[tuple[str, str], list[tuple[int, int]]]
+# Of every split: a hash of each example's input, uint64 [N].
+Hashes = dict[str, np.ndarray]
 
 
-def prepare_params(
-    dataset: str,
-    config: DataConfig,
-    test_fraction: float,
-    validation_fraction: float,
-    split_seed: int,
-) -> dict[str, Any]:
+def data_config(params: Params, raw: Path) -> DataConfig:
+    """The configuration of the data set that the parameters name; `raw` is for downloads."""
+    data = params.data
+    return DataConfig(
+        raw,
+        path=data.source,
+        resize=data.resize,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        tokens=data.tokens,
+        weights=params.weights,
+        table=data.table,
+        file_column=data.file_column,
+        split_column=data.split_column,
+        exif=data.exif,
+        conflicts=data.conflicts,
+        unreadable=data.unreadable,
+    )
+
+
+def prepare_params(params: Params) -> dict[str, Any]:
     """The parameters that prepared data depends on. If one changes, data is prepared again."""
-    params = asdict(config)
-    params.pop("raw")  # the place of downloads changes nothing
+    asked = asdict(data_config(params, Path()))
+    asked.pop("raw")  # the place of downloads changes nothing
 
-    params |= {
-        "test_fraction": test_fraction,
-        "validation_fraction": validation_fraction,
-        "split_seed": split_seed,
+    asked |= {
+        "test_fraction": params.data.test_fraction,
+        "validation_fraction": params.data.validation_fraction,
+        "split_seed": params.data.split_seed,
     }
-    return {"dataset": dataset, "asked": params}
+    return {"dataset": params.dataset, "asked": asked}
 
 
 def describe(
@@ -78,14 +96,21 @@ def describe(
     }
 
 
-def find_duplicates(splits: Mapping[str, Split]) -> Duplicates:
+def hash_inputs(splits: Mapping[str, Split]) -> Hashes:
+    """The hashes of all inputs of each split."""
+    return {name: _hashes(split) for name, split in splits.items()}
+
+
+def find_duplicates(splits: Mapping[str, Split], hashes: Hashes) -> Duplicates:
     """For every two splits, the rows of the second whose inputs are also in the first.
+
+    Args:
+        splits: the splits by name
+        hashes: as `hash_inputs` returns them
 
     Returns:
         For (first, second): pairs of the first matching row there, and the row in the second.
     """
-    hashes = {name: _hashes(split) for name, split in splits.items()}
-
     duplicates: Duplicates = {}
     for first, second in combinations(splits, 2):
         duplicates[first, second] = []

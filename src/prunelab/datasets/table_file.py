@@ -1,4 +1,4 @@
-"""Two columns of a .tsv or .csv file, read strictly: every problem names its lines."""
+"""Columns of a .tsv or .csv file, read strictly: every problem names its lines."""
 
 import csv
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
 
 from prunelab.core.errors import InputError
@@ -83,47 +84,132 @@ def read_table(
         InputError: if a column is missing, or with the numbers of the lines that are not UTF-8,
             lack a field, or have no text or label.
     """
-    if text_column == label_column:
-        raise InputError(
-            f"data.text_column and data.label_column are both {text_column!r}. "
-            "Set them to two different columns."
-        )
+    columns = read_columns(
+        TableFile(path, "data.source"),
+        [
+            Column("data.text_column", text_column, "text"),
+            Column("data.label_column", label_column, "label"),
+        ],
+        is_quoted=is_quoted,
+    )
+    return Table(columns.values["text"], columns.values["label"], columns.is_quoted)
 
-    table = _read_rows(path, [label_column, text_column], is_quoted=is_quoted)
-    text_index = _column_index(path, table.header, "data.text_column", text_column)
-    label_index = _column_index(path, table.header, "data.label_column", label_column)
 
-    texts, labels = [], []
-    uneven, without_text, without_label = [], [], []
+@dataclass(frozen=True)
+class TableFile:
+    """A table, and the parameter that names it, for messages."""
+
+    path: Path
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.path}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to read.
+
+    Args:
+        key: the parameter that names it
+        name: its name in the header
+        content: what its fields are, in a word
+        required: whether the table must have it, with a value in every row
+    """
+
+    key: str
+    name: str
+    content: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The fields of some columns in order, by their content, and the number of each row's line.
+
+    `is_quoted`: quotes may enclose fields. Optional columns that the table lacks are absent.
+    """
+
+    values: dict[str, list[str]]
+    lines: list[int]
+    is_quoted: bool
+
+
+def read_columns(file: TableFile, columns: Sequence[Column], *, is_quoted: bool = False) -> Columns:
+    """Read columns of a table in UTF-8, in the formats that `read_table` describes.
+
+    Raises:
+        InputError: if a required column is missing, if two are the same, or with the numbers of
+            the lines that are not UTF-8, lack a field, or have nothing where something must be.
+    """
+    _check_distinct(columns)
+    required = [column.name for column in columns if column.required]
+    table = _read_rows(file, required, is_quoted=is_quoted)
+
+    indices = {}
+    for column in columns:
+        if column.required or column.name in table.header:
+            indices[column] = _column_index(file, table.header, column.key, column.name)
+
+    values: dict[str, list[str]] = {column.content: [] for column in indices}
+    empty: dict[Column, list[str]] = {column: [] for column in indices}
+    lines, uneven = [], []
     for row in table.rows:
         if len(row.fields) != len(table.header):
             uneven.append(f"{row.line} ({len(row.fields)})")
             continue
 
-        text, label = row.fields[text_index].strip(), row.fields[label_index].strip()
-        texts.append(text)
-        labels.append(label)
-        if not text:
-            without_text.append(str(row.line))
-        if not label:
-            without_label.append(str(row.line))
+        lines.append(row.line)
+        for column, index in indices.items():
+            value = row.fields[index].strip()
+            values[column.content].append(value)
+            if not value:
+                empty[column].append(str(row.line))
 
-    problems = [
-        *_row_problem(path, uneven, f"do not have the {len(table.header)} fields of the header"),
-        *_row_problem(path, without_text, f"have no text in column {text_column}"),
-        *_row_problem(path, without_label, f"have no label in column {label_column}"),
-    ]
+    problem = f"do not have the {len(table.header)} fields of the header"
+    problems = row_problem(file, uneven, problem)
+    for column, empty_lines in empty.items():
+        problem = f"have no {column.content} in column {column.name}"
+        problems += row_problem(file, empty_lines, problem)
     if uneven and table.has_plain_quotes():
-        problems.append(f"data.source: {path} has quotes; {QUOTES_HINT}")
+        problems.append(f"{file} has quotes; {QUOTES_HINT}")
     if problems:
         raise InputError(problems)
-    return Table(texts, labels, table.format.is_quoted)
+    return Columns(values, lines, table.format.is_quoted)
 
 
-def _read_rows(path: Path, columns: Sequence[str], *, is_quoted: bool) -> _Rows:
+def read_header(path: Path) -> list[str]:
+    """The names of a table's columns, in the format that gives the most of them.
+
+    Raises:
+        InputError: if it is no table.
+    """
+    file = TableFile(path, "table")
+    return _read_rows(file, [""], is_quoted=False).header
+
+
+def sorted_labels(labels: set[str]) -> list[str]:
+    """The labels in the order of their numbers: by value if all are integers, or else by text."""
+    try:
+        # By text too, because 1 and 01 are two labels.
+        return sorted(labels, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(labels)
+
+
+def _check_distinct(columns: Sequence[Column]) -> None:
+    for first, second in combinations(columns, 2):
+        if first.name == second.name:
+            raise InputError(
+                f"{first.key} and {second.key} are both {first.name!r}. "
+                "Set them to two different columns."
+            )
+
+
+def _read_rows(file: TableFile, columns: Sequence[str], *, is_quoted: bool) -> _Rows:
     """All rows, in the format that fits."""
-    content = _decoded(path)
-    formats = _FORMATS.get(path.suffix, _FORMATS[".csv"])
+    content = _decoded(file)
+    formats = _FORMATS.get(file.path.suffix, _FORMATS[".csv"])
     if is_quoted:
         formats = tuple(format_ for format_ in formats if format_.is_quoted)
 
@@ -133,9 +219,9 @@ def _read_rows(path: Path, columns: Sequence[str], *, is_quoted: bool) -> _Rows:
         content = content[separator_line.end() :]  # an empty line is left, so that numbers stay
 
     format_ = _detect(content, formats, columns)
-    table = _all_rows(path, content, format_, needed=" and ".join(columns))
+    table = _all_rows(file, content, format_, needed=" and ".join(columns))
     if format_ == _PLAIN_TSV and table.uneven():
-        return _with_quotes(path, content, table)
+        return _with_quotes(file, content, table)
     return table
 
 
@@ -182,26 +268,24 @@ def _header(content: str, format_: _Format) -> list[str]:
     return []
 
 
-def _all_rows(path: Path, content: str, format_: _Format, needed: str) -> _Rows:
+def _all_rows(file: TableFile, content: str, format_: _Format, needed: str) -> _Rows:
     try:
         rows = list(_numbered_rows(content, format_))
     except InputError as error:
-        raise InputError(f"data.source: {path}, {line}" for line in error.problems) from None
+        raise InputError(f"{file}, {line}" for line in error.problems) from None
 
     if len(rows) < 2:
-        raise InputError(
-            f"data.source: {path} has no rows below a header. It needs the columns {needed}."
-        )
+        raise InputError(f"{file} has no rows below a header. It needs the columns {needed}.")
     return _Rows(format_, rows[0].fields, rows[1:])
 
 
-def _with_quotes(path: Path, content: str, plain: _Rows) -> _Rows:
+def _with_quotes(file: TableFile, content: str, plain: _Rows) -> _Rows:
     """The rows of a .tsv with quotes that enclose fields, if this explains its uneven rows.
 
     Otherwise they are `plain`.
     """
     try:
-        quoted = _all_rows(path, content, _Format("\t"), needed="")
+        quoted = _all_rows(file, content, _Format("\t"), needed="")
     except InputError:
         return plain
     if quoted.header != plain.header or len(quoted.uneven()) >= len(plain.uneven()):
@@ -215,7 +299,7 @@ def _with_quotes(path: Path, content: str, plain: _Rows) -> _Rows:
     return quoted
 
 
-def _column_index(path: Path, header: list[str], key: str, name: str) -> int:
+def _column_index(file: TableFile, header: list[str], key: str, name: str) -> int:
     """Where the column `name` is, which the parameter `key` asks for."""
     if header.count(name) == 1:
         return header.index(name)
@@ -225,10 +309,10 @@ def _column_index(path: Path, header: list[str], key: str, name: str) -> int:
     if len(header) == 1:
         hint = "; fields are separated by tabs, commas or semicolons"
     columns = ", ".join(map(repr, header))
-    raise InputError(f"{key}: {path} has {problem} {name!r}; its columns: {columns}{hint}")
+    raise InputError(f"{key}: {file.path} has {problem} {name!r}; its columns: {columns}{hint}")
 
 
-def _row_problem(path: Path, lines: list[str], problem: str) -> list[str]:
+def row_problem(file: TableFile, lines: list[str], problem: str) -> list[str]:
     """At most one line, which says that rows have a problem and where they are."""
     if not lines:
         return []
@@ -236,17 +320,17 @@ def _row_problem(path: Path, lines: list[str], problem: str) -> list[str]:
     listed = ", ".join(lines[:MAX_NAMED_LINES])
     if len(lines) > MAX_NAMED_LINES:
         listed += ", ..."
-    return [f"data.source: {path}: {len(lines)} rows {problem}: line {listed}"]
+    return [f"{file}: {len(lines)} rows {problem}: line {listed}"]
 
 
-def _decoded(path: Path) -> str:
+def _decoded(file: TableFile) -> str:
     """The text of a file in UTF-8, without a byte order mark."""
-    content = path.read_bytes()
+    content = file.path.read_bytes()
 
     nul = content.find(b"\0")
     if nul >= 0:
         raise InputError(
-            f"data.source: {path}, line {_line_of(content, nul)}: byte 0x00 at {nul} is not text. "
+            f"{file}, line {_line_of(content, nul)}: byte 0x00 at {nul} is not text. "
             "Is the file in UTF-16?"
         )
 
@@ -255,7 +339,7 @@ def _decoded(path: Path) -> str:
     except UnicodeDecodeError as error:
         byte = content[error.start]
         raise InputError(
-            f"data.source: {path}, line {_line_of(content, error.start)}: "
+            f"{file}, line {_line_of(content, error.start)}: "
             f"byte 0x{byte:02x} at {error.start} is not UTF-8"
         ) from None
 

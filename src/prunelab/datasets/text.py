@@ -14,7 +14,7 @@ import numpy as np
 from prunelab.core.errors import InputError, one_line
 from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, SplitData
 from prunelab.data.splits import Split, class_size_problems
-from prunelab.datasets.table_file import QUOTES_HINT, Table, read_table
+from prunelab.datasets.table_file import QUOTES_HINT, Table, read_table, sorted_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -198,11 +198,7 @@ class TextTable:
         if problems:
             raise InputError(problems)
 
-        try:
-            # By text too, because 1 and 01 are two labels.
-            return sorted(labels["train"], key=lambda label: (int(label), label))
-        except ValueError:
-            return sorted(labels["train"])
+        return sorted_labels(labels["train"])
 
     def _label_differences(self, labels: dict[str, set[str]]) -> list[str]:
         """One line for each label of one split that another split lacks."""

@@ -18,6 +18,7 @@ from prunelab.commands.check.inputs import (
     prepared_info,
     weights_changed,
 )
+from prunelab.commands.check.notes import check_contradictions
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.mappings import nested_mapping
@@ -209,6 +210,7 @@ def _check_data(params: Params, raw: Path, base: Path) -> None:
         )
     if problems:
         raise InputError(problems)
+    check_contradictions(params, dataset)
 
 
 def _check_normalise(params: Params, raw: Path, base: Path) -> None:

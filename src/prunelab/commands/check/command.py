@@ -21,15 +21,20 @@ def check() -> None:
     Example: prunelab check && dvc repro
     """
     from prunelab.commands.check.check import find_problems
+    from prunelab.commands.check.notes import find_notes
+    from prunelab.core.errors import one_line
     from prunelab.project.recovery import repair
 
     with reporting_errors():
         for line in repair(Path.cwd()):
             print(line)
         problems = find_problems()
+        notes = [] if problems else find_notes()
 
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
         raise typer.Exit(1)
+    for note in notes:
+        print(one_line(note))
     print("params.yaml and the files it names are in order")

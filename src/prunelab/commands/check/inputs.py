@@ -7,9 +7,9 @@ from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256, user_path
-from prunelab.data.dataset import DataConfig, DataInfo, Dataset
+from prunelab.data.dataset import DataInfo, Dataset
 from prunelab.datasets.datasets import DATASETS
-from prunelab.datasets.manifest import prepare_params
+from prunelab.datasets.manifest import data_config, prepare_params
 from prunelab.models.weights_source import is_path, is_published, weights_file
 from prunelab.project.paths import BASE, RAW
 
@@ -36,6 +36,8 @@ def named_paths(params: Params) -> dict[str, Path]:
         paths["weights"] = user_path(params.weights)
     if params.data.source is not None:
         paths["data.source"] = user_path(params.data.source)
+    if params.data.table is not None:
+        paths["data.table"] = user_path(params.data.table)
     return paths
 
 
@@ -58,14 +60,7 @@ def prepared_info(params: Params, raw: Path) -> dict[str, Any] | None:
     if (folder / "dataset.json").exists():
         info = read_data_info(folder)
 
-    data = params.data
-    expected = prepare_params(
-        params.dataset,
-        _data_config(params, raw),
-        data.test_fraction,
-        data.validation_fraction,
-        data.split_seed,
-    )
+    expected = prepare_params(params)
     if expected.items() <= info.items():
         return info
     return None
@@ -73,20 +68,7 @@ def prepared_info(params: Params, raw: Path) -> dict[str, Any] | None:
 
 def dataset_of(params: Params, raw: Path) -> Dataset:
     """The data set of the parameters; making it touches no file."""
-    return DATASETS[params.dataset](_data_config(params, raw))
-
-
-def _data_config(params: Params, raw: Path) -> DataConfig:
-    data = params.data
-    return DataConfig(
-        raw,
-        path=data.source,
-        resize=data.resize,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        tokens=data.tokens,
-        weights=params.weights,
-    )
+    return DATASETS[params.dataset](data_config(params, raw))
 
 
 def weights_changed(params: Params, base: Path = BASE) -> bool:

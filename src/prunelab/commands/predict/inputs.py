@@ -18,7 +18,7 @@ from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import truncate
 from prunelab.datasets.bit_depth import BitDepth
 from prunelab.datasets.imagefolder import SUFFIXES
-from prunelab.datasets.images import decode_to
+from prunelab.datasets.images import Orientation, decode_to
 from prunelab.datasets.text import encode
 from prunelab.encoders.pretrained import NO_WEIGHTS, tokenizer
 
@@ -118,12 +118,13 @@ def image_chunks(examples: Iterable[Example], card: ModelCard) -> Iterator[Chunk
         )
 
     depth = BitDepth.known(card.grey_bits)
+    orientation = Orientation() if card.exif else None
 
     def read(example: Example) -> tuple[Example, np.ndarray | None]:
         if example.problem:
             return example, None
         try:
-            pixels = decode_to(example.source, (height, width), depth, exif=card.exif)
+            pixels = decode_to(example.source, (height, width), depth, orientation)
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
             reason = " ".join(str(error).replace(repr(example.source), "").split())
             problem = one_line(f"no image that can be read ({type(error).__name__}: {reason})")
