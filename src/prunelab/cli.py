@@ -14,6 +14,7 @@ from prunelab.commands.doctor.command import doctor
 from prunelab.commands.explain_command import explain
 from prunelab.commands.export.command import export
 from prunelab.commands.list_command import list_names
+from prunelab.commands.new.command import new
 from prunelab.commands.predict.command import predict
 from prunelab.commands.push import push
 from prunelab.commands.repro.command import repro
@@ -26,6 +27,7 @@ from prunelab.commands.warm_command import warm
 # The commands by what one does with them, each with its purpose in a line.
 SECTIONS = {
     "Run a study": {
+        "new": "a project and parameters that fit your own images or texts",
         "check": "find everything wrong with params.yaml and the files it names",
         "repro": "bring all results up to date, several stages at a time",
         "sweep": "try every combination of several parameters' values",
@@ -79,7 +81,7 @@ app = typer.Typer(
 app.callback()(start)
 
 for command in (
-    *(check, repro, sweep, compare, apply, review, verify, doctor),
+    *(new, check, repro, sweep, compare, apply, review, verify, doctor),
     *(explain, predict, export, allocate, warm, push),
 ):
     app.command()(command)

@@ -87,6 +87,10 @@ class TextTable:
             has_validation="validation" in self._tables,
         )
 
+    def lengths(self) -> np.ndarray:
+        """The number of letters of every text for training, int64 [N]."""
+        return np.array([len(text) for text in self._tables["train"].texts], dtype=np.int64)
+
     def digest(self) -> str | None:
         """A hash of the tables' bytes and of the tokenizer's vocabulary and rules."""
         lines = []

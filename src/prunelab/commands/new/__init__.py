@@ -1,0 +1,1 @@
+"""`prunelab new`: a project in an empty folder, and parameters that fit one's own data."""

@@ -1,0 +1,87 @@
+"""`prunelab new`: a project where there is none, and parameters that fit one's own data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunelab.commands.new.project import (
+    check_params_may_change,
+    ignore_in_git,
+    replace_params,
+    template,
+    write_project,
+)
+from prunelab.commands.new.recipe import Recipe, image_recipe, text_recipe
+from prunelab.commands.new.survey import describe, survey_images, survey_texts
+from prunelab.config.edit_params import with_values
+from prunelab.config.params import PARAMS_FILE, parse_params
+from prunelab.config.safe_yaml import parse_yaml
+from prunelab.core.errors import InputError
+from prunelab.project.paths import PIPELINE_FILE, TABLE
+
+NEXT = f"next: prunelab repro, which trains, prunes and measures; then see {TABLE}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asked for. `images` and `texts` are paths; at most one of them is given."""
+
+    images: str | None = None
+    table: str | None = None
+    texts: str | None = None
+    model: str | None = None
+    weights: str = "none"
+    force: bool = False
+
+
+def new(root: Path, request: Request) -> list[str]:
+    """Write what is missing of a project, and parameters that fit; return what to print.
+
+    All input is looked at before anything is written.
+
+    Raises:
+        InputError: if the data cannot be used, or if params.yaml was edited.
+    """
+    if request.images and request.texts:
+        raise InputError("--images and --texts are two data sets; give one of them")
+    if request.table and not request.images:
+        raise InputError("--table needs the folder of its images: --images FOLDER")
+    if request.texts and (request.model or request.weights != "none"):
+        raise InputError("--texts chooses the network itself; leave --model and --weights out")
+
+    lines = []
+    recipe = None
+    if request.images or request.texts:
+        check_params_may_change(root, force=request.force)
+        found, recipe = _recipe(request)
+        lines.append(f"found {found}")
+    elif (root / PIPELINE_FILE).exists():
+        raise InputError("this is a project already; say what it is for: --images FOLDER")
+
+    text = None
+    if recipe:
+        text = with_values(template("params.yaml"), recipe.values())
+        parse_params(parse_yaml(text))  # raises
+
+    lines += write_project(root)
+    source = request.images or request.texts
+    if source:
+        lines += ignore_in_git(root, Path(source))
+    if text is None or recipe is None:
+        lines.append("next: prunelab repro, which runs the study of handwritten digits")
+        return lines
+
+    lines += replace_params(root, text)
+    lines.append(f"wrote {PARAMS_FILE}; chosen, and why:")
+    lines += [f"  {line}" for line in recipe.lines()]
+    return lines
+
+
+def _recipe(request: Request) -> tuple[str, Recipe]:
+    """What was found, in a line, and the parameters for it."""
+    if request.images:
+        survey = survey_images(request.images, request.table)
+        return describe(survey, "images"), image_recipe(survey, request.model, request.weights)
+
+    assert request.texts is not None
+    survey = survey_texts(request.texts)
+    return describe(survey, "texts"), text_recipe(survey)
