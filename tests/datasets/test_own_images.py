@@ -127,6 +127,7 @@ def test_turned_images_are_counted_unless_tags_are_ignored(pets, capsys):
     turned = load_all(exif="apply")
 
     assert read_json(PREPARED / "dataset.json")["turned"] == 3
+    assert read_json(PREPARED / "dataset.json")["exif"] == "apply"
     assert "3 images were turned as their EXIF orientation says" in capsys.readouterr().out
     different = np.flatnonzero((turned != ignored).any(axis=(1, 2, 3)))
     assert len(different) == 3

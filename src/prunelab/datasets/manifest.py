@@ -25,21 +25,20 @@ Hashes = dict[str, np.ndarray]
 
 def data_config(params: Params, raw: Path) -> DataConfig:
     """The configuration of the data set that the parameters name; `raw` is for downloads."""
-    data = params.data
     return DataConfig(
         raw,
-        path=data.source,
-        resize=data.resize,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        tokens=data.tokens,
+        path=params.data.source,
+        resize=params.data.resize,
+        text_column=params.data.text_column,
+        label_column=params.data.label_column,
+        tokens=params.data.tokens,
         weights=params.weights,
-        table=data.table,
-        file_column=data.file_column,
-        split_column=data.split_column,
-        exif=data.exif,
-        conflicts=data.conflicts,
-        unreadable=data.unreadable,
+        table=params.data.table,
+        file_column=params.data.file_column,
+        split_column=params.data.split_column,
+        exif=params.data.exif,
+        conflicts=params.data.conflicts,
+        unreadable=params.data.unreadable,
     )
 
 

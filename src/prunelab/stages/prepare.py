@@ -77,11 +77,14 @@ class _Preparation:
             InputError: if they cannot be split, decoded or written.
             _ContradictionError: if examples must be left out first.
         """
-        data = self._params.data
+        params = self._params
         parts = three_way_split(
-            published, data.test_fraction, data.validation_fraction, data.split_seed
+            published,
+            params.data.test_fraction,
+            params.data.validation_fraction,
+            params.data.split_seed,
         )
-        self._reading = Reading(parts, turn=data.exif == "apply")
+        self._reading = Reading(parts, turn=params.data.exif == "apply")
         splits = self._reading.splits
 
         def describe_written(written: dict[str, Split]) -> dict[str, Any]:
@@ -129,6 +132,7 @@ class _Preparation:
         record = {**published.record, **self._reading.record(), **conflicts.record()}
         if self._reading.is_of_images:
             record["unreadable"] = len(self._unreadable)
+            record["exif"] = self._params.data.exif  # model files of these images keep it
         if self._dropped:
             record |= self._dropped.record()
             record["conflicts"]["dropped"] = len(self._dropped.names())
