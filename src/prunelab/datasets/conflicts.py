@@ -147,12 +147,17 @@ def find_conflicts(
 
 def _groups_of_equals(hashes: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     """The rows of every hash that occurs with more than one label, in the order of the rows."""
-    order = np.argsort(hashes, kind="stable")
+    # Nearly all are unique, so only the others are sorted into groups.
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(counts[inverse] > 1)
+    if not len(repeated):
+        return []
+    order = repeated[np.argsort(hashes[repeated], kind="stable")]
     starts = np.flatnonzero(np.diff(hashes[order])) + 1
 
     groups = []
     for rows in np.split(order, starts):
-        if len(rows) > 1 and len(np.unique(labels[rows])) > 1:
+        if len(np.unique(labels[rows])) > 1:
             groups.append(rows)
     return sorted(groups, key=lambda rows: int(rows[0]))
 

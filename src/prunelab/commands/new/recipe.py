@@ -25,7 +25,7 @@ FULL_SIDE = 224
 CPU_SIDE = 128
 SIDE_STEP = 32  # what networks shrink images by
 
-# torchvision's and most of timm's weights were trained on images normalised so.
+# torchvision's weights were trained on images normalised so.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # (share for test, share of the rest for validation), the usual ones first; small classes need more.
@@ -207,25 +207,20 @@ def _choose_normalisation(recipe: Recipe, model: str, weights: str) -> None:
         )
         return
 
-    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
     if model.startswith(TIMM_PREFIX):
-        mean, std = _timm_moments(model.removeprefix(TIMM_PREFIX))
+        recipe.choose(
+            {"data.normalise": None},
+            "data.normalise: null",
+            "the weights bring the mean and deviation that they were trained with",
+        )
+        return
+
+    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
     recipe.choose(
         {"data.normalise": {"mean": mean, "std": std}},
         f"data.normalise: mean {mean}, std {std}",
         "the weights were trained on images normalised so",
     )
-
-
-def _timm_moments(name: str) -> tuple[list[float], list[float]]:
-    try:
-        from timm.models import get_pretrained_cfg
-    except ImportError:  # building the network will say so
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    config = get_pretrained_cfg(name)
-    if config is None:
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    return [float(value) for value in config.mean], [float(value) for value in config.std]
 
 
 def _choose_augmentation(recipe: Recipe, side: int, pretrained: bool) -> None:
