@@ -291,3 +291,15 @@ def test_check_and_prepare_take_a_table(photos):
     with Path("labels.csv").open("a") as file:
         file.write("001.jpg,cat\n")
     assert "has changed since it was prepared" in CliRunner().invoke(app, ["check"]).stderr
+
+
+def test_all_problems_of_a_table_are_named_in_one_round(photos):
+    write(*all_rows(), "nowhere,cat", "../x.png,cat", "000.jpg,dog", ",cat", "000.jpg,")
+
+    lines = table().damaged()
+
+    assert len(lines) == 5
+    for line, part in zip(
+        lines, ["no file", "no label", "outside", "not in photos", "several labels"], strict=True
+    ):
+        assert part in line

@@ -216,7 +216,8 @@ class ImageTable:
         return class_size_problems(counts, needed=4 - len(self._splits))
 
     def _row_problems(self) -> list[str]:
-        problems = row_problem(
+        problems = list(self._columns.problems)
+        problems += row_problem(
             self._table, self._resolved.outside, "name a file outside the folder"
         )
         problems += row_problem(

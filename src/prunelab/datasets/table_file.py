@@ -92,6 +92,8 @@ def read_table(
         ],
         is_quoted=is_quoted,
     )
+    if columns.problems:
+        raise InputError(columns.problems)
     return Table(columns.values["text"], columns.values["label"], columns.is_quoted)
 
 
@@ -127,20 +129,22 @@ class Column:
 class Columns:
     """The fields of some columns in order, by their content, and the number of each row's line.
 
-    `is_quoted`: quotes may enclose fields. Optional columns that the table lacks are absent.
+    `is_quoted`: quotes may enclose fields. Optional columns that the table lacks are absent, and so
+    are the rows that `problems` name: those that lack a field or have nothing in one.
     """
 
     values: dict[str, list[str]]
     lines: list[int]
     is_quoted: bool
+    problems: list[str]
 
 
 def read_columns(file: TableFile, columns: Sequence[Column], *, is_quoted: bool = False) -> Columns:
     """Read columns of a table in UTF-8, in the formats that `read_table` describes.
 
     Raises:
-        InputError: if a required column is missing, if two are the same, or with the numbers of
-            the lines that are not UTF-8, lack a field, or have nothing where something must be.
+        InputError: if a required column is missing, if two are the same, or if the file is no
+            table in UTF-8.
     """
     _check_distinct(columns)
     required = [column.name for column in columns if column.required]
@@ -159,12 +163,14 @@ def read_columns(file: TableFile, columns: Sequence[Column], *, is_quoted: bool 
             uneven.append(f"{row.line} ({len(row.fields)})")
             continue
 
-        lines.append(row.line)
-        for column, index in indices.items():
-            value = row.fields[index].strip()
-            values[column.content].append(value)
+        fields = {column: row.fields[index].strip() for column, index in indices.items()}
+        for column, value in fields.items():
             if not value:
                 empty[column].append(str(row.line))
+        if all(fields.values()):
+            lines.append(row.line)
+            for column, value in fields.items():
+                values[column.content].append(value)
 
     problem = f"do not have the {len(table.header)} fields of the header"
     problems = row_problem(file, uneven, problem)
@@ -173,9 +179,7 @@ def read_columns(file: TableFile, columns: Sequence[Column], *, is_quoted: bool 
         problems += row_problem(file, empty_lines, problem)
     if uneven and table.has_plain_quotes():
         problems.append(f"{file} has quotes; {QUOTES_HINT}")
-    if problems:
-        raise InputError(problems)
-    return Columns(values, lines, table.format.is_quoted)
+    return Columns(values, lines, table.format.is_quoted, problems)
 
 
 def read_header(path: Path) -> list[str]:
