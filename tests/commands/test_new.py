@@ -310,6 +310,19 @@ def test_a_table_is_read_by_what_its_columns_hold(folder):
     assert params.data.split_column is None
 
 
+def test_tables_in_the_folders_of_splits_are_found(folder):
+    for split, count in (("train", 20), ("test", 9)):
+        write_image_folder(folder / "photos", {split: count}, sizes=[(24, 24)])
+        rows = [f"{index:03}.png,{'ant' if index % 2 else 'bee'}" for index in range(count)]
+        metadata = folder / "photos" / split / "metadata.csv"
+        metadata.write_text("\n".join(["file_name,label", *rows]) + "\n")
+
+    output = new("--images", "photos", "--table", "metadata.csv", "--model", "resnet8").stdout
+
+    assert "official split of test" in output
+    assert load_params().data.file_column == "file_name"
+
+
 @pytest.mark.parametrize(
     ("header", "named"),
     [

@@ -203,9 +203,9 @@ def test_a_class_with_one_image_is_an_error(photos):
 
 def test_labels_that_only_one_split_has_are_named(photos):
     rows = [f"{row},{'test' if 'dog' in row else 'train'}" for row in all_rows()]
-    write(*rows, "deep/000.png,emu,train", header="file,label,split")
+    write(*rows[:-1], "deep/009.png,emu,train", header="file,label,split")
 
-    lines = table(conflicts="keep").damaged()
+    lines = table().damaged()
 
     assert any("labels of train that test lacks: cat, emu" in line for line in lines)
     assert any("labels of test that train lacks: dog" in line for line in lines)
@@ -216,7 +216,7 @@ def test_labels_that_only_one_split_has_are_named(photos):
     [
         ({"path": None}, "data.source: null"),
         ({"path": "nowhere"}, "nowhere is not a folder"),
-        ({"table": "no.csv"}, "data.table: no.csv is neither a file nor one in photos"),
+        ({"table": "no.csv"}, "data.table: no.csv is neither a file nor one in photos or in its"),
     ],
 )
 def test_a_missing_folder_or_table_is_an_error(photos, options, named):
@@ -242,7 +242,12 @@ def test_repeated_rows_count_once_and_surplus_files_are_named(photos, capsys):
     published = table().read()
 
     assert len(published.train) == 15
-    assert published.record == {"leftovers": 2, "not_in_table": 1, "repeated_rows": 2}
+    assert published.record == {
+        "leftovers": 2,
+        "not_in_table": 1,
+        "repeated_rows": 2,
+        "dropped_files": 0,
+    }
     output = capsys.readouterr().out
     assert "1 images are not in labels.csv: 000.jpg" in output
     assert "2 rows repeat another row" in output
@@ -252,7 +257,10 @@ def test_repeated_rows_count_once_and_surplus_files_are_named(photos, capsys):
 def test_a_file_with_two_labels_is_dropped_or_kept_twice(photos, choice, count):
     write(*all_rows(), "000.jpg,dog")
 
-    assert len(table(conflicts=choice).read().train) == count
+    published = table(conflicts=choice).read()
+
+    assert len(published.train) == count
+    assert published.record["dropped_files"] == (choice == "drop")
 
 
 def test_the_digest_changes_with_the_table_and_the_images(photos):
@@ -303,3 +311,39 @@ def test_all_problems_of_a_table_are_named_in_one_round(photos):
         lines, ["no file", "no label", "outside", "not in photos", "several labels"], strict=True
     ):
         assert part in line
+
+
+def test_each_split_may_have_a_table_of_its_own_as_hugging_face_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for count, split in enumerate(("train", "test", "validation"), start=4):
+        folder = Path("photos") / split
+        folder.mkdir(parents=True)
+        rows = []
+        for index in range(count):
+            Image.new("RGB", (8, 8), (count, index, 0)).save(folder / f"{index}.png")
+            rows.append(f"{index}.png,{'ant' if index % 2 else 'bee'}")
+        write(*rows, header="file_name,label", name=f"photos/{split}/metadata.csv")
+
+    published = table("metadata.csv", file_column="file_name").read()
+
+    parts = (published.train, published.test, published.validation)
+    assert [len(part) for part in parts] == [4, 5, 6]
+    assert {Path(path).parent.name for path in published.test.paths} == {"test"}
+
+    with Path("photos/test/metadata.csv").open("a") as file:
+        file.write("../train/0.png,bee\n")
+    (line,) = table("metadata.csv", file_column="file_name").damaged()
+    assert "photos/test/metadata.csv: 1 rows name a file outside the folder: line 7" in line
+
+    Path("photos/train/metadata.csv").unlink()
+    (line,) = table("metadata.csv", file_column="file_name").missing()
+    assert "neither a file nor one in photos or in its folder train" in line
+
+
+def test_a_file_in_two_splits_is_an_error(photos):
+    rows = [f"{row},{'test' if index % 2 else 'train'}" for index, row in enumerate(all_rows())]
+    write(*rows, "000.jpg,cat,test", header="file,label,split")
+
+    (line,) = table().damaged()
+
+    assert "1 files have several splits: 000.jpg (test and train)" in line

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -67,8 +67,9 @@ class ImageTable:
     """Images anywhere in a folder (`data.source`), whose labels stand in a table (`data.table`).
 
     The table has a column of file names, relative to the folder and with or without suffix, a
-    column of labels, and perhaps one of splits. A path of the table itself is looked for as it is
-    and within the folder. Classes are the labels, sorted, and numbers by value.
+    column of labels, and perhaps one of splits. The table itself is looked for as it is and within
+    the folder. The folders `train`, `test` and the like may also have one each, whose files are
+    relative to them. Classes are the labels, sorted, and numbers by value.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -80,10 +81,10 @@ class ImageTable:
             return ["data.source: null; data.table needs the path of the folder with its images"]
         if not self._root.is_dir():
             return [f"data.source: {self._root} is not a folder; it must hold the table's images"]
-        if not self._table.path.is_file():
+        if "train" not in {table.split or "train" for table in self._tables}:
             return [
-                f"data.table: {self._config.table} is neither a file nor one in {self._root}; "
-                "name a .csv or .tsv file"
+                f"data.table: {self._config.table} is neither a file nor one in {self._root} or in "
+                "its folder train; name a .csv or .tsv file"
             ]
         return []
 
@@ -122,8 +123,10 @@ class ImageTable:
         )
 
     def digest(self) -> str:
-        """A hash of the table's bytes, and of the names and sizes of its images."""
-        digest = hashlib.sha256(self._table.path.read_bytes())
+        """A hash of the tables' bytes, and of the names and sizes of their images."""
+        digest = hashlib.sha256()
+        for table in self._tables:
+            digest.update(table.file.path.read_bytes())
         for row in sorted(self._rows, key=lambda row: row.path):
             name = os.path.relpath(row.path, self._root)
             digest.update(os.fsencode(name) + b"\0%d\n" % Path(row.path).lstat().st_size)
@@ -139,6 +142,7 @@ class ImageTable:
             "leftovers": self._listing.leftovers,
             "not_in_table": len(self._surplus),
             "repeated_rows": self._repeated_rows,
+            "dropped_files": self._dropped_files,
         }
         return SplitData(
             files["train"], files.get("test"), self._class_names, files.get("validation"), record
@@ -152,13 +156,17 @@ class ImageTable:
             lines.append(f"{self._root}: skipped {count} files that macOS or Windows left there")
         if self._surplus:
             lines.append(
-                f"{self._root}: {len(self._surplus)} images are not in {self._table.path}: "
+                f"{self._root}: {len(self._surplus)} images are not in {self._config.table}: "
                 f"{name_list(self._surplus)}"
             )
         if self._repeated_rows:
             lines.append(
-                f"{self._table.path}: {self._repeated_rows} rows repeat another row; each image "
+                f"{self._config.table}: {self._repeated_rows} rows repeat another row; each image "
                 "counts once"
+            )
+        if self._dropped_files:
+            lines.append(
+                f"{self._config.table}: left out {self._dropped_files} files with several labels"
             )
         return lines
 
@@ -173,25 +181,33 @@ class ImageTable:
         paths = np.array([row.path for row in rows], dtype=object)
         return ImageFiles(paths, labels, shape, self._config.resize)
 
-    @property
-    def _table(self) -> TableFile:
-        assert self._config.table is not None
-        path = user_path(self._config.table)
-        if self._root is not None and not path.is_file():
-            path = self._root / path
-        return TableFile(path, "data.table")
-
     @cached_property
-    def _columns(self) -> Columns:
+    def _tables(self) -> list["_SplitTable"]:
+        """The table, or those of the folders `train`, `test` and the like, if each has its own."""
+        assert self._config.table is not None
+        assert self._root is not None
+        path = user_path(self._config.table)
+        for place in (path, self._root / path):
+            if place.is_file():
+                return [_SplitTable(TableFile(place, "data.table"), self._root, None)]
+
+        tables = []
+        for folder in sorted(self._root.iterdir()):
+            split = SPLIT_NAMES.get(folder.name.lower())
+            if split and (folder / path).is_file():
+                tables.append(_SplitTable(TableFile(folder / path, "data.table"), folder, split))
+        return tables
+
+    def _read_columns(self, table: "_SplitTable") -> Columns:
         columns = [
             Column("data.file_column", self._config.file_column, "file"),
             Column("data.label_column", self._config.label_column, "label"),
         ]
-        if self._config.split_column is not None:
+        if self._config.split_column is not None and table.split is None:
             columns.append(
                 Column("data.split_column", self._config.split_column, "split", required=False)
             )
-        return read_columns(self._table, columns)
+        return read_columns(table.file, columns)
 
     @cached_property
     def _listing(self) -> _Listing:
@@ -216,44 +232,56 @@ class ImageTable:
         return class_size_problems(counts, needed=4 - len(self._splits))
 
     def _row_problems(self) -> list[str]:
-        problems = list(self._columns.problems)
-        problems += row_problem(
-            self._table, self._resolved.outside, "name a file outside the folder"
-        )
-        problems += row_problem(
-            self._table, self._resolved.missing, f"name a file that is not in {self._root}"
-        )
-        problems += row_problem(
-            self._table, self._resolved.ambiguous, "name several files; write their suffixes"
-        )
-        problems += row_problem(
-            self._table,
-            self._resolved.unknown_split,
-            f"have a split other than train, validation and test in column "
-            f"{self._config.split_column}; data.split_column: null ignores that column",
-        )
+        problems = []
+        for table, resolved in self._resolved:
+            problems += resolved.columns.problems
+            for lines, problem in (
+                (resolved.outside, "name a file outside the folder"),
+                (resolved.missing, f"name a file that is not in {table.folder}"),
+                (resolved.ambiguous, "name several files; write their suffixes"),
+                (
+                    resolved.unknown_split,
+                    "have a split other than train, validation and test in column "
+                    f"{self._config.split_column}; data.split_column: null ignores that column",
+                ),
+            ):
+                problems += row_problem(table.file, lines, problem)
 
+        problems += self._contradictions(
+            "splits", self._splits_of_files, "Let each file be in one of them"
+        )
         if self._config.conflicts == "refuse":
-            contradictions = [
-                f"{os.path.relpath(path, self._root)} ({' and '.join(sorted(labels))})"
-                for path, labels in self._labels_of_files.items()
-                if len(labels) > 1
-            ]
-            if contradictions:
-                problems.append(
-                    f"{self._table}: {len(contradictions)} files have several labels: "
-                    f"{name_list(contradictions)}. Correct them, or set data.conflicts: drop"
-                )
+            advice = "Correct them, or set data.conflicts: drop"
+            problems += self._contradictions("labels", self._labels_of_files, advice)
         return problems
+
+    def _contradictions(
+        self, kind: str, values_of_files: Mapping[str, set[str]], advice: str
+    ) -> list[str]:
+        """At most one line: the files for which tables have several values."""
+        names = []
+        for path, values in values_of_files.items():
+            if len(values) > 1:
+                name = os.path.relpath(path, self._root)
+                names.append(f"{name} ({' and '.join(sorted(values))})")
+        if not names:
+            return []
+        return [
+            f"{self._name}: {len(names)} files have several {kind}: {name_list(names)}. {advice}"
+        ]
+
+    @property
+    def _name(self) -> str:
+        return f"data.table: {self._config.table}"
 
     def _class_problems(self) -> list[str]:
         if "train" not in self._splits:
-            return [f"{self._table} has no row of the split train"]
+            return [f"{self._name} has no row of the split train"]
 
         labels = {split: {row.label for row in rows} for split, rows in self._splits.items()}
         if len(labels["train"]) < 2:
             return [
-                f"{self._table}: every image has the same label, {labels['train']}. "
+                f"{self._name}: every image has the same label, {labels['train']}. "
                 "At least 2 labels are needed."
             ]
 
@@ -262,23 +290,42 @@ class ImageTable:
             only_present = sorted(labels[present] - labels[absent])
             if only_present:
                 problems.append(
-                    f"{self._table}: labels of {present} that {absent} lacks: "
+                    f"{self._name}: labels of {present} that {absent} lacks: "
                     f"{name_list(only_present)}"
                 )
         return problems
 
     @cached_property
+    def _found_rows(self) -> list[_Row]:
+        """The rows of all tables whose file was found."""
+        return [row for _, resolved in self._resolved for row in resolved.rows]
+
+    @cached_property
     def _labels_of_files(self) -> dict[str, set[str]]:
         labels = defaultdict(set)
-        for row in self._resolved.rows:
+        for row in self._found_rows:
             labels[row.path].add(row.label)
         return labels
+
+    @property
+    def _splits_of_files(self) -> dict[str, set[str]]:
+        splits = defaultdict(set)
+        for row in self._found_rows:
+            splits[row.path].add(row.split)
+        return splits
+
+    @property
+    def _dropped_files(self) -> int:
+        """The number of files that are left out because they have several labels."""
+        if self._config.conflicts != "drop":
+            return 0
+        return sum(len(labels) > 1 for labels in self._labels_of_files.values())
 
     @cached_property
     def _rows(self) -> list[_Row]:
         """The images of the table once each, without those that are dropped for two labels."""
         rows: dict[tuple[str, str], _Row] = {}
-        for row in self._resolved.rows:
+        for row in self._found_rows:
             is_contradicted = len(self._labels_of_files[row.path]) > 1
             if is_contradicted and self._config.conflicts == "drop":
                 continue
@@ -287,14 +334,14 @@ class ImageTable:
 
     @property
     def _repeated_rows(self) -> int:
-        distinct = {(row.path, row.label) for row in self._resolved.rows}
-        return len(self._resolved.rows) - len(distinct)
+        distinct = {(row.path, row.label) for row in self._found_rows}
+        return len(self._found_rows) - len(distinct)
 
     @cached_property
     def _surplus(self) -> list[str]:
         """The images in the folder that the table does not name."""
         assert self._root is not None
-        named = {row.path for row in self._resolved.rows}
+        named = {row.path for row in self._found_rows}
         paths = {name: str(self._root / name) for name in self._listing.names}
         return [name for name, path in paths.items() if path not in named]
 
@@ -311,9 +358,20 @@ class ImageTable:
         return splits
 
     @cached_property
-    def _resolved(self) -> "_Resolved":
-        assert self._root is not None
-        return _resolve(self._columns, self._root, self._listing.names)
+    def _resolved(self) -> list[tuple["_SplitTable", "_Resolved"]]:
+        """Every table with its rows.
+
+        Raises:
+            InputError: if one cannot be read.
+        """
+        resolved = []
+        for table in self._tables:
+            names = self._listing.names
+            if table.split is not None:
+                start = f"{table.folder.name}/"
+                names = [name.removeprefix(start) for name in names if name.startswith(start)]
+            resolved.append((table, _resolve(self._read_columns(table), table, names)))
+        return resolved
 
     @property
     def _class_names(self) -> list[str]:
@@ -329,9 +387,22 @@ class ImageTable:
 
 
 @dataclass(frozen=True)
+class _SplitTable:
+    """A table, the folder that its files are relative to, and the split of all its rows.
+
+    Without a `split` the rows themselves may have one.
+    """
+
+    file: TableFile
+    folder: Path
+    split: str | None
+
+
+@dataclass(frozen=True)
 class _Resolved:
     """The rows whose file was found, and the lines of those with a problem."""
 
+    columns: Columns
     rows: list[_Row]
     outside: list[str]
     missing: list[str]
@@ -339,22 +410,23 @@ class _Resolved:
     unknown_split: list[str]
 
 
-def _resolve(columns: Columns, root: Path, names: Sequence[str]) -> _Resolved:
-    """Find the file of every row among the images of a folder.
+def _resolve(columns: Columns, table: _SplitTable, names: Sequence[str]) -> _Resolved:
+    """Find the file of every row among the images of the table's folder.
 
     Args:
         columns: with the contents `file`, `label` and perhaps `split`
-        root: the folder
-        names: its images, relative to it
+        table: the table
+        names: the images, relative to its folder
     """
+    root = table.folder
     known = set(names)
     by_stem: dict[str, list[str]] = defaultdict(list)
     for image in names:
         by_stem[os.path.splitext(image)[0]].append(image)  # noqa: PTH122
 
     count = len(columns.lines)
-    splits = columns.values.get("split", ["train"] * count)
-    resolved = _Resolved([], [], [], [], [])
+    splits = columns.values.get("split", [table.split or "train"] * count)
+    resolved = _Resolved(columns, [], [], [], [], [])
     fields = zip(
         columns.values["file"], columns.values["label"], splits, columns.lines, strict=True
     )

@@ -60,6 +60,8 @@ def _prepared_notes(prepared: Mapping[str, Any]) -> list[str]:
         lines.append(f"{prepared['not_in_table']} images are not in the table")
     if prepared.get("repeated_rows"):
         lines.append(f"{prepared['repeated_rows']} rows of the table repeat another row")
+    if prepared.get("dropped_files"):
+        lines.append(f"left out {prepared['dropped_files']} files with several labels")
     if prepared.get("turned"):
         lines.append(turned_line(prepared["turned"]))
     if prepared.get("unreadable"):

@@ -95,6 +95,8 @@ def _image_columns(images: Path, table: Path) -> dict[str, str | None]:
     """Which columns of a table hold files, labels and splits."""
     if not table.is_file():
         table = images / table
+    if not table.is_file():
+        images, table = images / "train", images / "train" / table.name
     if not images.is_dir() or not table.is_file():
         return {}  # which the data set reports
     header = read_header(table)
