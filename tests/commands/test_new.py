@@ -214,7 +214,7 @@ def test_images_outside_the_project_are_not_ignored_twice(folder, tmp_path_facto
     assert (folder / ".gitignore").read_text() == (PROJECT / ".gitignore").read_text()
 
 
-def survey_of(tmp_path: Path, side: int = 160):
+def survey_of(tmp_path: Path, side: int = 160) -> Survey:
     write_image_folder(tmp_path / "photos", SMALL, sizes=[(side, side)])
     return survey_images(str(tmp_path / "photos"), None)
 
@@ -229,6 +229,16 @@ def test_pretrained_weights_get_the_recipe_of_transfer_and_their_normalisation(t
     assert transfer["train"]["learning_rate"] < scratch["train"]["learning_rate"]
     assert transfer["data"]["normalise"]["mean"] == [0.485, 0.456, 0.406]
     assert scratch["data"]["normalise"] is None
+
+
+def test_small_images_are_enlarged_for_weights_that_know_large_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "devices", list)  # none
+    survey = survey_of(tmp_path, side=32)
+
+    values = recipe.image_recipe(survey, None, "imagenet").values()
+
+    assert (values["model"], values["data"]["resize"]) == ("resnet18", recipe.CPU_SIDE)
+    assert recipe.image_recipe(survey, None, None).values()["weights"] == "none"
 
 
 def test_weights_of_timms_networks_bring_their_own_normalisation(tmp_path):

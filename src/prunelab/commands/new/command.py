@@ -27,8 +27,11 @@ def new(
         Option(metavar="NAME", help="The network.  [default: chosen by the size of the images]"),
     ] = None,
     weights: Annotated[
-        str, Option(metavar="NAME", help="What it starts from: none, imagenet or a file.")
-    ] = "none",
+        str | None,
+        Option(
+            metavar="NAME", help="What it starts from: none, imagenet or a file.  [default: none]"
+        ),
+    ] = None,
     force: Annotated[
         bool, Option("--force", help="Replace an edited params.yaml; a copy of it is kept.")
     ] = False,

@@ -29,7 +29,7 @@ class Request:
     table: str | None = None
     texts: str | None = None
     model: str | None = None
-    weights: str = "none"
+    weights: str | None = None
     force: bool = False
 
 
@@ -45,7 +45,7 @@ def new(root: Path, request: Request) -> list[str]:
         raise InputError("--images and --texts are two data sets; give one of them")
     if request.table and not request.images:
         raise InputError("--table needs the folder of its images: --images FOLDER")
-    if request.texts and (request.model or request.weights != "none"):
+    if request.texts and (request.model or request.weights):
         raise InputError("--texts chooses the network itself; leave --model and --weights out")
 
     lines = []

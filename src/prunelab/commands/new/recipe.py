@@ -15,6 +15,7 @@ from prunelab.commands.gpus import devices
 from prunelab.commands.new.survey import Survey
 from prunelab.core.cores import available_cores
 from prunelab.data.split_sizes import split_problems
+from prunelab.encoders.pretrained import NO_WEIGHTS
 from prunelab.models.catalogue import TIMM_PREFIX, find_architecture
 from prunelab.models.weights_source import IMAGENET
 
@@ -84,32 +85,30 @@ class Recipe:
             yield choice.line()
 
 
-def image_recipe(survey: Survey, model: str | None, weights: str) -> Recipe:
+def image_recipe(survey: Survey, model: str | None, weights: str | None) -> Recipe:
     """Parameters for photographs.
 
     Args:
         survey: what they are like
         model: the network; None chooses one
-        weights: what it starts from: `none`, `imagenet` or a file
+        weights: what it starts from: `none`, `imagenet` or a file; None chooses if `model` is None
 
     Raises:
         InputError: if there is no such network, or if no split fits the classes.
     """
     recipe = Recipe()
-    pretrained = weights != "none"
-    side = _choose_side(recipe, survey, pretrained)
-    name = model or _default_model(side)
+    side = _choose_side(recipe, survey, pretrained=weights not in (None, NO_WEIGHTS))
+    name, start, why = _choose_start(side, model, weights)
     find_architecture(name)  # raises
-
-    why = "as given" if model else "a small residual network that fits this size"
+    pretrained = start != NO_WEIGHTS
     recipe.choose(
-        {"dataset": "imagefolder", "model": name, "weights": weights},
-        f"model: {name}, weights: {weights}",
+        {"dataset": "imagefolder", "model": name, "weights": start},
+        f"model: {name}, weights: {start}",
         why,
     )
     data = {f"data.{key}": value for key, value in survey.parameters.items()}
     recipe.choose(data, f"data.source: {survey.parameters['source']}", "as given")
-    _choose_normalisation(recipe, name, weights)
+    _choose_normalisation(recipe, name, start)
     _choose_augmentation(recipe, side, pretrained)
     train_images = _choose_splits(recipe, survey)
     batch_size = _choose_batch_size(recipe, name, len(survey.counts.train), side, train_images)
@@ -186,6 +185,14 @@ def _choose_side(recipe: Recipe, survey: Survey, pretrained: bool) -> int:
 
     on_gpu = bool(devices())
     limit = FULL_SIDE if on_gpu else CPU_SIDE
+    if pretrained and middle < limit:
+        recipe.choose(
+            {"data.resize": limit},
+            f"data.resize: {limit}",
+            f"the weights know large photographs, so those of {middle} pixels are enlarged",
+        )
+        return limit
+
     side = min(limit, max(SIDE_STEP, middle // SIDE_STEP * SIDE_STEP))
     why = f"half of the images have {middle} pixels or more on their shorter side"
     if side == limit:
@@ -194,8 +201,13 @@ def _choose_side(recipe: Recipe, survey: Survey, pretrained: bool) -> int:
     return side
 
 
-def _default_model(side: int) -> str:
-    return "resnet20" if side <= SMALL_SIDE else "resnet18"
+def _choose_start(side: int, model: str | None, weights: str | None) -> tuple[str, str, str]:
+    """The network, the weights that it starts from, and why."""
+    if model is not None:
+        return model, weights or NO_WEIGHTS, "as given"
+    if side <= SMALL_SIDE:
+        return "resnet20", weights or NO_WEIGHTS, "a small residual network for small images"
+    return "resnet18", weights or NO_WEIGHTS, "a small residual network for photographs"
 
 
 def _choose_normalisation(recipe: Recipe, model: str, weights: str) -> None:
