@@ -23,6 +23,7 @@ from prunelab.commands.new import memory, recipe
 from prunelab.commands.new.project import TEMPLATE, pipeline
 from prunelab.commands.new.survey import Survey, survey_images
 from prunelab.config.params import Params, load_params
+from prunelab.core.errors import InputError
 from prunelab.data.dataset import ClassCounts
 from prunelab.models.networks import build
 
@@ -188,8 +189,31 @@ def test_photographs_become_squares_that_a_cpu_trains_on(folder):
     params = made("--images", "photos")
 
     assert params.data.resize == 128
-    assert params.model == "resnet18"
     assert params.data.crop_scale < 1
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_photographs_start_from_weights_that_are_installed(tmp_path, monkeypatch, installed):
+    survey = survey_of(tmp_path, side=96)
+    monkeypatch.setattr(recipe, "package_file", lambda package: tmp_path)
+    if not installed:
+        monkeypatch.setattr(recipe, "find_spec", lambda name: None)
+
+    values = recipe.image_recipe(survey, None, None).values()
+
+    expected = (recipe.LITE, "imagenet") if installed else ("resnet18", "none")
+    assert (values["model"], values["weights"]) == expected
+    values = recipe.image_recipe(survey, None, "none").values()
+    assert (values["model"], values["weights"]) == ("resnet18", "none")
+
+
+def test_a_damaged_package_of_weights_is_not_started_from(monkeypatch):
+    def damaged(package):
+        raise InputError("weights: another hash")
+
+    monkeypatch.setattr(recipe, "package_file", damaged)
+
+    assert not recipe._has_weights(recipe.LITE)
 
 
 def test_the_size_is_a_multiple_of_what_networks_shrink_by(folder):

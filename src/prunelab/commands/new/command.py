@@ -29,7 +29,9 @@ def new(
     weights: Annotated[
         str | None,
         Option(
-            metavar="NAME", help="What it starts from: none, imagenet or a file.  [default: none]"
+            metavar="NAME",
+            help="What it starts from: none, imagenet or a file.  [default: none, or imagenet for "
+            "photographs if --model is left out and the extra lite is installed]",
         ),
     ] = None,
     force: Annotated[

@@ -7,6 +7,7 @@ reasons, so that whoever knows better can change a value.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ import numpy as np
 from prunelab.commands.gpus import devices
 from prunelab.commands.new.survey import Survey
 from prunelab.core.cores import available_cores
+from prunelab.core.errors import InputError
 from prunelab.data.split_sizes import split_problems
 from prunelab.encoders.pretrained import NO_WEIGHTS
 from prunelab.models.catalogue import TIMM_PREFIX, find_architecture
-from prunelab.models.weights_source import IMAGENET
+from prunelab.models.weights_packages import IMAGENET, find_package, package_file
+
+# A package carries its ImageNet weights (extra `lite`), so they need no download.
+LITE = "timm/tf_efficientnet_lite0"
 
 # Images of at most so many pixels keep their size, and are shifted rather than cropped.
 SMALL_SIDE = 64
@@ -207,7 +212,21 @@ def _choose_start(side: int, model: str | None, weights: str | None) -> tuple[st
         return model, weights or NO_WEIGHTS, "as given"
     if side <= SMALL_SIDE:
         return "resnet20", weights or NO_WEIGHTS, "a small residual network for small images"
+    if weights is None and _has_weights(LITE):
+        return LITE, IMAGENET, "weights that know photographs are installed (--weights none: none)"
     return "resnet18", weights or NO_WEIGHTS, "a small residual network for photographs"
+
+
+def _has_weights(model: str) -> bool:
+    """Whether timm and the package with a network's ImageNet weights are installed."""
+    package = find_package(IMAGENET, model)
+    if package is None or find_spec("timm") is None:
+        return False
+    try:
+        package_file(package)
+    except InputError:
+        return False
+    return True
 
 
 def _choose_normalisation(recipe: Recipe, model: str, weights: str) -> None:
