@@ -8,7 +8,7 @@ import numpy as np
 from prunelab.artifacts.prepared import load_split, read_data_info, save_prepared
 from prunelab.core.errors import InputError
 from prunelab.data.splits import Split
-from prunelab.datasets.manifest import describe, find_duplicates
+from prunelab.datasets.manifest import describe, find_duplicates, hash_inputs
 from prunelab.runtime.device import generator
 
 CUT_SPLITS = ("train", "validation")  # the test split stays whole
@@ -35,9 +35,8 @@ def keep_images(prepared: Path, images: int) -> None:
         splits[name] = split.at(_stratified(split, count, classes, name))
 
     def describe_written(written: dict[str, Split]) -> dict[str, Any]:
-        description = describe(
-            info["classes"], tuple(info["shape"]), written, find_duplicates(written)
-        )
+        duplicates = find_duplicates(written, hash_inputs(written))
+        description = describe(info["classes"], tuple(info["shape"]), written, duplicates)
         return info | description | {"images": images}
 
     save_prepared(prepared, splits, describe_written)
