@@ -17,7 +17,7 @@ from prunelab.artifacts.networks import ModelCard
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import truncate
 from prunelab.datasets.bit_depth import BitDepth
-from prunelab.datasets.imagefolder import SUFFIXES
+from prunelab.datasets.image_files import SUFFIXES
 from prunelab.datasets.images import Orientation, decode_to
 from prunelab.datasets.text import encode
 from prunelab.encoders.pretrained import NO_WEIGHTS, tokenizer
