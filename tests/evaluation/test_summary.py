@@ -17,7 +17,7 @@ MEASURED = {
 
 
 def test_line_names_accuracy_drop_and_costs_with_their_units():
-    line = describe(MEASURED)
+    line = describe(MEASURED, "test")
 
     assert line == (
         "test accuracy 98.12 ± 1.23 %; drop 1.00 ± 0.40 points: a drop that is shown; "
@@ -35,10 +35,10 @@ def test_line_names_accuracy_drop_and_costs_with_their_units():
     ],
 )
 def test_a_difference_is_shown_only_outside_the_interval(drop, verdict):
-    assert f"points: {verdict};" in describe(MEASURED | {"accuracy_drop": drop})
+    assert f"points: {verdict};" in describe(MEASURED | {"accuracy_drop": drop}, "test")
 
 
 def test_line_of_a_dense_network_has_no_drop():
-    assert describe(MEASURED | {"ratio_asked": 0}) == (
+    assert describe(MEASURED | {"ratio_asked": 0}, "test") == (
         "test accuracy 98.12 ± 1.23 %; 1,234.6 kB compressed"
     )

@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -23,6 +24,7 @@ from ruamel.yaml import YAML
 from torch.nn.utils import prune as torch_prune
 
 from prunelab.artifacts.networks import load_network
+from prunelab.artifacts.predictions import load_predictions
 from prunelab.commands.export.exported_file import with_preprocessing
 from prunelab.config.params import Normalise
 from prunelab.models.networks import build
@@ -172,6 +174,37 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_bits(workspace):
     assert "going on after epoch" in resumed.stdout
     assert files(workspace / "models") == expected
     assert not list(checkpoints.iterdir())
+
+
+def test_the_test_split_is_not_read_where_validation_is_evaluated(workspace):
+    edit_params(
+        workspace / "params.yaml",
+        evaluate__split="validation",
+        train__epochs=1,
+        train__rewind_epoch=0,
+    )
+    prepare()
+    assert stage(*TRAIN).returncode == 0
+    validation = np.load(workspace / "data/prepared/validation/labels.npy")
+    shutil.rmtree(workspace / "data/prepared/test")
+
+    arguments = ("data/prepared", "models/base/final", "metrics/base.json", "base.safetensors")
+    result = stage("evaluate", *arguments)
+
+    assert result.returncode == 0, result.stderr
+    assert "base: validation accuracy" in result.stdout
+    evaluated = load_predictions(workspace / "base.safetensors")
+    assert (evaluated["labels"] == validation).all()
+
+
+def test_pictures_of_another_split_than_test_are_refused(workspace):
+    edit_params(workspace / "params.yaml", evaluate__split="validation")
+
+    result = stage("plot", "data", "history", "predictions", "metrics", "confusion.json", "plots")
+
+    assert result.returncode == 1
+    assert "evaluate.split: the pictures and the table are of the test split" in result.stderr
+    assert not (workspace / "plots").exists()
 
 
 def test_bad_parameters_are_refused_with_all_problems_and_a_recovery_hint(workspace):

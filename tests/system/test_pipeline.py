@@ -215,6 +215,8 @@ def test_only_evaluate_reads_the_test_split():
     }
 
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
+    for name in readers:
+        assert "evaluate" in STAGES[name]["params"]  # which names the split that is evaluated
 
 
 def test_sensitivity_uses_neither_the_test_split_nor_pruning_params():

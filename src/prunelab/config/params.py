@@ -7,7 +7,7 @@ lack have one.
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -278,8 +278,12 @@ class Evaluate(Section):
     """How to evaluate. With a single seed, `bootstrap_samples` resamples give the interval.
 
     `metrics` are names in METRICS, measured beside what every study has.
+
+    `split` is what networks are measured on. A search measures its tries on `validation`, so that
+    the test split stays unseen. All pictures and tables are of `test`.
     """
 
+    split: Literal["test", "validation"]
     batch_size: Count
     bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000)]
     metrics: Annotated[list[Name], AfterValidator(_distinct)]
@@ -296,6 +300,84 @@ class Benchmark(Section):
     backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
     rounds: Annotated[int, Field(ge=2, le=10_000)]
     seconds: Annotated[float, Field(gt=0)]
+
+
+class PositiveRange(Section):
+    """All numbers from `low` to `high`, both above 0."""
+
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "PositiveRange":
+        return _check_ends(self)
+
+
+class RatioRange(Section):
+    """All ratios from `low` to `high`, both above 0 and below 1."""
+
+    low: InnerFraction
+    high: InnerFraction
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "RatioRange":
+        return _check_ends(self)
+
+
+RangeType = TypeVar("RangeType", PositiveRange, RatioRange)
+
+
+def _check_ends(ends: RangeType) -> RangeType:
+    if ends.low > ends.high:
+        raise ValueError(f"low is {ends.low}, above high, which is {ends.high}")
+    return ends
+
+
+class Search(Section):
+    """What `prunelab search` tries, and how much it tries.
+
+    `methods` are names of methods, or granularities such as `channel`, which stand for all methods
+    of that granularity that neither train while they prune nor are controls. `ratio` is of the
+    budget that fits what is minimised. `layers` says how a ratio is spread over the layers:
+    `method` leaves that to the method, `sensitivity` makes ratios of the curves of the layers.
+    """
+
+    methods: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+    ratio: RatioRange
+    layers: Annotated[
+        list[Literal["method", "sensitivity"]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    round_to: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    learning_rate: PositiveRange
+    distill: Annotated[
+        list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    recalibrate: Annotated[
+        list[Annotated[int, Field(ge=0, le=MAX_COUNT), AfterValidator(_zero_or_several)]],
+        Field(min_length=1),
+        AfterValidator(_distinct),
+    ]
+    tries: Annotated[int, Field(ge=1, le=10_000)]
+    # The longest fine-tuning, and the shortest, with which a try begins.
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+    first_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+    # Of so many tries one goes on, with so many times as many epochs.
+    reduction: Annotated[int, Field(ge=2, le=100)]
+    sampler_seed: Annotated[int, Field(ge=0, lt=2**31)]
+    # Seeds of which no try has seen a result.
+    final_seeds: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    # Larger networks that are trained anew and tested beside the smallest.
+    runners_up: Annotated[int, Field(ge=0, le=20)]
+
+    @model_validator(mode="after")
+    def _check_epochs(self) -> "Search":
+        if self.first_epochs > self.epochs:
+            raise ValueError(
+                f"first_epochs is {self.first_epochs}, more than epochs, which is {self.epochs}"
+            )
+        return self
 
 
 class Runtime(Section):
@@ -345,6 +427,7 @@ class Params(Section):
     sensitivity: Sensitivity
     evaluate: Evaluate
     benchmark: Benchmark
+    search: Search
     runtime: Runtime
 
     def spec(self, method: str, ratio: float) -> PruneSpec:

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from prunelab.statistics.intervals import no_drop_shown, with_interval
 
 
-def describe(metrics: Mapping[str, float]) -> str:
-    """One line of a configuration's metrics: accuracy, the drop if it was pruned, and its costs.
+def describe(metrics: Mapping[str, float], split: str) -> str:
+    """One line of a configuration's metrics on a split: accuracy, the drop if it was pruned, and its costs.
 
     Accuracy is in per cent and drops are in points, ± half the 95 % interval. A drop whose interval
     holds 0 was not shown, and neither was a gain.
     """
     accuracy = with_interval(metrics["accuracy"], metrics["accuracy_ci95"])
-    parts = [f"test accuracy {accuracy} %"]
+    parts = [f"{split} accuracy {accuracy} %"]
     if metrics["ratio_asked"]:
         if no_drop_shown(metrics):
             verdict = "not shown to differ from dense"

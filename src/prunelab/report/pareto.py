@@ -30,13 +30,17 @@ NEEDED = [
 ]
 NEEDED_OF_DENSE = ["accuracy", "accuracy_ci95", *COSTS]
 
+# Absent from revisions that are older than it, which were measured on the test split.
+SPLIT = "evaluate.split"
+
 # Parameters that change the data or the dense networks. Revisions that differ in one of them cannot
 # be compared.
 BASIS = (
     *("dataset", "model", "model_options", "weights", "weights_options.", "seeds"),
-    *("data.", "train."),
+    *("data.", "train.", SPLIT),
 )
 BASIS_BUT = ("data.memory_mb", "data.workers")
+NO_PART = ("grid.", "search.")
 
 REVISION, CHANGED, METHOD, FRONT = "revision", "changed", "method", "Pareto front"
 HEADER = [
@@ -150,10 +154,16 @@ def _row(revision: Revision, first: Revision, cost: str) -> Row:
 
 
 def _changed_params(params: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that differ from the first revision's. The grid is no part of a revision."""
+    """The parameters that differ from the first revision's.
+
+    The grid and what a search tries are no part of a revision.
+    """
+    params = {SPLIT: "test", **params}
+    first = {SPLIT: "test", **first}
+
     changed = {}
     for key in sorted({*params, *first}):
-        if params.get(key) != first.get(key) and not key.startswith("grid."):
+        if params.get(key) != first.get(key) and not key.startswith(NO_PART):
             changed[key] = params.get(key)
     return changed
 

@@ -1,4 +1,7 @@
-"""Measure one configuration on the test split: the only kind of stage that reads it."""
+"""Measure one configuration on the split that `evaluate.split` names.
+
+No other kind of stage reads the test split, and this one reads it only if that is the split.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,14 +61,14 @@ def main(  # noqa: PLR0913 (a parameter for each option)
     for name in params.evaluate.metrics:
         pick(METRICS, name, "metric")
     execution = configure(params.runtime)
-    test = load_split(prepared, "test", params.data.memory_mb)
+    split = load_split(prepared, params.evaluate.split, params.data.memory_mb)
 
-    evaluated = _evaluate(test, params, execution, networks, pruned, dense)
+    evaluated = _evaluate(split, params, execution, networks, pruned, dense)
     after = evaluated.after
 
     save_predictions(
         predictions,
-        labels=test.labels,
+        labels=split.labels,
         before=evaluated.before,
         after=after.classes,
         losses=after.losses,
@@ -82,7 +85,7 @@ def main(  # noqa: PLR0913 (a parameter for each option)
 
     if environment:
         note_environment(environment, fingerprint(execution), metrics)
-    print(f"{metrics.stem}: {describe(measured)}")
+    print(f"{metrics.stem}: {describe(measured, params.evaluate.split)}")
 
 
 def note_environment(path: Path, environment: dict[str, Any], metrics: Path) -> None:
@@ -171,7 +174,7 @@ class _Evaluated:
 
 
 def _evaluate(
-    test: Split,
+    split: Split,
     params: Params,
     execution: Execution,
     folder: Path,
@@ -189,7 +192,7 @@ def _evaluate(
     card = networks[params.seeds[0]].card
     unpruned = build(card.model, card.classes, card.input_shape, 0, **card.options)
     measuring = _Measuring(
-        BatchLoader(test, card.normalise, execution, workers=params.data.workers),
+        BatchLoader(split, card.normalise, execution, workers=params.data.workers),
         params.evaluate.batch_size,
         execution,
         networks,
@@ -203,7 +206,7 @@ def _evaluate(
     before = np.stack([each.before for each in measured])
     if dense_classes is None:
         dense_classes = after.classes
-    return _Evaluated(test.labels, list(networks.values()), measured, after, before, dense_classes)
+    return _Evaluated(split.labels, list(networks.values()), measured, after, before, dense_classes)
 
 
 def _metrics(evaluated: _Evaluated, resamples: int) -> dict[str, Any]:

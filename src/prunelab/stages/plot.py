@@ -5,6 +5,7 @@ from pathlib import Path
 from prunelab.artifacts.predictions import load_predictions
 from prunelab.artifacts.prepared import read_class_names
 from prunelab.config.params import Grid, load_params
+from prunelab.core.errors import InputError
 from prunelab.core.files import write, write_json
 from prunelab.figures import figures, tradeoff_figures
 from prunelab.figures.save import save
@@ -21,6 +22,12 @@ def main(
 ) -> None:
     """Draw the results of all cells in params.yaml into OUT, and write METRICS/table.md."""
     params = load_params()
+    if params.evaluate.split != "test":
+        raise InputError(
+            f"evaluate.split: the pictures and the table are of the test split, not of "
+            f"{params.evaluate.split}. Set it to test, and measure the focus alone on another "
+            f"split: dvc exp run -S evaluate.split={params.evaluate.split} evaluate_focus"
+        )
     cells = list(params.grid.cells())
     seeds = f"{len(params.seeds)} seed" + "s" * (len(params.seeds) > 1)
     study = f"{params.model} on {params.dataset}, {seeds}"
