@@ -19,6 +19,7 @@ from prunelab.commands.predict.command import predict
 from prunelab.commands.push import push
 from prunelab.commands.repro.command import repro
 from prunelab.commands.review.command import review
+from prunelab.commands.search.command import search
 from prunelab.commands.studies.command import app as studies
 from prunelab.commands.sweep.command import sweep
 from prunelab.commands.verify.command import verify
@@ -31,6 +32,7 @@ SECTIONS = {
         "check": "find everything wrong with params.yaml and the files it names",
         "repro": "bring all results up to date, several stages at a time",
         "sweep": "try every combination of several parameters' values",
+        "search": "the smallest network that loses little enough, with evidence",
         "study": "run published studies and compare the numbers",
     },
     "Look at results": {
@@ -81,7 +83,7 @@ app = typer.Typer(
 app.callback()(start)
 
 for command in (
-    *(new, check, repro, sweep, compare, apply, review, verify, doctor),
+    *(new, check, repro, sweep, search, compare, apply, review, verify, doctor),
     *(explain, predict, export, allocate, warm, push),
 ):
     app.command()(command)

@@ -55,10 +55,10 @@ class Allocation:
     @property
     def ratios(self) -> dict[str, float]:
         """The ratio of every layer, as `prune.layer_ratios` has it."""
-        return _ratios(self.curves, self.widths)
+        return ratios_of(self.curves, self.widths)
 
 
-def _ratios(curves: Sequence[Curve], widths: Sequence[int]) -> dict[str, float]:
+def ratios_of(curves: Sequence[Curve], widths: Sequence[int]) -> dict[str, float]:
     """Return the ratio that prunes each layer to its width."""
     ratios = {}
     for curve, width in zip(curves, widths, strict=True):
@@ -176,7 +176,7 @@ def _spec(
     """Return the spec that prunes the layers to these widths."""
     settings = {
         **params.prune.model_dump(),
-        "layer_ratios": _ratios(curves, widths),
+        "layer_ratios": ratios_of(curves, widths),
         "method": METHODS[kind],
         "ratio": 0,
         "budget": "native",

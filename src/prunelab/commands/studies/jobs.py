@@ -110,24 +110,24 @@ def pending_jobs(
 
     pending = []
     for job in jobs:
-        if _is_measured(root, commits_by_name.get(job.name, []), code):
+        if measured_commit(root, commits_by_name.get(job.name, []), code):
             print_line(f"{job.label}: measured already ({job.name})")
         else:
             pending.append(job)
     return pending
 
 
-def _is_measured(root: Path, commits: Iterable[str], code: str) -> bool:
-    """Whether one of the commits has metrics that this code measured."""
+def measured_commit(root: Path, commits: Iterable[str], code: str) -> str | None:
+    """Return the first of the commits that has metrics which this code measured, if any does."""
     for commit in commits:
         try:
             # An experiment made by hand may have no metrics.
             if holds(root, commit, METRICS) and code_of(root, commit) == code:
-                return True
+                return commit
         except InputError:
             continue
 
-    return False
+    return None
 
 
 def first_job_per_dense(jobs: Sequence[Job]) -> dict[str, Job]:

@@ -148,7 +148,7 @@ def run_on_cluster(
         InputError: if a node lacks what the work needs.
     """
     ray.cloudpickle.register_pickle_by_value(node)
-    _check_nodes(ray, spec)
+    check_nodes(ray, spec)
 
     gpus = resources.gpus
     if gpus is None:
@@ -243,7 +243,7 @@ class _ClusterRun:
         self.running[handle] = (kind, job)
 
 
-def _check_nodes(ray: ModuleType, spec: Spec) -> None:
+def check_nodes(ray: ModuleType, spec: Spec) -> None:
     """Let every node that has CPUs clone the commit and compare versions.
 
     Nodes that join later do so at their first task.

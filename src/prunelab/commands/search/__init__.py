@@ -1,0 +1,1 @@
+"""`prunelab search`: the smallest network that loses little enough, with evidence."""

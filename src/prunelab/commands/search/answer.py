@@ -1,0 +1,241 @@
+"""The answer of a search: three lines, the command that makes the network, and how to read it."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prunelab.commands.search.engine import best_within
+from prunelab.commands.search.finals import shown_within
+from prunelab.commands.search.plan import Request
+from prunelab.commands.search.records import Final, Measurement, SearchState, Try
+from prunelab.project.paths import TARGET
+from prunelab.statistics.intervals import with_interval
+
+POINTS = 100
+
+
+def answer(
+    state: SearchState, request: Request, base: Mapping[str, Any], limits: Sequence[str]
+) -> list[str]:
+    """All lines of the answer.
+
+    `base` are the parameters in params.yaml, from which the command departs. `limits` says which
+    layers bear least, for a target out of reach.
+    """
+    candidates = [final for final in state.finals if final.role == "candidate"]
+    measured = [final for final in candidates if final.measurement is not None]
+    if not measured:
+        return [*_nothing_found(state, request, limits, candidates), *_method(state, request)]
+
+    smallest = measured[0]
+    tried = state.tries[smallest.tried]
+    return [
+        f"It is {_what(smallest, tried)}.",
+        f"It saves: {_savings(smallest)}.",
+        f"It loses {_loss(smallest, request)}.",
+        "",
+        f"  {reproducing_command(base, smallest.params)}",
+        "",
+        *_next_larger(state, measured, request),
+        *_controls(state, smallest),
+        *_edges(state, tried, request),
+        *_method(state, request),
+    ]
+
+
+def _what(final: Final, tried: Try) -> str:
+    """The network in words."""
+    epochs = tried.runs[-1].epochs
+    return f"{tried.point.describe()}, {epochs} epochs of fine-tuning (try {tried.number + 1})"
+
+
+def _savings(final: Final) -> str:
+    """What the network saves, as measured."""
+    measurement = final.measurement
+    assert measurement is not None
+    costs, dense = measurement.costs, measurement.dense_costs
+
+    parts = []
+    for metric, noun in (("macs", "MACs"), ("params_nonzero", "parameters")):
+        times = dense[metric] / costs[metric]
+        parts.append(f"{times:.2f}x fewer {noun} ({costs[metric]:,.0f} of {dense[metric]:,.0f})")
+    size, dense_size = costs["size_compressed_bytes"], dense["size_compressed_bytes"]
+    parts.append(f"{size / 1000:,.1f} kB compressed, of {dense_size / 1000:,.1f}")
+    if measurement.faster:
+        value, low, high = measurement.faster
+        parts.append(f"{value:.2f}x faster here ({low:.2f} to {high:.2f})")
+    return "; ".join(parts)
+
+
+def _loss(final: Final, request: Request) -> str:
+    """What the network loses on the test split, and whether that is shown to be little enough."""
+    measurement = final.measurement
+    assert measurement is not None
+    drop = with_interval(measurement.drop, measurement.drop_ci95)
+    accuracy = with_interval(measurement.accuracy, measurement.accuracy_ci95)
+    verdict = f"shown to be within {request.max_drop:g}"
+    if not shown_within(final, request.max_drop_share):
+        verdict = f"not shown to be within {request.max_drop:g}"
+    return f"{drop} points on the test split ({accuracy} %): {verdict}"
+
+
+def _next_larger(state: SearchState, measured: Sequence[Final], request: Request) -> Iterator[str]:
+    """If the smallest is not shown to be within the drop: the next larger one that is."""
+    if shown_within(measured[0], request.max_drop_share):
+        return
+    for final in measured[1:]:
+        if shown_within(final, request.max_drop_share):
+            tried = state.tries[final.tried]
+            yield f"The next larger one that is shown to be: {_what(final, tried)}."
+            yield f"It saves: {_savings(final)}. It loses {_loss(final, request)}."
+            return
+    yield (
+        f"None of the {len(measured)} networks that were trained anew is shown to be. More of "
+        "search.final_seeds make intervals narrower; more of search.runners_up test larger ones."
+    )
+
+
+def reproducing_command(base: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """The `dvc exp run` that makes a network from nothing, with the parameters that differ."""
+    changes = []
+    before = flatten_sections(base)
+    for key, value in flatten_sections(params).items():
+        if before.get(key) != value:
+            changes.append(f"-S {shlex.quote(f'{key}={_override(value)}')}")
+    return " ".join(["dvc exp run", *changes, TARGET])
+
+
+def flatten_sections(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all sections by dotted key; a mapping within a section is a value."""
+    values: dict[str, Any] = {}
+    for section, content in params.items():
+        if isinstance(content, Mapping):
+            for key, value in content.items():
+                values[f"{section}.{key}"] = value
+        else:
+            values[section] = content
+    return values
+
+
+def _override(value: Any) -> str:
+    """A value in the grammar of `dvc exp run -S`."""
+    if isinstance(value, Mapping):
+        inner = ",".join(f"{key}:{_override(entry)}" for key, entry in value.items())
+        return "{" + inner + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_override, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    return str(value)
+
+
+def _controls(state: SearchState, smallest: Final) -> Iterator[str]:
+    """One line per control: what the same cost gives without the method's choice or weights."""
+    words = {"random": "units removed at random", "scratch": "trained from scratch instead"}
+    done = set()
+    for final in state.finals:
+        if final.role == "candidate":
+            continue
+        done.add(final.role)
+        measurement = final.measurement
+        if measurement is None:
+            yield f"Control, {words[final.role]}: failed ({final.failure})."
+            continue
+        drop = with_interval(measurement.drop, measurement.drop_ci95)
+        yield (
+            f"Control, {words[final.role]} ({final.method}, {measurement.costs['macs']:,.0f} "
+            f"MACs): loses {drop} points on the test split."
+        )
+    for role in words.keys() - done:
+        yield f"Control, {words[role]}: there is none for {smallest.method}."
+
+
+def _edges(state: SearchState, tried: Try, request: Request) -> Iterator[str]:
+    """Whether the range of ratios, and not the drop, is what ended the search."""
+    too_much = []
+    for other in state.tries:
+        if other.state != "failed" and other.runs and other.last.drop > request.max_drop_share:
+            too_much.append(other)
+    if not too_much:
+        yield (
+            "Every try was within the drop, so the range of ratios is what limits this: set a "
+            f"larger search.ratio.high than {tried.point.ratio:g}."
+        )
+
+
+def _method(state: SearchState, request: Request) -> Iterator[str]:
+    """How the answer came about: what was asked of which split, and how optimistic choosing was."""
+    networks = state.validation_networks
+    complete = sum(tried.state == "complete" for tried in state.tries)
+    stopped = sum(tried.state == "stopped" for tried in state.tries)
+    failed = sum(tried.state == "failed" for tried in state.tries)
+    yield (
+        f"{len(state.tries)} tries ({complete} complete, {stopped} stopped early, {failed} "
+        f"failed), {state.epochs:,} epochs; ended: {state.ended}. The validation split was asked "
+        f"{networks:,} times, the test split {_tested(state):,} times, after the choice."
+    )
+
+    for final in state.finals:
+        if final.role == "candidate" and final.measurement is not None:
+            tried = state.tries[final.tried]
+            yield f"Optimism of choosing: {_optimism(tried.last, final.measurement)}."
+            break
+    for name, reason in state.skipped.items():
+        yield f"Skipped: {name} ({reason})."
+
+
+def _tested(state: SearchState) -> int:
+    """How many networks were measured on the test split."""
+    tested = 0
+    for final in state.finals:
+        if final.measurement is not None:
+            tested += len(final.params["seeds"])
+    return tested
+
+
+def _optimism(validation: Measurement, test: Measurement) -> str:
+    """What was lost on validation, when it was chosen, against what is lost on test."""
+    difference = POINTS * (test.drop - validation.drop)
+    return (
+        f"the drop was {POINTS * validation.drop:.2f} points on validation, and is "
+        f"{POINTS * test.drop:.2f} on test with fresh seeds, {difference:+.2f}"
+    )
+
+
+def _nothing_found(
+    state: SearchState, request: Request, limits: Sequence[str], candidates: Sequence[Final]
+) -> Iterator[str]:
+    """What a search says that has no network to show."""
+    if candidates:
+        yield "Training the networks anew failed; the same command tries again:"
+        for final in candidates:
+            yield f"{final.name}: {final.failure}"
+        return
+
+    measured = [tried for tried in state.tries if tried.runs]
+    if not measured:
+        yield f"No try came to a result ({state.ended}); the first failed: {_first_reason(state)}"
+        return
+
+    best = best_within(measured, request.objective, request.max_drop_share)
+    if best is not None:
+        yield "A try was within the drop with one seed, and none with all seeds."
+    nearest = min(measured, key=lambda tried: tried.last.drop)
+    share = nearest.last.share(request.objective.metric)
+    yield (
+        f"No try is within {request.max_drop:g} points. The nearest is {nearest.point.describe()}:"
+        f" {POINTS * nearest.last.drop:.2f} points lost on validation with {share:.1%} of the "
+        f"{request.objective.noun} left."
+    )
+    if limits:
+        yield f"What limits it: {'; '.join(limits)}. prune.protect leaves layers alone."
+    yield "A smaller search.ratio.low, a larger search.epochs or a larger --max-drop may reach it."
+
+
+def _first_reason(state: SearchState) -> str:
+    for tried in state.tries:
+        if tried.reason:
+            return tried.reason
+    return "none began"

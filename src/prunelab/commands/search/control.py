@@ -1,0 +1,98 @@
+"""What is done with a search from outside: its state is read, it is told to stop, it is locked.
+
+Nothing here needs torch or Optuna.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from prunelab.commands.search.plan import Request, last_folder
+from prunelab.commands.search.records import SearchState
+from prunelab.core.errors import InputError
+from prunelab.core.files import write
+
+STOP_FILE = "stop"
+LOCK_FILE = "lock"
+
+
+def status(root: Path) -> list[str]:
+    """What the last search has done so far."""
+    folder = last_folder(root)
+    state = state_of(folder)
+    request = Request(**state.request)
+    running = _is_running(folder)
+
+    lines = [f"{request.command()}: {'running' if running else 'not running'}"]
+    ended = [tried for tried in state.tries if tried.state != "running"]
+    lines.append(
+        f"{len(ended)} of at most {state.identity['parameters']['search.tries']} tries, "
+        f"{state.epochs:,} epochs, {state.seconds:,.0f} s"
+    )
+    within = []
+    for tried in ended:
+        if tried.state == "complete" and tried.last.drop <= request.max_drop_share:
+            within.append(tried)
+    if within:
+        metric = request.objective.metric
+        best = min(within, key=lambda tried: tried.last.share(metric))
+        lines.append(
+            f"best so far, on validation: {best.point.describe()}; "
+            f"{best.last.share(metric):.1%} of the {request.objective.noun} left, "
+            f"{100 * best.last.drop:.2f} points lost"
+        )
+    else:
+        lines.append(f"nothing is within {request.max_drop:g} points so far")
+    if state.finals:
+        lines.append("what was found is trained anew and tested; prunelab search --resume tells it")
+    elif not running:
+        lines.append("the test split was not asked yet; to go on: prunelab search --resume")
+    return lines
+
+
+def stop(root: Path) -> list[str]:
+    """Let the running search begin no more tries, and end when those that run have ended.
+
+    Raises:
+        InputError: if no search runs.
+    """
+    folder = last_folder(root)
+    if not _is_running(folder):
+        raise InputError("no search is running here; prunelab search --status tells more")
+    write(folder / STOP_FILE, b"")
+    return ["the search begins no more tries; it ends when those that run have ended"]
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock of a search, and forget an earlier wish to stop."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as lock:
+        if not _try_lock(lock):
+            raise InputError("this search is running already; prunelab search --status shows it")
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        yield
+
+
+def _try_lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_running(folder: Path) -> bool:
+    if not (folder / LOCK_FILE).exists():
+        return False
+    with (folder / LOCK_FILE).open("w") as lock:
+        return not _try_lock(lock)
+
+
+def state_of(folder: Path) -> SearchState:
+    state = SearchState.load(folder)
+    if state is None:
+        raise InputError("the search has not begun a try yet")
+    return state
