@@ -101,7 +101,9 @@ def reproducing_command(base: Mapping[str, Any], params: Mapping[str, Any]) -> s
     before = flatten_sections(base)
     for key, value in flatten_sections(params).items():
         if before.get(key) != value:
-            changes.append(f"-S {shlex.quote(f'{key}={_override(value)}')}")
+            # Hydra adds entries to a mapping only if it is told to add.
+            plus = "+" if isinstance(value, Mapping) else ""
+            changes.append(f"-S {shlex.quote(f'{plus}{key}={_override(value)}')}")
     return " ".join(["dvc exp run", *changes, TARGET])
 
 

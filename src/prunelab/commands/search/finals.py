@@ -119,8 +119,7 @@ class FinalRound:
                 params = self.make_params(point, epochs, seeds, TEST)
             except InputError as error:
                 name = f"{role}-{method}"
-                reason = error.problems[0]
-                finals[name] = Final(role, tried.number, method, name, {}, None, reason)
+                finals[name] = Final(role, tried.number, method, name, {}, None, error.problems[0])
                 continue
             job = self.make_job(params, f"{role}: {method} of try {tried.number + 1}")
             jobs[job.name] = (role, tried, method, job)

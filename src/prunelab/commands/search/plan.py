@@ -138,6 +138,7 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
     params = load_params(PARAMS_FILE)
     base = read_params(PARAMS_FILE)
     _check_seeds(params)
+    _check_layer_ratios(params)
     check_settings(root, {LABEL: _checkable(base)}, elsewhere=elsewhere)
 
     pipeline = (root / "dvc.yaml").read_text()
@@ -175,6 +176,14 @@ def _check_seeds(params: Params) -> None:
         raise InputError(
             f"search.final_seeds: {', '.join(map(str, used))} is in seeds too, which tries use. "
             "The network that is found must be trained anew with seeds that no try has seen."
+        )
+
+
+def _check_layer_ratios(params: Params) -> None:
+    if "sensitivity" in params.search.layers and params.prune.layer_ratios:
+        raise InputError(
+            "search.layers: sensitivity gives every layer a ratio, and prune.layer_ratios has some "
+            "already. Empty it (layer_ratios: {}), or take sensitivity out of search.layers."
         )
 
 

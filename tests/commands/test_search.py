@@ -1,0 +1,602 @@
+"""Searches: the tries by a formula, the answer, refusals, and one search with a kill."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from helpers.params import edit_params
+from helpers.search import (
+    FormulaRunner,
+    FormulaSearch,
+    Killed,
+    base_params,
+    formula_search,
+    plain_rule,
+    search_section,
+)
+from helpers.studies import SHIPPED
+from helpers.studies import StudyRepository as Repository
+from typer.testing import CliRunner
+
+from prunelab.cli import app
+from prunelab.commands.search.answer import answer, reproducing_command
+from prunelab.commands.search.engine import Strategy, best_within, front
+from prunelab.commands.search.finals import shown_within
+from prunelab.commands.search.plan import Request, differences
+from prunelab.commands.search.records import STATE_FILE, SearchState, score
+from prunelab.commands.search.sampler import importances
+from prunelab.commands.search.space import (
+    OBJECTIVES,
+    Point,
+    params_of,
+    random_control,
+    scratch_control,
+    space_of,
+)
+from prunelab.config.params import read_params
+from prunelab.core.errors import InputError
+from prunelab.pruning.methods import METHODS, Method
+
+MACS = OBJECTIVES["macs"]
+ONE_POINT = {
+    "methods": ["l1_channel"],
+    "layers": ["method"],
+    "round_to": [1],
+    "distill": [0.0],
+    "recalibrate": [0],
+}
+
+
+def range_of(low: float, high: float) -> object:
+    """A range as the section has it."""
+    return search_section().ratio.model_copy(update={"low": low, "high": high})
+
+
+def rates_of(low: float, high: float) -> object:
+    return search_section().learning_rate.model_copy(update={"low": low, "high": high})
+
+
+def points(state: SearchState) -> list[Point]:
+    return [tried.point for tried in state.tries]
+
+
+# --- tries ---
+
+
+def test_the_same_search_gives_the_same_tries():
+    first = formula_search(tries=25).run()
+    second = formula_search(tries=25).run()
+    other = formula_search(tries=25, sampler_seed=1).run()
+
+    assert points(first) == points(second)
+    assert points(first) != points(other)
+    assert len(set(points(first))) == 25
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 2, 7, 12, 23])
+def test_a_killed_search_goes_on_with_the_same_tries_and_repeats_none(jobs, tmp_path):
+    whole = formula_search(tries=14)
+    expected = whole.run()
+
+    killed = formula_search(tries=14)
+    killed.folder, killed.runner.kill_after = tmp_path, jobs
+    with pytest.raises(Killed):
+        killed.run()
+    killed.runner.queue.clear()
+    killed.runner.kill_after = None
+    resumed = killed.run(SearchState.load(tmp_path))
+
+    assert points(resumed) == points(expected)
+    assert [tried.state for tried in resumed.tries] == [tried.state for tried in expected.tries]
+    names = [job.name for job in killed.runner.ran]
+    assert names == [job.name for job in whole.runner.ran]
+    assert len(names) == len(set(names))
+
+
+def test_a_stopped_search_begins_no_more_tries_and_can_go_on():
+    searching = formula_search(tries=10)
+    searching.stopped = lambda: len(searching.runner.ran) >= 6
+    state = searching.run()
+    stopped_after = len(state.tries)
+    assert state.ended == "stopped"
+    assert all(tried.state != "running" for tried in state.tries)
+
+    searching.stopped = lambda: False
+    state.ended = None
+    searching.run(state)
+
+    assert stopped_after < len(state.tries) == 10
+    assert points(state) == points(formula_search(tries=10).run())
+
+
+def test_a_space_with_one_point_is_tried_once():
+    searching = formula_search(
+        **ONE_POINT, ratio=range_of(0.5, 0.5), learning_rate=rates_of(0.02, 0.02)
+    )
+    state = searching.run()
+
+    assert len(state.tries) == 1
+    assert state.ended == "nothing else is left in the space"
+    assert state.tries[0].point == Point("l1_channel", 0.5, "method", 1, 0.02, 0.0, 0)
+
+
+def test_a_target_out_of_reach_ends_early_after_the_gentlest_try():
+    searching = formula_search(lambda params: 0.2 + params["ratio"], tries=40)
+    state = searching.run()
+
+    assert state.out_of_reach
+    assert len(state.tries) < 12
+    assert searching.search.ratio.low in [tried.point.ratio for tried in state.tries]
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, ["conv1 costs 9"]))
+    assert "No try is within 1 points. The nearest is" in text
+    assert "What limits it: conv1 costs 9." in text
+    assert searching.test(state).finals == []
+
+
+def test_where_everything_is_within_the_range_is_said_to_be_the_limit():
+    searching = formula_search(lambda params: 0.0, tries=30)
+    state = searching.test(searching.run())
+
+    best = best_within(state.tries, MACS, 0.01)
+    assert best is not None
+    assert best.point.ratio > 0.95
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert "set a larger search.ratio.high than" in text
+
+
+def test_short_runs_that_are_not_worth_it_are_stopped():
+    searching = formula_search(tries=40)
+    state = searching.run()
+
+    stopped = [tried for tried in state.tries if tried.state == "stopped"]
+    assert len(stopped) > 5
+    for tried in stopped:
+        assert [run.epochs for run in tried.runs] == [searching.search.first_epochs]
+    for tried in state.tries:
+        epochs = [run.epochs for run in tried.runs]
+        assert epochs == sorted(epochs)
+        assert max(epochs) <= searching.search.epochs
+
+
+def test_only_tries_that_matter_get_all_seeds():
+    searching = formula_search(tries=40)
+    state = searching.run()
+
+    confirmed = [tried for tried in state.tries if len(tried.runs[-1].seeds) > 1]
+    assert 0 < len(confirmed) < len(state.tries) / 2
+    shares = [tried.last.share("macs") for tried in confirmed]
+    assert shares == sorted(shares, reverse=True)  # each was the smallest so far
+    for tried in confirmed:
+        assert tried.runs[-1].seeds == searching.params.seeds
+
+
+def test_a_method_that_fails_is_skipped_and_named():
+    def fails(params: dict) -> str | None:
+        return "it broke\nfor this reason" if params["method"] == "taylor_channel_global" else None
+
+    searching = formula_search(tries=30)
+    searching.runner.fails = fails
+    state = searching.run()
+
+    failed = [tried for tried in state.tries if tried.state == "failed"]
+    assert len(failed) == 2
+    assert {tried.reason for tried in failed} == {"for this reason"}
+    assert state.skipped == {"taylor_channel_global": "for this reason"}
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert "Skipped: taylor_channel_global (for this reason)." in text
+
+
+def test_tries_that_cannot_be_pruned_cost_no_run():
+    searching = formula_search(tries=12)
+    searching.infeasible = lambda params: "too much" if params["ratio"] > 0.6 else None
+    state = searching.run()
+
+    assert any(tried.state == "failed" for tried in state.tries)
+    assert all(job.params["ratio"] <= 0.6 for job in searching.runner.ran)
+
+
+def test_several_tries_at_a_time_are_all_different():
+    searching = formula_search(tries=20)
+    searching.runner.width = 4
+    state = searching.run()
+
+    assert len(set(points(state))) == len(state.tries) == 20
+    assert all(tried.state in ("complete", "stopped") for tried in state.tries)
+
+
+def test_a_search_finds_smaller_networks_than_random_tries_of_as_many_epochs():
+    wins = 0
+    for seed in range(5):
+        searching = formula_search(tries=30, sampler_seed=seed)
+        state = searching.run()
+        found = best_within(state.tries, MACS, 0.01)
+
+        random = formula_search(tries=max(1, state.epochs // 16), sampler_seed=seed)
+        random.strategy = Strategy("random", halving=False, opening=0, passes_over=False)
+        random.base["seeds"] = [0]
+        random.params = random.params.model_copy(update={"seeds": [0]})
+        other = best_within(random.run().tries, MACS, 0.01)
+
+        assert found is not None
+        wins += other is None or found.last.share("macs") < other.last.share("macs")
+    assert wins >= 3
+
+
+def test_score_prefers_what_is_within_to_any_cheaper_network_that_is_not():
+    within = score(0.5, 0.01, 0.01, final=True)
+
+    assert score(0.4, 0.01, 0.01, final=True) < within
+    for share in (0.4, 0.1, 0.04):
+        assert score(share, 0.02, 0.01, final=True) > within
+    assert score(0.25, 0.015, 0.01, final=False) < score(0.5, 0.005, 0.01, final=False)
+    assert score(0.5, 0.0, 0.0, final=True) < score(0.1, 0.001, 0.0, final=True)
+
+
+def test_front_holds_what_no_other_try_beats():
+    state = formula_search(tries=30).run()
+    chosen = front(state.tries, "macs")
+
+    complete = [tried for tried in state.tries if tried.state == "complete"]
+    for tried in complete:
+        beaten = any(
+            other.last.share("macs") <= tried.last.share("macs")
+            and other.last.drop <= tried.last.drop
+            and other is not tried
+            for other in complete
+        )
+        assert (tried in chosen) == (not beaten)
+
+
+def test_importances_name_what_the_formula_depends_on():
+    def rule(params: dict) -> float:
+        return 0.05 * abs(params["ratio"] - 0.5)
+
+    searching = formula_search(rule, tries=40)
+    searching.strategy = Strategy("random", halving=False, opening=0, passes_over=False)
+    state = searching.run()
+
+    found = importances(searching.search, searching.search.methods, state.tries)
+    assert max(found, key=found.__getitem__) == "ratio"
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(searching.search, searching.search.methods, state.tries[:1]) == {}
+
+
+# --- the space ---
+
+
+def test_a_family_stands_for_its_methods_without_controls():
+    space = space_of(search_section(methods=["channel"]), MACS, lambda name: None)
+
+    assert "l1_channel" in space.methods
+    for name in space.methods:
+        method = METHODS[name]
+        assert method.granularity == "channel"
+        assert method.criterion != "random"
+        assert not method.trains
+
+
+def test_a_plugins_method_belongs_to_its_family(monkeypatch):
+    monkeypatch.setitem(METHODS._own, "my_channel", Method("l1", "channel", "uniform"))
+
+    space = space_of(search_section(methods=["channel"]), MACS, lambda name: None)
+
+    assert "my_channel" in space.methods
+    assert random_control("my_channel") == "random_channel"
+
+
+def test_methods_that_cannot_prune_the_network_are_skipped_with_the_reason():
+    section = search_section(methods=["l1_channel", "l1_head", "l1_unstructured"])
+    problems = {"l1_head": "it has no heads"}
+    space = space_of(section, MACS, problems.get)
+
+    assert space.methods == ["l1_channel"]
+    assert space.skipped == {
+        "l1_head": "it has no heads",
+        "l1_unstructured": "masks leave all MACs in place",
+    }
+
+
+def test_masks_are_searched_where_they_save_something():
+    section = search_section(methods=["l1_unstructured"])
+    space = space_of(section, OBJECTIVES["size_compressed_bytes"], lambda name: None)
+
+    assert space.methods == ["l1_unstructured"]
+
+
+def test_unknown_methods_and_a_network_that_nothing_prunes_are_refused():
+    with pytest.raises(InputError, match="unknown method 'l1_chanel'.*did you mean") as error:
+        space_of(search_section(methods=["l1_chanel", "nothing"]), MACS, lambda name: None)
+    assert len(error.value.problems) == 2
+
+    with pytest.raises(InputError, match="none can reduce the MACs of this network. .*: no layer"):
+        space_of(search_section(), MACS, lambda name: "no layer")
+
+
+def test_layer_ratios_are_for_methods_that_prune_layer_by_layer():
+    space = space_of(search_section(), MACS, lambda name: None)
+    raw = space.first(0.5, 0.02) | {"layers": "sensitivity"}
+
+    assert space.point({**raw, "method": "l1_channel"}).layers == "sensitivity"
+    assert space.point({**raw, "method": "l2_channel_global"}).layers == "method"
+
+
+@pytest.mark.parametrize(
+    ("method", "random", "scratch"),
+    [
+        ("l2_channel_global", "random_channel_global", "l1_channel_scratch"),
+        ("taylor_channel", "random_channel", "l1_channel_scratch"),
+        ("lamp_unstructured", "random_unstructured", "l1_unstructured_scratch"),
+        ("l1_head", "random_head", None),
+    ],
+)
+def test_controls_remove_the_same_kind_of_units(method, random, scratch):
+    assert random_control(method) == random
+    assert scratch_control(method) == scratch
+
+
+# --- honesty ---
+
+
+def test_tries_see_validation_and_only_the_networks_trained_anew_see_test():
+    searching = formula_search(tries=15)
+    state = searching.run()
+    tried = list(searching.runner.ran)
+    searching.test(state)
+    tested = searching.runner.ran[len(tried) :]
+
+    assert {job.params["evaluate"]["split"] for job in tried} == {"validation"}
+    assert state.validation_networks == sum(
+        len(run.seeds) for one in state.tries for run in one.runs
+    )
+    finals = [job for job in tested if job.params["evaluate"]["split"] == "test"]
+    assert {tuple(job.params["seeds"]) for job in finals} == {tuple(searching.search.final_seeds)}
+    for job in [*tried, *tested]:
+        used = set(job.params["seeds"]) & set(searching.search.final_seeds)
+        assert bool(used) == (job.params["evaluate"]["split"] == "test")
+    assert len(finals) == len(state.finals)
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert f"The validation split was asked {state.validation_networks} times" in text
+    assert f"the test split {5 * len(finals)} times" in text
+
+
+def test_finals_are_the_smallest_its_runners_up_and_two_controls_of_its_cost():
+    searching = formula_search(tries=30, runners_up=2)
+    state = searching.test(searching.run())
+
+    candidates = [final for final in state.finals if final.role == "candidate"]
+    shares = [final.measurement.share("macs") for final in candidates]
+    assert len(candidates) == 3
+    assert shares == sorted(shares)
+    controls = {final.role: final for final in state.finals if final.role != "candidate"}
+    assert set(controls) == {"random", "scratch"}
+    for control in controls.values():
+        assert control.measurement.costs == candidates[0].measurement.costs
+
+
+def optimistic_search(test_drop: float) -> tuple[FormulaSearch, SearchState]:
+    """A search whose networks lose more on the test split, the more the smaller they are."""
+
+    def rule(params: dict) -> float:
+        drop = plain_rule(params)
+        if params["evaluate"]["split"] == "test":
+            drop += test_drop * params["ratio"] ** 4
+        return drop
+
+    searching = formula_search(rule, tries=30, runners_up=8)
+    return searching, searching.test(searching.run())
+
+
+def test_a_drop_whose_interval_is_not_within_is_not_shown_and_the_next_larger_is_offered():
+    searching, state = optimistic_search(0.008)
+    request = Request(1.0, "macs", 1)
+    candidates = [final for final in state.finals if final.role == "candidate"]
+    shown = [shown_within(final, 0.01) for final in candidates]
+    assert not shown[0]
+    assert any(shown)
+
+    lines = answer(state, request, searching.base, [])
+
+    assert lines[2].endswith("not shown to be within 1.")
+    offered = candidates[shown.index(True)]
+    (line,) = [line for line in lines if line.startswith("The next larger one that is shown")]
+    assert f"try {offered.tried + 1}" in line
+    drop = state.tries[candidates[0].tried].last.drop
+    difference = candidates[0].measurement.drop - drop
+    (optimism,) = [line for line in lines if line.startswith("Optimism of choosing")]
+    assert f"{100 * difference:+.2f}" in optimism
+
+
+def test_where_none_is_shown_the_answer_says_so():
+    searching, state = optimistic_search(0.5)
+    lines = answer(state, Request(1.0, "macs", 1), searching.base, [])
+
+    assert "not shown to be within 1" in lines[2]
+    assert any(line.startswith("None of the ") for line in lines)
+
+
+def test_a_drop_that_is_shown_needs_no_other_network():
+    searching = formula_search(lambda params: -0.01, tries=12)
+    state = searching.test(searching.run())
+
+    lines = answer(state, Request(1.0, "macs", 1), searching.base, [])
+
+    assert lines[2].endswith("shown to be within 1.")
+    assert "not shown" not in "\n".join(lines)
+
+
+def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_path):
+    import shlex
+
+    from dvc.utils.hydra import apply_overrides
+
+    base = base_params()
+    point = Point("l1_channel", 0.815, "sensitivity", 4, 0.037, 0.5, 512)
+    ratios = {"layer1.0.conv1": 0.25, "conv1": 0.0}
+    params = params_of(
+        base, MACS, point, epochs=16, seeds=[1000, 1001], split="test", layer_ratios=ratios
+    )
+
+    words = shlex.split(reproducing_command(base, params))
+
+    assert words[:3] == ["dvc", "exp", "run"]
+    assert words[-1] == "evaluate_focus"
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED.read_text())
+    apply_overrides(path, [word for word in words[3:-1] if word != "-S"])
+    assert read_params(path) == params
+
+
+# --- the state ---
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path):
+    searching = formula_search(tries=12)
+    searching.folder = tmp_path
+    state = searching.test(searching.run())
+
+    assert SearchState.load(tmp_path) == state
+    assert SearchState.load(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"tries": [3]}', '{"tries": 3, "finals": []}'])
+def test_a_damaged_state_is_refused(content, tmp_path):
+    (tmp_path / STATE_FILE).write_text(content)
+
+    with pytest.raises(InputError, match="is damaged. Remove the folder"):
+        SearchState.load(tmp_path)
+
+
+def test_searches_in_other_parameters_or_code_are_told_apart():
+    before = {"code": "a", "inputs": {}, "parameters": {"model": "resnet8", "search.tries": 3}}
+
+    assert differences(before, json.loads(json.dumps(before))) == []
+    changed = {**before, "code": "b", "parameters": {"model": "resnet20", "search.tries": 3}}
+    assert differences(before, changed) == ["the code of the last commit", "model"]
+
+
+# --- refusals ---
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Repository:
+    repository = Repository(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return repository
+
+
+def refusal(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["search", *arguments])
+    assert result.exit_code == 1, result.output
+    return result.stderr.strip()
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "give one of --max-drop"),
+        (("--max-drop", "1", "--resume"), "give one of --max-drop"),
+        (("--max-drop", "-0.5"), "-0.5 is no drop in points"),
+        (("--max-drop", "101"), "101 is no drop in points"),
+        (("--max-drop", "nan"), "nan is no drop in points"),
+        (("--max-drop", "1", "--within", "soon"), "'soon' is no time"),
+        (("--max-drop", "1", "--within", "0m"), "'0m' is no time"),
+        (("--max-drop", "1", "--jobs", "2", "--address", "auto"), "--jobs is for this machine"),
+        (("--resume",), "no search was begun here"),
+        (("--status",), "no search was begun here"),
+        (("--stop",), "no search was begun here"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(arguments, words):
+    message = refusal(*arguments)
+
+    assert words in message
+    assert len(message.splitlines()) == 1
+
+
+def test_seeds_that_tries_use_are_refused_for_the_network_that_is_found(repository):
+    edit_params(repository.folder / "params.yaml", search__final_seeds=[0, 1000])
+    repository.commit("Seeds")
+
+    message = refusal("--max-drop", "1")
+
+    assert "search.final_seeds: 0 is in seeds too" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_ratios_by_layer_are_refused_where_the_search_makes_them(repository):
+    edit_params(repository.folder / "params.yaml", prune__layer_ratios={"conv1": 0.5})
+
+    message = refusal("--max-drop", "1")
+
+    assert message.startswith("search.layers: sensitivity gives every layer a ratio")
+
+
+def test_uncommitted_code_is_refused(repository):
+    name = repository.edit_code()
+
+    assert f"{name} differs from the last commit" in refusal("--max-drop", "1")
+
+
+def test_status_needs_neither_torch_nor_the_sampler(repository):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from prunelab.commands.search import control, plan, command;"
+        "print([name for name in ('torch', 'optuna') if name in sys.modules])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert process.stdout.strip() == "[]"
+
+
+def test_a_failed_control_is_named_and_does_not_end_the_search():
+    def fails(params: dict) -> str | None:
+        return "no room" if params["method"] == "l1_channel_scratch" else None
+
+    searching = formula_search(tries=12)
+    searching.runner.fails = fails
+    state = searching.test(searching.run())
+
+    (scratch,) = [final for final in state.finals if final.role == "scratch"]
+    assert scratch.measurement is None
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert "Control, trained from scratch instead: failed (no room)." in text
+
+
+def test_latency_is_measured_once_per_try():
+    measured = []
+
+    def speedup(name: str) -> tuple[float, float, float]:
+        measured.append(name)
+        return 2.0, 1.9, 2.1
+
+    searching = formula_search(tries=6)
+    from prunelab.commands.search.engine import Engine, Limits
+    from prunelab.commands.search.space import Space
+
+    state = SearchState({}, {})
+    Engine(
+        space=Space(list(searching.search.methods), searching.search),
+        objective=OBJECTIVES["latency"],
+        max_drop=0.01,
+        seeds=[0, 1],
+        learning_rate=0.02,
+        state=state,
+        runner=FormulaRunner(plain_rule),
+        make_job=lambda point, epochs, seeds, number: searching.job(
+            searching.params_of(point, epochs, seeds, "validation"), f"{number}{epochs}{seeds}"
+        ),
+        save=lambda state: None,
+        print_line=searching.lines.append,
+        limits=Limits(None, lambda: False),
+        speedup=speedup,
+    ).run()
+
+    assert len(measured) == len(state.tries) == 6
+    for tried in state.tries:
+        assert {replace(run.measurement).faster for run in tried.runs} == {(2.0, 1.9, 2.1)}
+        assert tried.last.share("latency") == 0.5
