@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from helpers.params import edit_params
@@ -18,12 +19,14 @@ from helpers.studies import SHIPPED
 from helpers.studies import StudyRepository as Repository
 from typer.testing import CliRunner
 
+from prunelab.artifacts.records import SearchResult, read_record
 from prunelab.cli import app
 from prunelab.commands.search.answer import answer, reproducing_command
 from prunelab.commands.search.engine import Strategy, best_within, front
 from prunelab.commands.search.finals import shown_within
 from prunelab.commands.search.plan import Request, differences
 from prunelab.commands.search.records import STATE_FILE, SearchState, score
+from prunelab.commands.search.result import result_of, write_result
 from prunelab.commands.search.sampler import importances
 from prunelab.commands.search.space import (
     OBJECTIVES,
@@ -35,6 +38,7 @@ from prunelab.commands.search.space import (
 )
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
+from prunelab.page.searches import search_sections
 from prunelab.pruning.methods import METHODS, Method
 
 MACS = OBJECTIVES["macs"]
@@ -444,6 +448,59 @@ def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_p
     path.write_text(SHIPPED.read_text())
     apply_overrides(path, [word for word in words[3:-1] if word != "-S"])
     assert read_params(path) == params
+
+
+# --- the page and the picture ---
+
+
+def found_by(searching: FormulaSearch) -> tuple[SearchState, dict]:
+    """A finished search, and what its file holds."""
+    state = searching.test(searching.run())
+    request = Request(1.0, "macs", 1)
+    plan = SimpleNamespace(request=request, params=searching.params)
+    lines = answer(state, request, searching.base, [])
+    return state, result_of(plan, searching.search.methods, state, lines, "dvc exp run")
+
+
+def test_the_file_of_a_search_is_what_the_page_reads(tmp_path):
+    state, found = found_by(formula_search(tries=20))
+
+    path = write_result(tmp_path, "found", found)
+
+    content = read_record(path, SearchResult)
+    assert len(content["tries"]) == len(state.tries)
+    assert [final["role"] for final in content["finals"]][-2:] == ["random", "scratch"]
+    assert content["answer"] == found["answer"]
+    for suffix in (".svg", ".png"):
+        assert path.with_suffix(suffix).stat().st_size > 1000
+
+
+def test_the_page_draws_every_try_once_and_the_front_in_order():
+    state, found = found_by(formula_search(tries=20))
+
+    ((_, title, text, charts),) = search_sections([found])
+
+    assert "fewest MACs within 1" in title
+    assert found["answer"][0] in text
+    assert [name for name, _ in charts] == ["tries", "what mattered"]
+    traces = {trace["name"]: trace for trace in charts[0][1]["data"]}
+    methods = {tried.point.method for tried in state.tries}
+    assert sum(len(traces[method]["x"]) for method in methods) == len(state.tries)
+    line = traces["front"]
+    assert line["x"] == sorted(line["x"])
+    assert line["y"] == sorted(line["y"], reverse=True)
+    assert set(traces["allowed"]["y"]) == {1.0}
+    assert len(traces["trained anew, test"]["x"]) == 3
+
+
+def test_a_search_without_a_network_has_a_file_and_a_picture_too(tmp_path):
+    searching = formula_search(lambda params: 0.2 + params["ratio"])
+    state = searching.run()
+    plan = SimpleNamespace(request=Request(1.0, "macs", 1), params=searching.params)
+
+    found = result_of(plan, searching.search.methods, state, ["nothing"], "")
+
+    assert read_record(write_result(tmp_path, "found", found), SearchResult)["finals"] == []
 
 
 # --- the state ---

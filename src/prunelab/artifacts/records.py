@@ -49,6 +49,41 @@ class Sensitivity(Strict):
     skipped: dict[str, str]
 
 
+class SearchedTry(Strict):
+    """One try of a search."""
+
+    method: str
+    what: str
+    complete: bool
+    front: bool
+    share: Positive
+    drop: float
+
+
+class SearchedNetwork(Strict):
+    """A network that a search trained anew."""
+
+    role: Literal["candidate", "random", "scratch"]
+    method: str
+    share: Positive
+    drop: float
+    drop_ci95: float
+
+
+class SearchResult(Strict):
+    """searches/<name>.json"""
+
+    title: str
+    model: str
+    dataset: str
+    noun: str
+    max_drop: float
+    answer: list[str]
+    tries: list[SearchedTry]
+    finals: list[SearchedNetwork]
+    importances: dict[str, float]
+
+
 class Seed(Strict):
     """The network of a seed, by its hash."""
 

@@ -6,7 +6,7 @@ from prunelab.statistics.intervals import no_drop_shown, with_interval
 
 
 def describe(metrics: Mapping[str, float], split: str) -> str:
-    """One line of a configuration's metrics on a split: accuracy, the drop if it was pruned, and its costs.
+    """One line of a configuration's metrics on a split: accuracy, drop if it was pruned, costs.
 
     Accuracy is in per cent and drops are in points, ± half the 95 % interval. A drop whose interval
     holds 0 was not shown, and neither was a gain.

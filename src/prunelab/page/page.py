@@ -10,6 +10,7 @@ from prunelab.page.checklist import ENFORCED, checklist
 from prunelab.page.downloads import Download, download
 from prunelab.page.findings import findings
 from prunelab.page.results_table import results_table
+from prunelab.page.searches import search_sections
 from prunelab.report.labels import DENSE
 from prunelab.report.rows import column
 from prunelab.report.series import confusion_of
@@ -40,6 +41,7 @@ class ReportData:
     classes: Sequence[str]
     sensitivity: Mapping[str, Any]
     speed: Mapping[str, Any]
+    searches: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,16 @@ def _sections(data: ReportData) -> list[Section]:
         ),
         _sensitivity_section(data.sensitivity),
         _confusion_section(data),
+        *_search_sections(data.searches),
     ]
+
+
+def _search_sections(searches: Sequence[Row]) -> list[Section]:
+    sections = []
+    for identifier, title, text, figures, found in search_sections(searches):
+        rows = [FigureRow([figure]) for figure in figures]
+        sections.append(Section(identifier, title, text, rows, [download(identifier, found)]))
+    return sections
 
 
 def _tradeoff_section(data: ReportData) -> Section:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Option
 
 from prunelab.artifacts.prepared import read_class_names, read_data_info
-from prunelab.artifacts.records import Details, Sensitivity, Speed, read_record
+from prunelab.artifacts.records import Details, SearchResult, Sensitivity, Speed, read_record
 from prunelab.config.params import Params, Recipe, load_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
@@ -24,7 +26,13 @@ from prunelab.stages.entry import run
 Row = dict[str, Any]
 
 
-def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
+def main(
+    prepared: Path,
+    metrics: Path,
+    plots: Path,
+    out: Path,
+    searches: Annotated[Path | None, Option(help="The folder of what searches found.")] = None,
+) -> None:
     """Read what the stages left in the folders METRICS and PLOTS; write the page OUT."""
     params = load_params()
     keys = [key for *_, key in params.grid.cells()]
@@ -47,8 +55,21 @@ def main(prepared: Path, metrics: Path, plots: Path, out: Path) -> None:
         classes=class_names,
         sensitivity=read_record(metrics / "sensitivity.json", Sensitivity),
         speed=speed,
+        searches=_read_searches(searches, params),
     )
     write(out, page(data).encode())
+
+
+def _read_searches(folder: Path | None, params: Params) -> list[Row]:
+    """What searches found with this network on this data."""
+    if folder is None:
+        return []
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = read_record(path, SearchResult)
+        if (content["model"], content["dataset"]) == (params.model, params.dataset):
+            found.append(content)
+    return found
 
 
 def _read_points(path: Path, params: Params) -> list[Row]:

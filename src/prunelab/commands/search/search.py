@@ -1,6 +1,6 @@
 """What `prunelab search` does: plan, try, train anew, answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from prunelab.artifacts.records import Sensitivity, read_record
 from prunelab.commands.allocate.curves import RECORD, read_own_record
 from prunelab.commands.common import interruptible
-from prunelab.commands.search.answer import answer
+from prunelab.commands.search.answer import answer, reproducing_command
 from prunelab.commands.search.control import STOP_FILE, only_one, state_of, status
 from prunelab.commands.search.engine import STOPPED, Engine, Limits
 from prunelab.commands.search.finals import FinalRound
@@ -24,6 +24,7 @@ from prunelab.commands.search.plan import (
     make_plan,
 )
 from prunelab.commands.search.records import Final, SearchState
+from prunelab.commands.search.result import result_of, write_result
 from prunelab.commands.search.runners import Runner, cluster_runner, local_runner
 from prunelab.commands.search.space import Point, Space, params_of, space_of
 from prunelab.commands.studies.jobs import Job
@@ -114,7 +115,27 @@ class _Search:
         limits: list[str] = []
         if state.tries and not state.finals:
             limits = network.limits(state.tries[0].point.method)
-        return answer(state, plan.request, plan.base, limits)
+        lines = answer(state, plan.request, plan.base, limits)
+        return [*lines, *self._write_result(space, state, lines)]
+
+    def _write_result(
+        self, space: Space, state: SearchState, lines: Sequence[str]
+    ) -> Iterator[str]:
+        """Write the files of the search, if it measured anything, and say where they are."""
+        plan = self.plan
+        if not any(tried.runs for tried in state.tries):
+            return
+        command = ""
+        for final in state.finals:
+            if final.role == "candidate" and final.measurement is not None:
+                command = reproducing_command(plan.base, final.params)
+                break
+
+        request, params = plan.request, plan.params
+        name = f"{params.model}-{params.dataset}-{request.minimise}-{request.max_drop:g}"
+        result = result_of(plan, space.methods, state, lines, command)
+        path = write_result(plan.root, name, result)
+        yield f"All tries: {path.relative_to(plan.root)}, and as a picture beside it (.svg, .png)."
 
     def _space(self, network: SearchedNetwork, state: SearchState) -> Space:
         objective = self.plan.request.objective
