@@ -1,6 +1,7 @@
 """Searches: the tries by a formula, the answer, refusals, and one search with a kill."""
 
 import json
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -36,6 +37,7 @@ from prunelab.commands.search.space import (
     scratch_control,
     space_of,
 )
+from prunelab.commands.studies.study_file import read_overrides
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.page.searches import search_sections
@@ -429,8 +431,6 @@ def test_a_drop_that_is_shown_needs_no_other_network():
 
 
 def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_path):
-    import shlex
-
     from dvc.utils.hydra import apply_overrides
 
     base = base_params()
@@ -448,6 +448,28 @@ def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_p
     path.write_text(SHIPPED.read_text())
     apply_overrides(path, [word for word in words[3:-1] if word != "-S"])
     assert read_params(path) == params
+
+
+def test_the_command_of_a_request_asks_for_the_same():
+    request = Request(0.5, "latency", 8, {"seeds": [0], "search.ratio": {"low": 0.1, "high": 0.5}})
+
+    words = shlex.split(request.command())
+    assignments = [words[index + 1] for index, word in enumerate(words) if word == "--set"]
+
+    assert words[2:8] == ["--max-drop", "0.5", "--minimise", "latency", "--batch-size", "8"]
+    assert read_overrides(assignments) == request.overrides
+
+
+def test_imported_weights_are_said_to_have_seen_the_validation_split():
+    def texts(weights: str) -> str:
+        searching = formula_search(tries=4)
+        searching.base["weights"] = weights
+        state = searching.test(searching.run())
+        return "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+
+    caution = "The dense weights were imported"
+    assert caution not in texts("none")
+    assert caution in texts("data/raw/resnet20.th")
 
 
 # --- the page and the picture ---

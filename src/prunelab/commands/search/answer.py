@@ -8,6 +8,7 @@ from prunelab.commands.search.engine import best_within
 from prunelab.commands.search.finals import shown_within
 from prunelab.commands.search.plan import Request
 from prunelab.commands.search.records import Final, Measurement, SearchState, Try
+from prunelab.encoders.pretrained import NO_WEIGHTS
 from prunelab.project.paths import TARGET
 from prunelab.statistics.intervals import with_interval
 
@@ -15,11 +16,11 @@ POINTS = 100
 
 
 def answer(
-    state: SearchState, request: Request, base: Mapping[str, Any], limits: Sequence[str]
+    state: SearchState, request: Request, tree: Mapping[str, Any], limits: Sequence[str]
 ) -> list[str]:
     """All lines of the answer.
 
-    `base` are the parameters in params.yaml, from which the command departs. `limits` says which
+    `tree` are the parameters in params.yaml, from which the command departs. `limits` says which
     layers bear least, for a target out of reach.
     """
     candidates = [final for final in state.finals if final.role == "candidate"]
@@ -34,11 +35,12 @@ def answer(
         f"It saves: {_savings(smallest)}.",
         f"It loses {_loss(smallest, request)}.",
         "",
-        f"  {reproducing_command(base, smallest.params)}",
+        f"  {reproducing_command(tree, smallest.params)}",
         "",
         *_next_larger(state, measured, request),
         *_controls(state, smallest),
         *_edges(state, tried, request),
+        *_imported(smallest),
         *_method(state, request),
     ]
 
@@ -95,10 +97,10 @@ def _next_larger(state: SearchState, measured: Sequence[Final], request: Request
     )
 
 
-def reproducing_command(base: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+def reproducing_command(tree: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The `dvc exp run` that makes a network from nothing, with the parameters that differ."""
     changes = []
-    before = flatten_sections(base)
+    before = flatten_sections(tree)
     for key, value in flatten_sections(params).items():
         if before.get(key) != value:
             # Hydra adds entries to a mapping only if it is told to add.
@@ -164,6 +166,15 @@ def _edges(state: SearchState, tried: Try, request: Request) -> Iterator[str]:
         yield (
             "Every try was within the drop, so the range of ratios is what limits this: set a "
             f"larger search.ratio.high than {tried.point.ratio:g}."
+        )
+
+
+def _imported(smallest: Final) -> Iterator[str]:
+    """A caution where others trained the dense network, maybe on images of the validation split."""
+    if smallest.params["weights"] != NO_WEIGHTS:
+        yield (
+            "The dense weights were imported, and may have seen the validation split in training: "
+            "what tries lost there says less. The test split decides."
         )
 
 

@@ -31,6 +31,10 @@ def search(  # noqa: PLR0913 (a parameter for each option)
         str | None,
         Option(metavar="TIME", help="Time for all, such as 90s, 30m or 1h.", show_default=False),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="Override a parameter, such as search.tries=20."),
+    ] = None,
     jobs: Annotated[
         int, Option(min=1, help="How many tries at a time on this machine, a GPU each.")
     ] = 1,
@@ -72,6 +76,7 @@ def search(  # noqa: PLR0913 (a parameter for each option)
 
         from prunelab.commands.search import control
         from prunelab.commands.search.plan import Request, Where, check_request
+        from prunelab.commands.studies.study_file import read_overrides
 
         root = Path.cwd()
         where = Where(jobs, address, git_remote, cpus_per_task, gpus_per_task)
@@ -84,7 +89,7 @@ def search(  # noqa: PLR0913 (a parameter for each option)
 
             lines = resume_search(root, where, within_s, print_line)
         else:
-            request = Request(max_drop, minimise.value, batch_size)
+            request = Request(max_drop, minimise.value, batch_size, read_overrides(set_ or []))
             check_request(request)
             from prunelab.commands.search.search import run_search
 

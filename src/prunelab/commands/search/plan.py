@@ -1,14 +1,18 @@
 """What a search is, before any work: the request, checked; where its state lies; its jobs."""
 
+import json
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prunelab.commands.search.space import OBJECTIVES, Objective
 from prunelab.commands.studies.jobs import DENSE_TARGET, Job, hash_inputs
+from prunelab.commands.studies.study_file import override
 from prunelab.commands.studies.validate import check_settings
-from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params
+from prunelab.config.params import PARAMS_FILE, Params, load_params, parse_params, read_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
 from prunelab.core.mappings import flatten
@@ -32,11 +36,15 @@ CHOSEN = ("method", "ratio", "budget")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: `max_drop` in points, above the accuracy of the dense network."""
+    """What is asked for: at most `max_drop` points less accuracy than the dense network.
+
+    `overrides` replace values of params.yaml, by dotted key.
+    """
 
     max_drop: float
     minimise: str
     batch_size: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
@@ -52,6 +60,8 @@ class Request:
         text = f"prunelab search --max-drop {self.max_drop:g} --minimise {self.minimise}"
         if self.batch_size > 1:
             text += f" --batch-size {self.batch_size}"
+        for key, value in self.overrides.items():
+            text += f" --set {shlex.quote(f'{key}={json.dumps(value)}')}"
         return text
 
 
@@ -68,12 +78,17 @@ class Where:
 
 @dataclass(frozen=True)
 class Plan:
-    """A search that can begin. `base` are the whole parameters, which its tries change."""
+    """A search that can begin.
+
+    `tree` are the parameters in params.yaml. `base` are those with the request's overrides, which
+    tries change.
+    """
 
     root: Path
     revision: str
     code: str
     request: Request
+    tree: Mapping[str, Any]
     base: Mapping[str, Any]
     params: Params
     hashes: Mapping[str, Any]
@@ -135,8 +150,11 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
         InputError: with one line per problem.
     """
     check_request(request)
-    params = load_params(PARAMS_FILE)
-    base = read_params(PARAMS_FILE)
+    load_params(PARAMS_FILE)
+    tree = read_params(PARAMS_FILE)
+    base = deepcopy(tree)
+    override(base, request.overrides)
+    params = parse_params(base, option="--set")
     _check_seeds(params)
     _check_layer_ratios(params)
     check_settings(root, {LABEL: _checkable(base)}, elsewhere=elsewhere)
@@ -156,6 +174,7 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
         revision=git(root, "rev-parse", "HEAD").strip(),
         code=code_of(root, "HEAD"),
         request=request,
+        tree=tree,
         base=base,
         params=params,
         hashes=hash_inputs(root, {LABEL: base})[LABEL],

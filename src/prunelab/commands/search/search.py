@@ -115,7 +115,7 @@ class _Search:
         limits: list[str] = []
         if state.tries and not state.finals:
             limits = network.limits(state.tries[0].point.method)
-        lines = answer(state, plan.request, plan.base, limits)
+        lines = answer(state, plan.request, plan.tree, limits)
         return [*lines, *self._write_result(space, state, lines)]
 
     def _write_result(
@@ -128,7 +128,7 @@ class _Search:
         command = ""
         for final in state.finals:
             if final.role == "candidate" and final.measurement is not None:
-                command = reproducing_command(plan.base, final.params)
+                command = reproducing_command(plan.tree, final.params)
                 break
 
         request, params = plan.request, plan.params
