@@ -166,6 +166,7 @@ def test_each_cost_has_its_own_front(cost, expected):
         {"model": "resnet20"},
         {"train.epochs": 1},
         {"data.split_seed": 1},
+        {"evaluate.split": "validation"},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -188,7 +189,10 @@ def test_rows_with_other_data_or_another_dense_network_are_not_compared(changed)
 def test_rows_with_other_pruning_or_fine_tuning_are_compared():
     first = FakeRevision("first", metrics(0.5))
     changed = {"finetune.epochs": 9, "data.workers": 0, "ratio": 0.9}
-    ours = FakeRevision("ours", metrics(0.6, 100), first.params | changed)
+    no_part = {"search.tries": 3, "grid.ratios": [0.1]}
+    on_test = {"evaluate.split": "test"}  # which revisions older than this parameter were, too
+    params = first.params | changed | no_part | on_test
+    ours = FakeRevision("ours", metrics(0.6, 100), params)
 
     _, row = compare([first, ours], "macs")
 

@@ -76,7 +76,7 @@ def allocate_ratios(request: Request, print_line: Callable[[str], None]) -> Allo
     share = _requested_share(request)
     params = load_params()
     record = read_own_record(params, BASE)
-    shape, network = _dense_network(params)
+    shape, network = dense_network(params)
     target = AllocationTarget.of(network, params.model, shape, request.kind)
     curves = read_curves(record, request.kind, target.units, params)
     remaining_share = target.remaining_share([curve.name for curve in curves], request.budget)
@@ -121,7 +121,7 @@ def _requested_share(request: Request) -> float:
     return share
 
 
-def _dense_network(params: Params) -> tuple[Shape, nn.Module]:
+def dense_network(params: Params) -> tuple[Shape, nn.Module]:
     """Return the input shape and an untrained network of the architecture in params.yaml."""
     data_info = data_info_of(params)
     options = network_options(params.model, params.weights, params.model_options)

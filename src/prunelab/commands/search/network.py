@@ -7,16 +7,14 @@ from typing import Any
 from torch import nn
 
 from prunelab.artifacts.records import ALL
-from prunelab.commands.allocate.allocate import ratios_of
+from prunelab.commands.allocate.allocate import dense_network, ratios_of
 from prunelab.commands.allocate.curves import read_curves
 from prunelab.commands.allocate.layer_costs import AllocationTarget
-from prunelab.commands.check.inputs import data_info_of
 from prunelab.config.params import Budget, Params, PruneSpec, parse_params
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
 from prunelab.core.plugins import failure_lines
-from prunelab.models.catalogue import Shape, find_architecture
-from prunelab.models.networks import build
+from prunelab.models.catalogue import Shape
 from prunelab.pruning.allocation import allocate
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import infeasible_specs
@@ -44,10 +42,8 @@ class SearchedNetwork:
     def of(cls, base: Mapping[str, Any]) -> "SearchedNetwork":
         """Build the network of whole parameters."""
         params = parse_params(base)
-        data_info = data_info_of(params)
-        options = find_architecture(params.model).options(params.weights)
-        model = build(params.model, data_info.classes, data_info.shape, **options)
-        return cls(model, params.model, data_info.shape, base, params)
+        shape, model = dense_network(params)
+        return cls(model, params.model, shape, base, params)
 
     def problem_of_method(self, name: str, budget: Budget) -> str | None:
         """Why a method cannot prune this network at any ratio of the search, None if it can."""
