@@ -3,9 +3,11 @@
 import json
 import shlex
 from dataclasses import replace
+from html import unescape
 from types import SimpleNamespace
 
 import pytest
+from helpers.page import report_data
 from helpers.params import edit_params
 from helpers.search import (
     FormulaRunner,
@@ -40,6 +42,7 @@ from prunelab.commands.search.space import (
 from prunelab.commands.studies.study_file import read_overrides
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
+from prunelab.page.page import page
 from prunelab.page.searches import search_sections
 from prunelab.pruning.methods import METHODS, Method
 
@@ -513,6 +516,17 @@ def test_the_page_draws_every_try_once_and_the_front_in_order():
     assert line["y"] == sorted(line["y"], reverse=True)
     assert set(traces["allowed"]["y"]) == {1.0}
     assert len(traces["trained anew, test"]["x"]) == 3
+
+
+def test_the_whole_page_has_the_answer_of_a_search():
+    _, found = found_by(formula_search(tries=8))
+
+    with_search = page(replace(report_data(), searches=[found]))
+
+    title = f"Search: {found['title']}"
+    assert title in with_search
+    assert found["answer"][0] in unescape(with_search)
+    assert title not in page(report_data())
 
 
 def test_a_search_without_a_network_has_a_file_and_a_picture_too(tmp_path):
