@@ -77,7 +77,7 @@ def main(  # noqa: PLR0913 (a parameter for each option)
         write_json(confusion, _confusion_rows(evaluated))
     named = params.evaluate.metrics
     measured = _metrics(evaluated, params.evaluate.bootstrap_samples)
-    measured |= measure(named, test.labels, after)
+    measured |= measure(named, split.labels, after)
     headline, others = split_metrics(measured, named)
     if details:
         write_json(details, _details(evaluated, params.seeds, networks) | {OTHERS: others})

@@ -17,7 +17,7 @@ from prunelab.config.params import Search
 from prunelab.core.errors import InputError
 
 TEST = "test"
-CLEARLY_LARGER = 1.05  # a runner-up costs at least so many times what the one before it costs
+CLEARLY_LARGER = 1.2  # a runner-up costs at least so many times what the one before it costs
 
 Role = Literal["candidate", "random", "scratch"]
 # The whole parameters of a point, for epochs, seeds and a split. InputError if it cannot run.

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunelab.commands.gpus import shared, worker_environments
+from prunelab.commands.gpus import worker_environments
 from prunelab.commands.search.plan import NAME, Plan
 from prunelab.commands.search.records import Measurement
 from prunelab.commands.studies.jobs import Job, measured_commit
@@ -111,9 +111,9 @@ def local_runner(plan: Plan, width: int, work: Work | None = None) -> Iterator[L
 
     When the body ends early, running jobs are ended.
     """
-    environments = worker_environments(width, plan.params.runtime.threads)
+    environments = worker_environments(width)
     with (
-        loaded_process(plan.root / FOLDER / "logs", shared(environments)) as variables,
+        loaded_process(plan.root / FOLDER / "logs") as variables,
         ThreadPoolExecutor(width) as pool,
     ):
         run = LocalRun(
