@@ -216,7 +216,7 @@ def test_only_evaluate_reads_the_test_split():
 
     assert readers == {"evaluate_base", "evaluate", "evaluate_focus"}
     for name in readers:
-        assert "evaluate" in STAGES[name]["params"]  # which names the split that is evaluated
+        assert "evaluate" in params_listed(STAGES[name])  # it names the split that is evaluated
 
 
 def test_sensitivity_uses_neither_the_test_split_nor_pruning_params():
