@@ -503,11 +503,12 @@ def test_the_file_of_a_search_is_what_the_page_reads(tmp_path):
 def test_the_page_draws_every_try_once_and_the_front_in_order():
     state, found = found_by(formula_search(tries=20))
 
-    ((_, title, text, charts),) = search_sections([found])
+    ((_, title, text, charts, rows),) = search_sections([found])
 
     assert "fewest MACs within 1" in title
     assert found["answer"][0] in text
     assert [name for name, _ in charts] == ["tries", "what mattered"]
+    assert len(rows) == len(state.tries)
     traces = {trace["name"]: trace for trace in charts[0][1]["data"]}
     methods = {tried.point.method for tried in state.tries}
     assert sum(len(traces[method]["x"]) for method in methods) == len(state.tries)
