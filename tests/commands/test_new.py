@@ -33,6 +33,7 @@ TEMPLATES = {
     "dvcignore": ".dvcignore",
     "dvc-config": ".dvc/config",
     "dvc-gitignore": ".dvc/.gitignore",
+    "pipeline.yaml": "dvc.yaml",
 }
 SMALL = {"cat": 30, "dog": 40}
 

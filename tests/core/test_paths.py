@@ -80,7 +80,10 @@ def path_parsers(group: typer.Typer) -> Iterator[tuple[str, Callable | None]]:
 def test_every_path_of_a_command_may_begin_with_a_tilde():
     parsers = dict(path_parsers(app))
 
-    assert set(parsers) == {"out", "plot", "keep", "pictures", "model_file", "files"}
+    assert set(parsers) == {
+        *("out", "plot", "keep", "pictures", "model_file", "files"),
+        *("work", "into", "other"),
+    }
     assert set(parsers.values()) <= {user_path, argument_path}
     assert argument_path("~/x") == user_path("~/x") == Path.home() / "x"
 

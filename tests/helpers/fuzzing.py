@@ -161,6 +161,9 @@ def _scalars_of(annotation: Any, bounds: dict[str, Any]) -> st.SearchStrategy:
             allow_infinity=False,
         )
 
+    if annotation is Any:  # an option of a network: a number or a text
+        return st.one_of(st.integers(0, 100), st.text("abc", min_size=1, max_size=8))
+
     if annotation is str:
         letters = st.characters(exclude_categories=["Cs"])
         return st.text(letters, min_size=bounds["min_length"] or 0, max_size=8)

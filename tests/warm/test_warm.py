@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -617,9 +619,9 @@ def test_an_error_in_the_body_passes_through(monkeypatch, tmp_path):
 @pytest.fixture
 def dvc_folder(folder, monkeypatch) -> Iterator[Path]:
     """A folder with a program of the name of DVC, and with stages that start a companion."""
-    runtime = folder / "run"
-    runtime.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    # The path of a socket may have about 100 characters, and those of pytest's folders are longer.
+    runtime = tempfile.mkdtemp(prefix="prunelab-test-")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
     monkeypatch.delenv(address.ADDRESS_VARIABLE, raising=False)
     (folder / "dvc").write_text(DVC)
     (folder / "loaded_by.py").write_text(
@@ -627,6 +629,7 @@ def dvc_folder(folder, monkeypatch) -> Iterator[Path]:
     )
     yield folder
     control.stop()
+    shutil.rmtree(runtime)
 
 
 def run_by_dvc(folder: Path, *commands: str, program: str = "dvc") -> list[str]:

@@ -41,7 +41,8 @@ def pipeline() -> str:
     second, and looks at the code that is installed. What it writes decides whether other stages
     are stale, as in the repository.
     """
-    text = template("dvc.yaml")
+    # Not named dvc.yaml there: DVC would find a second pipeline in the repository.
+    text = template("pipeline.yaml")
     without_code = re.sub(
         r"(?m)^    deps:\n(?:    - (?:plugins|src/prunelab/\w+)\n)+",
         "    always_changed: true\n",
