@@ -34,6 +34,7 @@ TEMPLATES = {
     "dvc-config": ".dvc/config",
     "dvc-gitignore": ".dvc/.gitignore",
     "pipeline.yaml": "dvc.yaml",
+    "searches-README.md": "searches/README.md",
 }
 SMALL = {"cat": 30, "dog": 40}
 
@@ -82,7 +83,7 @@ def problems(*arguments: str) -> list[str]:
 @pytest.mark.parametrize("name", template_files())
 def test_the_template_has_the_repositorys_own_files_and_no_second_copy(name):
     assert (TEMPLATE / name).read_bytes() == original(name).read_bytes()
-    assert len(template_files()) == 14
+    assert len(template_files()) == 15
 
 
 def test_the_pipeline_of_a_new_project_is_the_repositorys_apart_from_its_source():
@@ -121,6 +122,51 @@ def test_an_empty_folder_becomes_a_project_that_dvc_reads(folder):
     )
     assert done.returncode == 0, done.stderr
     assert "train_base" in done.stdout
+
+
+def test_a_new_project_has_all_files_that_no_stage_writes(folder):
+    new()
+
+    stages = YAML(typ="safe").load((folder / "dvc.yaml").read_text())["stages"]
+    written, read = set(), set()
+    for stage in stages.values():
+        body = stage.get("do", stage)
+        for section in ("outs", "metrics", "plots"):
+            written |= {Path(path) for path in paths_of(body, section)}
+        read |= {Path(path) for path in paths_of(body, "deps")}
+    missing = []
+    for path in read:
+        is_made = any(part in written for part in (path, *path.parents))
+        makes = any(path in made.parents for made in written)
+        if "${" not in str(path) and not is_made and not makes and not path.exists():
+            missing.append(path)
+    assert Path("searches") in read
+    assert missing == []
+
+
+def paths_of(stage: dict, section: str) -> list[str]:
+    return [path if isinstance(path, str) else next(iter(path)) for path in stage.get(section, [])]
+
+
+def test_a_folder_within_a_project_does_not_become_another(folder):
+    new()
+    inner = folder / "notes"
+    inner.mkdir()
+    os.chdir(inner)
+
+    (line,) = problems()
+
+    assert f"lies in the project {folder}" in line
+    assert list(inner.iterdir()) == []
+
+
+def test_a_file_where_a_folder_must_be_is_an_error_before_anything_is_written(folder):
+    (folder / ".dvc").write_text("mine")
+
+    (line,) = problems()
+
+    assert ".dvc is a file" in line
+    assert [path.name for path in folder.iterdir()] == [".dvc"]
 
 
 def test_files_that_are_there_stay(folder):
@@ -237,6 +283,49 @@ def test_images_outside_the_project_are_not_ignored_twice(folder, tmp_path_facto
     made("--images", str(photos))
 
     assert (folder / ".gitignore").read_text() == (PROJECT / ".gitignore").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["my[pho]tos*", "#photos", "back\\\\slash", "what?", "trailing ", "two\nlines", "!no"]
+)
+def test_git_ignores_images_in_folders_of_any_name(folder, name):
+    write_image_folder(folder / name, SMALL, sizes=[(24, 24)])
+    (folder / ".gitignore").write_bytes(b"# Latin: \xe4\n")
+
+    made("--images", name)
+
+    status = ["git", "status", "--porcelain", "-z", "--untracked-files=all"]
+    untracked = subprocess.run(status, capture_output=True, check=True).stdout.decode()
+    assert name not in untracked
+    assert "params.yaml" in untracked
+    assert (folder / ".gitignore").read_bytes().startswith(b"# Latin: \xe4\n/")
+
+
+def test_images_around_the_project_would_make_its_folders_classes(folder):
+    write_image_folder(folder, SMALL, sizes=[(24, 24)])
+
+    (line,) = problems("--images", ".")
+
+    assert "the project's own folders would be classes" in line
+    assert sorted(path.name for path in folder.iterdir()) == ["cat", "dog"]
+
+
+def test_folders_of_splits_may_lie_beside_the_project(folder):
+    write_image_folder(folder / "train", SMALL, sizes=[(24, 24)])
+    write_image_folder(folder / "test", SMALL, sizes=[(24, 24)])
+
+    assert made("--images", ".", "--model", "resnet8").data.source == "."
+
+
+def test_images_that_cannot_be_read_are_named(folder):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+    damaged = folder / "photos/cat/damaged.png"
+    damaged.write_bytes(b"no picture")
+
+    result = new("--images", "photos")
+
+    assert "cannot be read: photos/cat/damaged.png; remove them" in result.stdout
+    assert load_params().data.resize == 32  # since not all are known to have one size
 
 
 def survey_of(tmp_path: Path, side: int = 160) -> Survey:
@@ -386,6 +475,8 @@ def test_a_table_whose_columns_cannot_be_told_apart_is_an_error(folder, header, 
         (["--images", "photos", "--texts", "t.csv"], "give one of them"),
         (["--texts", "t.csv", "--model", "resnet18"], "leave --model and --weights out"),
         (["--texts", "nowhere.csv"], "nowhere.csv is not a table"),
+        (["--images", ""], "--images is empty"),
+        (["--texts", ""], "--texts is empty"),
     ],
 )
 def test_what_cannot_be_used_is_an_error_before_anything_is_written(folder, arguments, named):
@@ -404,6 +495,19 @@ def test_an_unknown_network_is_an_error_before_anything_is_written(folder):
 
     assert "did you mean 'torchvision/resnet18'" in line
     assert not Path("params.yaml").exists()
+
+
+@pytest.mark.parametrize("edited", [b"ratio: 0.1\n", b"\xff\xfe"])
+def test_missing_weights_are_an_error_before_anything_is_written(folder, edited):
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+    Path("params.yaml").write_bytes(edited)
+
+    (line,) = problems("--images", "photos", "--weights", "nowhere.pth", "--force")
+
+    assert "weights: no file nowhere.pth" in line
+    assert Path("params.yaml").read_bytes() == edited
+    written = {path.name for path in folder.iterdir()}
+    assert written - {".prunelab"} == {"params.yaml", "photos"}  # there the check keeps notes
 
 
 def test_edited_parameters_stay_unless_forced_and_then_a_copy_is_kept(folder):

@@ -1,10 +1,8 @@
 """`prunelab new`: arguments and help; new.py does the work."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from prunelab.commands.common import print_line, reporting_errors
@@ -57,13 +55,7 @@ def new(
         if not images and not texts:
             return
 
-        from prunelab.commands.check.check import find_problems
         from prunelab.commands.check.notes import find_notes
 
-        problems = find_problems()
-        for problem in problems:
-            print(problem, file=sys.stderr)
-        if problems:
-            raise typer.Exit(1)
         for line in (*find_notes(), NEXT):
             print_line(line)

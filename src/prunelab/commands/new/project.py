@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from prunelab.config.params import PARAMS_FILE
-from prunelab.core.errors import InputError
+from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import write
+from prunelab.core.project_root import find_project
 from prunelab.project.git import git
 from prunelab.project.paths import PIPELINE_FILE
 
@@ -77,6 +78,7 @@ FILES: dict[str, Callable[[], str]] = {
     ".dvcignore": lambda: template("dvcignore"),
     ".dvc/config": lambda: template("dvc-config"),
     ".dvc/.gitignore": lambda: template("dvc-gitignore"),
+    "searches/README.md": lambda: template("searches-README.md"),  # the report depends on it
     ".dvc/plots/counts.json": lambda: template("plots/counts.json"),
     ".dvc/plots/curves.json": lambda: template("plots/curves.json"),
     ".dvc/plots/tradeoff.json": lambda: template("plots/tradeoff.json"),
@@ -90,10 +92,11 @@ def write_project(root: Path) -> list[str]:
     A folder with a dvc.yaml is a project already, and stays as it is. Files that are there stay.
 
     Raises:
-        InputError: if Git cannot make a repository.
+        InputError: if the folder cannot become a project, or if Git cannot make a repository.
     """
     if (root / PIPELINE_FILE).exists():
         return []
+    _check_may_become_project(root)
 
     texts = {name: make() for name, make in FILES.items()}  # all of them, before any is written
     lines = []
@@ -110,6 +113,28 @@ def write_project(root: Path) -> list[str]:
             written.append(name)
     lines.append(f"wrote {', '.join(name for name in written if not name.startswith('.dvc/'))}")
     return lines
+
+
+def _check_may_become_project(root: Path) -> None:
+    """Check what would go wrong after some files have been written.
+
+    Raises:
+        InputError: if the folder lies in a project, or if a file is where a folder must be.
+    """
+    around = find_project(root.parent)
+    if around is not None:
+        raise InputError(
+            f"this folder lies in the project {around}, whose commands would no longer be found "
+            "from here. Run this there, or make a folder outside of it"
+        )
+
+    for name in FILES:
+        for folder in (root / name).relative_to(root).parents:
+            if (root / folder).exists() and not (root / folder).is_dir():
+                raise InputError(
+                    f"{folder} is a file, and a project needs a folder of this name. Rename it, "
+                    "or make the project in another folder"
+                )
 
 
 def _in_repository(root: Path) -> bool:
@@ -129,8 +154,9 @@ def ignore_in_git(root: Path, path: Path) -> list[str]:
     except ValueError:
         return []  # outside
     file = root / ".gitignore"
-    entry = f"/{relative.as_posix()}{'/' if path.is_dir() else ''}"
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    entry = f"/{_escaped(relative.as_posix())}{'/' if path.is_dir() else ''}"
+    # Git reads bytes, so the file may have any encoding.
+    text = file.read_bytes().decode("utf-8", "surrogateescape") if file.exists() else ""
     lines = text.splitlines()
     covered = any(
         f"{entry}/".startswith(f"{line.rstrip('/')}/") for line in lines if line[:1] == "/"
@@ -139,8 +165,18 @@ def ignore_in_git(root: Path, path: Path) -> list[str]:
         return []
 
     separator = "" if text.endswith("\n") or not text else "\n"
-    write(file, f"{text}{separator}{entry}\n".encode())
-    return [f"added {entry} to .gitignore, since images do not belong into Git"]
+    write(file, f"{text}{separator}{entry}\n".encode("utf-8", "surrogateescape"))
+    return [f"added {one_line(entry)} to .gitignore, since images do not belong into Git"]
+
+
+def _escaped(path: str) -> str:
+    """A path as a pattern of .gitignore that means this path alone.
+
+    No pattern can hold a line break; `?` stands for it.
+    """
+    escaped = re.sub(r"([\\*?\[\]])", r"\\\1", path)
+    escaped = re.sub(r" $", r"\\ ", escaped)
+    return re.sub(r"[\r\n]", "?", escaped)
 
 
 def check_params_may_change(root: Path, *, force: bool) -> None:
@@ -172,4 +208,4 @@ def replace_params(root: Path, text: str) -> list[str]:
 
 
 def _is_edited(file: Path) -> bool:
-    return file.exists() and file.read_text(encoding="utf-8") != template("params.yaml")
+    return file.exists() and file.read_bytes() != template("params.yaml").encode()

@@ -36,6 +36,7 @@ class Survey:
         examples: number of all examples
         sides: shorter sides of the images that were looked at; of texts their lengths in letters
         one_size: (width, height) if all images have it and all were looked at
+        unreadable: images without a header that can be read, among those that were looked at
     """
 
     parameters: dict[str, str | None]
@@ -43,6 +44,7 @@ class Survey:
     examples: int
     sides: np.ndarray
     one_size: tuple[int, int] | None = None
+    unreadable: Sequence[str] = ()
 
 
 def survey_images(images: str, table: str | None) -> Survey:
@@ -70,25 +72,27 @@ def survey_images(images: str, table: str | None) -> Survey:
         raise InputError(problems)
 
     paths = [path for path, _ in source.labelled_files()]
-    sizes = _sizes(paths)
+    sizes, unreadable = _sizes(paths)
     if not sizes:
         raise InputError(f"data.source: no image of {images} can be read: {name_list(paths)}")
     one_size = None
     if len(set(sizes)) == 1 and len(sizes) == len(paths):
         one_size = sizes[0]
     sides = np.array([min(size) for size in sizes])
-    return Survey(parameters, source.class_counts(), len(paths), sides, one_size)
+    return Survey(parameters, source.class_counts(), len(paths), sides, one_size, unreadable)
 
 
-def _sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """The sizes of up to `MAX_MEASURED` images, spread over all of them."""
+def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
+    """The sizes of up to `MAX_MEASURED` images, spread over all, and which cannot be read."""
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), MAX_MEASURED)).astype(int)
-    sizes = []
+    sizes, unreadable = [], []
     for index in chosen:
         size = size_of(paths[index], turn=True)
-        if size is not None:
+        if size is None:
+            unreadable.append(paths[index])
+        else:
             sizes.append(size)
-    return sizes
+    return sizes, unreadable
 
 
 def _image_columns(images: Path, table: Path) -> dict[str, str | None]:
