@@ -6,6 +6,7 @@ import pytest
 from helpers.params import PROJECT
 from ruamel.yaml import YAML
 
+from prunelab.commands.new.project import pipeline as pipeline_of_new_project
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.project.stage_commands import stages_before
@@ -23,6 +24,10 @@ def test_calls_are_the_commands_that_dvc_has_run():
             commands = [commands]
         expected = [shlex.split(command)[4:] for command in commands]
         assert [[call.module, *call.arguments] for call in stage.calls] == expected
+
+
+def test_a_new_project_makes_the_same_calls_with_the_installed_package():
+    assert stages_before(pipeline_of_new_project(), PARAMS) == stages_before(PIPELINE, PARAMS)
 
 
 def test_every_stage_comes_after_those_whose_outputs_it_reads():
@@ -44,7 +49,7 @@ def test_parameters_of_a_stage_are_those_that_dvc_yaml_lists():
     assert stages["train_base"].parameters["train"] == PARAMS["train"]
 
 
-@pytest.mark.parametrize("command", ["make base", "python -m prunelab.stages train_base a"])
+@pytest.mark.parametrize("command", ["make base", "python -m mine.stages train_base a"])
 def test_a_command_that_starts_no_stage_is_left_to_dvc(command):
     pipeline = f"stages: {{own: {{cmd: {command}}}}}"
 

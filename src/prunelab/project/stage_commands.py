@@ -16,7 +16,7 @@ from prunelab.project.paths import TARGET
 from prunelab.project.stage_outputs import declared_outputs
 
 _COMMAND = re.compile(
-    r"PYTHONPATH=src python -m prunelab\.stages (?P<module>\w+) (?P<arguments>.+)", re.DOTALL
+    r"(?:PYTHONPATH=src )?python -m prunelab\.stages (?P<module>\w+) (?P<arguments>.+)", re.DOTALL
 )
 _PARAMETER = re.compile(r"\$\{([a-z_.]+)\}")
 

@@ -1,6 +1,7 @@
 """`prunelab export folder`: a network for a colleague who does not have prunelab."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -43,7 +44,8 @@ def export_folder(source: Path, out: Path) -> Iterator[str]:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    yield f"{out}: python {out / SCRIPT} FILE... names the classes, without prunelab"
+    script = shlex.quote(str(out / SCRIPT))
+    yield f"{out}: python {script} FILE... names the classes, without prunelab"
 
 
 def check_folder(out: Path) -> None:
