@@ -434,6 +434,26 @@ def test_a_table_is_read_by_what_its_columns_hold(folder):
     assert params.data.split_column is None
 
 
+def test_numbers_of_classes_are_not_taken_for_files_of_the_same_name(folder):
+    write_image_folder(folder, {"photos": 40}, sizes=[(24, 24)])
+    rows = [f"{index % 2:03},{index:03}.png" for index in range(40)]  # 000.png and 001.png exist
+    Path("labels.csv").write_text("\n".join(["label,file", *rows]) + "\n")
+
+    params = made("--images", "photos", "--table", "labels.csv", "--model", "resnet8")
+
+    assert (params.data.file_column, params.data.label_column) == ("file", "label")
+
+
+@pytest.mark.parametrize("content", ["", "file,label\n"])
+def test_a_table_without_rows_is_an_error_that_says_so(folder, content):
+    write_image_folder(folder, {"photos": 40}, sizes=[(24, 24)])
+    Path("labels.csv").write_text(content)
+
+    (line,) = problems("--images", "photos", "--table", "labels.csv")
+
+    assert line.endswith("labels.csv has no rows below a header")
+
+
 def test_tables_in_the_folders_of_splits_are_found(folder):
     for split, count in (("train", 20), ("test", 9)):
         write_image_folder(folder / "photos", {split: count}, sizes=[(24, 24)])

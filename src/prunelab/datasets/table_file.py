@@ -279,7 +279,10 @@ def _all_rows(file: TableFile, content: str, format_: _Format, needed: str) -> _
         raise InputError(f"{file}, {line}" for line in error.problems) from None
 
     if len(rows) < 2:
-        raise InputError(f"{file} has no rows below a header. It needs the columns {needed}.")
+        problem = f"{file} has no rows below a header"
+        if needed:
+            problem += f". It needs the columns {needed}."
+        raise InputError(problem)
     return _Rows(format_, rows[0].fields, rows[1:])
 
 

@@ -105,7 +105,9 @@ def _image_columns(images: Path, table: Path) -> dict[str, str | None]:
         return {}  # which the data set reports
     header = read_header(table)
 
-    found = {name: _share_of_files(table, name, images) for name in header if name}
+    # Classes called 0, 1, ... look like the files 0.jpg, 1.jpg, ...: a column of labels holds none.
+    candidates = [name for name in header if name and name.lower() not in LABEL_NAMES]
+    found = {name: _share_of_files(table, name, images) for name in candidates}
     file_column = max(found, key=lambda name: found[name], default="")
     if not file_column or found[file_column] == 0:
         raise InputError(
