@@ -32,7 +32,8 @@ PARAMS = read_params(Path(__file__).parents[2] / "params.yaml")
 BATCH_SIZE = 8
 TOLERANCE = 1e-5
 # How many examples there are: five batches of 8 and 7; or one that leaves a process without any.
-EXAMPLES = {"uneven": 37, "empty": 1}
+EXAMPLES = {"uneven": 37, "empty": 1, "head first": 37}
+HEAD = "body.5"
 FROZEN, UNREACHED = "body.0.weight", "unreached"
 
 
@@ -96,6 +97,8 @@ def train(case: str, distributed: Distributed, execution: Execution) -> tuple[St
         "learning_rate": 0.1,
         "weight_decay": 0.01,
     }
+    if case == "head first":
+        changes |= {"freeze_epochs": 1, "backbone_rate": 0.5}
     recipe = Finetune(**PARAMS["finetune"] | changes)
     trainer = Trainer(
         BatchLoader(split.at(np.arange(EXAMPLES[case])), normalise, execution),
@@ -105,6 +108,7 @@ def train(case: str, distributed: Distributed, execution: Execution) -> tuple[St
         distributed,
         teacher=Teacher(execution.place(teacher).eval(), weight=0.5, temperature=4.0),
         seed=3,
+        head=HEAD,
     )
     callback = PenaltyAndMasks(execution.place(student))
     return student, trainer.fit(student, recipe, callback=callback)

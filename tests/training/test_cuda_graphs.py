@@ -147,6 +147,28 @@ def test_replayed_steps_give_the_bits_of_steps_that_run(
 
 @pytest.mark.parametrize("precision", on_gpu)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_epochs_that_train_only_the_head_are_graphs_of_their_own(
+    optimizer, precision, make_gpu_trainer, graph_recipe, replays
+):
+    recipe = changed(
+        graph_recipe,
+        **{"optimizer": optimizer, "learning_rate": 0.01},
+        **{"freeze_epochs": 2, "backbone_rate": 0.1, "norm": "eval"},
+    )
+    trainer = replace(make_gpu_trainer(precision), head="linear")
+    recorded, expected = build("resnet8", 10, DIGITS_SHAPE), build("resnet8", 10, DIGITS_SHAPE)
+
+    expected_result = without_graphs(trainer).fit(expected, recipe)
+    result = trainer.fit(recorded, recipe)
+
+    assert_same(recorded, result, expected, expected_result)
+    # Two batches of each size per epoch; in both kinds of epochs the first three only warm up.
+    for images in (62, 63):
+        assert replays[torch.Size((images, *DIGITS_SHAPE))] == 2 * EPOCHS - 3 - 3
+
+
+@pytest.mark.parametrize("precision", on_gpu)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_replays_keep_masks_and_learn_from_a_teacher(
     optimizer, precision, make_gpu_trainer, graph_recipe, replays
 ):

@@ -205,7 +205,8 @@ class Recipe(Section):
     """How to train. The learning rate of a step is `learning_rate` times the schedule's factor.
 
     `milestones` and `gamma` belong to the schedule `step`: at each milestone, a fraction of the
-    training, the rate is multiplied by `gamma`.
+    training, the rate is multiplied by `gamma`. `freeze_epochs`, `backbone_rate` and `norm` are for
+    networks with pretrained weights, whose last layer, the head, is fresh.
     """
 
     epochs: Epochs
@@ -223,6 +224,12 @@ class Recipe(Section):
     milestones: Annotated[list[InnerFraction], AfterValidator(_distinct)]
     gamma: Annotated[float, Field(gt=0, le=1)]
     label_smoothing: Fraction
+    # During the first so many epochs only the head is trained.
+    freeze_epochs: Epochs = 0
+    # The learning rate of all layers but the head is multiplied by this.
+    backbone_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # Batch norms normalise by the batch and measure their statistics (train), or keep them (eval).
+    norm: Literal["train", "eval"] = "train"
 
     @model_validator(mode="after")
     def _check_milestones(self) -> "Recipe":

@@ -8,7 +8,9 @@ from itertools import accumulate
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunelab.config.params import Train
 from prunelab.core.errors import InputError
+from prunelab.encoders.pretrained import NO_WEIGHTS
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -55,11 +57,52 @@ def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
         model.requires_grad_(True)
 
 
-def train_mode(model: nn.Module) -> None:
-    """Put a network into training mode, except frozen batch norms: their statistics stay too."""
+def check_freeze_epochs(train: Train, weights: str) -> None:
+    """Check that base training does not keep random layers while only the head is trained.
+
+    Raises:
+        InputError: if it would.
+    """
+    if train.freeze_epochs and weights == NO_WEIGHTS:
+        raise InputError(
+            f"train.freeze_epochs is {train.freeze_epochs} and weights is {NO_WEIGHTS}: "
+            "all layers but the head would stay random; set train.freeze_epochs: 0, or weights"
+        )
+
+
+@contextmanager
+def only_head_trained(model: nn.Module, head: str) -> Iterator[None]:
+    """Freeze all but the layer `head` inside a `with` block; after it, all is as it was before.
+
+    Raises:
+        InputError: if nothing in that layer is trained.
+    """
+    parameters = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
+    backbone = [parameter for name, parameter in parameters if not within(name, head)]
+    if len(backbone) == len(parameters):
+        raise InputError(f"freeze_epochs trains only {head}, the head, and train.freeze keeps it")
+
+    for parameter in backbone:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in backbone:
+            parameter.requires_grad_(True)
+
+
+def train_mode(model: nn.Module, *, keep_statistics: bool = False) -> None:
+    """Put a network into training mode, except frozen batch norms: their statistics stay too.
+
+    With `keep_statistics` all batch norms keep them, and their weights are trained nevertheless.
+    """
     model.train()
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+        if not isinstance(module, _BatchNorm):
+            continue
+        if keep_statistics or (module.affine and not module.weight.requires_grad):
             module.eval()
 
 

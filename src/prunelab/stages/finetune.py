@@ -8,7 +8,7 @@ from prunelab.config.params import Params, Recipe, load_params
 from prunelab.core.files import write_json
 from prunelab.models.cost import training_macs
 from prunelab.models.frozen import frozen
-from prunelab.models.networks import example_input
+from prunelab.models.networks import example_input, find_head
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
 from prunelab.runtime.seeds import for_each_seed
@@ -88,6 +88,7 @@ class _FineTuning:
             teacher=teacher,
             checkpoints=self.checkpoints.for_seed(seed),
             label=f"finetune {self.out.parent.name}, seed {seed}",
+            head=find_head(network.card.model, network.model),
         )
         model = execution.place(network.model)
         hold_masks = CallAfterStep(masking.hold(model, network.masks))

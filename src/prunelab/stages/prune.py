@@ -21,7 +21,7 @@ from prunelab.config.params import Params, PruneSpec, load_params
 from prunelab.config.restart import Restart
 from prunelab.core.files import write_json
 from prunelab.core.registry import pick
-from prunelab.models.networks import build
+from prunelab.models.networks import build, find_head
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune
 from prunelab.pruning.pruner import PruneResult
@@ -96,6 +96,7 @@ class _Pruning:
             teacher=load_teacher(final, seed, params.finetune, self.trainer.execution),
             checkpoints=self.checkpoints.for_seed(seed),
             label=f"prune {spec.method} at {spec.ratio}, seed {seed}",
+            head=find_head(network.card.model, network.model),
         )
         pruned = prune(
             network.model,

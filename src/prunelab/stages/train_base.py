@@ -18,8 +18,8 @@ from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import network_options
-from prunelab.models.frozen import freeze
-from prunelab.models.networks import build
+from prunelab.models.frozen import check_freeze_epochs, freeze
+from prunelab.models.networks import build, find_head
 from prunelab.models.probe import check_network
 from prunelab.models.weights import load_imagenet, load_weights
 from prunelab.models.weights_packages import IMAGENET, find_package
@@ -45,6 +45,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     data_info = read_data_info(prepared)
     normalise = _normalise(params, data_info)
     check_options(params.weights, params.model, params.weights_options)
+    check_freeze_epochs(params.train, params.weights)
     pretrained = weights_file(params.weights, params.model)
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
 
@@ -94,6 +95,7 @@ class _BaseTraining:
             seed=seed,
             checkpoints=self.checkpoints.for_seed(seed),
             label=f"train_base, seed {seed}",
+            head=find_head(card.model, model),
         )
         rewind_epoch = min(recipe.rewind_epoch, recipe.epochs)
         result = trainer.fit(model, recipe, keep_epochs={0, rewind_epoch})

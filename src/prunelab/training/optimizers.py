@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.config.params import Recipe
+from prunelab.models.frozen import within
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
@@ -23,10 +24,11 @@ OptimizerState = dict[str, Any]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters, float32 on one device, that share a weight decay."""
+    """Parameters, float32 on one device, that share a weight decay and a factor of the rate."""
 
     parameters: Sequence[nn.Parameter]
     weight_decay: float
+    rate: float = 1.0
 
 
 class Optimizer(ABC):
@@ -57,10 +59,13 @@ class Optimizer(ABC):
             for parameter in fresh:
                 self._state[parameter] = self._initial_state(parameter)
 
+            group_lr = lr
+            if group.rate != 1:
+                group_lr = lr * group.rate
             if fresh:
-                self._update(fresh, group.weight_decay, lr, first=True)
+                self._update(fresh, group.weight_decay, group_lr, first=True)
             if known:
-                self._update(known, group.weight_decay, lr, first=False)
+                self._update(known, group.weight_decay, group_lr, first=False)
 
     def state_dict(self) -> OptimizerState:
         """The state of every parameter by its number; tensors are not copied."""
@@ -201,17 +206,35 @@ def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer. Weight decay acts on weights only, not on biases and norms."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.dim() > 1]
-    biases_and_norms = [parameter for parameter in trained if parameter.dim() <= 1]
+def build_optimizer(model: nn.Module, recipe: Recipe, head: str = "") -> Optimizer:
+    """The recipe's optimizer. Weight decay acts on weights only, not on biases and norms.
 
-    groups = [
-        ParameterGroup(weights, recipe.weight_decay),
-        ParameterGroup(biases_and_norms, weight_decay=0.0),
+    `head` is the layer that learns at the recipe's rate if `backbone_rate` slows down the others.
+    """
+    trained = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
     ]
+    groups = []
+    if recipe.backbone_rate == 1:
+        groups += _groups([parameter for _, parameter in trained], recipe.weight_decay)
+    else:
+        in_head = [parameter for name, parameter in trained if within(name, head)]
+        others = [parameter for name, parameter in trained if not within(name, head)]
+        groups += _groups(others, recipe.weight_decay, recipe.backbone_rate)
+        groups += _groups(in_head, recipe.weight_decay)
     return OPTIMIZERS[recipe.optimizer](groups, recipe.momentum)
+
+
+def _groups(
+    parameters: Sequence[nn.Parameter], weight_decay: float, rate: float = 1.0
+) -> list[ParameterGroup]:
+    """Weights, and then biases and norms."""
+    weights = [parameter for parameter in parameters if parameter.dim() > 1]
+    biases_and_norms = [parameter for parameter in parameters if parameter.dim() <= 1]
+    return [
+        ParameterGroup(weights, weight_decay, rate),
+        ParameterGroup(biases_and_norms, weight_decay=0.0, rate=rate),
+    ]
 
 
 # Each takes the parameters and the recipe's momentum, which is Adam's beta1.

@@ -6,7 +6,7 @@ It knows no paths and no pruning.
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from prunelab.config.params import Recipe
 from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
 from prunelab.data.loader import BatchLoader, RawBatch
-from prunelab.models.frozen import train_mode
+from prunelab.models.frozen import only_head_trained, train_mode
 from prunelab.models.randomness import draws_random_numbers
 from prunelab.runtime.device import Execution, seed_for
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
@@ -82,7 +82,8 @@ class Trainer:
     """Trains networks on one data set, with one seed; several networks may use the same trainer.
 
     `checkpoints` opens the store of a training by its name; None keeps nothing. Of several
-    processes only the first one's store counts. `label` names the trainer in logs.
+    processes only the first one's store counts. `label` names the trainer in logs. `head` is the
+    layer that recipes for pretrained networks treat apart.
     """
 
     train_loader: BatchLoader
@@ -94,6 +95,7 @@ class Trainer:
     seed: int = 0
     checkpoints: Callable[[str], CheckpointStore] | None = None
     label: str = ""
+    head: str = ""
 
     def fit(
         self,
@@ -204,7 +206,7 @@ class Trainer:
             loader=self.train_loader,
             augmentation=self.augmentation,
             execution=self.execution,
-            optimizer=build_optimizer(model, recipe),
+            optimizer=build_optimizer(model, recipe, self.head),
             callback=callback,
             teacher=self.teacher,
             label_smoothing=recipe.label_smoothing,
@@ -222,6 +224,10 @@ class Trainer:
             steps_per_epoch=self.train_loader.batches_per_epoch(recipe.batch_size),
             validation_steps=self.validation_loader.batches_per_epoch(recipe.batch_size),
             training_step=training_step,
+            # It settles anew which gradients there are to average.
+            head_step=replace(
+                training_step, average_gradients=self.distributed.averaging(model.parameters())
+            ),
             validation_step=validation_step,
             recorder=self._recorder(label),
         )
@@ -290,20 +296,26 @@ class Trainer:
         self._seed_global_generators(inputs.epoch)
         with one_at_a_time():
             callback.before_epoch(inputs.epoch)
-        train_mode(model)
 
         metrics.restart()
+        frozen: AbstractContextManager[None] = nullcontext()
         train, train_unrecorded = run.train, run.training_step
-        for step, finished in inputs.steps():
-            if callback.before_step(finished):
-                with one_at_a_time():
-                    train_unrecorded(step)
-            else:
-                train(step)
-            images = len(step.labels)
-            metrics.count(images)
-            stop_if_asked()
-            progress.step(images * self.distributed.size, metrics)
+        if inputs.epoch < run.recipe.freeze_epochs:
+            frozen = only_head_trained(model, self.head)
+            train, train_unrecorded = run.train_head, run.head_step
+
+        with frozen:
+            train_mode(model, keep_statistics=run.recipe.norm == "eval")
+            for step, finished in inputs.steps():
+                if callback.before_step(finished):
+                    with one_at_a_time():
+                        train_unrecorded(step)
+                else:
+                    train(step)
+                images = len(step.labels)
+                metrics.count(images)
+                stop_if_asked()
+                progress.step(images * self.distributed.size, metrics)
 
         # Each process has batch-norm statistics of its own examples. Those of the first are kept.
         self.distributed.align(model)
@@ -421,6 +433,7 @@ class _Run:
         self,
         recipe: Recipe,
         training_step: TrainingStep,
+        head_step: TrainingStep,
         validation_step: ValidationStep,
         *,
         steps_per_epoch: int,
@@ -430,13 +443,19 @@ class _Run:
         self.recipe = recipe
         self.model = training_step.model
         self.training_step, self.validation_step = training_step, validation_step
+        self.head_step = head_step  # of the epochs in which only the head is trained
         self.steps_per_epoch = steps_per_epoch
         self._recorder = recorder
 
         self.train: Callable[[StepInput], None] = training_step
+        self.train_head: Callable[[StepInput], None] = head_step
         self.validate: Callable[[StepInput], Tensor] = validation_step
         if recorder:
-            self.train = recorder.replayed(training_step, calls=self.total_steps)
+            # A step that trains fewer layers is another graph.
+            head_epochs = min(recipe.freeze_epochs, recipe.epochs)
+            head_steps = head_epochs * steps_per_epoch
+            self.train_head = recorder.replayed(head_step, calls=head_steps)
+            self.train = recorder.replayed(training_step, calls=self.total_steps - head_steps)
             calls = recipe.epochs * validation_steps
             self.validate = recorder.replayed(validation_step, calls=calls)
 

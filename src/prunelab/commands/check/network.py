@@ -13,8 +13,8 @@ from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataInfo
 from prunelab.models.catalogue import Option, network_options
-from prunelab.models.frozen import freeze
-from prunelab.models.networks import build, build_on_meta
+from prunelab.models.frozen import check_freeze_epochs, freeze, only_head_trained
+from prunelab.models.networks import build, build_on_meta, find_head
 from prunelab.models.weights import load_imagenet, load_weights
 from prunelab.models.weights_packages import find_package
 from prunelab.pruning import sensitivity
@@ -41,7 +41,7 @@ def check_weights(params: Params, data_info: DataInfo, path: Path) -> None:
 
 
 def check_freeze(params: Params, data_info: DataInfo) -> None:
-    """Check that the network can be built and that `train.freeze` leaves something to train.
+    """Check that the network can be built and that something is trained in every epoch.
 
     Raises:
         InputError: if not, or if a pattern matches nothing.
@@ -49,6 +49,11 @@ def check_freeze(params: Params, data_info: DataInfo) -> None:
     options = network_options(params.model, params.weights, params.model_options)
     network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
     freeze(network, params.train.freeze)
+
+    check_freeze_epochs(params.train, params.weights)
+    if params.train.freeze_epochs:
+        with only_head_trained(network, find_head(params.model, network)):
+            pass
 
 
 def check_sensitivity(params: Params, data_info: DataInfo) -> None:

@@ -10,10 +10,15 @@ TRAINING_SECTIONS = ("train", "prune", "finetune")
 
 
 def scaled(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """Return parameters with all epochs times `scale`, at least 1 where there are any."""
+    """Return parameters with all epochs times `scale`, at least 1 where there are any.
+
+    Epochs in which only the head is trained are rounded down, so that other layers are trained too.
+    """
     result = deepcopy(dict(params))
     for section in TRAINING_SECTIONS:
         result[section]["epochs"] = scaled_epochs(result[section]["epochs"], scale)
+        if result[section].get("freeze_epochs"):
+            result[section]["freeze_epochs"] = math.floor(result[section]["freeze_epochs"] * scale)
 
     train = result["train"]
     train["rewind_epoch"] = min(train["rewind_epoch"], train["epochs"] or train["rewind_epoch"])
