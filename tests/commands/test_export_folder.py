@@ -165,7 +165,8 @@ def assert_same(alone: list[str], ours: list[str]) -> None:
 )
 @pytest.mark.parametrize("exif", [True, False])
 def test_a_colleague_gets_what_prunelab_predict_prints(project, packages, without, exif):
-    write_model(FOCUS, method="l1_channel", exif=exif, grey_bits=12)
+    interpolation = "bicubic" if exif else "bilinear"
+    write_model(FOCUS, method="l1_channel", exif=exif, grey_bits=12, interpolation=interpolation)
     photos = write_photos(project / "photos")
     result = export()
     assert result.exit_code == 0, result.output

@@ -136,6 +136,19 @@ def test_a_photograph_is_turned_upright_only_if_those_of_training_were(tmp_path,
     assert probabilities == pytest.approx(expected(model, seen[None]), abs=1e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_photograph_is_resized_as_those_of_training_were(tmp_path, interpolation):
+    model = write_model(tmp_path / "resized.safetensors", interpolation=interpolation)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+
+    (probabilities,) = predictions(model, tmp_path / "large.png").values()
+
+    method = Image.Resampling[interpolation.upper()]
+    seen = np.asarray(Image.fromarray(pixels).convert("RGB").resize((8, 8), method).convert("L"))
+    assert probabilities == pytest.approx(expected(model, seen[None]), abs=1e-6)
+
+
 def test_folders_are_searched_in_order_without_leftovers(model, tmp_path):
     names = ["b.png", "a/z.jpg", "a/c.png"]
     for name in (*names, "__MACOSX/b.png", ".hidden.png", "a/._c.png"):

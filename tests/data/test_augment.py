@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from torchvision.transforms import functional as tv
 
@@ -73,6 +74,31 @@ def test_resize_to_the_same_size_returns_the_images_themselves():
     images = torch.rand(4, 3, 16, 16, generator=generator("images"))
 
     assert resize(images, (16, 16)) is images
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(7, 9), (33, 41)])
+def test_pixels_are_resized_as_pillow_resizes_them(size, interpolation):
+    # No value overshoots, as Pillow clips after each of two directions.
+    pixels = np.random.default_rng(0).integers(64, 192, (17, 23), np.uint8)
+    images = torch.tensor(pixels, dtype=torch.float32)[None, None]
+
+    resized = resize(images, size, interpolation)
+
+    method = Image.Resampling[interpolation.upper()]
+    expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], method))
+    # Pillow rounds then too.
+    np.testing.assert_allclose(resized[0, 0].numpy(), expected, atol=1.01)
+
+
+def test_bicubic_pixels_stay_in_the_range_of_pixels():
+    edges = torch.zeros(1, 1, 16, 16)
+    edges[..., 8:] = 255.0
+
+    resized = resize(edges, (40, 40), "bicubic")
+
+    assert (resized.min(), resized.max()) == (0, 255)
+    assert not torch.equal(resized, resize(edges, (40, 40)))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (40, 24)])

@@ -164,6 +164,23 @@ def test_batches_are_resized_to_the_size_of_the_split(digits, execution, normali
         assert images.is_contiguous(memory_format=execution.memory_format)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_training_and_evaluation_resize_images_alike(digits, execution, normalise, interpolation):
+    """A crop of the whole image is the image, so only the order of the examples differs."""
+    split = Split(digits.inputs[:30], digits.labels[:30], (20, 20), interpolation)
+    loader = BatchLoader(split, normalise, execution)
+    (raw,) = loader.raw_shuffled(30, Augmentation(crop_scale=0.5), seed=0, epoch=0)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(30, 4)
+
+    cropped = loader.augmented(raw._replace(boxes=whole), Augmentation(crop_scale=0.5))
+
+    expected = loader.plain(raw)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(cropped, expected, **tolerance)
+    bilinear = BatchLoader(split.at(np.arange(30)), normalise, execution)
+    torch.testing.assert_close(bilinear.plain(raw), expected, rtol=0, atol=0)
+
+
 def test_resized_crops_stay_in_the_range_of_the_image_and_differ(digits, execution):
     copies = np.repeat(digits.inputs[:1], 50, axis=0)
     loader = image_loader(copies, execution)

@@ -3,6 +3,7 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +20,14 @@ from prunelab.core.files import read_json
 from prunelab.data import splits
 from prunelab.data.dataset import DataConfig
 from prunelab.datasets.imagefolder import ImageFolder
-from prunelab.datasets.images import decode
+from prunelab.datasets.images import centre_box, decode
 from prunelab.stages import prepare
 
 TWO = {"cat": 12, "dog": 18}
 
 
-def image_folder(path: Path, resize: int | None = 6) -> ImageFolder:
-    return ImageFolder(DataConfig(Path("unused"), path=str(path), resize=resize))
+def image_folder(path: Path, resize: int | None = 6, **config: Any) -> ImageFolder:
+    return ImageFolder(DataConfig(Path("unused"), path=str(path), resize=resize, **config))
 
 
 def problems(dataset: ImageFolder) -> list[str]:
@@ -276,6 +277,22 @@ def test_chunks_decode_the_files_in_order(tmp_path, monkeypatch):
 
     assert [len(chunk) for chunk in chunks] == [7, 2]
     np.testing.assert_array_equal(np.concatenate(chunks), [decode(path, 6) for path in files.paths])
+
+
+def test_files_are_resized_as_the_parameters_say(tmp_path):
+    write_image_folder(tmp_path, TWO)
+
+    bilinear, bicubic = (
+        next(image_folder(tmp_path, interpolation=way).read().train.chunks())
+        for way in ("bilinear", "bicubic")
+    )
+
+    path = str(image_folder(tmp_path).read().train.paths[0])
+    with Image.open(path) as image:
+        box = centre_box(image.size, (6, 6))
+        expected = image.convert("RGB").resize((6, 6), Image.Resampling.BICUBIC, box=box)
+    np.testing.assert_array_equal(bicubic[0], np.asarray(expected).transpose(2, 0, 1))
+    assert not np.array_equal(bilinear, bicubic)
 
 
 def test_images_of_one_size_need_no_resizing(tmp_path):

@@ -151,3 +151,13 @@ def test_the_normalisation_of_the_weights_is_taken_unless_another_is_set(tmp_pat
     if chosen is not None:
         expected = Normalise(**chosen)
     assert normalise == expected
+
+
+@pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
+def test_a_package_says_in_one_line_which_images_its_weights_are_for(package):
+    assert package.differences(package.pixels, "bicubic") == ""
+    for side, interpolation in ((96, "bicubic"), (package.pixels, "bilinear")):
+        line = package.differences(side, interpolation)
+        assert "\n" not in line
+        for word in (str(package.pixels), str(side), interpolation, "data.resize"):
+            assert word in line

@@ -139,18 +139,34 @@ def test_base_training_says_what_it_did_to_imported_weights(workspace):
     assert torch.equal(start["bn1.weight"], model.bn1.weight)
 
 
+def test_prepared_data_mention_how_they_are_resized_only_if_it_is_unusual(workspace):
+    described = workspace / "data/prepared/dataset.json"
+    prepare()
+    usual = json.loads(described.read_text())
+    edit_params(workspace / "params.yaml", data__interpolation="bicubic")
+    prepare()
+    unusual = json.loads(described.read_text())
+
+    assert "interpolation" not in usual | usual["asked"]
+    assert unusual.pop("interpolation") == unusual["asked"].pop("interpolation") == "bicubic"
+    assert unusual == usual  # images of published data are resized later
+
+
 def test_a_model_file_holds_what_turns_files_into_inputs(workspace):
     edit_params(workspace / "params.yaml", train__epochs=0, train__rewind_epoch=0)
     prepare()
     described = workspace / "data/prepared/dataset.json"
     content = json.loads(described.read_text())
-    described.write_text(json.dumps(content | {"grey_bits": 12, "exif": "apply"}))
+    described.write_text(
+        json.dumps(content | {"grey_bits": 12, "exif": "apply", "interpolation": "bicubic"})
+    )
 
     assert stage(*TRAIN).returncode == 0
 
     card = load_network(workspace / "models/base/final/0.safetensors").card
     assert card.class_names == tuple("0123456789")
     assert (card.dataset, card.grey_bits, card.exif) == ("digits", 12, True)
+    assert card.interpolation == "bicubic"
 
 
 def test_a_killed_stage_resumes_and_ends_with_the_same_bits(workspace):

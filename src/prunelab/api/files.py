@@ -8,7 +8,7 @@ from prunelab.artifacts import networks
 from prunelab.artifacts.modules import ModuleCard, fill_module, read_module_card, save_module
 from prunelab.artifacts.networks import ModelCard, save_network
 from prunelab.artifacts.tensors import load_tensors
-from prunelab.config.params import Normalise
+from prunelab.config.params import Interpolation, Normalise
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
@@ -104,7 +104,10 @@ def _preprocessing(card: Card) -> Preprocess | None:
     if card.normalise is None or len(card.input_shape) != 3:
         return None
     _, height, width = card.input_shape
-    return preprocessing(card.normalise, (height, width))
+    interpolation: Interpolation = "bilinear"
+    if isinstance(card, ModelCard):
+        interpolation = card.interpolation
+    return preprocessing(card.normalise, (height, width), interpolation)
 
 
 def _normalise(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from prunelab.artifacts.sealed import canonical_json
 from prunelab.artifacts.tensors import load_tensors, save_tensors
-from prunelab.config.params import MAX_OPTION_LENGTH, Count, Normalise, PruneSpec
+from prunelab.config.params import MAX_OPTION_LENGTH, Count, Interpolation, Normalise, PruneSpec
 from prunelab.config.problems import describe_errors
 from prunelab.config.restart import Restart
 from prunelab.core import plugins
@@ -59,6 +59,10 @@ def _uses_all_bits(bits: int) -> bool:
     return bits == GREY_BITS
 
 
+def _is_bilinear(interpolation: str) -> bool:
+    return interpolation == "bilinear"
+
+
 class ModelCard(BaseModel):
     """The description in a model file: all that is needed to rebuild and use the network.
 
@@ -72,8 +76,9 @@ class ModelCard(BaseModel):
 
     What turns files into inputs, besides `input_shape` and `normalise`: `class_names` in the order
     of the outputs, `dataset` by its name in params.yaml, `exif` (photographs were turned upright as
-    cameras mean it) and `grey_bits` (of 16-bit grey images, those that are scaled to 8). A card
-    does not mention what is empty of these, or plugins if there are none.
+    cameras mean it), `grey_bits` (of 16-bit grey images, those that are scaled to 8) and
+    `interpolation`. A card does not mention what is empty or usual of these, or plugins if there
+    are none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -99,6 +104,7 @@ class ModelCard(BaseModel):
     dataset: Annotated[str, Field(exclude_if=operator.not_)] = ""
     exif: Annotated[bool, Field(exclude_if=operator.not_)] = False
     grey_bits: Annotated[int, Field(ge=8, le=GREY_BITS, exclude_if=_uses_all_bits)] = GREY_BITS
+    interpolation: Annotated[Interpolation, Field(exclude_if=_is_bilinear)] = "bilinear"
 
     @model_validator(mode="after")
     def _check_class_names(self) -> "ModelCard":

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 from tqdm import tqdm
 
 from prunelab.artifacts.records import Strict, read_record
+from prunelab.config.params import Interpolation
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import PathLike, replacing, sha256, user_path, write_json
 from prunelab.data.dataset import Examples, Shape
@@ -45,6 +46,7 @@ class DatasetRecord(Strict):
     counts: dict[str, PositiveInt]
     mean: list[float] | None
     std: list[float] | None
+    interpolation: Interpolation = "bilinear"
     sha256: dict[str, SplitHashes]
 
 
@@ -118,7 +120,7 @@ def load_split(folder: PathLike, name: str, memory_mb: int | None = None) -> Spl
         size = (shape[1], shape[2])
     if memory_mb is None or inputs.nbytes <= memory_mb * 2**20:
         inputs = np.array(inputs)
-    return Split(inputs, np.array(labels), size=size)
+    return Split(inputs, np.array(labels), size, data_info.get("interpolation", "bilinear"))
 
 
 def read_data_info(folder: PathLike) -> dict[str, Any]:

@@ -56,6 +56,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Epochs = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
 Name = Annotated[str, Field(min_length=1)]
 Budget = Literal["native", "params", "macs"]
+Interpolation = Literal["bilinear", "bicubic"]
 Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime", "semi_structured"]
 
 
@@ -199,6 +200,8 @@ class Data(Section):
     conflicts: Literal["refuse", "keep", "drop"] = "refuse"
     # The share of images that are left out if they cannot be decoded.
     unreadable: Fraction = 0.0
+    # How images are resized, always with antialiasing.
+    interpolation: Interpolation = "bilinear"
 
 
 class Recipe(Section):

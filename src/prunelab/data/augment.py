@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunelab.config.params import Interpolation
 from prunelab.runtime import exact
 
 ASPECT_RANGE = (3 / 4, 4 / 3)  # width to height of a random crop
@@ -128,8 +129,17 @@ def _sample_points(start: Tensor, extent: Tensor, count: int) -> Tensor:
     return 2 * (start[:, None] + extent[:, None] * centres) - 1
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize float images [B, C, H, W] to [B, C, *size], bilinearly with antialiasing."""
+def resize(
+    images: Tensor, size: tuple[int, int], interpolation: Interpolation = "bilinear"
+) -> Tensor:
+    """Resize float images [B, C, H, W] of pixels 0 to 255 to [B, C, *size], with antialiasing.
+
+    Bicubic interpolation overshoots at edges; values out of range are clipped, as Pillow clips.
+    """
     if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+    resized = F.interpolate(images, size, mode=interpolation, antialias=True, align_corners=False)
+    if interpolation == "bicubic":
+        resized.clamp_(0, 255)
+    return resized

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
+from prunelab.config.params import Interpolation
 from prunelab.core.files import user_path
 
 Shape = tuple[int, ...]
@@ -34,6 +35,7 @@ class DataConfig:
         exif: `apply` turns images as their EXIF orientation says, `ignore` does not
         conflicts: what happens to equal images with different labels: `refuse`, `keep`, `drop`
         unreadable: the share of images that may be left out because they cannot be decoded
+        interpolation: how images are resized
     """
 
     raw: Path
@@ -49,6 +51,7 @@ class DataConfig:
     exif: Literal["apply", "ignore"] = "apply"
     conflicts: Literal["refuse", "keep", "drop"] = "refuse"
     unreadable: float = 0.0
+    interpolation: Interpolation = "bilinear"
 
     @property
     def turns_images(self) -> bool:

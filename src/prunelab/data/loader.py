@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prunelab.config.params import Normalise
+from prunelab.config.params import Interpolation, Normalise
 from prunelab.core.errors import InputError
 from prunelab.data.augment import (
     Augmentation,
@@ -83,7 +83,9 @@ class BatchLoader:
         else:
             stored_size = (split.shape[1], split.shape[2])
             size = split.size or stored_size
-            self._transform = _ImageTransform(normalise, stored_size, size, execution)
+            self._transform = _ImageTransform(
+                normalise, stored_size, size, execution, split.interpolation
+            )
 
         self._inputs = array_store(split.inputs, self._transform.input_device, workers)
 
@@ -188,7 +190,8 @@ _Part = tuple[int, slice]
 class _ImageTransform:
     """Turns stored images, uint8 [B, C, H, W], into inputs of networks.
 
-    `stored_size` is the height and width of stored images, `size` that of inputs.
+    `stored_size` is the height and width of stored images, `size` that of inputs, and
+    `interpolation` how the former become the latter.
     """
 
     def __init__(
@@ -197,8 +200,10 @@ class _ImageTransform:
         stored_size: tuple[int, int],
         size: tuple[int, int],
         execution: Execution,
+        interpolation: Interpolation,
     ) -> None:
         self.input_device = execution.device
+        self._interpolation = interpolation
         self._stored_size = stored_size
         self._size = size
         self._memory_format = execution.memory_format
@@ -256,6 +261,8 @@ class _ImageTransform:
             height, width = self._stored_size
             # Enlarging happens in this step. Shrinking is a second step, which is antialiased.
             size = (max(height, self._size[0]), max(width, self._size[1]))
+            if self._interpolation != "bilinear":  # crops are bilinear, so enlarging comes first
+                floats = self._resized(floats, size)
             floats = crop_resized(floats, batch.boxes, size)
         if batch.others is not None:
             floats = self._augmented_by_name(floats, augmentation.others, batch.others)
@@ -263,24 +270,29 @@ class _ImageTransform:
 
     def _augmented_by_name(self, floats: Tensor, names: Sequence[str], random: Tensor) -> Tensor:
         """Images of pixels 0 to 255 in the size of inputs, changed by AUGMENTATIONS."""
-        images = resize(floats, self._size) / 255
+        images = self._resized(floats, self._size) / 255
         return augment(images, random, names) * 255
 
     def _floats(self, images: Tensor) -> Tensor:
         return images.to(torch.float32, memory_format=self._memory_format)
 
+    def _resized(self, floats: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize(floats, size, self._interpolation)
+
     def _normalised(self, floats: Tensor) -> Tensor:
-        resized = resize(floats, self._size).contiguous(memory_format=self._memory_format)
+        resized = self._resized(floats, self._size).contiguous(memory_format=self._memory_format)
         return resized.mul_(self._scale).add_(self._shift)
 
 
-def preprocessing(normalise: Normalise, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+def preprocessing(
+    normalise: Normalise, size: tuple[int, int], interpolation: Interpolation = "bilinear"
+) -> Callable[[Tensor], Tensor]:
     """What turns stored images into inputs as `BatchLoader` makes them, on the CPU.
 
     The function maps images uint8 [B, C, H, W] to float32 [B, C, *size], not augmented.
     """
     execution = Execution(torch.device("cpu"), None, torch.contiguous_format)
-    return _ImageTransform(normalise, size, size, execution).plain
+    return _ImageTransform(normalise, size, size, execution, interpolation).plain
 
 
 class _TextTransform:

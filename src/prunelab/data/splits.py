@@ -5,11 +5,12 @@ The test split is chosen first, and only the split seed decides which examples i
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
+from prunelab.config.params import Interpolation
 from prunelab.core.errors import InputError
 from prunelab.core.text import name_list
 from prunelab.data.dataset import Examples, Shape, SplitData
@@ -29,11 +30,13 @@ class Split:
         inputs: images, uint8 [N, C, H, W], or token ids, int64 [N, L]; an np.memmap stays on disk
         labels: classes, int64 [N], 0 to classes - 1
         size: height and width that images are resized to when batches are made; None keeps theirs
+        interpolation: how they are resized then
     """
 
     inputs: np.ndarray
     labels: np.ndarray
     size: tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear"
 
     @property
     def shape(self) -> Shape:
@@ -50,7 +53,7 @@ class Split:
         return f"example {row}"
 
     def at(self, indices: np.ndarray) -> "Split":
-        return Split(self.inputs[indices], self.labels[indices], self.size)
+        return replace(self, inputs=self.inputs[indices], labels=self.labels[indices])
 
     def chunks(self) -> Iterator[np.ndarray]:
         return _chunks(self.inputs)

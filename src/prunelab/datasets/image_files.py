@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from prunelab.config.params import Interpolation
 from prunelab.core.errors import InputError
 from prunelab.core.text import name_list
 from prunelab.data.dataset import Examples, Shape, SplitData
@@ -49,6 +50,7 @@ class ImageFiles:
         resize: side that images are resized to; None keeps their size
         depth: the bits of 16-bit images that are used; None stands for all 16
         orientation: turns images as their tag says; None leaves them as their pixels lie
+        interpolation: how images are resized
         failures: gets the paths of images that cannot be decoded, in any order
     """
 
@@ -58,6 +60,7 @@ class ImageFiles:
     resize: int | None
     depth: BitDepth | None = None
     orientation: Orientation | None = None
+    interpolation: Interpolation = "bilinear"
     dtype: np.dtype = field(default=np.dtype(np.uint8))
     failures: set[str] = field(default_factory=set)
 
@@ -102,7 +105,7 @@ class ImageFiles:
     def _decode(self, path: str) -> np.ndarray | str:
         """The image, or the problem with it. The caller adds the path."""
         try:
-            image = decode(path, self.resize, self.depth, self.orientation)
+            image = decode(path, self.resize, self.depth, self.orientation, self.interpolation)
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
             message = " ".join(str(error).replace(repr(path), "").split())
             return f"{type(error).__name__}: {message}"

@@ -180,7 +180,14 @@ class ImageFolder:
             counts.append(len(split.images[name]))
 
         labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        return ImageFiles(np.array(paths, dtype=object), labels, shape, self._config.resize)
+        config = self._config
+        return ImageFiles(
+            np.array(paths, dtype=object),
+            labels,
+            shape,
+            config.resize,
+            interpolation=config.interpolation,
+        )
 
     @property
     def _folder(self) -> Path:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prunelab.config.params import Interpolation
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -75,6 +77,7 @@ def decode(
     side: int | None,
     depth: "BitDepth | None" = None,
     orientation: Orientation | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> np.ndarray:
     """Read an image as RGB bytes.
 
@@ -87,6 +90,7 @@ def decode(
         depth: the bits of 16-bit grey that are scaled to 8; None scales all 16
         orientation: turns the image as its EXIF tag says; None ignores the tag, as torchvision
             does, which measured the published accuracies
+        interpolation: how the image is resized
 
     Returns:
         uint8 [3, H, W].
@@ -98,7 +102,7 @@ def decode(
     size = None
     if side:
         size = (side, side)
-    return decode_to(path, size, depth, orientation)
+    return decode_to(path, size, depth, orientation, interpolation)
 
 
 def decode_to(
@@ -106,6 +110,7 @@ def decode_to(
     size: tuple[int, int] | None,
     depth: "BitDepth | None" = None,
     orientation: Orientation | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> np.ndarray:
     """Read an image as `decode` does, for inputs of any height and width.
 
@@ -113,7 +118,7 @@ def decode_to(
         path: the file
         size: height and width; the largest centre part of that shape is resized to it. None keeps
             the whole image
-        depth, orientation: as for `decode`
+        depth, orientation, interpolation: as for `decode`
 
     Returns:
         uint8 [3, H, W].
@@ -132,7 +137,8 @@ def decode_to(
         if size:
             height, width = size
             box = centre_box(rgb.size, size)
-            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
+            filter_ = Image.Resampling[interpolation.upper()]
+            rgb = rgb.resize((width, height), filter_, box=box)
 
         return np.asarray(rgb).transpose(2, 0, 1)
 

@@ -179,7 +179,8 @@ class ImageTable:
         numbers = {name: number for number, name in enumerate(self._class_names)}
         labels = np.array([numbers[row.label] for row in rows], dtype=np.int64)
         paths = np.array([row.path for row in rows], dtype=object)
-        return ImageFiles(paths, labels, shape, self._config.resize)
+        config = self._config
+        return ImageFiles(paths, labels, shape, config.resize, interpolation=config.interpolation)
 
     @cached_property
     def _tables(self) -> list["_SplitTable"]:

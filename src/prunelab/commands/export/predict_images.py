@@ -47,7 +47,8 @@ def read(path: str, settings: dict[str, Any]) -> np.ndarray:
     part_height = max(1, min(height, width * to_height // to_width))
     left, top = (width - part_width) // 2, (height - part_height) // 2
     box = (left, top, left + part_width, top + part_height)
-    image = image.convert("RGB").resize((to_width, to_height), Image.Resampling.BILINEAR, box=box)
+    resampling = Image.Resampling[settings["interpolation"].upper()]
+    image = image.convert("RGB").resize((to_width, to_height), resampling, box=box)
 
     pixels = np.asarray(image.convert(settings["mode"])).reshape(to_height, to_width, -1)
     scaled = (pixels / 255 - settings["mean"]) / settings["std"]

@@ -124,7 +124,9 @@ def image_chunks(examples: Iterable[Example], card: ModelCard) -> Iterator[Chunk
         if example.problem:
             return example, None
         try:
-            pixels = decode_to(example.source, (height, width), depth, orientation)
+            pixels = decode_to(
+                example.source, (height, width), depth, orientation, card.interpolation
+            )
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
             reason = " ".join(str(error).replace(repr(example.source), "").split())
             problem = one_line(f"no image that can be read ({type(error).__name__}: {reason})")
