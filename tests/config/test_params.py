@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from helpers.params import PROJECT, edit_params
 
-from prunelab.config.params import Grid, load_params
+from prunelab.config.params import Grid, load_params, parse_params, read_params, with_defaults
 from prunelab.core.errors import InputError
 
 SHIPPED = PROJECT / "params.yaml"
@@ -89,6 +90,16 @@ def test_bad_value_is_one_line_with_key_value_and_valid_ones(tmp_path, key, valu
     assert "\n" not in line
     for word in words:
         assert word in line
+
+
+def test_files_older_than_a_key_have_its_default():
+    shipped = read_params(SHIPPED)
+    older = deepcopy(shipped)
+    for section, key in (("train", "norm"), ("finetune", "freeze_epochs"), ("data", "exif")):
+        del older[section][key]
+
+    assert parse_params(older) == parse_params(shipped)
+    assert with_defaults(older) == with_defaults(shipped) == shipped
 
 
 def test_all_problems_are_reported_at_once(tmp_path):

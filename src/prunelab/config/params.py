@@ -5,7 +5,7 @@ lack have one.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -492,6 +492,22 @@ def read_params(path: PathLike = PARAMS_FILE) -> Any:
     if content is None:
         return {}
     return content
+
+
+def with_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a parameter file, with the keys that older files lack at their defaults."""
+    filled = dict(content)
+    for key, field in Params.model_fields.items():
+        section = field.annotation
+        if not isinstance(section, type) or not issubclass(section, Section) or key not in filled:
+            continue
+        defaults = {
+            name: option.get_default()
+            for name, option in section.model_fields.items()
+            if not option.is_required()
+        }
+        filled[key] = defaults | dict(filled[key])
+    return filled
 
 
 def valid_parts(content: Any) -> dict[str, Any]:

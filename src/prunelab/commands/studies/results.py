@@ -12,6 +12,7 @@ from typing import Any
 from prunelab.artifacts.records import Positive, Strict, read_record
 from prunelab.commands.studies.scale import FULL, key_of, label_of
 from prunelab.commands.studies.study_file import Study, override
+from prunelab.config.params import with_defaults
 from prunelab.core.errors import InputError
 from prunelab.core.files import json_form, user_path, write_json
 from prunelab.project.experiments import (
@@ -212,10 +213,15 @@ def stored_scales(root: Path, name: str, labels: Collection[str]) -> dict[float,
 
 
 def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters with absolute paths, which hold folders of this machine, shortened."""
-    data = dict(params["data"])
+    """Return the parameters, comparable between machines and with older results.
+
+    Absolute paths, which hold folders of this machine, are shortened. Keys that are younger than a
+    result stand at their defaults, by which it was made.
+    """
+    filled = with_defaults(params)
+    data = dict(filled["data"])
     data["source"] = _without_folders(data.get("source"))
-    return {**params, "data": data, "weights": _without_folders(params["weights"])}
+    return {**filled, "data": data, "weights": _without_folders(filled["weights"])}
 
 
 def _without_folders(path: object) -> object:
