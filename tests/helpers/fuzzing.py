@@ -125,7 +125,7 @@ def values_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrat
         entries = values_of(arguments[0])
         return st.lists(entries, min_size=bounds["min_length"] or 0, max_size=3, unique=True)
     if origin is dict:
-        return st.dictionaries(WORDS, values_of(arguments[1]), max_size=2)
+        return st.dictionaries(values_of(arguments[0]), values_of(arguments[1]), max_size=2)
     return _scalars_of(annotation, bounds)
 
 

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import interruptible, print_line, report_failures, reporting_errors
+from prunelab.core.project_root import argument_path
 from prunelab.core.terminal import paint_tables
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -80,7 +81,12 @@ def run(  # noqa: PLR0913 (a parameter for each option)
     scale: Annotated[float, Option(help="With --here: all epochs times this, up to 1.")] = 1.0,
     seeds: Annotated[str | None, Option(help="With --here: other seeds, such as 0,1.")] = None,
     work: Annotated[
-        Path | None, Option(help="With --here: the folder for networks and checkpoints.")
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            parser=argument_path,
+            help="With --here: the folder for networks and checkpoints.",
+        ),
     ] = None,
 ) -> None:
     """Run every setting of a study that has not been measured yet.
@@ -201,8 +207,18 @@ def show(
 
 @app.command()
 def merge(
-    into: Annotated[Path, Argument(help="A result file, to which the other's settings are added.")],
-    other: Annotated[Path, Argument(help="A result file of the same study.")],
+    into: Annotated[
+        Path,
+        Argument(
+            metavar="FILE",
+            parser=argument_path,
+            help="A result file, to which the other's settings are added.",
+        ),
+    ],
+    other: Annotated[
+        Path,
+        Argument(metavar="OTHER", parser=argument_path, help="A result file of the same study."),
+    ],
 ) -> None:
     """Add the settings of one result file to another file of the same study.
 
