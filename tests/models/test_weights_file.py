@@ -188,8 +188,8 @@ def test_renaming_is_undone_by_its_inverse(order, data):
     ("rename", "named"),
     [
         (
-            {"shortcat": "downsample"},
-            "no name in the file has the part 'shortcat' (did you mean 's",
+            {"shortcuts": "downsample"},
+            "no name in the file has the part 'shortcuts' (did you mean 's",
         ),
         ({"layer1": "layer2"}, "two tensors would be called 'layer2."),
     ],
@@ -545,7 +545,7 @@ def test_check_refuses_other_classes_only_without_training(tmp_path, monkeypatch
         ("head", "new", "weights_options.head: must be 'auto' or 'fresh', not 'new'"),
         ("ema", "yes", "weights_options.ema: must be a valid boolean, not 'yes'"),
         ("order", 1, "weights_options.order: must be a valid boolean, not 1"),
-        ("oder", True, "weights_options.oder: unknown key (did you mean 'order'?)"),
+        ("ordering", True, "weights_options.ordering: unknown key (did you mean 'order'?)"),
     ],
 )
 def test_check_names_an_option_of_weights_that_cannot_be(tmp_path, monkeypatch, key, value, line):
@@ -560,7 +560,7 @@ def test_check_names_an_option_of_weights_that_cannot_be(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"oder": 1}, "model_options: resnet8 cannot be built with the options oder; valid: "),
+        ({"ordering": 1}, "model_options: resnet8 cannot be built with the options ordering; valid: "),
         ({"stem": True}, "model_options.stem: True is no number and no text"),
         ({"depth": -1}, "model_options.depth: -1 is out of range"),
         ({"stem": ""}, "model_options.stem: a text of 1 to 200 characters is valid"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import name_list
-from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, DataConfig, Shape, SplitData
 from prunelab.data.splits import class_size_problems
 from prunelab.datasets.image_files import (
     CommonSize,
@@ -23,6 +23,7 @@ from prunelab.datasets.image_files import (
     is_leftover,
     is_leftover_folder,
 )
+from prunelab.datasets.own_images import OwnImages
 
 VALIDATION_FOLDERS = ("val", "validation", "valid")
 SPLIT_FOLDERS = {"train", *VALIDATION_FOLDERS, "test"}
@@ -51,7 +52,7 @@ class _ClassFolders:
             yield from paths
 
 
-class ImageFolder:
+class ImageFolder(OwnImages):
     """Any folder of class folders (`data.source`), as RGB squares of `data.resize` pixels.
 
     Classes are the names of the folders, sorted. Images may lie at any depth below them. Links to
@@ -74,27 +75,8 @@ class ImageFolder:
             ]
         return []
 
-    def damaged(self) -> list[str]:
-        if self.missing():
-            return []
-        return self._structure_problems or self._common_size.problems
-
-    def reachable(self) -> bool:
-        return False
-
-    def download(self) -> None:
-        raise InputError(self.missing())
-
-    def info(self) -> DataInfo:
-        problems = self.missing() or self.damaged()
-        if problems:
-            raise InputError(problems)
-
-        width, height = self._common_size.size
-        return DataInfo(len(self._class_names), (3, height, width))
-
     def class_counts(self) -> ClassCounts:
-        problems = self.missing() or self._structure_problems
+        problems = self.missing() or self._listed_problems
         if problems:
             raise InputError(problems)
 
@@ -209,7 +191,7 @@ class ImageFolder:
         return sorted(self._splits["train"].images)
 
     @cached_property
-    def _structure_problems(self) -> list[str]:
+    def _listed_problems(self) -> list[str]:
         """What is wrong with the folders: their names, the classes, or the number of images."""
         misnamed = _misnamed_splits(self._folder)
         if misnamed:

@@ -14,7 +14,7 @@ import numpy as np
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import user_path
 from prunelab.core.text import name_list
-from prunelab.data.dataset import ClassCounts, DataConfig, DataInfo, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, DataConfig, Shape, SplitData
 from prunelab.data.splits import class_size_problems
 from prunelab.datasets.image_files import (
     CommonSize,
@@ -24,6 +24,7 @@ from prunelab.datasets.image_files import (
     is_leftover,
     is_leftover_folder,
 )
+from prunelab.datasets.own_images import OwnImages
 from prunelab.datasets.table_file import (
     Column,
     Columns,
@@ -63,7 +64,7 @@ class _Listing:
     leftovers: int
 
 
-class ImageTable:
+class ImageTable(OwnImages):
     """Images anywhere in a folder (`data.source`), whose labels stand in a table (`data.table`).
 
     The table has a column of file names, relative to the folder and with or without suffix, a
@@ -88,30 +89,8 @@ class ImageTable:
             ]
         return []
 
-    def damaged(self) -> list[str]:
-        if self.missing():
-            return []
-        try:
-            problems = self._table_problems
-        except InputError as error:
-            return error.problems
-        return problems or self._common_size.problems
-
-    def reachable(self) -> bool:
-        return False
-
-    def download(self) -> None:
-        raise InputError(self.missing())
-
-    def info(self) -> DataInfo:
-        problems = self.missing() or self.damaged()
-        if problems:
-            raise InputError(problems)
-        width, height = self._common_size.size
-        return DataInfo(len(self._class_names), (3, height, width))
-
     def class_counts(self) -> ClassCounts:
-        problems = self.missing() or self._table_problems
+        problems = self.missing() or self._listed_problems
         if problems:
             raise InputError(problems)
 
@@ -216,7 +195,7 @@ class ImageTable:
         return _list_images(self._root)
 
     @cached_property
-    def _table_problems(self) -> list[str]:
+    def _listed_problems(self) -> list[str]:
         """What is wrong with the table: its rows first, then its classes.
 
         Raises:

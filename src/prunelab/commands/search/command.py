@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from prunelab.commands.common import print_line, reporting_errors
+from prunelab.commands.sweep.command import Address, CpusPerTask, GitRemote, GpusPerTask
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
@@ -38,23 +39,10 @@ def search(  # noqa: PLR0913 (a parameter for each option)
     jobs: Annotated[
         int, Option(min=1, help="How many tries at a time on this machine, a GPU each.")
     ] = 1,
-    address: Annotated[
-        str | None,
-        Option(metavar="ADDR", help="Run on Ray: auto, HOST:PORT, ray://HOST:10001, or local."),
-    ] = None,
-    cpus_per_task: Annotated[
-        float | None,
-        Option(min=0, help="Of Ray's tasks.  [default: runtime.threads]", show_default=False),
-    ] = None,
-    gpus_per_task: Annotated[
-        float | None,
-        Option(
-            min=0, help="Of Ray's tasks.  [default: 1 if the cluster has any]", show_default=False
-        ),
-    ] = None,
-    git_remote: Annotated[
-        str, Option(help="With --address: the remote from which machines get the commit.")
-    ] = "origin",
+    address: Address = None,
+    cpus_per_task: CpusPerTask = None,
+    gpus_per_task: GpusPerTask = None,
+    git_remote: GitRemote = "origin",
     resume: Annotated[bool, Option("--resume", help="Go on with the last search.")] = False,
     status: Annotated[bool, Option("--status", help="What the last search has done.")] = False,
     stop: Annotated[bool, Option("--stop", help="Let the running search end early.")] = False,

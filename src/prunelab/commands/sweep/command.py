@@ -17,29 +17,33 @@ Assignments = Annotated[
     ),
 ]
 
+# Where tries run, as `search` takes it too.
+Address = Annotated[
+    str | None,
+    Option(metavar="ADDR", help="Run on Ray: auto, HOST:PORT, ray://HOST:10001, or local."),
+]
+CpusPerTask = Annotated[
+    float | None,
+    Option(min=0, help="Of Ray's tasks.  [default: runtime.threads]", show_default=False),
+]
+GpusPerTask = Annotated[
+    float | None,
+    Option(min=0, help="Of Ray's tasks.  [default: 1 if the cluster has any]", show_default=False),
+]
+GitRemote = Annotated[
+    str, Option(help="With --address: the remote from which machines get the commit.")
+]
+
 
 def sweep(
     assignments: Assignments,
     jobs: Annotated[
         int, Option(min=1, help="How many settings at a time on this machine, a GPU each.")
     ] = 1,
-    address: Annotated[
-        str | None,
-        Option(metavar="ADDR", help="Run on Ray: auto, HOST:PORT, ray://HOST:10001, or local."),
-    ] = None,
-    cpus_per_task: Annotated[
-        float | None,
-        Option(min=0, help="Of Ray's tasks.  [default: runtime.threads]", show_default=False),
-    ] = None,
-    gpus_per_task: Annotated[
-        float | None,
-        Option(
-            min=0, help="Of Ray's tasks.  [default: 1 if the cluster has any]", show_default=False
-        ),
-    ] = None,
-    git_remote: Annotated[
-        str, Option(help="With --address: the remote from which machines get the commit.")
-    ] = "origin",
+    address: Address = None,
+    cpus_per_task: CpusPerTask = None,
+    gpus_per_task: GpusPerTask = None,
+    git_remote: GitRemote = "origin",
 ) -> None:
     """Run every combination of several parameters' values as a DVC experiment, and compare them.
 
