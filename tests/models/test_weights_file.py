@@ -545,7 +545,7 @@ def test_check_refuses_other_classes_only_without_training(tmp_path, monkeypatch
         ("head", "new", "weights_options.head: must be 'auto' or 'fresh', not 'new'"),
         ("ema", "yes", "weights_options.ema: must be a valid boolean, not 'yes'"),
         ("order", 1, "weights_options.order: must be a valid boolean, not 1"),
-        ("ordering", True, "weights_options.ordering: unknown key (did you mean 'order'?)"),
+        ("sorted", True, "weights_options.sorted: unknown key (did you mean 'order'?)"),
     ],
 )
 def test_check_names_an_option_of_weights_that_cannot_be(tmp_path, monkeypatch, key, value, line):
@@ -560,7 +560,7 @@ def test_check_names_an_option_of_weights_that_cannot_be(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"ordering": 1}, "model_options: resnet8 cannot be built with the options ordering; valid: "),
+        ({"sorted": 1}, "model_options: resnet8 cannot be built with the options sorted; valid: "),
         ({"stem": True}, "model_options.stem: True is no number and no text"),
         ({"depth": -1}, "model_options.depth: -1 is out of range"),
         ({"stem": ""}, "model_options.stem: a text of 1 to 200 characters is valid"),
