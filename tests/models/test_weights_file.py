@@ -545,7 +545,7 @@ def test_check_refuses_other_classes_only_without_training(tmp_path, monkeypatch
         ("head", "new", "weights_options.head: must be 'auto' or 'fresh', not 'new'"),
         ("ema", "yes", "weights_options.ema: must be a valid boolean, not 'yes'"),
         ("order", 1, "weights_options.order: must be a valid boolean, not 1"),
-        ("sorted", True, "weights_options.sorted: unknown key (did you mean 'order'?)"),
+        ("ordered", True, "weights_options.ordered: unknown key (did you mean 'order'?)"),
     ],
 )
 def test_check_names_an_option_of_weights_that_cannot_be(tmp_path, monkeypatch, key, value, line):
