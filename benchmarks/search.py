@@ -4,8 +4,8 @@
     python benchmarks/search.py --repetitions 1 --tries 12
 
 Run it in the project's folder. Every repetition has another seed of the sampler. Both arms choose
-by the validation split, within the same drop; the networks they choose are trained anew with the
-fresh seeds of params.yaml and compared on the test split. Tries run in this process, with the
+by the validation split, within the same drop. The networks they choose are trained again, with the
+other seeds of params.yaml, and compared on the test split. Tries run in this process, with the
 project's own pruning and training, since the machinery around them costs more than digits do; the
 same settings under DVC are what `prunelab search` runs.
 
@@ -180,7 +180,7 @@ class Arm:
 def run_arm(
     base: Mapping[str, Any], runner: HereRunner, max_drop: float, strategy: Strategy
 ) -> Arm | None:
-    """Search, then train the smallest network anew; None if nothing is within the drop."""
+    """Search, and train the smallest network found again; None if every try lost too much."""
     params = parse_params(base)
     network = SearchedNetwork.of(base)
     network.record = json.loads(Path("metrics/sensitivity.json").read_text())
