@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.params import runtime_params
 from torch import nn
+from torch.nn import functional as F
 
 from prunelab.benchmarking.semi_structured import (
     semi_structured,
@@ -68,6 +69,36 @@ def test_the_network_computes_the_same_with_compressed_matrices():
     torch.testing.assert_close(replaced(inputs), model(inputs))
     assert compressed == [(32, 64), (64, 64)]
     assert type(model.pointwise) is nn.Conv2d  # the network itself stays
+
+
+class RowsOnly(torch.Tensor):
+    """A matrix that multiplies only what can be viewed as rows, as torch's sparse matrices do."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            args[0].view(-1, args[0].shape[-1])
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_compressed_matrices_get_inputs_that_can_be_viewed_as_rows(order):
+    torch.manual_seed(0)
+    model = Mixed().eval().to(memory_format=order)
+    inputs = torch.randn(2, 64, 6, 5).to(memory_format=order)
+
+    replaced = with_sparse_layers(model, lambda matrix: matrix.as_subclass(RowsOnly))
+
+    torch.testing.assert_close(replaced(inputs).as_subclass(torch.Tensor), model(inputs))
+
+
+def test_a_network_may_read_the_compressed_weight_itself():
+    model = nn.Sequential(two_of_four(nn.Linear(64, 32)))
+    inputs = torch.randn(5, 64)
+
+    (layer,) = with_sparse_layers(model, torch.clone)
+
+    torch.testing.assert_close(F.linear(inputs, layer.weight, layer.bias), model(inputs))
 
 
 def test_a_cpu_is_refused():
