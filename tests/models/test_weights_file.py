@@ -23,9 +23,10 @@ from prunelab.commands.check.check import find_problems
 from prunelab.config.params import WeightsOptions
 from prunelab.core.errors import InputError
 from prunelab.models.networks import build, build_on_meta, prunable_weights
-from prunelab.models.weights import AS_IT_IS, load_weights
+from prunelab.models.weights import load_weights
 from prunelab.models.weights_file import EMA_KEYS, read_weights
 from prunelab.models.weights_names import renamed
+from prunelab.models.weights_source import AS_IT_IS
 from prunelab.pruning.prune import prune
 
 State = dict[str, torch.Tensor]

@@ -125,6 +125,8 @@ def test_a_package_without_the_file_or_with_another_is_refused(
         (IMAGENET, "resnet18", {"rename": {"a": "b"}}, "weights_options.rename: it is for a file"),
         (BY_NAME, MODEL, {"order": True}, "weights_options.order: it is for a file"),
         ("minilm", "bert", {"head": "fresh"}, "bert reads texts"),
+        ("none", "resnet18", {"ema": True}, "weights_options.ema: it is for weights that are"),
+        ("none", "bert", {"head": "fresh"}, "weights_options.head: it is for weights that are"),
     ],
 )
 def test_options_that_weights_do_not_read_are_refused(weights, model, change, named):

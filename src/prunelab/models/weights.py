@@ -28,13 +28,11 @@ from prunelab.models.weights_names import (
     nearest,
     renamed,
 )
+from prunelab.models.weights_source import AS_IT_IS
 
 MAX_PROBLEMS = 3  # of tensors that do not fit, which one message names
 MAX_NAME = 200  # characters of a tensor's name, which a file may make of any length
 MAX_SIZE = 2**31  # of the classes or channels that a file may ask a network for
-
-# What params.yaml ships: names are the network's.
-AS_IT_IS = WeightsOptions(rename={}, head="auto", ema=False, order=False)
 
 IMAGENET_INPUT = (1000, (3, 224, 224))  # classes and images of the networks that are published
 
@@ -64,11 +62,7 @@ def load_weights(
     """
     imported = read_weights(path, ema=options.ema)
     notes = imported.notes
-    tensors = imported.tensors
-    if options.rename:
-        tensors, count = renamed(tensors, options.rename)
-        pairs = ", ".join(f"{old}: {new}" for old, new in options.rename.items())
-        notes.append(f"{count} names changed by {{{truncate(pairs)}}}")
+    tensors = _with_parts_renamed(imported.tensors, options.rename, notes)
     if isinstance(model, Bert):
         _load_state(model.encoder, _encoder_state(tensors, model.encoder), path)
         return notes
@@ -78,6 +72,7 @@ def load_weights(
         notes.append(f"{truncate(prefix)!r} dropped from its names")
 
     state = _without_counters(state, model, notes)
+
     head = find_head(architecture, model)
     if options.order:
         state = _by_order(state, model, head, path, notes)
@@ -107,16 +102,33 @@ def load_weights(
     return notes
 
 
+def _with_parts_renamed(state: State, parts: Mapping[str, str], notes: list[str]) -> State:
+    if not parts:
+        return state
+
+    state, count = renamed(state, parts)
+    notes.append(f"{count} names changed by {{{truncate(_pairs(parts))}}}")
+    return state
+
+
+def _pairs(parts: Mapping[str, str]) -> str:
+    return ", ".join(f"{old}: {new}" for old, new in parts.items())
+
+
 def _without_counters(state: State, model: nn.Module, notes: list[str]) -> State:
     """The tensors without counters that the network does not have."""
     expected = model.state_dict()
-    ignored = [name for name in state if is_counter(name) and name not in expected]
-    if not ignored:
-        return state
+    kept, ignored = {}, []
+    for name, tensor in state.items():
+        if is_counter(name) and name not in expected:
+            ignored.append(name)
+        else:
+            kept[name] = tensor
 
-    kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in ignored))
-    notes.append(f"{len(ignored)} counters ignored ({kinds})")
-    return {name: tensor for name, tensor in state.items() if name not in set(ignored)}
+    if ignored:
+        kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in ignored))
+        notes.append(f"{len(ignored)} counters ignored ({kinds})")
+    return kept
 
 
 def _by_order(state: State, model: nn.Module, head: str, path: PathLike, notes: list[str]) -> State:
@@ -125,15 +137,14 @@ def _by_order(state: State, model: nn.Module, head: str, path: PathLike, notes: 
     Raises:
         InputError: if the shapes do not agree in order; with the first that differs.
     """
-    expected = model.state_dict()
-    if set(_shapes(state)) == set(_shapes(expected)):
+    shapes, expected = _shapes(state), _shapes(model.state_dict())
+    if set(shapes) == set(expected):
         return state
 
-    names = in_order(_shapes(state), _shapes(expected), head)
+    names = in_order(shapes, expected, head)
     if names is None:
         raise InputError(
-            f"weights: {path} cannot be taken by order: "
-            f"{first_difference(_shapes(state), _shapes(expected), head)}"
+            f"weights: {path} cannot be taken by order: {first_difference(shapes, expected, head)}"
         )
     notes.append(f"{len(names)} tensors taken by their order, whatever their names")
     return {target: state[name] for name, target in names.items()}
@@ -336,8 +347,8 @@ def _name_hints(shapes: Shapes, model: nn.Module, head: str) -> list[str]:
     expected = _shapes(model.state_dict())
     parts = helpful_renaming(shapes, expected)
     if parts:
-        pairs = ", ".join(f"{old}: {new}" for old, new in parts.items())
-        return [f"weights_options.rename: {{{pairs}}} would make its names the network's"]
+        return [f"weights_options.rename: {{{_pairs(parts)}}} would make its names the network's"]
+
     body = {name: size for name, size in expected.items() if not name.startswith(f"{head}.")}
     fits = all(shapes.get(name) == size for name, size in body.items())
     if fits and expected != shapes:

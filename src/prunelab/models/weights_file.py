@@ -21,13 +21,13 @@ from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
 from prunelab.core.model_files import MASK_PREFIX, METADATA_KEY
 from prunelab.core.text import name_list, truncate
+from prunelab.models.weights_names import State
 from prunelab.runtime.unpickle import DisallowedClassError, load_pickled
-
-State = dict[str, Tensor]  # tensors by name, as in a state_dict
 
 STATE_KEY = "state_dict"  # of several state_dicts, the one under this key is meant
 # Under which keys trainers keep the average of the weights over training.
 EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "averaged_model")
+NO_EMA = "set weights_options.ema: false"
 
 ORIGINAL, MASK = "_orig", "_mask"  # what torch.nn.utils.prune appends to the name of a weight
 WEIGHT_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -230,9 +230,6 @@ def _find_state(content: Any, notes: list[str], *, ema: bool) -> State:
     raise InputError(_no_state(content, averages))
 
 
-NO_EMA = "set weights_options.ema: false"
-
-
 def _averages(content: Mapping[Any, Any]) -> dict[Any, Mapping[Any, Tensor]]:
     """The state_dicts of averaged weights; one may lie in a mapping with its decay beside it."""
     averages: dict[Any, Mapping[Any, Tensor]] = {}
@@ -240,25 +237,27 @@ def _averages(content: Mapping[Any, Any]) -> dict[Any, Mapping[Any, Tensor]]:
         value = content.get(key)
         if not isinstance(value, dict):
             continue
+
         if _is_state(value):
             averages[key] = value
-        else:
-            inner = [part for part in value.values() if _is_state(part)]
-            if len(inner) == 1:
-                averages[key] = inner[0]
+            continue
+        inner = [part for part in value.values() if _is_state(part)]
+        if len(inner) == 1:
+            averages[key] = inner[0]
+
     return averages
 
 
 def _no_state(content: Mapping[Any, Any], averages: Mapping[Any, Any]) -> str:
     """Why a mapping gives no state_dict."""
-    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if not content:
         return "holds no tensors"
+
+    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    kinds = _with_kinds(content, others)
     if len(others) < len(content):
-        kinds = _with_kinds(content, others)
         return f"is not a state_dict: besides tensors it holds {kinds}"
 
-    kinds = _with_kinds(content, others)
     problem = f"is not a state_dict and has none under a key; its keys are {kinds}"
     if averages:
         problem += (

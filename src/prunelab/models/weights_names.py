@@ -4,8 +4,9 @@ Nothing here reads files or changes a network.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 
 from torch import Tensor
 
@@ -39,31 +40,13 @@ def renamed(state: Mapping[str, Tensor], parts: Mapping[str, str]) -> tuple[Stat
     Raises:
         InputError: if no name has such a part, or if two tensors would have one name.
     """
-    split = {
-        tuple(old.split(".")): [part for part in new.split(".") if part]
-        for old, new in parts.items()
-    }
-    longest = sorted(split, key=len, reverse=True)
-    used = set()
+    longest = sorted((tuple(old.split(".")) for old in parts), key=len, reverse=True)
+    used: set[str] = set()
 
     result: State = {}
     changed = 0
     for name, tensor in state.items():
-        old, new = name.split("."), []
-        place = 0
-        while place < len(old):
-            found = next(
-                (key for key in longest if tuple(old[place : place + len(key)]) == key), None
-            )
-            if found is None:
-                new.append(old[place])
-                place += 1
-                continue
-            used.add(found)
-            new += split[found]
-            place += len(found)
-
-        new_name = ".".join(new)
+        new_name = _renamed(name, parts, longest, used)
         if new_name in result or not new_name:
             raise InputError(
                 f"weights_options.rename: two tensors would be called {truncate(new_name)!r}, "
@@ -72,15 +55,36 @@ def renamed(state: Mapping[str, Tensor], parts: Mapping[str, str]) -> tuple[Stat
         changed += new_name != name
         result[new_name] = tensor
 
-    for key in split:
-        if key not in used:
-            known = {part for name in list(state)[:MAX_COMPARED] for part in name.split(".")}
-            part = ".".join(key)
+    for part in parts:
+        if part not in used:
+            known: set[str] = set()
+            for name in islice(state, MAX_COMPARED):
+                known.update(name.split("."))
             raise InputError(
                 f"weights_options.rename: no name in the file has the part {truncate(part)!r}"
                 f"{did_you_mean(part, known)}"
             )
     return result, changed
+
+
+def _renamed(
+    name: str, parts: Mapping[str, str], longest: Sequence[tuple[str, ...]], used: set[str]
+) -> str:
+    """A name with its parts replaced; what was replaced is added to `used`."""
+    old, new = tuple(name.split(".")), []
+    place = 0
+    while place < len(old):
+        found = next((key for key in longest if old[place : place + len(key)] == key), None)
+        if found is None:
+            new.append(old[place])
+            place += 1
+            continue
+
+        part = ".".join(found)
+        used.add(part)
+        new += [inner for inner in parts[part].split(".") if inner]
+        place += len(found)
+    return ".".join(new)
 
 
 def in_order(shapes: Shapes, expected: Shapes, head: str) -> dict[str, str] | None:
@@ -158,7 +162,9 @@ def helpful_renaming(shapes: Shapes, expected: Shapes) -> dict[str, str]:
     if not parts:
         return {}
 
-    names = {".".join(parts.get(part, part) for part in name.split(".")) for name in shapes}
+    names = [
+        _renamed(name, parts, longest=[(old,) for old in parts], used=set()) for name in shapes
+    ]
     if set(_without_counters(names)) != set(_without_counters(expected)):
         return {}
     return parts

@@ -10,6 +10,9 @@ from prunelab.encoders.pretrained import NO_WEIGHTS, PACKAGED
 from prunelab.models.catalogue import find_architecture
 from prunelab.models.weights_packages import IMAGENET, PREFIX, find_package, package_file
 
+# What params.yaml ships: names are the network's.
+AS_IT_IS = WeightsOptions(rename={}, head="auto", ema=False, order=False)
+
 
 def is_published(weights: str) -> bool:
     """Whether weights are known by name and hash, and no file of the user's own."""
@@ -51,11 +54,11 @@ def check_options(weights: str, architecture: str, options: WeightsOptions) -> N
     Raises:
         InputError: with one line per option.
     """
-    if weights == NO_WEIGHTS:
-        return
-
     unread: tuple[str, ...]
-    if is_published(weights):
+    if weights == NO_WEIGHTS:
+        unread = tuple(WeightsOptions.model_fields)
+        reason = f"is for weights that are read, and weights is {NO_WEIGHTS}"
+    elif is_published(weights):
         unread = ("rename", "ema", "order")
         reason = f"is for a file of weights, and weights is {weights}"
     elif find_architecture(architecture).reads == "texts":
@@ -64,10 +67,9 @@ def check_options(weights: str, architecture: str, options: WeightsOptions) -> N
     else:
         return
 
-    shipped = {"rename": {}, "head": "auto", "ema": False, "order": False}
     problems = []
     for key in unread:
-        if getattr(options, key) != shipped[key]:
+        if getattr(options, key) != getattr(AS_IT_IS, key):
             problems.append(f"weights_options.{key}: it {reason}")
     if problems:
         raise InputError(problems)
