@@ -1,7 +1,7 @@
 """params.yaml as typed models: every key and every range.
 
-There are no defaults: a value is written in params.yaml or nowhere. Only keys that older files
-lack have one.
+There are no defaults: a value is written in params.yaml or nowhere. Only keys that are missing
+in older files have one.
 """
 
 from collections import Counter
@@ -54,9 +54,16 @@ InnerFraction = Annotated[float, Field(gt=0, lt=1)]
 Ratio = Annotated[int | float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Epochs = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ZeroOrSeveral = Annotated[int, Field(ge=0, le=MAX_COUNT), AfterValidator(_zero_or_several)]
 Name = Annotated[str, Field(min_length=1)]
+Choice = TypeVar("Choice")
+Choices = Annotated[list[Choice], Field(min_length=1), AfterValidator(_distinct)]
 Budget = Literal["native", "params", "macs"]
 Interpolation = Literal["bilinear", "bicubic"]
+Orientation = Literal["apply", "ignore"]  # of photographs, as their EXIF data has it
+Conflicts = Literal["refuse", "keep", "drop"]
 Backend = Literal["eager", "compiled", "cuda_graph", "onnxruntime", "semi_structured"]
 
 
@@ -89,7 +96,7 @@ class Prune(Section):
     # Training examples for criteria that look at data. Batch norm cannot use a batch of one.
     samples: Annotated[int, Field(ge=2, le=MAX_COUNT)]
     # Training examples on which batch norms measure their statistics again; 0: they do not.
-    recalibrate: Annotated[int, Field(ge=0, le=MAX_COUNT), AfterValidator(_zero_or_several)]
+    recalibrate: ZeroOrSeveral
     # Rounds of iterative methods.
     iterations: Count
     # Epochs of training within a method's schedule; for iterative methods, per round.
@@ -141,8 +148,8 @@ class WeightsOptions(Section):
 class Grid(Section):
     """The reference grid: every method at every ratio."""
 
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
-    ratios: Annotated[list[Ratio], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Choices[str]
+    ratios: Choices[Ratio]
 
     def cells(self) -> Iterator[tuple[str, float, str]]:
         """Every (method, ratio, key); stages and paths contain `key`, as DVC spells it."""
@@ -189,15 +196,15 @@ class Data(Section):
     # Longer texts are truncated to so many tokens.
     tokens: Annotated[int, Field(ge=2, le=8192)]
     # imagefolder: a table of the images in `source` and their labels, in `label_column`. null: the
-    # folders are the classes. These have defaults, because older parameters lack them.
+    # folders are the classes.
     table: Name | None = None
     file_column: str = "file"
     # A column of train, validation and test, if the table has it.
     split_column: str | None = "split"
     # Images are turned as their EXIF orientation says, or left as their pixels lie.
-    exif: Literal["apply", "ignore"] = "apply"
+    exif: Orientation = "apply"
     # Equal images with different labels are refused if they are many, kept, or left out.
-    conflicts: Literal["refuse", "keep", "drop"] = "refuse"
+    conflicts: Conflicts = "refuse"
     # The share of images that are left out if they cannot be decoded.
     unreadable: Fraction = 0.0
     # How images are resized, always with antialiasing.
@@ -270,7 +277,7 @@ class Finetune(Recipe):
     only) to 1 (outputs only). Logits are divided by `temperature` before they are compared.
     """
 
-    distill: Annotated[float, Field(ge=0, le=1)]
+    distill: Share
     temperature: Annotated[float, Field(ge=0.01)]
 
 
@@ -280,7 +287,7 @@ class Sensitivity(Section):
     It is measured on at most `samples` examples of the validation split.
     """
 
-    ratios: Annotated[list[InnerFraction], Field(min_length=1), AfterValidator(_distinct)]
+    ratios: Choices[InnerFraction]
     samples: Count
 
 
@@ -306,41 +313,37 @@ class Benchmark(Section):
     needs at least two.
     """
 
-    batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
-    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
+    batch_sizes: Choices[Count]
+    backends: Choices[Backend]
     rounds: Annotated[int, Field(ge=2, le=10_000)]
     seconds: Annotated[float, Field(gt=0)]
 
 
-class PositiveRange(Section):
+class Range(Section):
+    """All numbers from `low` to `high`."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, above high, which is {self.high}")
+        return self
+
+
+class PositiveRange(Range):
     """All numbers from `low` to `high`, both above 0."""
 
     low: Annotated[float, Field(gt=0)]
     high: Annotated[float, Field(gt=0)]
 
-    @model_validator(mode="after")
-    def _check_order(self) -> "PositiveRange":
-        return _check_ends(self)
 
-
-class RatioRange(Section):
+class RatioRange(Range):
     """All ratios from `low` to `high`, both above 0 and below 1."""
 
     low: InnerFraction
     high: InnerFraction
-
-    @model_validator(mode="after")
-    def _check_order(self) -> "RatioRange":
-        return _check_ends(self)
-
-
-RangeType = TypeVar("RangeType", PositiveRange, RatioRange)
-
-
-def _check_ends(ends: RangeType) -> RangeType:
-    if ends.low > ends.high:
-        raise ValueError(f"low is {ends.low}, above high, which is {ends.high}")
-    return ends
 
 
 class Search(Section):
@@ -352,33 +355,23 @@ class Search(Section):
     `method` leaves that to the method, `sensitivity` makes ratios of the curves of the layers.
     """
 
-    methods: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Choices[Name]
     ratio: RatioRange
-    layers: Annotated[
-        list[Literal["method", "sensitivity"]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    round_to: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    layers: Choices[Literal["method", "sensitivity"]]
+    round_to: Choices[Count]
     learning_rate: PositiveRange
-    distill: Annotated[
-        list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    recalibrate: Annotated[
-        list[Annotated[int, Field(ge=0, le=MAX_COUNT), AfterValidator(_zero_or_several)]],
-        Field(min_length=1),
-        AfterValidator(_distinct),
-    ]
+    distill: Choices[Share]
+    recalibrate: Choices[ZeroOrSeveral]
     tries: Annotated[int, Field(ge=1, le=10_000)]
     # The longest fine-tuning, and the shortest, with which a try begins.
     epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
     first_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
     # Of so many tries one goes on, with so many times as many epochs.
     reduction: Annotated[int, Field(ge=2, le=100)]
-    sampler_seed: Annotated[int, Field(ge=0, lt=2**31)]
+    sampler_seed: Seed
     # Seeds of which no try has seen a result.
-    final_seeds: Annotated[
-        list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    # Larger networks that are trained anew and tested beside the smallest.
+    final_seeds: Choices[Seed]
+    # Larger networks that are trained again and tested beside the smallest.
     runners_up: Annotated[int, Field(ge=0, le=20)]
 
     @model_validator(mode="after")
@@ -423,9 +416,7 @@ class Params(Section):
     # none, imagenet, package:NAME, or a file; for bert also a folder or a name on the hub.
     weights: Name
     weights_options: WeightsOptions
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    seeds: Choices[Seed]
     method: str
     ratio: Ratio
     budget: Budget
@@ -495,18 +486,20 @@ def read_params(path: PathLike = PARAMS_FILE) -> Any:
 
 
 def with_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a parameter file, with the keys that older files lack at their defaults."""
+    """The content of a parameter file; keys that are missing in older files have their defaults."""
     filled = dict(content)
     for key, field in Params.model_fields.items():
         section = field.annotation
         if not isinstance(section, type) or not issubclass(section, Section) or key not in filled:
             continue
+
         defaults = {
             name: option.get_default()
             for name, option in section.model_fields.items()
             if not option.is_required()
         }
         filled[key] = defaults | dict(filled[key])
+
     return filled
 
 

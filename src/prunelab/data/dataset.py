@@ -6,11 +6,11 @@ Nothing here reads files. The data sets themselves are in `prunelab.datasets`.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
-from prunelab.config.params import Interpolation
+from prunelab.config.params import Conflicts, Interpolation, Orientation
 from prunelab.core.files import user_path
 
 Shape = tuple[int, ...]
@@ -48,8 +48,8 @@ class DataConfig:
     table: str | None = None
     file_column: str = "file"
     split_column: str | None = "split"
-    exif: Literal["apply", "ignore"] = "apply"
-    conflicts: Literal["refuse", "keep", "drop"] = "refuse"
+    exif: Orientation = "apply"
+    conflicts: Conflicts = "refuse"
     unreadable: float = 0.0
     interpolation: Interpolation = "bilinear"
 
