@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from prunelab.config.params import PruneSpec, Runtime, Train, read_params
+from prunelab.config.params import PruneSpec, Recipe, Runtime, Train, read_params
 
 PROJECT = Path(__file__).parents[2]
 
@@ -31,6 +31,11 @@ def runtime_params(**changes: object) -> Runtime:
     """The CPU in float32, whatever is shipped, deterministic, in one process."""
     shipped = read_params(PROJECT / "params.yaml")["runtime"]
     return Runtime(**shipped | {"device": "cpu", "precision": "fp32"} | changes)
+
+
+def with_changes(recipe: Recipe, **changes: object) -> Recipe:
+    """A recipe with some settings changed, checked like any other."""
+    return type(recipe)(**recipe.model_dump() | changes)
 
 
 def train_params(**changes: object) -> Train:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.data import mapped
+from helpers.interrupted import StopAfterEpoch, StoppedError
 from helpers.networks import (
     BERT,
     DIGITS_SHAPE,
@@ -17,7 +18,7 @@ from helpers.networks import (
     make_trainer,
     with_store,
 )
-from helpers.params import prune_spec, runtime_params
+from helpers.params import prune_spec, runtime_params, with_changes
 from torch import Tensor, nn
 
 from prunelab.config.params import Recipe
@@ -90,11 +91,7 @@ def make_gpu_trainer(digits, normalise):
 
 @pytest.fixture
 def graph_recipe(recipe) -> Recipe:
-    return changed(recipe, epochs=EPOCHS)
-
-
-def changed(recipe: Recipe, **changes: object) -> Recipe:
-    return type(recipe)(**recipe.model_dump() | changes)
+    return with_changes(recipe, epochs=EPOCHS)
 
 
 def without_graphs(trainer: Trainer) -> Trainer:
@@ -150,7 +147,7 @@ def test_replayed_steps_give_the_bits_of_steps_that_run(
 def test_epochs_that_train_only_the_head_are_graphs_of_their_own(
     optimizer, precision, make_gpu_trainer, graph_recipe, replays
 ):
-    recipe = changed(
+    recipe = with_changes(
         graph_recipe,
         **{"optimizer": optimizer, "learning_rate": 0.01},
         **{"freeze_epochs": 2, "backbone_rate": 0.1, "norm": "eval"},
@@ -175,7 +172,9 @@ def test_replays_keep_masks_and_learn_from_a_teacher(
     trainer = make_gpu_trainer(precision)
     teacher = trainer.execution.place(build("resnet8", 10, DIGITS_SHAPE, 9)).eval()
     trainer = replace(trainer, teacher=Teacher(teacher.requires_grad_(False), 0.5, 2.0))
-    recipe = changed(graph_recipe, optimizer=optimizer, learning_rate=0.01, label_smoothing=0.1)
+    recipe = with_changes(
+        graph_recipe, optimizer=optimizer, learning_rate=0.01, label_smoothing=0.1
+    )
 
     def train(trainer: Trainer) -> tuple[nn.Module, TrainResult]:
         model = trainer.execution.place(build("resnet8", 10, DIGITS_SHAPE))
@@ -262,30 +261,19 @@ def test_other_inputs_are_recorded_too(
         assert_same(recorded, result, expected, expected_result)
 
 
-class _StoppedError(Exception):
-    pass
-
-
-class _StopAfterEpoch(Checkpoint):
-    def save(self, state):
-        super().save(state)
-        if len(state["result"]["history"]) == 3:
-            raise _StoppedError
-
-
 @gpu
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_stopped_among_replays_resumes_to_the_bit(
     optimizer, precision, make_gpu_trainer, graph_recipe, replays, tmp_path
 ):
-    recipe = changed(graph_recipe, epochs=7, optimizer=optimizer, learning_rate=0.01)
+    recipe = with_changes(graph_recipe, epochs=7, optimizer=optimizer, learning_rate=0.01)
     trainer = make_gpu_trainer(precision)
     expected, resumed = build("resnet8", 10, DIGITS_SHAPE), build("resnet8", 10, DIGITS_SHAPE)
     expected_result = without_graphs(trainer).fit(expected, recipe)
 
     path = tmp_path / "0.pt"
-    with pytest.raises(_StoppedError):
-        stopping = with_store(trainer, _StopAfterEpoch(path))
+    with pytest.raises(StoppedError):
+        stopping = with_store(trainer, StopAfterEpoch(path, epochs=3))
         stopping.fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
     replays_before = replays.total()
     result = with_store(trainer, Checkpoint(path)).fit(resumed, recipe)
@@ -320,7 +308,7 @@ def test_a_loss_that_a_step_spoils_names_its_batch(device, digits, normalise, re
     callback = _NaNFrom(model, spoilt_step / (4 * EPOCHS) - 1e-6)
 
     with pytest.raises(InputError) as caught:
-        trainer.fit(model, changed(recipe, epochs=EPOCHS), callback=callback)
+        trainer.fit(model, with_changes(recipe, epochs=EPOCHS), callback=callback)
 
     assert (replays.total() > 0) == (device == "cuda")
     assert f"in epoch {EPOCHS}, batch 3 of 4" in caught.value.problems[0]
@@ -454,7 +442,7 @@ def test_an_error_of_one_seed_ends_the_others(precision, make_gpu_trainer, graph
     finished = []
 
     def train(seed: int) -> int:
-        recipe = changed(graph_recipe, epochs=100)
+        recipe = with_changes(graph_recipe, epochs=100)
         model = trainer.execution.place(build("resnet8", 10, DIGITS_SHAPE, seed))
         callback = None
         if seed == 1:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.networks import BERT, DIGITS_SHAPE, TOKENS
-from helpers.params import PROJECT
+from helpers.params import PROJECT, with_changes
 from torch import Tensor, nn
 
 from prunelab.config.params import Recipe
@@ -28,10 +28,6 @@ DEVICES = [
         ],
     ),
 ]
-
-
-def with_changes(recipe: Recipe, **changes: object) -> Recipe:
-    return type(recipe)(**recipe.model_dump() | changes)
 
 
 def torch_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

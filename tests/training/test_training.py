@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.interrupted import StopAfterEpoch, StoppedError
 from helpers.networks import DIGITS_SHAPE, with_store
+from helpers.params import with_changes
 from sklearn.metrics import f1_score, precision_score, recall_score
 from torch import Tensor, nn
 
-from prunelab.config.params import Recipe
 from prunelab.core.errors import InputError
 from prunelab.models.networks import build
 from prunelab.training import masking, progress
@@ -22,10 +23,6 @@ from prunelab.training.checkpoints import Checkpoint
 from prunelab.training.lr_schedules import LR_SCHEDULES, lr_factor
 from prunelab.training.optimizers import OPTIMIZERS, build_optimizer
 from prunelab.training.progress import RunningMetrics
-
-
-def with_changes(recipe: Recipe, **changes: object) -> Recipe:
-    return type(recipe)(**recipe.model_dump() | changes)
 
 
 def copied_state(model: nn.Module) -> dict[str, Tensor]:
@@ -150,18 +147,6 @@ class CountingCheckpoint(Checkpoint):
     def save(self, state):
         super().save(state)
         self.epochs += 1
-
-
-class StoppedError(Exception):
-    pass
-
-
-class StopAfterEpoch(Checkpoint):
-    """The process dies once it has saved an epoch."""
-
-    def save(self, state):
-        super().save(state)
-        raise StoppedError
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.interrupted import StopAfterEpoch, StoppedError
 from helpers.networks import DIGITS_SHAPE, with_store
-from helpers.params import PROJECT, train_params
+from helpers.params import PROJECT, train_params, with_changes
 from torch import Tensor, nn
 
-from prunelab.config.params import Finetune, Recipe, read_params
+from prunelab.config.params import Finetune, read_params
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
@@ -23,10 +24,6 @@ from prunelab.training.trainer import Trainer
 OFF = {"freeze_epochs": 0, "backbone_rate": 1.0, "norm": "train"}
 HEAD = "linear"
 IN_HEAD = {"linear.weight", "linear.bias"}
-
-
-def with_changes(recipe: Recipe, **changes: object) -> Recipe:
-    return type(recipe)(**recipe.model_dump() | changes)
 
 
 def network() -> nn.Module:
@@ -179,18 +176,6 @@ def test_a_step_with_norms_in_evaluation_mode_has_the_gradient_of_that_mode(head
     F.cross_entropy(expected(images), labels).backward()
     for (name, new), old in zip(model.named_parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(new, old - 0.1 * old.grad, rtol=1e-4, atol=1e-5, msg=name)
-
-
-class StoppedError(Exception):
-    pass
-
-
-class StopAfterEpoch(Checkpoint):
-    """The process dies once it has saved an epoch."""
-
-    def save(self, state):
-        super().save(state)
-        raise StoppedError
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
