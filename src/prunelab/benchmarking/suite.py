@@ -83,7 +83,7 @@ class Benchmark:
             if name != self.dense:
                 dense = call_seconds[self.dense]
                 speedup = speedup_of(dense, taken)
-                row |= speedup.row(doubt({self.dense or "dense": dense, name: taken}, speedup))
+                row |= speedup.row(doubt({self.dense: dense, name: taken}, speedup))
             rows.append(row)
 
         return rows

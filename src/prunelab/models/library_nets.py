@@ -101,15 +101,7 @@ def timm_network(  # noqa: PLR0913 (each option has its name)
         InputError: if timm is not installed or has no such network, or if the network cannot read
             images of this shape or does not take one of the options.
     """
-    try:
-        import timm
-    except ImportError:
-        raise InputError(
-            f"model: timm/{name} needs timm, which is not installed: pip install timm"
-        ) from None
-    if not timm.is_model(name):
-        raise InputError(f"model: timm has no network {name!r}; see timm.list_models()")
-
+    timm = _timm_with(name)
     chosen = {
         "patch_size": patch_size,
         "window_size": window_size,
@@ -137,14 +129,30 @@ def timm_network(  # noqa: PLR0913 (each option has its name)
     return model
 
 
+def _timm_with(name: str) -> Any:
+    """The package timm, if it is installed and has this network.
+
+    Raises:
+        InputError: if it is not so.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise InputError(
+            f"model: timm/{name} needs timm, which is not installed: pip install timm"
+        ) from None
+    if not timm.is_model(name):
+        raise InputError(f"model: timm has no network {name!r}; see timm.list_models()")
+    return timm
+
+
 def _check_timm_options(name: str, options: Mapping[str, Any]) -> None:
     """Refuse options that the class of a network does not take.
 
     Raises:
         InputError: with the options that it takes.
     """
-    import timm
-
+    timm = _timm_with(name)
     with torch.device("meta"):
         network = type(timm.create_model(name))
     taken = inspect.signature(network.__init__).parameters
@@ -202,23 +210,30 @@ def _shrink_stem(model: nn.Module, name: str) -> None:
     Raises:
         InputError: if there is no such convolution, or if it cuts images into patches.
     """
-    strided = 0
-    for path, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1:
-            strided += 1
-            if strided > 1:
-                return
-            if layer.kernel_size[0] <= layer.stride[0]:
-                raise InputError(
-                    f"model_options.stem: {name} cuts images into patches by {path}, which has no "
-                    "smaller stride"
-                )
-            layer.stride = (1, 1)
-        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d) and strided:
+    layers = list(model.named_modules())
+    first = next((place for place, (_, layer) in enumerate(layers) if _is_strided(layer)), None)
+    if first is None:
+        raise InputError(f"model_options.stem: {name} has no strided convolution to shrink")
+
+    path, stem = layers[first]
+    assert isinstance(stem, nn.Conv2d)
+    if stem.kernel_size[0] <= stem.stride[0]:
+        raise InputError(
+            f"model_options.stem: {name} cuts images into patches by {path}, which has no "
+            "smaller stride"
+        )
+    stem.stride = (1, 1)
+
+    for path, layer in layers[first + 1 :]:
+        if _is_strided(layer):
+            return
+        if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
             _replace(model, path, nn.Identity())
             return
-    if not strided:
-        raise InputError(f"model_options.stem: {name} has no strided convolution to shrink")
+
+
+def _is_strided(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and max(layer.stride) > 1
 
 
 def _replace(model: nn.Module, path: str, layer: nn.Module) -> None:
@@ -234,6 +249,7 @@ def _set_head(model: nn.Module, name: str, head: str, classes: int) -> None:
     """
     if not head:
         return
+
     valid = [
         path
         for path, layer in model.named_modules()

@@ -196,7 +196,7 @@ def _count_joint_heads(attention: Any) -> None:
         )
 
     if DISTANCES in attention._parameters:
-        attention.num_heads = attention.relative_position_bias_table.shape[1]
+        attention.num_heads = attention._parameters[DISTANCES].shape[1]
         size = width // attention.num_heads
     else:
         size = attention.head_dim

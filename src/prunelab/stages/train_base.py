@@ -112,9 +112,9 @@ class _BaseTraining:
 
 
 def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
-    """The normalisation of images: that of params.yaml, or that of the weights of a package.
+    """The normalisation of images: that of params.yaml, or else of the weights of a package.
 
-    Where there is neither, it is by the moments of the training split.
+    If there is neither, it is by the moments of the training split.
     """
     if params.data.normalise is not None:
         return params.data.normalise
@@ -171,19 +171,17 @@ def _load_pretrained(
     options = params.weights_options
     package = find_package(params.weights, params.model)
     if package is None and params.weights != IMAGENET:
+        fresh_head = params.train.epochs > 0
         notes = load_weights(
-            *(model, params.model, pretrained),
-            options=options,
-            fresh_head=params.train.epochs > 0,
+            model, params.model, pretrained, options=options, fresh_head=fresh_head
         )
         if announce and notes:
             print(f"seed {seed}: weights of {params.weights}: {'; '.join(notes)}")
         return
 
+    by_order, fresh_head = package is not None, options.head == "fresh"
     fresh_layers = load_imagenet(
-        *(model, params.model, pretrained),
-        by_order=package is not None,
-        fresh_head=options.head == "fresh",
+        model, params.model, pretrained, by_order=by_order, fresh_head=fresh_head
     )
     if announce:
         source = "ImageNet"

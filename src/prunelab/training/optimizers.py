@@ -211,16 +211,17 @@ def build_optimizer(model: nn.Module, recipe: Recipe, head: str = "") -> Optimiz
 
     `head` is the layer that learns at the recipe's rate if `backbone_rate` slows down the others.
     """
-    trained = [
-        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-    ]
-    groups = []
-    if recipe.backbone_rate == 1:
-        groups += _groups([parameter for _, parameter in trained], recipe.weight_decay)
-    else:
-        in_head = [parameter for name, parameter in trained if within(name, head)]
-        others = [parameter for name, parameter in trained if not within(name, head)]
-        groups += _groups(others, recipe.weight_decay, recipe.backbone_rate)
+    in_backbone, in_head = [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if recipe.backbone_rate != 1 and within(name, head):
+            in_head.append(parameter)
+        else:
+            in_backbone.append(parameter)
+
+    groups = _groups(in_backbone, recipe.weight_decay, recipe.backbone_rate)
+    if in_head:
         groups += _groups(in_head, recipe.weight_decay)
     return OPTIMIZERS[recipe.optimizer](groups, recipe.momentum)
 

@@ -224,7 +224,7 @@ class Trainer:
             steps_per_epoch=self.train_loader.batches_per_epoch(recipe.batch_size),
             validation_steps=self.validation_loader.batches_per_epoch(recipe.batch_size),
             training_step=training_step,
-            # It settles anew which gradients there are to average.
+            # In its first step it finds out by itself which gradients there are to average.
             head_step=replace(
                 training_step, average_gradients=self.distributed.averaging(model.parameters())
             ),
