@@ -232,14 +232,12 @@ def run_arm(
         save=lambda state: None,
         print_line=lambda line: None,
     ).run(state)
-    for final in state.finals:
-        if final.role == "candidate" and final.measurement is not None:
-            measured = final.measurement
-            what = state.tries[final.tried].point.describe()
-            return Arm(
-                epochs, tries, what, measured.costs["macs"], measured.drop, measured.drop_ci95
-            )
-    return None
+    if not state.tested:
+        return None
+
+    final, measured = state.tested[0]
+    what = state.tries[final.tried].point.describe()
+    return Arm(epochs, tries, what, measured.costs["macs"], measured.drop, measured.drop_ci95)
 
 
 def best_of_grid(max_drop: float) -> tuple[str, float]:

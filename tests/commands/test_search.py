@@ -25,10 +25,10 @@ from typer.testing import CliRunner
 from prunelab.artifacts.records import SearchResult, read_record
 from prunelab.cli import app
 from prunelab.commands.search.answer import answer, reproducing_command
-from prunelab.commands.search.engine import Strategy, best_within, front
+from prunelab.commands.search.engine import Strategy, front
 from prunelab.commands.search.finals import shown_within
 from prunelab.commands.search.plan import Request, differences
-from prunelab.commands.search.records import STATE_FILE, SearchState, score
+from prunelab.commands.search.records import STATE_FILE, SearchState, best_within, score
 from prunelab.commands.search.result import result_of, write_result
 from prunelab.commands.search.sampler import importances
 from prunelab.commands.search.space import (
@@ -442,6 +442,7 @@ def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_p
     params = params_of(
         base, MACS, point, epochs=16, seeds=[1000, 1001], split="test", layer_ratios=ratios
     )
+    params["model_options"] = {"width": 8}  # no section, so a value as a whole
 
     words = shlex.split(reproducing_command(base, params))
 

@@ -4,10 +4,16 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prunelab.commands.search.engine import best_within
 from prunelab.commands.search.finals import shown_within
 from prunelab.commands.search.plan import Request
-from prunelab.commands.search.records import Final, Measurement, SearchState, Try
+from prunelab.commands.search.records import (
+    Final,
+    Measurement,
+    SearchState,
+    Try,
+    best_within,
+)
+from prunelab.commands.studies.study_file import dotted_keys
 from prunelab.encoders.pretrained import NO_WEIGHTS
 from prunelab.project.paths import TARGET
 from prunelab.statistics.intervals import with_interval
@@ -23,10 +29,9 @@ def answer(
     `tree` are the parameters in params.yaml, from which the command departs. `limits` says which
     layers bear least, for a target out of reach.
     """
-    candidates = [final for final in state.finals if final.role == "candidate"]
-    measured = [final for final in candidates if final.measurement is not None]
+    measured = [final for final, _ in state.tested]
     if not measured:
-        return [*_nothing_found(state, request, limits, candidates), *_method(state, request)]
+        return [*_nothing_found(state, request, limits), *_method(state, request)]
 
     smallest = measured[0]
     tried = state.tries[smallest.tried]
@@ -85,12 +90,14 @@ def _next_larger(state: SearchState, measured: Sequence[Final], request: Request
     """If the smallest is not shown to be within the drop: the next larger one that is."""
     if shown_within(measured[0], request.max_drop_share):
         return
+
     for final in measured[1:]:
         if shown_within(final, request.max_drop_share):
             tried = state.tries[final.tried]
             yield f"The next larger one that is shown to be: {_what(final, tried)}."
             yield f"It saves: {_savings(final)}. It loses {_loss(final, request)}."
             return
+
     yield (
         f"None of the {len(measured)} networks that were trained anew is shown to be. More of "
         "search.final_seeds make intervals narrower; more of search.runners_up test larger ones."
@@ -100,25 +107,13 @@ def _next_larger(state: SearchState, measured: Sequence[Final], request: Request
 def reproducing_command(tree: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The `dvc exp run` that makes a network from nothing, with the parameters that differ."""
     changes = []
-    before = flatten_sections(tree)
-    for key, value in flatten_sections(params).items():
+    before = dotted_keys(tree)
+    for key, value in dotted_keys(params).items():
         if before.get(key) != value:
-            # Hydra adds entries to a mapping only if it is told to add.
+            # Hydra adds entries to a mapping only after a plus.
             plus = "+" if isinstance(value, Mapping) else ""
             changes.append(f"-S {shlex.quote(f'{plus}{key}={_override(value)}')}")
     return " ".join(["dvc exp run", *changes, TARGET])
-
-
-def flatten_sections(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all sections by dotted key; a mapping within a section is a value."""
-    values: dict[str, Any] = {}
-    for section, content in params.items():
-        if isinstance(content, Mapping):
-            for key, value in content.items():
-                values[f"{section}.{key}"] = value
-        else:
-            values[section] = content
-    return values
 
 
 def _override(value: Any) -> str:
@@ -142,16 +137,19 @@ def _controls(state: SearchState, smallest: Final) -> Iterator[str]:
     for final in state.finals:
         if final.role == "candidate":
             continue
+
         done.add(final.role)
         measurement = final.measurement
         if measurement is None:
             yield f"Control, {words[final.role]}: failed ({final.failure})."
             continue
+
         drop = with_interval(measurement.drop, measurement.drop_ci95)
         yield (
             f"Control, {words[final.role]} ({final.method}, {measurement.costs['macs']:,.0f} "
             f"MACs): loses {drop} points on the test split."
         )
+
     for role in words.keys() - done:
         yield f"Control, {words[role]}: there is none for {smallest.method}."
 
@@ -190,11 +188,10 @@ def _method(state: SearchState, request: Request) -> Iterator[str]:
         f"{networks:,} times, the test split {_tested(state):,} times, after the choice."
     )
 
-    for final in state.finals:
-        if final.role == "candidate" and final.measurement is not None:
-            tried = state.tries[final.tried]
-            yield f"Optimism of choosing: {_optimism(tried.last, final.measurement)}."
-            break
+    if state.tested:
+        smallest, measurement = state.tested[0]
+        validation = state.tries[smallest.tried].last
+        yield f"Optimism of choosing: {_optimism(validation, measurement)}."
     for name, reason in state.skipped.items():
         yield f"Skipped: {name} ({reason})."
 
@@ -217,13 +214,11 @@ def _optimism(validation: Measurement, test: Measurement) -> str:
     )
 
 
-def _nothing_found(
-    state: SearchState, request: Request, limits: Sequence[str], candidates: Sequence[Final]
-) -> Iterator[str]:
+def _nothing_found(state: SearchState, request: Request, limits: Sequence[str]) -> Iterator[str]:
     """What a search says that has no network to show."""
-    if candidates:
+    if state.candidates:
         yield "Training the networks anew failed; the same command tries again:"
-        for final in candidates:
+        for final in state.candidates:
             yield f"{final.name}: {final.failure}"
         return
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from prunelab.commands.search.plan import Request, last_folder
-from prunelab.commands.search.records import SearchState
+from prunelab.commands.search.records import SearchState, best_within
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
 
@@ -31,20 +31,18 @@ def status(root: Path) -> list[str]:
         f"{len(ended)} of at most {state.identity['parameters']['search.tries']} tries, "
         f"{state.epochs:,} epochs, {state.seconds:,.0f} s"
     )
-    within = []
-    for tried in ended:
-        if tried.state == "complete" and tried.last.drop <= request.max_drop_share:
-            within.append(tried)
-    if within:
-        metric = request.objective.metric
-        best = min(within, key=lambda tried: tried.last.share(metric))
+
+    objective = request.objective
+    best = best_within(ended, objective, request.max_drop_share)
+    if best is None:
+        lines.append(f"nothing is within {request.max_drop:g} points so far")
+    else:
+        share = best.last.share(objective.metric)
         lines.append(
             f"best so far, on validation: {best.point.describe()}; "
-            f"{best.last.share(metric):.1%} of the {request.objective.noun} left, "
-            f"{100 * best.last.drop:.2f} points lost"
+            f"{share:.1%} of the {objective.noun} left, {100 * best.last.drop:.2f} points lost"
         )
-    else:
-        lines.append(f"nothing is within {request.max_drop:g} points so far")
+
     if state.finals:
         lines.append("what was found is trained anew and tested; prunelab search --resume tells it")
     elif not running:

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from prunelab.commands.search.records import Measurement, Run, SearchState, Try, score
+from prunelab.commands.search.records import (
+    Measurement,
+    Run,
+    SearchState,
+    Try,
+    best_within,
+    score,
+)
 from prunelab.commands.search.runners import Runner
 from prunelab.commands.search.sampler import Raw, Sampler
 from prunelab.commands.search.space import Objective, Point, Space
@@ -166,8 +173,7 @@ class Engine:
         low, high = self._search.ratio.low, self._search.ratio.high
         anything_within = False
         for tried in self.state.tries:
-            within = tried.state == "complete" and tried.last.drop <= self.max_drop
-            if within:
+            if tried.is_within(self.max_drop):
                 low = max(low, tried.point.ratio)
                 anything_within = True
             else:
@@ -264,12 +270,15 @@ class Engine:
         """Whether a try is within the drop and would cost less than the best confirmed one."""
         if tried.last.drop > self.max_drop:
             return False
-        confirmed = [
-            other for other in self.state.tries if is_confirmed(other, self.seeds, self.max_drop)
-        ]
+
+        confirmed = []
+        for other in self.state.tries:
+            if other.is_confirmed(self.seeds, self.max_drop):
+                confirmed.append(other)
         best = best_within(confirmed, self.objective, self.max_drop)
         if best is None:
             return True
+
         metric = self.objective.metric
         return tried.last.share(metric) < best.last.share(metric)
 
@@ -349,21 +358,6 @@ class Engine:
 def run_within(tried: Try, max_drop: float) -> bool:
     """Whether any run of a try was within the drop."""
     return any(run.measurement.drop <= max_drop for run in tried.runs)
-
-
-def is_confirmed(tried: Try, seeds: list[int], max_drop: float) -> bool:
-    """Whether a complete try was within the drop with all seeds."""
-    if tried.state != "complete" or not tried.runs:
-        return False
-    return tried.runs[-1].seeds == seeds and tried.last.drop <= max_drop
-
-
-def best_within(tries: list[Try], objective: Objective, max_drop: float) -> Try | None:
-    """The cheapest complete try within the drop, None if there is none."""
-    within = [tried for tried in tries if tried.state == "complete" and tried.last.drop <= max_drop]
-    if not within:
-        return None
-    return min(within, key=lambda tried: tried.last.share(objective.metric))
 
 
 def front(tries: list[Try], metric: str) -> list[Try]:

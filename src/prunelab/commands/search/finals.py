@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from prunelab.commands.search.engine import is_confirmed
 from prunelab.commands.search.records import Final, Run, SearchState, Try
 from prunelab.commands.search.runners import Runner
 from prunelab.commands.search.space import Objective, Point, random_control, scratch_control
@@ -63,10 +62,7 @@ class FinalRound:
     def _candidates(self, state: SearchState) -> list[Try]:
         """The smallest tries within the drop with all seeds, each clearly larger than the last."""
         metric = self.objective.metric
-        within = []
-        for tried in state.tries:
-            if tried.state == "complete" and tried.last.drop <= self.max_drop:
-                within.append(tried)
+        within = [tried for tried in state.tries if tried.is_within(self.max_drop)]
         within.sort(key=lambda tried: tried.last.share(metric))
 
         chosen: list[Try] = []
@@ -82,7 +78,7 @@ class FinalRound:
 
     def _confirmed(self, state: SearchState, tried: Try) -> bool:
         """Whether a try is within the drop with all seeds; it runs with them if it has not."""
-        if is_confirmed(tried, self.seeds, self.max_drop):
+        if tried.is_confirmed(self.seeds, self.max_drop):
             return True
 
         epochs = self.search.epochs
@@ -104,7 +100,7 @@ class FinalRound:
             f"try {tried.number + 1} with all seeds: {100 * measurement.drop:+.2f} points lost on "
             "validation"
         )
-        return is_confirmed(tried, self.seeds, self.max_drop)
+        return tried.is_confirmed(self.seeds, self.max_drop)
 
     # --- The test split ---
 

@@ -4,16 +4,17 @@ The file is replaced in one step after every event, so that a kill loses nothing
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prunelab.commands.search.space import Point
+from prunelab.commands.search.space import Objective, Point
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, write
 
 STATE_FILE = "state.json"
-# stopped: a short run was not worth going on. repeated: a setting of an earlier try.
+# stopped: a short run was not worth going on.
 State = Literal["running", "stopped", "complete", "failed"]
 MIN_DROP_SCALE = 0.005  # half a point: the unit of drops where none is allowed
 
@@ -82,6 +83,14 @@ class Try:
         """The epochs of fine-tuning that it took, over all seeds."""
         return sum(run.epochs * len(run.seeds) for run in self.runs)
 
+    def is_within(self, max_drop: float) -> bool:
+        """Whether it came to its end and lost no more than `max_drop`, a share."""
+        return self.state == "complete" and self.last.drop <= max_drop
+
+    def is_confirmed(self, seeds: list[int], max_drop: float) -> bool:
+        """Whether it was within the drop with all seeds."""
+        return self.is_within(max_drop) and self.runs[-1].seeds == seeds
+
 
 @dataclass(frozen=True)
 class Final:
@@ -130,6 +139,7 @@ class SearchState:
         path = folder / STATE_FILE
         if not path.exists():
             return None
+
         content = read_json(path)
         try:
             return _parse(content)
@@ -148,6 +158,20 @@ class SearchState:
     def epochs(self) -> int:
         """The epochs of fine-tuning of all tries."""
         return sum(tried.epochs for tried in self.tries)
+
+    @property
+    def candidates(self) -> list[Final]:
+        """The networks that may be the answer: those of `finals` that are no controls."""
+        return [final for final in self.finals if final.role == "candidate"]
+
+    @property
+    def tested(self) -> list[tuple[Final, Measurement]]:
+        """The candidates that were measured on the test split, the smallest first."""
+        tested = []
+        for final in self.candidates:
+            if final.measurement is not None:
+                tested.append((final, final.measurement))
+        return tested
 
 
 def _parse(content: Any) -> SearchState:
@@ -173,6 +197,12 @@ def _measurement(content: Any) -> Any:
     if faster is not None:
         faster = tuple(faster)
     return Measurement(**{**content, "faster": faster})
+
+
+def best_within(tries: Iterable[Try], objective: Objective, max_drop: float) -> Try | None:
+    """The cheapest complete try within the drop, None if there is none."""
+    within = [tried for tried in tries if tried.is_within(max_drop)]
+    return min(within, key=lambda tried: tried.last.share(objective.metric), default=None)
 
 
 def score(share: float, drop: float, max_drop: float, *, final: bool) -> float:

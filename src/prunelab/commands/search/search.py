@@ -126,10 +126,9 @@ class _Search:
         if not any(tried.runs for tried in state.tries):
             return
         command = ""
-        for final in state.finals:
-            if final.role == "candidate" and final.measurement is not None:
-                command = reproducing_command(plan.tree, final.params)
-                break
+        if state.tested:
+            smallest, _ = state.tested[0]
+            command = reproducing_command(plan.tree, smallest.params)
 
         request, params = plan.request, plan.params
         name = f"{params.model}-{params.dataset}-{request.minimise}-{request.max_drop:g}"
@@ -337,6 +336,5 @@ class _Search:
 
 def _is_done(state: SearchState) -> bool:
     """Whether nothing is left to do: the test split was asked, or there is nothing to ask it."""
-    candidates = [final for final in state.finals if final.role == "candidate"]
-    tested = bool(candidates) and all(final.measurement is not None for final in candidates)
-    return state.out_of_reach or tested
+    all_tested = bool(state.tested) and len(state.tested) == len(state.candidates)
+    return state.out_of_reach or all_tested
