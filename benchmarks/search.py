@@ -16,8 +16,9 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ from prunelab.commands.search.engine import Engine, Limits, Strategy
 from prunelab.commands.search.finals import FinalRound
 from prunelab.commands.search.network import SearchedNetwork
 from prunelab.commands.search.records import Measurement, SearchState
-from prunelab.commands.search.space import OBJECTIVES, Point, params_of, space_of
+from prunelab.commands.search.space import OBJECTIVES, Point, space_of
 from prunelab.commands.studies.jobs import Job
 from prunelab.config.params import Normalise, Params, parse_params, read_params
 from prunelab.core.errors import InputError
@@ -121,9 +122,6 @@ class HereRunner:
 
     def _tuned(self, params: Params, seed: int, dense: Any) -> Any:
         """The pruned network of a seed, after fine-tuning."""
-        from copy import deepcopy
-        from functools import partial
-
         model = deepcopy(dense)
         trainer = replace(self.trainer, seed=seed)
         spec = params.spec(params.method, params.ratio)
@@ -186,20 +184,12 @@ def run_arm(
     network.record = json.loads(Path("metrics/sensitivity.json").read_text())
     state = SearchState({}, {})
 
-    def make_params(point: Point, epochs: int, seeds: list[int], split: str) -> dict[str, Any]:
-        ratios = None
-        if point.layers == "sensitivity":
-            ratios = network.layer_ratios(point.method, point.ratio, MACS.budget, point.round_to)
-        values = params_of(
-            base, MACS, point, epochs=epochs, seeds=seeds, split=split, layer_ratios=ratios
-        )
-        problem = network.problem_of_params(values)
-        if problem:
-            raise InputError(problem)
-        return values
-
     def job(values: Mapping[str, Any], label: str) -> Job:
         return Job(label, digest(dict(values)), values, {}, "")
+
+    def make_job(point: Point, epochs: int, seeds: list[int], number: int) -> Job:
+        values = network.params_of(MACS, point, epochs, seeds, "validation")
+        return job(values, f"{number} {epochs} {seeds}")
 
     Engine(
         space=space_of(
@@ -211,9 +201,7 @@ def run_arm(
         learning_rate=params.finetune.learning_rate,
         state=state,
         runner=runner,
-        make_job=lambda point, epochs, seeds, number: job(
-            make_params(point, epochs, seeds, "validation"), f"{number} {epochs} {seeds}"
-        ),
+        make_job=make_job,
         save=lambda state: None,
         print_line=lambda line: None,
         limits=Limits(None, lambda: False),
@@ -227,7 +215,7 @@ def run_arm(
         seeds=params.seeds,
         search=params.search.model_copy(update={"runners_up": 0}),
         runner=runner,
-        make_params=make_params,
+        make_params=partial(network.params_of, MACS),
         make_job=job,
         save=lambda state: None,
         print_line=lambda line: None,

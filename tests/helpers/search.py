@@ -100,14 +100,9 @@ class FormulaSearch:
         self.params = parse_params(self.base)
 
     def params_of(self, point: Point, epochs: int, seeds: list[int], split: str) -> dict:
-        params = params_of(
-            self.base,
-            OBJECTIVES[self.objective],
-            point,
-            epochs=epochs,
-            seeds=seeds,
-            split=split,
-        )
+        objective = OBJECTIVES[self.objective]
+        params = params_of(self.base, objective, point, epochs=epochs, seeds=seeds, split=split)
+
         problem = self.infeasible(params)
         if problem:
             raise InputError(problem)

@@ -10,6 +10,7 @@ from prunelab.artifacts.records import ALL
 from prunelab.commands.allocate.allocate import dense_network, ratios_of
 from prunelab.commands.allocate.curves import read_curves
 from prunelab.commands.allocate.layer_costs import AllocationTarget
+from prunelab.commands.search.space import Objective, Point, params_of
 from prunelab.config.params import Budget, Params, PruneSpec, parse_params
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
@@ -56,7 +57,35 @@ class SearchedNetwork:
                 return None
         return problem
 
-    def problem_of_params(self, params: Mapping[str, Any]) -> str | None:
+    def params_of(
+        self, objective: Objective, point: Point, epochs: int, seeds: list[int], split: str
+    ) -> dict[str, Any]:
+        """The whole parameters with which the focus measures a point.
+
+        Raises:
+            InputError: if the network cannot be pruned so.
+        """
+        layer_ratios = None
+        if point.layers == "sensitivity":
+            layer_ratios = self.layer_ratios(
+                point.method, point.ratio, objective.budget, point.round_to
+            )
+
+        params = params_of(
+            self.base,
+            objective,
+            point,
+            epochs=epochs,
+            seeds=seeds,
+            split=split,
+            layer_ratios=layer_ratios,
+        )
+        problem = self._problem_of_params(params)
+        if problem:
+            raise InputError(problem)
+        return params
+
+    def _problem_of_params(self, params: Mapping[str, Any]) -> str | None:
         """Why the focus of these parameters cannot be pruned, None if it can."""
         settings = {
             **params["prune"],
@@ -77,6 +106,7 @@ class SearchedNetwork:
             problems = failure_lines(error)
             if not problems:
                 raise
+
         return problems[0] if problems else None
 
     def layer_ratios(

@@ -227,6 +227,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         changed.append("the code of the last commit")
     if before["inputs"] != now["inputs"]:
         changed.append("the data or the weights")
+
     keys = sorted({*before["parameters"], *now["parameters"]})
     for key in keys:
         if before["parameters"].get(key) != now["parameters"].get(key):

@@ -44,10 +44,12 @@ class Sampler:
         self._search = search
         self._kind = kind
         self._distributions = _distributions(search, list(methods))
+
         pruner = optuna.pruners.SuccessiveHalvingPruner(
             min_resource=search.first_epochs, reduction_factor=search.reduction
         )
         self._study = optuna.create_study(direction="minimize", pruner=pruner)
+
         self._trials: dict[int, optuna.trial.Trial] = {}
         for tried in tries:
             self._restore(tried)
@@ -63,6 +65,7 @@ class Sampler:
             intermediate_values=tried.reports,
             system_attrs=dict(tried.marks),
         )
+
         self._study.add_trial(trial)
         if state is TrialState.RUNNING:
             newest = self._study.get_trials(deepcopy=False)[-1]
@@ -83,6 +86,7 @@ class Sampler:
             if fixed is not None or is_wanted(trial.params):
                 self._trials[number] = trial
                 return dict(trial.params)
+
             self._study.tell(trial, state=TrialState.FAIL)
         return None
 
@@ -140,6 +144,7 @@ def importances(search: Search, methods: Iterable[str], tries: Iterable[Try]) ->
     sampler = Sampler(search, methods, complete)
     if len({tried.value for tried in complete}) < 2:
         return {}
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from prunelab.commands.search.plan import (
 from prunelab.commands.search.records import Final, SearchState
 from prunelab.commands.search.result import result_of, write_result
 from prunelab.commands.search.runners import Runner, cluster_runner, local_runner
-from prunelab.commands.search.space import Point, Space, params_of, space_of
+from prunelab.commands.search.space import Point, Space, space_of
 from prunelab.commands.studies.jobs import Job
 from prunelab.commands.studies.local import Dvc, refresh_changed_inputs
 from prunelab.core.errors import InputError
@@ -71,12 +72,14 @@ def resume_search(
     state = state_of(folder)
     request = Request(**state.request)
     plan = make_plan(root, request, elsewhere=where.address is not None)
+
     changed = differences(state.identity, plan.identity)
     if changed:
         raise InputError(
             f"{', '.join(changed)} changed since the search began, so its tries cannot be "
             f"continued. Restore that, or begin another search: {request.command()}"
         )
+
     with interruptible(), only_one(plan.folder):
         return _Search(plan, where, within_s, print_line).run()
 
@@ -143,6 +146,7 @@ class _Search:
             objective,
             lambda name: network.problem_of_method(name, objective.budget),
         )
+
         state.skipped = {**space.skipped, **state.skipped}
         for name, reason in space.skipped.items():
             self.print_line(f"skipped: {name} ({reason})")
@@ -151,6 +155,7 @@ class _Search:
     def _warn_of_noise(self) -> None:
         if self.plan.request.minimise != "latency":
             return
+
         busy = list(busy_programs())
         if self.where.jobs > 1:
             busy.append(f"{self.where.jobs} tries at a time (--jobs 1 is quieter)")
@@ -180,7 +185,7 @@ class _Search:
                 seeds=plan.params.seeds,
                 search=search,
                 runner=runner,
-                make_params=self._maker(network),
+                make_params=partial(network.params_of, plan.request.objective),
                 make_job=plan.job,
                 save=self._save,
                 print_line=self.print_line,
@@ -192,11 +197,12 @@ class _Search:
         self, network: SearchedNetwork, space: Space, state: SearchState, runner: Runner
     ) -> None:
         plan = self.plan
-        make_params = self._maker(network)
+        objective = plan.request.objective
 
         def make_job(point: Point, epochs: int, seeds: list[int], number: int) -> Job:
             label = f"try {number + 1}, {epochs} epochs, seeds {', '.join(map(str, seeds))}"
-            return plan.job(make_params(point, epochs, seeds, "validation"), label)
+            params = network.params_of(objective, point, epochs, seeds, "validation")
+            return plan.job(params, label)
 
         seconds = None
         if self.within_s is not None:
@@ -207,7 +213,7 @@ class _Search:
 
         engine = Engine(
             space=space,
-            objective=plan.request.objective,
+            objective=objective,
             max_drop=plan.request.max_drop_share,
             seeds=plan.params.seeds,
             learning_rate=plan.params.finetune.learning_rate,
@@ -223,34 +229,6 @@ class _Search:
 
     def _save(self, state: SearchState) -> None:
         state.save(self.plan.folder)
-
-    def _maker(
-        self, network: SearchedNetwork
-    ) -> Callable[[Point, int, list[int], str], dict[str, Any]]:
-        """A function that makes the whole parameters of a point, and checks them."""
-        objective = self.plan.request.objective
-
-        def make(point: Point, epochs: int, seeds: list[int], split: str) -> dict[str, Any]:
-            layer_ratios = None
-            if point.layers == "sensitivity":
-                layer_ratios = network.layer_ratios(
-                    point.method, point.ratio, objective.budget, point.round_to
-                )
-            params = params_of(
-                self.plan.base,
-                objective,
-                point,
-                epochs=epochs,
-                seeds=seeds,
-                split=split,
-                layer_ratios=layer_ratios,
-            )
-            problem = network.problem_of_params(params)
-            if problem:
-                raise InputError(problem)
-            return params
-
-        return make
 
     def _runner(self) -> AbstractContextManager[Runner]:
         where = self.where
@@ -320,6 +298,7 @@ class _Search:
         """Add to every candidate how much faster it is, measured now."""
         speedup = speedup_of(self.plan)
         finals: list[Final] = []
+
         for final in state.finals:
             measurement = final.measurement
             if final.role == "candidate" and measurement is not None:
@@ -330,6 +309,7 @@ class _Search:
                 else:
                     final = replace(final, measurement=replace(measurement, faster=faster))
             finals.append(final)
+
         state.finals = finals
         self._save(state)
 

@@ -93,6 +93,7 @@ class Space:
         layers: Layers = raw["layers"]
         if layers == "sensitivity" and not takes_layer_ratios(METHODS[method]):
             layers = "method"
+
         return Point(
             method=method,
             ratio=round(float(raw["ratio"]), RATIO_DECIMALS),
@@ -118,11 +119,6 @@ class Space:
             "distill": self.search.distill[0],
             "recalibrate": self.search.recalibrate[0],
         }
-
-    def without(self, method: str, reason: str) -> "Space":
-        """The space without a method."""
-        methods = [name for name in self.methods if name != method]
-        return Space(methods, self.search, {**self.skipped, method: reason})
 
 
 def takes_layer_ratios(method: Method) -> bool:
