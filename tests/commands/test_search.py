@@ -597,6 +597,7 @@ def refusal(*arguments: str) -> str:
         (("--max-drop", "1", "--within", "soon"), "'soon' is no time"),
         (("--max-drop", "1", "--within", "0m"), "'0m' is no time"),
         (("--max-drop", "1", "--jobs", "2", "--address", "auto"), "--jobs is for this machine"),
+        (("--max-drop", "1", "--set", "ratio=0.5"), "the search chooses methods and ratios"),
         (("--resume",), "no search was begun here"),
         (("--status",), "no search was begun here"),
         (("--stop",), "no search was begun here"),

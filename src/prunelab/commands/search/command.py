@@ -77,7 +77,8 @@ def search(  # noqa: PLR0913 (a parameter for each option)
 
             lines = resume_search(root, where, within_s, print_line)
         else:
-            request = Request(max_drop, minimise.value, batch_size, read_overrides(set_ or []))
+            overrides = read_overrides(set_ or [], "the search chooses methods and ratios")
+            request = Request(max_drop, minimise.value, batch_size, overrides)
             check_request(request)
             from prunelab.commands.search.search import run_search
 

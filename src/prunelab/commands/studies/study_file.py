@@ -351,12 +351,15 @@ def section_keys(section: str) -> list[str]:
     return list(annotation.model_fields)
 
 
-def read_overrides(assignments: list[str]) -> Overrides:
+def read_overrides(
+    assignments: list[str], who_sets: str = "the settings of a study set it"
+) -> Overrides:
     """Parse `key=value` of the command line; values are YAML: `seeds=[0]`, `train.epochs=3`.
 
+    `who_sets` says who sets the keys that the command line may not.
+
     Raises:
-        InputError: with one line for everything that is not an assignment and for every key that
-            only the settings of a study may set.
+        InputError: with one line for everything that is not an assignment and for every such key.
     """
     overrides: Overrides = {}
     problems = []
@@ -367,7 +370,7 @@ def read_overrides(assignments: list[str]) -> Overrides:
                 f"--set {text}: not of the form key=value, such as seeds=[0] or finetune.epochs=3"
             )
         elif key.partition(".")[0] in SETTING_KEYS:
-            problems.append(f"--set {text}: {key} cannot be set; the settings of a study set it")
+            problems.append(f"--set {text}: {key} cannot be set; {who_sets}")
         else:
             try:
                 overrides[key] = parse_yaml(value)
