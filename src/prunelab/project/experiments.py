@@ -43,10 +43,11 @@ class StageClosure:
 
     def select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that these stages read, by dotted key."""
-        return {key: _value_at(params, key) for key in self.parameters}
+        return {key: value_at(params, key) for key in self.parameters}
 
 
-def _value_at(params: Mapping[str, Any], key: str) -> Any:
+def value_at(params: Mapping[str, Any], key: str) -> Any:
+    """Return the parameter at a dotted key, None if there is none."""
     section, _, inner_key = key.partition(".")
     value = params.get(section)
     if not inner_key:
@@ -137,9 +138,21 @@ def code_of(root: Path, revision: str) -> str:
     return digest([closure.commands, listing])
 
 
-def uncommitted(root: Path, closure: StageClosure) -> list[str]:
-    """Return the files of the closure that differ from the last commit, dvc.yaml included."""
-    return changed_files(root, "dvc.yaml", *closure.files)
+def require_committed(root: Path, closure: StageClosure, reason: str) -> None:
+    """Refuse files of the closure, dvc.yaml included, that differ from the last commit.
+
+    `reason` says why they may not differ.
+
+    Raises:
+        InputError: with one line per file.
+    """
+    changed = changed_files(root, "dvc.yaml", *closure.files)
+    if changed:
+        raise InputError(
+            f"{path} differs from the last commit, and {reason}. "
+            "Commit the file, or put it aside with git stash."
+            for path in changed
+        )
 
 
 def experiment_name(

@@ -11,7 +11,7 @@ from typing import Any
 
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
-from prunelab.project.experiments import stage_closure
+from prunelab.project.experiments import stage_closure, value_at
 from prunelab.project.paths import TARGET
 from prunelab.project.stage_outputs import declared_outputs
 
@@ -74,7 +74,7 @@ def stages_before(
             calls=tuple(_calls(name, content[name]["cmd"], params)),
             inputs=inputs_by_stage[name],
             outputs=tuple(declared_outputs(content[name])),
-            parameters={key: _value(params, key) for key in content[name].get("params", [])},
+            parameters={key: value_at(params, key) for key in content[name].get("params", [])},
         )
         stages.append(stage)
     return stages
@@ -106,13 +106,5 @@ def _calls(stage: str, commands: str | list[str], params: Mapping[str, Any]) -> 
 
         arguments = []
         for argument in shlex.split(match["arguments"]):
-            arguments.append(_PARAMETER.sub(lambda key: str(_value(params, key[1])), argument))
+            arguments.append(_PARAMETER.sub(lambda key: str(value_at(params, key[1])), argument))
         yield StageCall(match["module"], tuple(arguments))
-
-
-def _value(params: Mapping[str, Any], key: str) -> Any:
-    section, _, inner_key = key.partition(".")
-    value = params.get(section)
-    if inner_key and isinstance(value, Mapping):
-        return value.get(inner_key)
-    return value

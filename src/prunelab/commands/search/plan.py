@@ -21,8 +21,8 @@ from prunelab.project.experiments import (
     code_of,
     digest,
     experiment_name,
+    require_committed,
     stage_closure,
-    uncommitted,
 )
 from prunelab.project.git import git
 
@@ -161,13 +161,7 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
 
     pipeline = (root / "dvc.yaml").read_text()
     focus = stage_closure(pipeline)
-    changed = uncommitted(root, focus)
-    if changed:
-        raise InputError(
-            f"{path} differs from the last commit, and every try runs the code of that commit. "
-            "Commit the file, or put it aside with git stash."
-            for path in changed
-        )
+    require_committed(root, focus, "every try runs the code of that commit")
 
     return Plan(
         root=root,

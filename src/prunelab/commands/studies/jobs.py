@@ -15,8 +15,8 @@ from prunelab.project.experiments import (
     digest,
     experiment_name,
     experiments,
+    require_committed,
     stage_closure,
-    uncommitted,
 )
 from prunelab.project.git import holds
 from prunelab.project.paths import METRICS, RAW
@@ -56,14 +56,7 @@ def plan_jobs(root: Path, settings: Settings, name_parts: NameParts) -> list[Job
     pipeline = (root / "dvc.yaml").read_text()
     focus_closure = stage_closure(pipeline)
     dense_closure = stage_closure(pipeline, DENSE_TARGET)
-
-    changed_files = uncommitted(root, focus_closure)
-    if changed_files:
-        raise InputError(
-            f"{path} differs from the last commit, and every setting runs the code of that commit. "
-            "Commit the file, or put it aside with git stash."
-            for path in changed_files
-        )
+    require_committed(root, focus_closure, "every setting runs the code of that commit")
 
     hashes_by_label = hash_inputs(root, settings)
     jobs = []

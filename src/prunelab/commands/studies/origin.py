@@ -3,17 +3,18 @@
 Git is asked where there is a repository. A bundle for another machine brings the answer along.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import prunelab
 from prunelab.artifacts.records import Strict, read_record
 from prunelab.core.errors import InputError
-from prunelab.project.experiments import code_of, stage_closure, uncommitted
+from prunelab.core.source_code import folder_digest
+from prunelab.project.experiments import code_of, require_committed, stage_closure
 from prunelab.project.git import git
 
 ORIGIN_FILE = Path("origin.json")  # in the folder of a bundle
+CODE_DIGITS = 12  # as `code_of` has
 
 
 class OriginRecord(Strict):
@@ -25,7 +26,7 @@ class OriginRecord(Strict):
 
 @dataclass(frozen=True)
 class Origin:
-    """The commit of the code, empty if nothing tells it, and the hash of its files."""
+    """The commit of the code, empty if it is not known, and the hash of its files."""
 
     commit: str
     code: str
@@ -51,21 +52,8 @@ def origin_of(root: Path) -> Origin:
         commit = git(root, "rev-parse", "HEAD").strip()
         code = code_of(root, "HEAD")
     except InputError:
-        return Origin("", _digest_of_files(package))
+        return Origin("", folder_digest(package)[:CODE_DIGITS])
 
-    changed = uncommitted(root, stage_closure((root / "dvc.yaml").read_text()))
-    if changed:
-        raise InputError(
-            f"{path} differs from the last commit, and results name the commit that made them. "
-            "Commit the file, or put it aside with git stash."
-            for path in changed
-        )
+    closure = stage_closure((root / "dvc.yaml").read_text())
+    require_committed(root, closure, "results name the commit that made them")
     return Origin(commit, code)
-
-
-def _digest_of_files(package: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
