@@ -9,18 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunelab.commands.gpus import worker_environments
 from prunelab.commands.search.plan import NAME, Plan
 from prunelab.commands.search.records import Measurement
 from prunelab.commands.studies.jobs import Job, measured_commit
-from prunelab.commands.studies.local import LocalRun, Work, gpu_queue, measure
+from prunelab.commands.studies.local import LocalRun, Work, local_run, measure
 from prunelab.core.errors import InputError
-from prunelab.project.clones import FOLDER, cache_folder
 from prunelab.project.experiments import experiments
 from prunelab.project.git import show
 from prunelab.project.metrics import read_metrics
 from prunelab.project.paths import DENSE_METRICS, METRICS
-from prunelab.warm.control import loaded_process
 
 COSTS = ("macs", "params", "params_nonzero", "size_compressed_bytes")
 
@@ -104,6 +101,12 @@ class LocalRunner:
         future.result()
         return job, self.run.failures.pop(job.label, None)
 
+    def stop(self) -> None:
+        """End running jobs, and let those that wait for a dense network end without a start."""
+        self.run.stop()
+        for ready in self._dense.values():
+            ready.set()
+
 
 @contextmanager
 def local_runner(plan: Plan, width: int, work: Work | None = None) -> Iterator[LocalRunner]:
@@ -111,29 +114,13 @@ def local_runner(plan: Plan, width: int, work: Work | None = None) -> Iterator[L
 
     When the body ends early, running jobs are ended.
     """
-    environments = worker_environments(width)
-    with (
-        loaded_process(plan.root / FOLDER / "logs") as variables,
-        ThreadPoolExecutor(width) as pool,
-    ):
-        run = LocalRun(
-            root=plan.root,
-            revision=plan.revision,
-            cache=cache_folder(plan.root),
-            slots=width,
-            print_line=lambda line: None,
-            work=work or partial(measure, NAME),
-            gpu_environments=gpu_queue(environments),
-            variables=variables,
-        )
+    work = work or partial(measure, NAME)
+    with local_run(plan.root, plan.revision, width, lambda line: None, work) as (run, pool):
         runner = LocalRunner(plan, width, run, pool)
         try:
             yield runner
         except BaseException:
-            run.stop()
-            for event in runner._dense.values():
-                event.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            runner.stop()
             raise
 
 

@@ -169,6 +169,37 @@ def _describe_failure(log: Path, error: Exception) -> str:
     return f"{log_end}\n{error}".strip()
 
 
+@contextmanager
+def local_run(
+    root: Path, revision: str, at_once: int, print_line: PrintLine, work: Work
+) -> Iterator[tuple[LocalRun, ThreadPoolExecutor]]:
+    """Yield what runs jobs of a commit, and the threads to run them in, `at_once` at a time.
+
+    When the body ends early, running jobs are ended, and no others start.
+    """
+    environments = worker_environments(at_once)
+    with (
+        loaded_process(root / FOLDER / "logs") as variables,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        run = LocalRun(
+            root=root,
+            revision=revision,
+            cache=cache_folder(root),
+            slots=at_once,
+            print_line=print_line,
+            work=work,
+            gpu_environments=gpu_queue(environments),
+            variables=variables,
+        )
+        try:
+            yield run, pool
+        except BaseException:
+            run.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
 def run_jobs(
     root: Path, title: str, jobs: Sequence[Job], *, at_once: int, print_line: PrintLine
 ) -> Mapping[str, str]:
@@ -185,31 +216,12 @@ def run_jobs(
     if not pending:
         return {}
 
-    environments = worker_environments(at_once)
     positions = job_positions(pending)
-    with (
-        loaded_process(root / FOLDER / "logs") as variables,
-        ThreadPoolExecutor(at_once) as pool,
-    ):
-        run = LocalRun(
-            root=root,
-            revision=revision,
-            cache=cache_folder(root),
-            slots=at_once,
-            print_line=print_line,
-            work=partial(measure, title),
-            gpu_environments=gpu_queue(environments),
-            variables=variables,
-        )
-        try:
-            for wave in _waves(pending, at_once):
-                tasks = [pool.submit(run.run_job, job, positions[job.name]) for job in wave]
-                for task in tasks:
-                    task.result()
-        except BaseException:
-            run.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with local_run(root, revision, at_once, print_line, partial(measure, title)) as (run, pool):
+        for wave in _waves(pending, at_once):
+            tasks = [pool.submit(run.run_job, job, positions[job.name]) for job in wave]
+            for task in tasks:
+                task.result()
 
     return run.failures
 
