@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,11 +316,11 @@ def test_settings_that_need_different_processes_are_refused():
     settings = resolve(tiny_study(), SHIPPED, quick=False, overrides={})
     settings[OTHER]["runtime"]["bits"] = "native"
     with pytest.raises(InputError, match="runtime: settings differ in it"):
-        here._shared_runtime(settings)
+        here.shared_runtime(settings)
 
     settings = resolve(tiny_study(), SHIPPED, quick=False, overrides={"runtime.processes": 2})
     with pytest.raises(InputError, match="runtime.processes: --here trains in one process"):
-        here._shared_runtime(settings)
+        here.shared_runtime(settings)
 
 
 # --- the command ---
@@ -561,6 +562,27 @@ def test_settings_of_other_work_share_the_result_file(tmp_path, stages):
     run_quietly(here_run(tmp_path, only=[OTHER], work=tmp_path / "other"))
 
     assert set(read_stored(results_file(tmp_path, "tiny"))) == {LABEL, OTHER}
+
+
+def test_a_setting_that_needs_another_process_can_run_alone(tmp_path, stages):
+    run = here_run(tmp_path, only=[OTHER])
+    run.settings[LABEL]["runtime"]["precision"] = "bf16"
+
+    assert list(run_quietly(run).records) == [OTHER]
+    with pytest.raises(InputError, match="runtime: settings differ in it"):
+        run_quietly(replace(run, only=[LABEL, OTHER]))
+
+
+def test_what_settings_share_is_read_once_to_learn_what_it_took(tmp_path, stages, monkeypatch):
+    run_quietly(here_run(tmp_path))
+    learned = []
+    monkeypatch.setattr(TimePlan, "learn", lambda _, folder: learned.append(folder.path.name))
+
+    run_quietly(here_run(tmp_path))
+
+    assert len(learned) == len(set(learned))
+    assert sum(name.startswith("train_base") for name in learned) == 1
+    assert sum(name.startswith("evaluate_focus") for name in learned) == 2
 
 
 # --- real runs on digits: minutes ---

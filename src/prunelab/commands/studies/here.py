@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 from prunelab.commands.studies.jobs import PrintLine, Settings, hash_inputs
 from prunelab.commands.studies.origin import Origin
-from prunelab.commands.studies.results import find_stored, write_results
-from prunelab.commands.studies.scale import FULL
+from prunelab.commands.studies.results import (
+    is_result_of,
+    read_stored,
+    results_file,
+    write_results,
+)
+from prunelab.commands.studies.scale import FULL, key_of
 from prunelab.commands.studies.study_file import Study
 from prunelab.commands.studies.time_plan import TimePlan, epochs_of
 from prunelab.commands.studies.work_folder import StageFolder, WorkFolder
-from prunelab.config.params import Params
+from prunelab.config.params import Params, Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.project.experiments import Record, environment_of, experiment_name, stage_closure
@@ -81,7 +85,7 @@ def run_here(run: HereRun, print_line: PrintLine) -> Outcome:
             the minutes are too few for a single epoch.
     """
     started = time.monotonic()
-    execution = configure(_shared_runtime(run.settings))
+    execution = configure(shared_runtime({label: run.settings[label] for label in run.only}))
     identity = decisive(fingerprint(execution)) | {"images": run.images}
     if run.prepared:
         identity["prepared"] = sha256(run.prepared / "dataset.json")
@@ -96,8 +100,12 @@ def run_here(run: HereRun, print_line: PrintLine) -> Outcome:
         return _Runner(run, work, deadline, print_line).run()
 
 
-def _shared_runtime(settings: Settings) -> Any:
-    """The section runtime, which one process can have only once."""
+def shared_runtime(settings: Settings) -> Runtime:
+    """The section runtime of settings that run in one process, which can have only one.
+
+    Raises:
+        InputError: if they differ in it, or if it asks for several processes.
+    """
     sections = []
     for params in settings.values():
         if params["runtime"] not in sections:
@@ -107,6 +115,7 @@ def _shared_runtime(settings: Settings) -> Any:
             "runtime: settings differ in it, and one process has one. Leave out --here, or give "
             "the settings that agree with --only."
         )
+
     if sections[0]["processes"] > 1:
         raise InputError("runtime.processes: --here trains in one process; valid: 1")
     return Params.model_validate(next(iter(settings.values()))).runtime
@@ -126,14 +135,12 @@ class _Runner:
         self._outcome = Outcome()
         self._progressed = False
         self._pipeline = (run.root / PIPELINE_FILE).read_text()
+        self._closure = stage_closure(self._pipeline)
         self._hashes = hash_inputs(run.root, {label: run.settings[label] for label in run.only})
 
     def run(self) -> Outcome:
         folders_by_label = {label: self._folders(label) for label in self._run.only}
-        for folders in folders_by_label.values():
-            for folder in folders:
-                if folder.is_done:
-                    self._plan.learn(folder)
+        self._learn_from_finished(folders_by_label)
 
         for number, (label, folders) in enumerate(folders_by_label.items(), start=1):
             title = f"[{number}/{len(folders_by_label)}] {label}"
@@ -151,19 +158,25 @@ class _Runner:
         self._require_progress(folders_by_label)
         return self._outcome
 
+    def _learn_from_finished(self, folders_by_label: Mapping[str, list[StageFolder]]) -> None:
+        """Learn what every finished stage took; settings that share it read its outputs once."""
+        finished = {}
+        for folders in folders_by_label.values():
+            for folder in folders:
+                if folder.is_done:
+                    finished[folder.path] = folder
+        for folder in finished.values():
+            self._plan.learn(folder)
+
     def _folders(self, label: str) -> list[StageFolder]:
         stages = stages_before(self._pipeline, self._run.settings[label])
         return self._work.folders(stages, self._hashes[label])
 
     def _measure(self, label: str, folders: list[StageFolder], title: str) -> None:
         """Measure a setting, or read what was measured; leave it if it would not end in time."""
-        run, params = self._run, self._run.settings[label]
         is_done = folders[-1].is_done
         if not is_done:
-            stored = find_stored(
-                run.results_in, run.name, label, params, self._closure(), run.origin.code,
-                scale=run.scale, images=run.images,
-            )  # fmt: skip
+            stored = self._stored(label)
             if stored:
                 self._outcome.records[label] = stored
                 self._print_line(f"{title}: measured already")
@@ -182,6 +195,19 @@ class _Runner:
         else:
             self._print_line(f"{title}: {accuracy} after {time.monotonic() - start:,.0f} s")
         self._write_results()
+
+    def _stored(self, label: str) -> Record | None:
+        """The stored result of a setting, if this code measured it with the same parameters."""
+        run = self._run
+        results = read_stored(results_file(run.results_in, run.name))
+        stored = results.get(key_of(label, run.scale))
+        if stored is None:
+            return None
+
+        params, code = run.settings[label], run.origin.code
+        if not is_result_of(stored, params, self._closure, code=code, images=run.images):
+            return None
+        return stored
 
     def _fits(self, label: str, folders: list[StageFolder]) -> bool:
         """Whether a setting should start: it will end in time, or needs more than one call."""
@@ -254,7 +280,7 @@ class _Runner:
         environment = environment_of(
             (pruned.path / ENVIRONMENT).read_bytes(), (pruned.path / METRICS).read_bytes()
         )
-        name = experiment_name(run.name, label, self._closure().select(params), self._hashes[label])
+        name = experiment_name(run.name, label, self._closure.select(params), self._hashes[label])
         return {
             "experiment": name,
             "baseline": run.origin.commit,
@@ -267,9 +293,6 @@ class _Runner:
             "images": run.images,
         }
 
-    def _closure(self) -> Any:
-        return stage_closure(self._pipeline)
-
     def _write_results(self) -> None:
         records = {label: self._outcome.records.get(label) for label in self._run.settings}
         write_results(self._run.results_in, self._run.study, self._run.name, records)
@@ -279,10 +302,12 @@ class _Runner:
         outcome = self._outcome
         if self._progressed or outcome.records or outcome.failures or not outcome.left:
             return
+
         for folders in folders_by_label.values():
             for folder in folders:
                 if any((folder.path / ".prunelab").rglob("*.pt")):
                     return
+
         raise InputError(
             f"--minutes {self._run.minutes:g} is too small: not a single epoch ended. Give more "
             "minutes, or a smaller --scale."

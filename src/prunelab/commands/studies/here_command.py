@@ -4,11 +4,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunelab.commands.common import interruptible, print_line, report_failures
 from prunelab.commands.studies.scale import FULL
 from prunelab.core.errors import InputError
+
+if TYPE_CHECKING:
+    from prunelab.commands.studies.here import HereRun, Outcome
+    from prunelab.commands.studies.study_tables import Shown
 
 WORK = Path(".prunelab/studies/here")  # where nobody gives --work
 
@@ -70,67 +74,93 @@ def run_study_here(
 
     `variant` holds the flags quick and nearest.
     """
-    from prunelab.commands.studies.here import HereRun, run_here
+    from prunelab.commands.studies.here import run_here, shared_runtime
+    from prunelab.commands.studies.study_tables import Shown
+    from prunelab.commands.studies.validate import check_amounts, check_parameters
+    from prunelab.runtime.device import configure
+
+    options.check()
+    if options.seeds is not None:
+        overrides = {**overrides, "seeds": seeds_of(options.seeds)}
+    run = _plan_run(name, variant, only, overrides, options)
+
+    print_line(f"checking {len(run.only)} settings ...")
+    check_amounts(run.study)
+    chosen = {label: run.settings[label] for label in run.only}
+    configure(shared_runtime(chosen))  # bits are chosen before anything is computed
+    check_parameters(run.root, chosen)
+    with interruptible():
+        outcome = run_here(run, print_line)
+
+    shown = Shown(
+        quick=variant["quick"], nearest=variant["nearest"], scale=run.scale, images=run.images
+    )
+    _print_results(run, outcome, shown)
+    if run.results_in != run.root:
+        print_line("the study's own results are unchanged: --seeds and --set change the study")
+    if outcome.left:
+        print_line(_left(outcome.left))
+    report_failures(outcome.failures, len(run.only))
+
+
+def _plan_run(
+    name: str,
+    variant: Mapping[str, bool],
+    only: list[str],
+    overrides: dict[str, Any],
+    options: HereOptions,
+) -> "HereRun":
+    """Return what to run, and where.
+
+    Raises:
+        InputError: for unknown names and settings, and for parameters that are missing or wrong.
+    """
+    from prunelab.commands.studies.here import HereRun
     from prunelab.commands.studies.origin import origin_of
     from prunelab.commands.studies.study_file import load_study, resolve
-    from prunelab.commands.studies.study_tables import Shown, study_document
-    from prunelab.commands.studies.validate import check_amounts, check_needs, check_parameters
+    from prunelab.commands.studies.validate import check_needs
     from prunelab.config.params import PARAMS_FILE
     from prunelab.core.registry import pick
 
     root = Path.cwd()
-    options.check()
-    if options.seeds is not None:
-        overrides = {**overrides, "seeds": seeds_of(options.seeds)}
     study = load_study(name)
     check_needs(study, variant["quick"], overrides, variant["nearest"])
     settings = resolve(study, PARAMS_FILE, overrides=overrides, scale=options.scale, **variant)
     for setting in only:
         pick(settings, setting, "setting")
-    labels = only or list(settings)
 
     prefix = result_name(name, **variant)
     work = options.work or WORK / f"{prefix}-{options.scale:g}"
     results_in = root
-    changed_keys = overrides.keys() - study.needs.keys()
-    if changed_keys:
-        results_in = work
+    if overrides.keys() - study.needs.keys():
+        results_in = work  # they are of another study
 
-    images = study.images_of(**variant)
-    run = HereRun(
+    return HereRun(
         root=root,
         name=prefix,
         study=study,
         settings=settings,
-        only=labels,
+        only=only or list(settings),
         work=work,
         origin=origin_of(root),
         results_in=results_in,
         scale=options.scale,
-        images=images,
+        images=study.images_of(**variant),
         minutes=options.minutes,
     )
 
-    print_line(f"checking {len(labels)} settings ...")
-    check_amounts(study)
-    _configure(settings)
-    check_parameters(root, {label: settings[label] for label in labels})
-    with interruptible():
-        outcome = run_here(run, print_line)
 
-    shown = Shown(
-        quick=variant["quick"], nearest=variant["nearest"], scale=options.scale, images=images
-    )
-    records = {label: outcome.records.get(label) for label in labels}
-    if outcome.records:
-        print_line("")
-        print_line(study_document(study, records, shown, markdown=False))
-        print_line(f"written to {results_in / 'studies/results'}/{prefix}.json")
-    if changed_keys:
-        print_line("the study's own results are unchanged: --seeds and --set change the study")
-    if outcome.left:
-        print_line(_left(outcome.left))
-    report_failures(outcome.failures, len(labels))
+def _print_results(run: "HereRun", outcome: "Outcome", shown: "Shown") -> None:
+    """Print the tables of what was measured, and the file that has it."""
+    from prunelab.commands.studies.results import results_file
+    from prunelab.commands.studies.study_tables import study_document
+
+    if not outcome.records:
+        return
+    records = {label: outcome.records.get(label) for label in run.only}
+    print_line("")
+    print_line(study_document(run.study, records, shown, markdown=False))
+    print_line(f"written to {results_file(run.results_in, run.name)}")
 
 
 def result_name(name: str, *, quick: bool, nearest: bool) -> str:
@@ -140,14 +170,6 @@ def result_name(name: str, *, quick: bool, nearest: bool) -> str:
     if nearest:
         return f"{name}-nearest"
     return name
-
-
-def _configure(settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Choose bits, threads and device before anything is computed."""
-    from prunelab.config.params import Params
-    from prunelab.runtime.device import configure
-
-    configure(Params.model_validate(next(iter(settings.values()))).runtime)
 
 
 def _left(left: Mapping[str, float | None]) -> str:

@@ -139,25 +139,19 @@ def collect(
     return records
 
 
-def find_stored(  # noqa: PLR0913 (all that identifies a result)
-    root: Path,
-    name: str,
-    label: str,
+def is_result_of(
+    stored: Record,
     params: Mapping[str, Any],
     closure: StageClosure,
-    code: str,
     *,
-    scale: float,
+    code: str,
     images: int | None,
-) -> Record | None:
-    """Return the stored result of a setting with these parameters and this code, or None."""
-    stored = read_stored(results_file(root, name)).get(key_of(label, scale))
-    if stored is None or stored["code"] != code or stored.get("images") != images:
-        return None
+) -> bool:
+    """Whether a stored result was measured with these parameters, by this code."""
+    if stored["code"] != code or stored.get("images") != images:
+        return False
     expected = closure.select(json_form(_portable(params)))
-    if closure.select(_portable(stored["parameters"])) != expected:
-        return None
-    return stored
+    return closure.select(_portable(stored["parameters"])) == expected
 
 
 def read_stored(file: Path) -> dict[str, Record]:
