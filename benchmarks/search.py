@@ -178,7 +178,7 @@ class Arm:
 def run_arm(
     base: Mapping[str, Any], runner: HereRunner, max_drop: float, strategy: Strategy
 ) -> Arm | None:
-    """Search, and train the smallest network found again; None if every try lost too much."""
+    """Search, then train the smallest network again and test it; None if no network is found."""
     params = parse_params(base)
     network = SearchedNetwork.of(base)
     network.record = json.loads(Path("metrics/sensitivity.json").read_text())

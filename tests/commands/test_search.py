@@ -241,7 +241,7 @@ def test_score_prefers_what_is_within_to_any_cheaper_network_that_is_not():
     assert score(0.5, 0.0, 0.0, final=True) < score(0.1, 0.001, 0.0, final=True)
 
 
-def test_front_holds_what_no_other_try_beats():
+def test_front_has_what_no_other_try_beats():
     state = formula_search(tries=30).run()
     chosen = front(state.tries, "macs")
 
@@ -346,7 +346,7 @@ def test_controls_remove_the_same_kind_of_units(method, random, scratch):
 # --- honesty ---
 
 
-def test_tries_see_validation_and_only_the_networks_trained_anew_see_test():
+def test_tries_see_validation_and_only_the_networks_trained_again_see_test():
     searching = formula_search(tries=15)
     state = searching.run()
     tried = list(searching.runner.ran)
@@ -480,7 +480,7 @@ def test_imported_weights_are_said_to_have_seen_the_validation_split():
 
 
 def found_by(searching: FormulaSearch) -> tuple[SearchState, dict]:
-    """A finished search, and what its file holds."""
+    """A finished search, and the content of its file."""
     state = searching.test(searching.run())
     request = Request(1.0, "macs", 1)
     plan = SimpleNamespace(request=request, params=searching.params)
@@ -517,7 +517,7 @@ def test_the_page_draws_every_try_once_and_the_front_in_order():
     assert line["x"] == sorted(line["x"])
     assert line["y"] == sorted(line["y"], reverse=True)
     assert set(traces["allowed"]["y"]) == {1.0}
-    assert len(traces["trained anew, test"]["x"]) == 3
+    assert len(traces["trained again, test"]["x"]) == 3
 
 
 def test_the_whole_page_has_the_answer_of_a_search():
@@ -561,7 +561,7 @@ def test_a_damaged_state_is_refused(content, tmp_path):
         SearchState.load(tmp_path)
 
 
-def test_searches_in_other_parameters_or_code_are_told_apart():
+def test_searches_in_other_parameters_or_code_are_kept_apart():
     before = {"code": "a", "inputs": {}, "parameters": {"model": "resnet8", "search.tries": 3}}
 
     assert differences(before, json.loads(json.dumps(before))) == []

@@ -482,7 +482,7 @@ def test_every_setting_is_measured_once_and_its_result_is_written(tmp_path, stag
     assert elsewhere.records.keys() == outcome.records.keys()
 
 
-def test_results_of_other_code_are_measured_anew(tmp_path, stages):
+def test_results_of_other_code_are_measured_again(tmp_path, stages):
     run_quietly(here_run(tmp_path))
     stages.calls.clear()
 

@@ -143,7 +143,7 @@ class FormulaSearch:
         return state
 
     def test(self, state: SearchState) -> SearchState:
-        """Train anew what was found."""
+        """Train what was found again, and test it."""
         FinalRound(
             objective=OBJECTIVES[self.objective],
             max_drop=self.max_drop,

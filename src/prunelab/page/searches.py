@@ -26,12 +26,14 @@ def search_sections(searches: Sequence[Row]) -> list[SearchSection]:
     for number, found in enumerate(searches, start=1):
         text = (
             "Every point is a try, measured on the validation split; hollow ones were stopped "
-            "early. Crosses were trained anew with fresh seeds and measured once on the test "
-            f"split. {' '.join(found['answer'])}"
+            "early. Crosses were trained again, with fresh seeds, and measured once on the "
+            f"test split. {' '.join(found['answer'])}"
         )
+
         charts = [("tries", front_chart(found))]
         if found["importances"]:
             charts.append(("what mattered", importance_chart(found["importances"])))
+
         sections.append(
             (f"search{number}", f"Search: {found['title']}", text, charts, found["tries"])
         )
@@ -93,13 +95,15 @@ def front_chart(found: Row) -> Chart:
 
 
 def _final_traces(finals: Sequence[Row]) -> list[Trace]:
-    """The networks that were trained anew, with the intervals of their drops."""
+    """The networks that were trained again, with the intervals of their drops."""
     traces: list[Trace] = []
-    names = {"candidate": "trained anew", "random": "random control", "scratch": "from scratch"}
+    names = {"candidate": "trained again", "random": "random control", "scratch": "from scratch"}
+
     for role, name in names.items():
         rows = [final for final in finals if final["role"] == role]
         if not rows:
             continue
+
         traces.append(
             {
                 "type": "scatter",
@@ -123,7 +127,9 @@ def _final_traces(finals: Sequence[Row]) -> list[Trace]:
 def _role_colour(role: str) -> str:
     if role == "candidate":
         return DENSE_COLOUR
-    return colour("random_channel" if role == "random" else "random_unstructured")
+    if role == "random":
+        return colour("random_channel")
+    return colour("random_unstructured")
 
 
 def _limit_trace(found: Row) -> Trace:
@@ -143,13 +149,16 @@ def _limit_trace(found: Row) -> Trace:
 def importance_chart(importances: Mapping[str, float]) -> Chart:
     """What share of the differences between tries each choice explains."""
     names = sorted(importances, key=importances.__getitem__)
+    shares = [importances[name] for name in names]
+    labels = [name.replace("_", " ") for name in names]
+
     return {
         "data": [
             {
                 "type": "bar",
                 "orientation": "h",
-                "x": [importances[name] for name in names],
-                "y": [name.replace("_", " ") for name in names],
+                "x": shares,
+                "y": labels,
                 "marker": {"color": colour("l1_unstructured")},
                 "name": "importance",
             }

@@ -27,7 +27,7 @@ def answer(
     """All lines of the answer.
 
     `tree` are the parameters in params.yaml, from which the command departs. `limits` says which
-    layers bear least, for a target out of reach.
+    layers tolerate least, for a target out of reach.
     """
     measured = [final for final, _ in state.tested]
     if not measured:
@@ -93,14 +93,15 @@ def _next_larger(state: SearchState, measured: Sequence[Final], request: Request
 
     for final in measured[1:]:
         if shown_within(final, request.max_drop_share):
-            tried = state.tries[final.tried]
-            yield f"The next larger one that is shown to be: {_what(final, tried)}."
+            what = _what(final, state.tries[final.tried])
+            yield f"The next larger one that is shown to be within {request.max_drop:g}: {what}."
             yield f"It saves: {_savings(final)}. It loses {_loss(final, request)}."
             return
 
     yield (
-        f"None of the {len(measured)} networks that were trained anew is shown to be. More of "
-        "search.final_seeds make intervals narrower; more of search.runners_up test larger ones."
+        f"None of the {len(measured)} networks that were trained again is shown to be within "
+        f"{request.max_drop:g}. More of search.final_seeds make intervals narrower; more of "
+        "search.runners_up test larger ones."
     )
 
 
@@ -217,7 +218,7 @@ def _optimism(validation: Measurement, test: Measurement) -> str:
 def _nothing_found(state: SearchState, request: Request, limits: Sequence[str]) -> Iterator[str]:
     """What a search says that has no network to show."""
     if state.candidates:
-        yield "Training the networks anew failed; the same command tries again:"
+        yield "Training the networks again failed; the same command tries again:"
         for final in state.candidates:
             yield f"{final.name}: {final.failure}"
         return

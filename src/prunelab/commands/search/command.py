@@ -51,7 +51,8 @@ def search(  # noqa: PLR0913 (a parameter for each option)
 
     What is searched, and within which ranges, is in params.yaml, section search. Every try is a
     DVC experiment, measured on the validation split alone. The network that is found is trained
-    anew with fresh seeds and measured once on the test split, beside larger ones and two controls.
+    again, with fresh seeds, and measured once on the test split, beside larger ones and two
+    controls.
 
     Nothing that was finished runs again, so the same command, or --resume, continues an
     interrupted search (docs/search.md).

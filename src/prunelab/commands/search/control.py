@@ -1,4 +1,4 @@
-"""What is done with a search from outside: its state is read, it is told to stop, it is locked.
+"""What is done with a search from outside: its state is read, it is stopped, it is locked.
 
 Nothing here needs torch or Optuna.
 """
@@ -44,7 +44,9 @@ def status(root: Path) -> list[str]:
         )
 
     if state.finals:
-        lines.append("what was found is trained anew and tested; prunelab search --resume tells it")
+        lines.append(
+            "what was found is trained again and tested; prunelab search --resume prints it"
+        )
     elif not running:
         lines.append("the test split was not asked yet; to go on: prunelab search --resume")
     return lines
@@ -58,7 +60,7 @@ def stop(root: Path) -> list[str]:
     """
     folder = last_folder(root)
     if not _is_running(folder):
-        raise InputError("no search is running here; prunelab search --status tells more")
+        raise InputError("no search is running here; prunelab search --status says more")
     write(folder / STOP_FILE, b"")
     return ["the search begins no more tries; it ends when those that run have ended"]
 

@@ -1,4 +1,4 @@
-"""The networks that are trained anew with fresh seeds and evaluated once on the test split.
+"""The networks that are trained again, with fresh seeds, and evaluated once on the test split.
 
 They are the smallest network that tries found, its runners-up, and two controls of the smallest:
 units removed at random, and the same architecture trained from scratch.
@@ -26,7 +26,7 @@ MakeJob = Callable[[Mapping[str, Any], str], Job]
 
 @dataclass(frozen=True)
 class FinalRound:
-    """What training anew needs."""
+    """What training again needs."""
 
     objective: Objective
     max_drop: float  # as a share
@@ -105,7 +105,7 @@ class FinalRound:
     # --- The test split ---
 
     def _measure(self, state: SearchState, wanted: list[tuple[Role, Try, str]]) -> None:
-        """Train networks anew and test them; what was tested before is not tested again."""
+        """Train networks again and test them; what was tested before is not tested again."""
         seeds, epochs = self.search.final_seeds, self.search.epochs
         jobs: dict[str, tuple[Role, Try, str, Job]] = {}
         finals: dict[str, Final] = {}
@@ -130,7 +130,7 @@ class FinalRound:
             job, failure = self.runner.wait()
             if failure:
                 failures[job.name] = failure.strip() or "no result"
-            self.print_line(f"tested, trained anew: {job.label}")
+            self.print_line(f"trained again and tested: {job.label}")
 
         for name, (role, tried, method, job) in jobs.items():
             measurement = self.runner.measured(job)

@@ -28,7 +28,7 @@ MAX_LIMITS = 3  # layers that are named as what limits a search
 class SearchedNetwork:
     """The untrained network that a search prunes; its structure is what counts.
 
-    `record` holds the curves of the layers' sensitivity, None if no try needs them.
+    `record` has the curves of the layers' sensitivity, None if no try needs them.
     """
 
     model: nn.Module
@@ -130,7 +130,7 @@ class SearchedNetwork:
         return ratios_of(curves, allocate(curves, remaining, 1 - ratio))
 
     def limits(self, method: str) -> list[str]:
-        """The layers that bear least: each with the drop that it alone costs, the worst first."""
+        """The layers that tolerate least, the worst first, with the drop that each alone costs."""
         if self.record is None:
             return []
         kind = kind_of(method)

@@ -188,7 +188,7 @@ def _check_seeds(params: Params) -> None:
     if used:
         raise InputError(
             f"search.final_seeds: {', '.join(map(str, used))} is in seeds too, which tries use. "
-            "The network that is found must be trained anew with seeds that no try has seen."
+            "The network that is found must be trained again, with seeds that no try has used."
         )
 
 

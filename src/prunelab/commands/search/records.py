@@ -1,4 +1,4 @@
-"""What a search knows: its tries, their runs, and the networks trained anew, as a JSON file.
+"""What a search knows: its tries, their runs, and the networks trained again, as a JSON file.
 
 The file is replaced in one step after every event, so that a kill loses nothing that was known.
 """
@@ -94,7 +94,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Final:
-    """A network trained anew and evaluated once on the test split.
+    """A network trained again and evaluated once on the test split.
 
     `role` is candidate, random or scratch. `tried` is the number of the try it comes from.
     """

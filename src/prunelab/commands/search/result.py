@@ -16,7 +16,7 @@ FOLDER = Path("searches")
 def result_of(
     plan: Plan, methods: Sequence[str], state: SearchState, lines: Sequence[str], command: str
 ) -> dict[str, Any]:
-    """What searches/NAME.json holds; shares are of the dense network's cost, drops are shares."""
+    """The content of searches/NAME.json; costs are shares of the dense network's, drops shares."""
     request, metric = plan.request, plan.request.objective.metric
     on_front = {tried.number for tried in front(state.tries, metric)}
 

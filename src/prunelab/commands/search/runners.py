@@ -202,7 +202,7 @@ def cluster_runner(
     """Yield a runner on a Ray cluster, as wide as the cluster has room.
 
     Raises:
-        InputError: if the remotes, Ray or its nodes lack what the work needs.
+        InputError: if the remotes, Ray or its nodes do not have what the work needs.
     """
     from prunelab.commands.sweep.ray import node
     from prunelab.commands.sweep.ray.driver import (

@@ -76,7 +76,7 @@ class Sampler:
     ) -> Raw | None:
         """The values of try `number`: those given, or the first proposal that is wanted.
 
-        None if no proposal of many is wanted: the space holds nothing else.
+        None if no proposal of many is wanted: the space has nothing else.
         """
         for attempt in range(ATTEMPTS):
             self._study.sampler = self._sampler(number, attempt)

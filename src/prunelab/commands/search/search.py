@@ -1,4 +1,4 @@
-"""What `prunelab search` does: plan, try, train anew, answer."""
+"""What `prunelab search` does: plan, try, train again, answer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -37,7 +37,7 @@ from prunelab.project.paths import BASE
 
 SENSITIVITY_FILE = "sensitivity.json"
 SENSITIVITY_TARGET = "sensitivity"
-FINAL_SHARE = 0.3  # of the time given, at least, is kept for training anew
+FINAL_SHARE = 0.3  # of the time given, at least, is kept for training again
 
 PrintLine = Callable[[str], None]
 

@@ -1,6 +1,6 @@
 """The results of a study, from DVC's experiments or from studies/results/.
 
-One file holds settings that were measured in different runs. Each has its own parameters, code,
+One file has settings that were measured in different runs. Each has its own parameters, code,
 environment and scale, and a digest that shows edits.
 """
 
@@ -64,7 +64,7 @@ class Stored(Strict):
     """The stored result of one setting.
 
     `scale` is the factor of all epochs. `images` is the number of training images, None for all.
-    `digest` is a hash of everything else; older files lack it.
+    `digest` is a hash of everything else; older files have none.
     """
 
     experiment: str

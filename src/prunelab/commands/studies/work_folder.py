@@ -2,7 +2,7 @@
 
 The folder of a stage has the name of the stage and a hash of all that its outputs depend on, and
 looks like the project's own: outputs of earlier stages are links. Settings share the stages that
-they have in common. `stage.json`, written last, holds the hashes of the outputs.
+they have in common. `stage.json`, written last, has the hashes of the outputs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -125,7 +125,7 @@ def _link(link: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """The folder given by --work. `identity` holds all else on which outputs depend."""
+    """The folder given by --work. `identity` is all else on which outputs depend."""
 
     path: Path
     identity: Mapping[str, Any]
@@ -167,6 +167,7 @@ class WorkFolder:
         folders: dict[str, StageFolder] = {}
         for stage in stages:
             inputs = {path: folders[writer] for path, writer in stage.inputs.items()}
+
             content = [
                 stage.name,
                 [[call.module, call.arguments] for call in stage.calls],
@@ -175,6 +176,7 @@ class WorkFolder:
                 input_hashes,
                 self.identity,
             ]
+
             path = self.path / f"{stage.name}-{digest(content)}"
             folders[stage.name] = StageFolder(stage, path, inputs)
         return list(folders.values())
