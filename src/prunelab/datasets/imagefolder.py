@@ -5,19 +5,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import name_list
-from prunelab.data.dataset import ClassCounts, DataConfig, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, Shape, SplitData
 from prunelab.data.splits import class_size_problems
 from prunelab.datasets.image_files import (
-    CommonSize,
     ImageFiles,
-    common_size,
     count_files,
     is_image,
     is_leftover,
@@ -60,10 +57,6 @@ class ImageFolder(OwnImages):
     `val`, then `val` is the test split and the validation split is taken from `train`. If there is
     `test` as well, all three stay as published.
     """
-
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self._root = config.place
 
     def missing(self) -> list[str]:
         if self._root is None:
@@ -142,7 +135,7 @@ class ImageFolder(OwnImages):
         for line in self.notes():
             print(one_line(line))
 
-        files = {name: self._image_files(split, shape) for name, split in self._splits.items()}
+        files = {name: self._files_of(split, shape) for name, split in self._splits.items()}
         test, validation = files.get("test"), files.get("val")
         if test is None:
             test, validation = validation, None
@@ -154,7 +147,7 @@ class ImageFolder(OwnImages):
             record={"leftovers": self._leftovers},
         )
 
-    def _image_files(self, split: _ClassFolders, shape: Shape) -> ImageFiles:
+    def _files_of(self, split: _ClassFolders, shape: Shape) -> ImageFiles:
         paths: list[str] = []
         counts = []
         for name in self._class_names:
@@ -162,14 +155,7 @@ class ImageFolder(OwnImages):
             counts.append(len(split.images[name]))
 
         labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        config = self._config
-        return ImageFiles(
-            np.array(paths, dtype=object),
-            labels,
-            shape,
-            config.resize,
-            interpolation=config.interpolation,
-        )
+        return self._image_files(paths, labels, shape)
 
     @property
     def _folder(self) -> Path:
@@ -257,14 +243,6 @@ class ImageFolder(OwnImages):
                 f"{name_list(differing)}"
             )
         return problems
-
-    @cached_property
-    def _common_size(self) -> CommonSize:
-        paths = chain.from_iterable(split.paths() for split in self._splits.values())
-        config = self._config
-        return common_size(
-            paths, config.resize, turn=config.turns_images, unreadable=config.unreadable
-        )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -14,12 +14,10 @@ import numpy as np
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import user_path
 from prunelab.core.text import name_list
-from prunelab.data.dataset import ClassCounts, DataConfig, Shape, SplitData
+from prunelab.data.dataset import ClassCounts, Shape, SplitData
 from prunelab.data.splits import class_size_problems
 from prunelab.datasets.image_files import (
-    CommonSize,
     ImageFiles,
-    common_size,
     is_image,
     is_leftover,
     is_leftover_folder,
@@ -73,15 +71,12 @@ class ImageTable(OwnImages):
     relative to them. Classes are the labels, sorted, and numbers by value.
     """
 
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self._root = config.place
-
     def missing(self) -> list[str]:
         if self._root is None:
             return ["data.source: null; data.table needs the path of the folder with its images"]
         if not self._root.is_dir():
             return [f"data.source: {self._root} is not a folder; it must hold the table's images"]
+
         if "train" not in {table.split or "train" for table in self._tables}:
             return [
                 f"data.table: {self._config.table} is neither a file nor one in {self._root} or in "
@@ -116,7 +111,7 @@ class ImageTable(OwnImages):
         for line in self.notes():
             print(one_line(line))
 
-        files = {name: self._image_files(rows, shape) for name, rows in self._splits.items()}
+        files = {name: self._files_of(rows, shape) for name, rows in self._splits.items()}
         record = {
             "leftovers": self._listing.leftovers,
             "not_in_table": len(self._surplus),
@@ -133,16 +128,19 @@ class ImageTable(OwnImages):
         if self._listing.leftovers:
             count = self._listing.leftovers
             lines.append(f"{self._root}: skipped {count} files that macOS or Windows left there")
+
         if self._surplus:
             lines.append(
                 f"{self._root}: {len(self._surplus)} images are not in {self._config.table}: "
                 f"{name_list(self._surplus)}"
             )
+
         if self._repeated_rows:
             lines.append(
                 f"{self._config.table}: {self._repeated_rows} rows repeat another row; each image "
                 "counts once"
             )
+
         if self._dropped_files:
             lines.append(
                 f"{self._config.table}: left out {self._dropped_files} files with several labels"
@@ -154,12 +152,10 @@ class ImageTable(OwnImages):
         for row in self._rows:
             yield row.path, row.label
 
-    def _image_files(self, rows: Sequence[_Row], shape: Shape) -> ImageFiles:
+    def _files_of(self, rows: Sequence[_Row], shape: Shape) -> ImageFiles:
         numbers = {name: number for number, name in enumerate(self._class_names)}
         labels = np.array([numbers[row.label] for row in rows], dtype=np.int64)
-        paths = np.array([row.path for row in rows], dtype=object)
-        config = self._config
-        return ImageFiles(paths, labels, shape, config.resize, interpolation=config.interpolation)
+        return self._image_files([row.path for row in rows], labels, shape)
 
     @cached_property
     def _tables(self) -> list["_SplitTable"]:
@@ -244,6 +240,7 @@ class ImageTable(OwnImages):
             if len(values) > 1:
                 name = os.path.relpath(path, self._root)
                 names.append(f"{name} ({' and '.join(sorted(values))})")
+
         if not names:
             return []
         return [
@@ -258,7 +255,9 @@ class ImageTable(OwnImages):
         if "train" not in self._splits:
             return [f"{self._name} has no row of the split train"]
 
-        labels = {split: {row.label for row in rows} for split, rows in self._splits.items()}
+        labels: dict[str, set[str]] = {}
+        for split, rows in self._splits.items():
+            labels[split] = {row.label for row in rows}
         if len(labels["train"]) < 2:
             return [
                 f"{self._name}: every image has the same label, {labels['train']}. "
@@ -282,17 +281,18 @@ class ImageTable(OwnImages):
 
     @cached_property
     def _labels_of_files(self) -> dict[str, set[str]]:
-        labels = defaultdict(set)
-        for row in self._found_rows:
-            labels[row.path].add(row.label)
-        return labels
+        return self._values_of_files(lambda row: row.label)
 
     @property
     def _splits_of_files(self) -> dict[str, set[str]]:
-        splits = defaultdict(set)
+        return self._values_of_files(lambda row: row.split)
+
+    def _values_of_files(self, value_of: Callable[[_Row], str]) -> dict[str, set[str]]:
+        """What the rows of every file say, by its path."""
+        values = defaultdict(set)
         for row in self._found_rows:
-            splits[row.path].add(row.split)
-        return splits
+            values[row.path].add(value_of(row))
+        return values
 
     @property
     def _dropped_files(self) -> int:
@@ -356,14 +356,6 @@ class ImageTable(OwnImages):
     @property
     def _class_names(self) -> list[str]:
         return sorted_labels({row.label for row in self._splits["train"]})
-
-    @cached_property
-    def _common_size(self) -> CommonSize:
-        config = self._config
-        paths = [row.path for row in self._rows]
-        return common_size(
-            paths, config.resize, turn=config.turns_images, unreadable=config.unreadable
-        )
 
 
 @dataclass(frozen=True)
@@ -444,6 +436,7 @@ def _list_images(root: Path) -> _Listing:
     for parent, folders, files in os.walk(root):
         inside = any(map(is_leftover_folder, Path(parent).relative_to(root).parts))
         folders[:] = [name for name in folders if not name.startswith(".")]
+
         for file in files:
             if inside or is_leftover(file):
                 leftovers += 1

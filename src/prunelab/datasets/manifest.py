@@ -1,4 +1,4 @@
-"""The contents of dataset.json: where prepared data comes from, and what it holds.
+"""The contents of dataset.json: where prepared data comes from, and what is in it.
 
 It records parameters, classes, sizes, moments and duplicates. `artifacts.prepared` writes it.
 """
@@ -17,7 +17,7 @@ from prunelab.core.text import name_list
 from prunelab.data.dataset import DataConfig, Examples, Shape
 from prunelab.data.splits import Split, channel_moments
 
-# Of two splits (first, second): pairs of rows, one of each, that hold the same input.
+# Of two splits (first, second): pairs of rows, one of each, with the same input.
 Duplicates = dict[tuple[str, str], list[tuple[int, int]]]
 # Of every split: a hash of each example's input, uint64 [N].
 Hashes = dict[str, np.ndarray]

@@ -4,18 +4,34 @@ Where the files and the classes come from is the business of `imagefolder` and `
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
 
 from prunelab.core.errors import InputError
-from prunelab.data.dataset import DataInfo
-from prunelab.datasets.image_files import CommonSize
+from prunelab.data.dataset import DataConfig, DataInfo, Shape
+from prunelab.datasets.image_files import CommonSize, ImageFiles, common_size
 
 
 class OwnImages(ABC):
     """RGB images of the user, all of one size in the end. Nothing of them can be downloaded."""
 
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._root = config.place
+
     @abstractmethod
     def missing(self) -> list[str]:
         """What is not where the parameters say it is, a line each."""
+
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """What was left aside, a line each."""
+
+    @abstractmethod
+    def labelled_files(self) -> Iterator[tuple[str, str]]:
+        """Every image's path and class."""
 
     @property
     @abstractmethod
@@ -30,9 +46,24 @@ class OwnImages(ABC):
     @abstractmethod
     def _class_names(self) -> list[str]: ...
 
-    @property
-    @abstractmethod
-    def _common_size(self) -> CommonSize: ...
+    @cached_property
+    def _common_size(self) -> CommonSize:
+        config = self._config
+        paths = (path for path, _ in self.labelled_files())
+        return common_size(
+            paths, config.resize, turn=config.turns_images, unreadable=config.unreadable
+        )
+
+    def _image_files(self, paths: Sequence[str], labels: np.ndarray, shape: Shape) -> ImageFiles:
+        """Images with the numbers of their classes, int64 [N], to be decoded to a shape."""
+        config = self._config
+        return ImageFiles(
+            np.array(paths, dtype=object),
+            labels,
+            shape,
+            config.resize,
+            interpolation=config.interpolation,
+        )
 
     def damaged(self) -> list[str]:
         if self.missing():

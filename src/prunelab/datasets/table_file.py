@@ -82,7 +82,7 @@ def read_table(
 
     Raises:
         InputError: if a column is missing, or with the numbers of the lines that are not UTF-8,
-            lack a field, or have no text or label.
+            have too few or too many fields, or have no text or label.
     """
     columns = read_columns(
         TableFile(path, "data.source"),
@@ -129,8 +129,9 @@ class Column:
 class Columns:
     """The fields of some columns in order, by their content, and the number of each row's line.
 
-    `is_quoted`: quotes may enclose fields. Optional columns that the table lacks are absent, and so
-    are the rows that `problems` name: those that lack a field or have nothing in one.
+    `is_quoted`: quotes may enclose fields. Optional columns that the table does not have are
+    absent, and so are the rows that `problems` name: those with too few or too many fields, or
+    with an empty one.
     """
 
     values: dict[str, list[str]]

@@ -205,7 +205,7 @@ class TextTable:
         return sorted_labels(labels["train"])
 
     def _label_differences(self, labels: dict[str, set[str]]) -> list[str]:
-        """One line for each label of one split that another split lacks."""
+        """One line for each label of one split that another split does not have."""
         problems = []
         for present, absent in permutations(labels, 2):
             only_present = sorted(labels[present] - labels[absent])

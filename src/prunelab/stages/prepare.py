@@ -115,6 +115,7 @@ class _Preparation:
         """Say what contradicts itself, unless it is refused or must be left out first."""
         if not conflicts.groups:
             return
+
         choice = self._params.data.conflicts
         if choice == "drop":
             if not self._reading.is_of_images:
@@ -123,6 +124,7 @@ class _Preparation:
                     "set it to keep"
                 )
             raise _ContradictionError(conflicts)
+
         # In tables of texts and in published data, nobody can tell what is right.
         if choice == "refuse" and self._reading.is_of_images:
             conflicts.require_few()
