@@ -34,7 +34,9 @@ def test_contradictions_are_found_within_and_across_splits():
 
     result = found(splits)
 
-    groups = [{(example.name, example.label) for example in group} for group in result.groups]
+    groups = []
+    for group in result.groups:
+        groups.append({(example.name, example.label) for example in group})
     assert groups == [
         {("example 0", "ant"), ("example 2", "bee"), ("example 1", "ant")},
         {("example 1", "ant"), ("example 0", "cat")},
@@ -101,3 +103,24 @@ def test_files_of_the_same_bytes_are_found_without_decoding(tmp_path, monkeypatc
     assert [Path(example.name).name for example in group] == ["a.png", "b.png", "e.png"]
     monkeypatch.setattr(conflicts, "MAX_COMPARED_FILES", 4)
     assert conflicting_files(files) is None
+
+
+def test_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
+    files = [(str(tmp_path / "a.png"), "ant"), (str(tmp_path / "b.png"), "bee")]
+    for path, _ in files:
+        Path(path).write_bytes(b"equal")
+    compared = []
+    same_bytes = conflicts._same_bytes
+
+    def counted(examples):
+        compared.append(examples)
+        return same_bytes(examples)
+
+    monkeypatch.setattr(conflicts, "_same_bytes", counted)
+
+    first, again = conflicting_files(files), conflicting_files(files)
+    assert first == again
+    assert len(first.groups) == len(compared) == 1
+
+    Path(files[1][0]).write_bytes(b"other")
+    assert conflicting_files(files).groups == []

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,9 @@ class Conflicts:
 
 def _equation(group: Sequence[Example], labels: tuple[str, str]) -> str:
     """The names of two equal examples, one of each label."""
-    names = [next(example.name for example in group if example.label == label) for label in labels]
-    return " = ".join(names)
+    # The first of every label.
+    names = {example.label: example.name for example in reversed(group)}
+    return " = ".join(names[label] for label in labels)
 
 
 def find_conflicts(
@@ -177,12 +179,31 @@ def conflicting_files(labelled_files: Iterable[tuple[str, str]]) -> Conflicts | 
     if len(files) > MAX_COMPARED_FILES:
         return None
 
-    by_size: dict[int, list[Example]] = defaultdict(list)
+    states = []
     for path, label in files:
         try:
-            by_size[Path(path).stat().st_size].append(Example(path, label))
+            status = Path(path).stat()
         except OSError:
             continue  # `prepare` reports what cannot be read
+        states.append(_FileState(Example(path, label), status.st_size, status.st_mtime_ns))
+    return Conflicts(_groups_of_equal_files(tuple(states)), len(files))
+
+
+@dataclass(frozen=True)
+class _FileState:
+    """A file as it is now: another content has another size or another time."""
+
+    example: Example
+    size: int
+    changed_ns: int
+
+
+@lru_cache(maxsize=1)  # for the notes that follow a check, since reading files takes long
+def _groups_of_equal_files(files: Sequence[_FileState]) -> list[list[Example]]:
+    """The files of the same bytes with different labels, by the name of the first."""
+    by_size: dict[int, list[Example]] = defaultdict(list)
+    for file in files:
+        by_size[file.size].append(file.example)
 
     groups = []
     for same_size in by_size.values():
@@ -192,7 +213,7 @@ def conflicting_files(labelled_files: Iterable[tuple[str, str]]) -> Conflicts | 
         for group in _same_bytes(same_size):
             if len({example.label for example in group}) > 1:
                 groups.append(group)
-    return Conflicts(sorted(groups, key=lambda group: group[0].name), len(files))
+    return sorted(groups, key=lambda group: group[0].name)
 
 
 def _same_bytes(examples: Sequence[Example]) -> list[list[Example]]:

@@ -1,17 +1,15 @@
 """What is worth knowing of a study's own data that stops nothing: what was skipped or turned."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prunelab.commands.check.inputs import dataset_of, prepared_info
 from prunelab.config.params import PARAMS_FILE, Params, load_params
 from prunelab.core.text import name_list
-from prunelab.datasets.conflicts import Conflicts, conflicting_files
+from prunelab.datasets.conflicts import conflicting_files
 from prunelab.datasets.image_files import turned_line
-from prunelab.datasets.imagefolder import ImageFolder
-from prunelab.datasets.imagetable import ImageTable
+from prunelab.datasets.own_images import OwnImages
 from prunelab.project.paths import RAW
 
 
@@ -23,10 +21,10 @@ def find_notes(path: Path = PARAMS_FILE, raw: Path = RAW) -> list[str]:
         return _prepared_notes(prepared)
 
     dataset = dataset_of(params, raw)
-    if not isinstance(dataset, ImageFolder | ImageTable):
+    if not isinstance(dataset, OwnImages):
         return []
     lines = dataset.notes()
-    conflicts = equal_files(dataset)
+    conflicts = conflicting_files(dataset.labelled_files())
     if conflicts:
         lines += conflicts.report()
     return lines
@@ -38,17 +36,11 @@ def check_contradictions(params: Params, dataset: object) -> None:
     Raises:
         InputError: with the files.
     """
-    if params.data.conflicts != "refuse" or not isinstance(dataset, ImageFolder | ImageTable):
+    if params.data.conflicts != "refuse" or not isinstance(dataset, OwnImages):
         return
-    conflicts = equal_files(dataset)
+    conflicts = conflicting_files(dataset.labelled_files())
     if conflicts:
         conflicts.require_few()
-
-
-@lru_cache(maxsize=1)
-def equal_files(dataset: ImageFolder | ImageTable) -> Conflicts | None:
-    """The files of the same bytes with different labels; None if there are too many to compare."""
-    return conflicting_files(dataset.labelled_files())
 
 
 def _prepared_notes(prepared: Mapping[str, Any]) -> list[str]:
