@@ -22,7 +22,7 @@ from prunelab.commands.check.notes import check_contradictions
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.mappings import nested_mapping
-from prunelab.core.registry import require
+from prunelab.core.registry import Table, require
 from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.data.dataset import DataInfo
 from prunelab.data.split_sizes import split_problems
@@ -96,7 +96,7 @@ def _problems_of(check: Callable[..., object], *args: object) -> list[str]:
 
 
 def _data_info(params: Params, raw: Path) -> DataInfo | None:
-    """What the data set holds; None if that is not known, which another check reports."""
+    """What the data set has; None if that is not known, which another check reports."""
     try:
         return data_info_of(params, raw)
     except Exception:  # of whatever kind: the parameters are not checked yet, nor are plugins
@@ -110,45 +110,29 @@ def _unknown_names(content: Any) -> Iterator[str]:
     """
     if not isinstance(content, dict):
         return
-    look_ups: dict[str, Callable[[str], object]] = {
-        "dataset": lambda name: require(DATASETS, name, "dataset"),
-        "model": require_model,
-        "method": _require_method,
-    }
-    for key, look_up in look_ups.items():
-        yield from _unknown_name(key, content.get(key), look_up)
+    yield from _unknown_name("dataset", content.get("dataset"), _require_in(DATASETS))
+    yield from _unknown_name("model", content.get("model"), require_model)
+    yield from _unknown_name("method", content.get("method"), _require_in(METHODS))
 
-    for section, key, look_up in _NAMES_IN_SECTIONS:
+    for section, key, table in _NAMES_IN_SECTIONS:
         value = nested_mapping(content, section).get(key)
         names = value if isinstance(value, list) else [value]
         for name in names:
-            yield from _unknown_name(f"{section}.{key}", name, look_up)
+            yield from _unknown_name(f"{section}.{key}", name, _require_in(table))
 
 
-def _require_method(name: str) -> None:
-    require(METHODS, name, "method")
-
-
-def _require_lr_schedule(name: str) -> None:
-    require(LR_SCHEDULES, name, "lr_schedule")
-
-
-def _require_augmentation(name: str) -> None:
-    require(AUGMENTATIONS, name, "augmentation")
-
-
-def _require_metric(name: str) -> None:
-    require(METRICS, name, "metric")
-
-
-# Sections of params.yaml, and keys in them that hold a name or a list of names.
-_NAMES_IN_SECTIONS: Sequence[tuple[str, str, Callable[[str], object]]] = (
-    ("grid", "methods", _require_method),
-    ("train", "schedule", _require_lr_schedule),
-    ("finetune", "schedule", _require_lr_schedule),
-    ("data", "augment", _require_augmentation),
-    ("evaluate", "metrics", _require_metric),
+# Sections of params.yaml, and keys in them whose value is a name in a table, or a list of names.
+_NAMES_IN_SECTIONS: Sequence[tuple[str, str, Table[Any]]] = (
+    ("grid", "methods", METHODS),
+    ("train", "schedule", LR_SCHEDULES),
+    ("finetune", "schedule", LR_SCHEDULES),
+    ("data", "augment", AUGMENTATIONS),
+    ("evaluate", "metrics", METRICS),
 )
+
+
+def _require_in(table: Table[Any]) -> Callable[[str], None]:
+    return lambda name: require(table, name, table.kind)
 
 
 def _unknown_name(place: str, name: object, look_up: Callable[[str], object]) -> Iterator[str]:

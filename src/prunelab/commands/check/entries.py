@@ -85,7 +85,9 @@ def check_lr_schedule(name: str) -> None:
         gamma=0.1,
         label_smoothing=0.0,
     )
-    first, again = ([lr_factor(recipe, step, STEPS) for step in range(STEPS)] for _ in range(2))
+
+    first = [lr_factor(recipe, step, STEPS) for step in range(STEPS)]
+    again = [lr_factor(recipe, step, STEPS) for step in range(STEPS)]
     if first != again:
         LR_SCHEDULES.refuse(
             name, "returns another factor when it is asked again; let it depend on progress alone"

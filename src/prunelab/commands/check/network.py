@@ -33,6 +33,7 @@ def check_weights(params: Params, data_info: DataInfo, path: Path) -> None:
     if find_package(params.weights, params.model) is not None:
         load_imagenet(network, params.model, path, by_order=True)
         return
+
     load_weights(
         *(network, params.model, path),
         options=params.weights_options,

@@ -76,6 +76,7 @@ def _entry_problems(data_info: DataInfo | None, model: str | None) -> list[str]:
         "metric": lambda entry: entries.check_metric(entry.name),
         "lr_schedule": lambda entry: entries.check_lr_schedule(entry.name),
     }
+
     problems = []
     tables = _tables()
     for registration in plugins.current().registrations.values():
