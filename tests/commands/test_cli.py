@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from helpers.params import PROJECT, edit_params
+from helpers.plugins import write_plugins
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from prunelab.artifacts.networks import Network, save_network, seed_file
 from prunelab.cli import SECTIONS, app
 from prunelab.commands import list_notes
 from prunelab.commands.common import GIT_REPOSITORY_VARIABLES
+from prunelab.commands.explain import known_names
 from prunelab.config.params import Budget
 from prunelab.config.restart import Restart
 from prunelab.data.augmentations import AUGMENTATIONS
@@ -295,6 +297,24 @@ def test_a_name_that_nothing_has_gets_the_nearest_three(workspace):
 
     assert line.startswith("nothing is called 'lamp_chanel' (did you mean 'lamp_channel', ")
     assert line.count("'") == 2 + 3 * 2
+
+
+def test_names_of_every_kind_may_be_the_nearest_those_of_plugins_included(project):
+    write_plugins(
+        project,
+        mine=(
+            "from prunelab.pruning.criteria import CRITERIA\n"
+            "@CRITERIA.register('largest')\n"
+            "def largest(model, calibration):\n"
+            "    return {}\n"
+        ),
+    )
+
+    names = set(known_names())
+
+    assert "largest" in names
+    for table in (METHODS, MODELS, CRITERIA, SCHEDULES, DATASETS, AUGMENTATIONS, METRICS):
+        assert names >= set(table)
 
 
 def test_list_can_be_limited_to_one_table():

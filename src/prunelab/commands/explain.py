@@ -1,25 +1,18 @@
 """What `prunelab explain` prints about a name: docstring, formula, source and needs. No torch."""
 
-import ast
-import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from prunelab.commands import list_notes as notes
+from prunelab.commands.list_choices import docstring_in
 from prunelab.config.restart import Restart
 from prunelab.core import plugins
 from prunelab.core.docstrings import docstring_of, table_references
 from prunelab.core.errors import InputError
 from prunelab.core.plugins import Registration
-from prunelab.core.registry import Table
 from prunelab.core.text import nearest_names
-from prunelab.data.augmentations import AUGMENTATIONS
-from prunelab.datasets.datasets import DATASETS
-from prunelab.evaluation.metric_table import METRICS
 from prunelab.models.catalogue import LIBRARY, MODELS, find_architecture
 from prunelab.pruning.methods import METHODS, Method
-from prunelab.training.lr_schedules import LR_SCHEDULES
 
 # Where the tables of functions are, by kind: module and name of the dictionary.
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
@@ -36,12 +29,6 @@ NOTED: Mapping[str, Mapping[str, str]] = {
     "budget": notes.BUDGETS,
     "granularity": notes.GRANULARITIES,
     "scope": notes.SCOPES,
-}
-TABLES: Mapping[str, Table[Any]] = {
-    "augmentation": AUGMENTATIONS,
-    "metric": METRICS,
-    "lr_schedule": LR_SCHEDULES,
-    "dataset": DATASETS,
 }
 
 
@@ -67,11 +54,9 @@ def known_names() -> list[str]:
     """Every name that can be explained, once."""
     names = [*METHODS, *MODELS, *LIBRARY]
     for kind in FUNCTIONS:
-        names += _references(kind)
+        names += [*_references(kind), *plugins.current().of_kind(kind)]
     for noted in NOTED.values():
         names += noted
-    for table in TABLES.values():
-        names += table
     return list(dict.fromkeys(names))
 
 
@@ -85,7 +70,7 @@ def _explanations(name: str) -> Iterator[tuple[str, list[str]]]:
     for kind in FUNCTIONS:
         registration = _registration(kind, name)
         if registration is not None:
-            yield kind, [_docstring_in(registration), "", f"It is in {registration.place}."]
+            yield kind, [_docstring_or_none(registration), "", f"It is in {registration.place}."]
         elif name in _references(kind):
             yield kind, [docstring_of(_references(kind)[name]), *_used_by(kind, name)]
     for kind, noted in NOTED.items():
@@ -103,11 +88,8 @@ def _registration(kind: str, name: str) -> Registration | None:
     return plugins.current().of_kind(kind).get(name)
 
 
-def _docstring_in(registration: Registration) -> str:
-    definition = registration.definition
-    if isinstance(definition, ast.FunctionDef | ast.ClassDef):
-        return inspect.cleandoc(ast.get_docstring(definition) or "It has no docstring.")
-    return "It has no docstring."
+def _docstring_or_none(registration: Registration) -> str:
+    return docstring_in(registration) or "It has no docstring."
 
 
 def _method_lines(name: str) -> list[str]:
@@ -145,7 +127,7 @@ def _method_lines(name: str) -> list[str]:
 def _text_of(kind: str, name: str) -> str:
     registration = _registration(kind, name)
     if registration is not None:
-        return _docstring_in(registration)
+        return _docstring_or_none(registration)
     reference = _references(kind).get(name)
     if reference is None:
         return ""
@@ -174,6 +156,7 @@ def _used_by(kind: str, name: str) -> list[str]:
     }
     if kind not in parts:
         return []
+
     methods = [key for key, method in METHODS.own.items() if parts[kind](method) == name]
     if not methods:
         return ["", "No method of the package uses it."]

@@ -30,6 +30,7 @@ def methods(only: Collection[str] | None = None) -> Rows:
     rows = _method_rows()
     heading, entries = rows[0], rows[1:]
     grouped: list[tuple[str, ...]] = [heading]
+
     for family, purpose in list_notes.FAMILIES.items():
         members = []
         for row in entries:
@@ -47,11 +48,13 @@ def overview() -> str:
         _method_overview(),
         _names("models", models(), "--all: those of torchvision and timm"),
     ]
+
     for title, noted in (("criteria", criteria()), ("budgets", budgets())):
-        lines = [f"{name:<14} {note.rstrip('.')}" for name, note, *_ in noted[1:]]
-        sections.append([title, *(f"  {line}" for line in lines)])
+        lines = [f"  {name:<14} {note.rstrip('.')}" for name, note, *_ in noted[1:]]
+        sections.append([title, *lines])
     for kind in ("datasets", "augmentations", "metrics", "lr_schedules"):
         sections.append(_names(kind, DESCRIBED[kind](), ""))
+
     sections.append(
         [
             "prunelab list KIND has what each is, prunelab explain NAME formula, source and needs.",
@@ -63,17 +66,18 @@ def overview() -> str:
 
 
 def _method_overview() -> list[str]:
-    lines = ["methods"]
+    names_by_family: dict[str, list[str]] = {}
+    family = ""
     for row in methods()[1:]:
-        if len(row) == 1 and row[0]:
-            lines.append(f"  {row[0]}")
-            lines.append("")
-        elif len(row) > 1:
-            lines[-1] = f"{lines[-1]}, {row[0]}" if lines[-1] else row[0]
-    wrapped = [lines[0]]
-    for title, names in zip(lines[1::2], lines[2::2], strict=True):
-        wrapped += [title, *_wrapped(names, indent=4)]
-    return wrapped
+        if len(row) > 1:
+            names_by_family.setdefault(family, []).append(row[0])
+        elif row[0]:
+            family = row[0]
+
+    lines = ["methods"]
+    for title, names in names_by_family.items():
+        lines += [f"  {title}", *_wrapped(", ".join(names), indent=4)]
+    return lines
 
 
 def _names(title: str, rows: Rows, hint: str) -> list[str]:
@@ -132,11 +136,16 @@ def _documented(kind: str) -> list[tuple[Registration, tuple[str, ...]]]:
     """The plugins of a kind with the first line of what they decorate."""
     documented: list[tuple[Registration, tuple[str, ...]]] = []
     for entry in plugins.current().of_kind(kind).values():
-        documentation = ""
-        if isinstance(entry.definition, ast.ClassDef | ast.FunctionDef):
-            documentation = ast.get_docstring(entry.definition) or ""
-        documented.append((entry, (documentation.partition("\n")[0],)))
+        documented.append((entry, (docstring_in(entry).partition("\n")[0],)))
     return documented
+
+
+def docstring_in(registration: Registration) -> str:
+    """The docstring of what a plugin decorates; empty if there is none."""
+    definition = registration.definition
+    if isinstance(definition, ast.ClassDef | ast.FunctionDef):
+        return ast.get_docstring(definition) or ""
+    return ""
 
 
 def _method_rows() -> Rows:

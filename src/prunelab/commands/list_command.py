@@ -86,6 +86,7 @@ def _align(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows in columns; a row of one cell has a line to itself."""
     cells_of_columns = [row for row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in zip(*cells_of_columns, strict=True)]
+
     lines = []
     for row in rows:
         if len(row) == 1:

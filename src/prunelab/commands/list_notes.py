@@ -72,7 +72,7 @@ SCOPES: Mapping[str, str] = {
 
 SCHEDULES: Mapping[str, str] = {
     "one_shot": "pruned once",
-    "repeated": "in 100 steps without training, scored anew before each",
+    "repeated": "in 100 steps without training, scored again before each",
     "iterative": "in prune.iterations rounds, trained in between",
     "gradual": "masks grow while the network trains",
     "soft": "the least are zeroed before every epoch, but may come back",
@@ -106,6 +106,7 @@ STRUCTURE: Mapping[str, str] = {
 def family_of(granularity: str, schedule: str, restart: str) -> str:
     """The family, a key of FAMILIES, of a method by its parts as `prunelab list` prints them."""
     in_steps = schedule not in ("one_shot", "repeated") or bool(restart)
+
     if granularity in ("head", "hidden"):
         return ENCODERS
     if granularity == "channel":

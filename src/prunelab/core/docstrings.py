@@ -1,7 +1,6 @@
 """Docstrings of this package's functions, read from the text of its files: nothing is imported."""
 
 import ast
-import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ def docstring_of(reference: str) -> str:
     module, _, name = reference.partition(":")
     for node in _parse(module).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            return inspect.cleandoc(ast.get_docstring(node) or "")
+            return ast.get_docstring(node) or ""
     return ""
 
 
