@@ -51,7 +51,7 @@ def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 
 
 def _environment() -> dict[str, str]:
-    # Messages in English, like ours: `require_commit` reads one.
+    # Messages in English, like ours: `is_in_repository` reads one.
     return {**os.environ, "LC_ALL": "C"}
 
 
@@ -63,15 +63,26 @@ def require_commit(root: Path) -> None:
             commit does not hold the folder's dvc.yaml; with Git's own message, if Git does not open
             the repository, for example because it belongs to another user.
     """
-    try:
-        git(root, "rev-parse", "--git-dir")
-    except InputError as error:
-        if "not a git repository" not in str(error):
-            raise
-        raise InputError(f"this needs a Git repository; type: {FIRST_COMMIT}") from None
+    if not is_in_repository(root):
+        raise InputError(f"this needs a Git repository; type: {FIRST_COMMIT}")
 
     if (root / "dvc.yaml").is_file() and not holds(root, "HEAD", "dvc.yaml"):
         raise InputError(f"this needs a commit with the files here; type: {NEXT_COMMIT}")
+
+
+def is_in_repository(root: Path) -> bool:
+    """Whether a folder is in a Git repository.
+
+    Raises:
+        InputError: with Git's own message, if Git does not open the repository.
+    """
+    try:
+        git(root, "rev-parse", "--git-dir")
+    except InputError as error:
+        if "not a git repository" in str(error):
+            return False
+        raise
+    return True
 
 
 def require_identity(root: Path) -> None:

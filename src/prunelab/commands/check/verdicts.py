@@ -7,7 +7,8 @@ changes no result.
 import hashlib
 import json
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from prunelab.core.source_code import folder_digest
 FILE = Path(".prunelab/passed_checks")  # one verdict a line, the newest last
 MAX_VERDICTS = 1000
 PACKAGES = ("torch", "torchvision", "torch-pruning", "torchprofile", "transformers", "timm")
+
+_waiting: list[str] | None = None  # the verdicts of a block of `remembering_later`
 
 
 def verdict(check: str, *inputs: object) -> str:
@@ -40,9 +43,27 @@ def has_passed(name: str) -> bool:
 
 def remember(name: str) -> None:
     """Keep a verdict, unless the file cannot be written."""
+    if _waiting is not None:
+        _waiting.append(name)
+        return
+
     names = [*_read(), name][-MAX_VERDICTS:]
     with suppress(OSError):
         write(FILE, "".join(f"{name}\n" for name in names).encode())
+
+
+@contextmanager
+def remembering_later() -> Iterator[None]:
+    """Write the verdicts of a block once it has ended; none of them if it raises."""
+    global _waiting
+    _waiting = []
+    try:
+        yield
+        names = _waiting
+    finally:
+        _waiting = None
+    for name in names:
+        remember(name)
 
 
 def _read() -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from prunelab.commands.check import verdicts
 from prunelab.commands.check.check import find_problems
 from prunelab.commands.new.project import (
     check_params_may_change,
@@ -56,12 +57,13 @@ def new(root: Path, request: Request) -> list[str]:
         raise InputError("this is a project already; say what it is for: --images FOLDER")
 
     text = None
-    if recipe:
-        text = with_values(template("params.yaml"), recipe.values())
-        parse_params(parse_yaml(text))  # raises
-        _check_params(text)
+    with verdicts.remembering_later():  # in a folder that becomes no project, nothing is left
+        if recipe:
+            text = with_values(template("params.yaml"), recipe.values())
+            parse_params(parse_yaml(text))  # raises
+            _check_params(text)
+        lines += write_project(root)
 
-    lines += write_project(root)
     source = request.images or request.texts
     if source:
         lines += ignore_in_git(root, Path(source))
@@ -79,8 +81,8 @@ def _check_request(root: Path, request: Request) -> None:
     """Check what can be seen without a look at the data.
 
     Raises:
-        InputError: if options contradict each other or are empty, or if the folder of images holds
-            the project.
+        InputError: if options contradict each other or are empty, or if the project lies in the
+            folder of images.
     """
     for name in ("images", "table", "texts", "model", "weights"):
         if getattr(request, name) == "":

@@ -1,20 +1,20 @@
 """The files of a project that runs with the installed package, written where there is none.
 
-They are the files of this package's own repository: `template` holds links to them, which become
+They are the files of this package's own repository: `template` has links to them, which become
 copies when the package is built.
 """
 
 import re
 import shutil
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.files import write
+from prunelab.core.packages import installed_versions
 from prunelab.core.project_root import find_project
-from prunelab.project.git import git
+from prunelab.project.git import git, is_in_repository
 from prunelab.project.paths import PIPELINE_FILE
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -52,27 +52,20 @@ def pipeline() -> str:
     return without_code.replace("PYTHONPATH=src python", "python")
 
 
-def installed_versions(name: str) -> str:
+def installed_lock(name: str) -> str:
     """A lock of the template with the versions that are installed, as far as they are."""
-    lines = []
-    for line in template(name).splitlines():
-        package = line.partition("==")[0]
-        try:
-            entry = f"{package}=={version(package)}"
-        except PackageNotFoundError:
-            continue
-        if entry not in lines:
-            lines.append(entry)
-    return "".join(f"{line}\n" for line in lines)
+    packages = [line.partition("==")[0] for line in template(name).splitlines()]
+    versions = installed_versions(packages)
+    return "".join(f"{package}=={version}\n" for package, version in versions.items())
 
 
 # What the files of a project are, and what makes their texts.
 FILES: dict[str, Callable[[], str]] = {
     "dvc.yaml": pipeline,
     "params.yaml": lambda: template("params.yaml"),
-    "environment.lock": lambda: installed_versions("environment.lock"),
-    "benchmark.lock": lambda: installed_versions("benchmark.lock"),
-    "pictures.lock": lambda: installed_versions("pictures.lock"),
+    "environment.lock": lambda: installed_lock("environment.lock"),
+    "benchmark.lock": lambda: installed_lock("benchmark.lock"),
+    "pictures.lock": lambda: installed_lock("pictures.lock"),
     ".gitignore": lambda: template("gitignore"),
     ".gitattributes": lambda: template("gitattributes"),
     ".dvcignore": lambda: template("dvcignore"),
@@ -87,7 +80,7 @@ FILES: dict[str, Callable[[], str]] = {
 
 
 def write_project(root: Path) -> list[str]:
-    """Make a folder a project: write what it lacks, and return a line for each thing done.
+    """Make a folder a project: write what is missing, and return a line for each thing done.
 
     A folder with a dvc.yaml is a project already, and stays as it is. Files that are there stay.
 
@@ -100,7 +93,7 @@ def write_project(root: Path) -> list[str]:
 
     texts = {name: make() for name, make in FILES.items()}  # all of them, before any is written
     lines = []
-    if not _in_repository(root):
+    if not is_in_repository(root):
         git(root, "init", "--quiet")
         lines.append("git init: made a Git repository here")
     if not (root / ".dvc").exists():
@@ -111,7 +104,9 @@ def write_project(root: Path) -> list[str]:
         if not (root / name).exists():
             write(root / name, text.encode())
             written.append(name)
-    lines.append(f"wrote {', '.join(name for name in written if not name.startswith('.dvc/'))}")
+
+    shown = [name for name in written if not name.startswith(".dvc/")]
+    lines.append(f"wrote {', '.join(shown)}")
     return lines
 
 
@@ -135,16 +130,6 @@ def _check_may_become_project(root: Path) -> None:
                     f"{folder} is a file, and a project needs a folder of this name. Rename it, "
                     "or make the project in another folder"
                 )
-
-
-def _in_repository(root: Path) -> bool:
-    try:
-        git(root, "rev-parse", "--git-dir")
-    except InputError as error:
-        if "not a git repository" in str(error):
-            return False
-        raise
-    return True
 
 
 def ignore_in_git(root: Path, path: Path) -> list[str]:
@@ -172,7 +157,7 @@ def ignore_in_git(root: Path, path: Path) -> list[str]:
 def _escaped(path: str) -> str:
     """A path as a pattern of .gitignore that means this path alone.
 
-    No pattern can hold a line break; `?` stands for it.
+    No pattern can have a line break in it; `?` stands for it.
     """
     escaped = re.sub(r"([\\*?\[\]])", r"\\\1", path)
     escaped = re.sub(r" $", r"\\ ", escaped)
@@ -203,6 +188,7 @@ def replace_params(root: Path, text: str) -> list[str]:
             copy = root / PREVIOUS.format(f".{number}")
         shutil.copyfile(file, copy)
         lines.append(f"kept the parameters that were here as {copy.name}")
+
     write(file, text.encode())
     return lines
 

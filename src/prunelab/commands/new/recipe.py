@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prunelab.commands.gpus import devices
-from prunelab.commands.new.survey import Survey
+from prunelab.commands.new.survey import LETTERS_PER_TOKEN, Survey
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.data.split_sizes import split_problems
@@ -40,7 +40,7 @@ FRACTIONS = ((0.2, 0.1), (0.2, 0.2), (0.25, 0.25), (0.3, 0.3), (0.34, 0.5))
 BATCH_SIZES = (128, 64, 32, 16, 8)
 MIN_STEPS = 8  # of an epoch
 MEMORY_SHARE = 0.25  # of what is free, for the activations of a training step
-# A step holds every activation and its gradient.
+# A step keeps every activation and its gradient.
 COPIES = 2
 
 # How many examples training should see in all, and between which epochs.
@@ -103,6 +103,7 @@ def image_recipe(survey: Survey, model: str | None, weights: str | None) -> Reci
     """
     recipe = Recipe()
     side = _choose_side(recipe, survey, pretrained=weights not in (None, NO_WEIGHTS))
+
     name, start, why = _choose_start(side, model, weights)
     find_architecture(name)  # raises
     pretrained = start != NO_WEIGHTS
@@ -111,10 +112,11 @@ def image_recipe(survey: Survey, model: str | None, weights: str | None) -> Reci
         f"model: {name}, weights: {start}",
         why,
     )
-    data = {f"data.{key}": value for key, value in survey.parameters.items()}
-    recipe.choose(data, f"data.source: {survey.parameters['source']}", "as given")
+    _choose_source(recipe, survey)
+
     _choose_normalisation(recipe, name, start)
     _choose_augmentation(recipe, side, pretrained)
+
     train_images = _choose_splits(recipe, survey)
     batch_size = _choose_batch_size(recipe, name, len(survey.counts.train), side, train_images)
     _choose_training(recipe, train_images, batch_size, pretrained)
@@ -128,16 +130,13 @@ def text_recipe(survey: Survey) -> Recipe:
     Raises:
         InputError: if no split fits the classes.
     """
-    from prunelab.commands.new.survey import LETTERS_PER_TOKEN
-
     recipe = Recipe()
     recipe.choose(
         {"dataset": "text_tsv", "model": "bert", "weights": "minilm"},
         "model: bert, weights: minilm",
         "a small pretrained encoder that needs no download",
     )
-    data = {f"data.{key}": value for key, value in survey.parameters.items()}
-    recipe.choose(data, f"data.source: {survey.parameters['source']}", "as given")
+    _choose_source(recipe, survey)
 
     long_text = float(np.percentile(survey.sides, 95)) / LETTERS_PER_TOKEN + 2
     tokens = min(256, max(16, 2 ** math.ceil(math.log2(long_text))))
@@ -176,6 +175,11 @@ def text_recipe(survey: Survey) -> Recipe:
         "heads of attention, with a random control",
     )
     return recipe
+
+
+def _choose_source(recipe: Recipe, survey: Survey) -> None:
+    values = {f"data.{key}": value for key, value in survey.parameters.items()}
+    recipe.choose(values, f"data.source: {survey.parameters['source']}", "as given")
 
 
 def _choose_side(recipe: Recipe, survey: Survey, pretrained: bool) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,24 +96,27 @@ def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
 
 
 def _image_columns(images: Path, table: Path) -> dict[str, str | None]:
-    """Which columns of a table hold files, labels and splits."""
+    """Which columns of a table have the files, the labels and the splits."""
     if not table.is_file():
         table = images / table
     if not table.is_file():
         images, table = images / "train", images / "train" / table.name
     if not images.is_dir() or not table.is_file():
         return {}  # which the data set reports
+
     header = read_header(table)
 
-    # Classes called 0, 1, ... look like the files 0.jpg, 1.jpg, ...: a column of labels holds none.
+    # Classes called 0, 1, ... look like the files 0.jpg, 1.jpg, ..., so labels are no files.
     candidates = [name for name in header if name and name.lower() not in LABEL_NAMES]
-    found = {name: _share_of_files(table, name, images) for name in candidates}
+    known = _image_names(images)
+    found = {name: _share_of_files(table, name, images, known) for name in candidates}
     file_column = max(found, key=lambda name: found[name], default="")
     if not file_column or found[file_column] == 0:
         raise InputError(
             f"data.table: no column of {table} names images in {images}; its columns: "
             f"{', '.join(map(repr, header))}"
         )
+
     label_column = _label_column(table, header, file_column)
     split_column = "split" if "split" in header else None
     return {
@@ -123,26 +126,26 @@ def _image_columns(images: Path, table: Path) -> dict[str, str | None]:
     }
 
 
-def _share_of_files(table: Path, column: str, images: Path) -> float:
-    """The share of a column's first values that name an image, with or without its suffix."""
-    names = set()
-    for name in _image_names(images):
-        names |= {name, os.path.splitext(name)[0]}  # noqa: PTH122
-
+def _share_of_files(table: Path, column: str, images: Path, known: set[str]) -> float:
+    """The share of a column's first values that are `known` names of images in a folder."""
     file = TableFile(table, "data.table")
     try:
         values = read_columns(file, [Column("data.file_column", column, "file")]).values["file"]
     except InputError:
         return 0.0
     tried = values[:MAX_ROWS_TRIED]
-    return sum(within(value, images) in names for value in tried) / max(len(tried), 1)
+    return sum(within(value, images) in known for value in tried) / max(len(tried), 1)
 
 
-def _image_names(images: Path) -> Iterator[str]:
+def _image_names(images: Path) -> set[str]:
+    """The images below a folder, relative to it, with and without their suffixes."""
+    names = set()
     for parent, _, files in os.walk(images):
         for file in files:
             if is_image(file):
-                yield os.path.relpath(os.path.join(parent, file), images)  # noqa: PTH118
+                name = os.path.relpath(os.path.join(parent, file), images)  # noqa: PTH118
+                names |= {name, os.path.splitext(name)[0]}  # noqa: PTH122
+    return names
 
 
 def _label_column(table: Path, header: Sequence[str], *others: str) -> str:
@@ -151,10 +154,9 @@ def _label_column(table: Path, header: Sequence[str], *others: str) -> str:
     Raises:
         InputError: if that does not decide.
     """
-    by_lower_case = {name.lower(): name for name in header}
-    for name in LABEL_NAMES:
-        if name in by_lower_case:
-            return by_lower_case[name]
+    named = _first_called(header, LABEL_NAMES)
+    if named:
+        return named
 
     left = [name for name in header if name and name not in (*others, "split")]
     if len(left) == 1:
@@ -163,6 +165,15 @@ def _label_column(table: Path, header: Sequence[str], *others: str) -> str:
         f"data.table: which column of {table} has the labels? Call it label; its columns: "
         f"{', '.join(map(repr, header))}"
     )
+
+
+def _first_called(header: Sequence[str], names: Sequence[str]) -> str:
+    """The column with the first of these names that the header has, in any case; empty if none."""
+    by_lower_case = {column.lower(): column for column in header}
+    for name in names:
+        if name in by_lower_case:
+            return by_lower_case[name]
+    return ""
 
 
 def survey_texts(table: str) -> Survey:
@@ -175,10 +186,7 @@ def survey_texts(table: str) -> Survey:
     file = Path(table)
     if file.is_file():
         header = read_header(file)
-        by_lower_case = {name.lower(): name for name in header}
-        text_column = next(
-            (by_lower_case[name] for name in TEXT_NAMES if name in by_lower_case), ""
-        )
+        text_column = _first_called(header, TEXT_NAMES)
         if text_column:
             parameters["text_column"] = text_column
             parameters["label_column"] = _label_column(file, header, text_column)
