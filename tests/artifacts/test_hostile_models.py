@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from helpers.damage import DAMAGES, FLIPS, Damage, flipped, outcome
 from helpers.data import encoder_folder
-from helpers.networks import CARD, DIGITS_SHAPE, IMAGE_MODELS
+from helpers.networks import CARD, DIGITS_SHAPE, IMAGE_MODELS, encoder_card
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,15 +148,7 @@ def test_a_hostile_card_is_refused_or_harmless(folder, network, changes: dict):
 )
 def test_a_card_with_more_weights_than_memory_is_refused_early(tmp_path, options, message):
     sizes = TINY_ENCODER
-    card = ModelCard(
-        model="bert",
-        classes=2,
-        input_shape=(8,),
-        options=sizes,
-        normalise=None,
-        seed=0,
-        imported=None,
-    )
+    card = encoder_card(8, sizes)
     metadata = card.model_dump(mode="json") | {"options": sizes | options}
     model = build("bert", 2, (8,), **sizes)
     save_tensors(tmp_path / "n.safetensors", state_tensors(model), metadata)

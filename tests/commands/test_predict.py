@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.networks import BERT, CARD, trained
+from helpers.networks import BERT, CARD, encoder_card, trained
+from helpers.params import PROJECT
 from PIL import Image
 from typer.testing import CliRunner
 
-from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
+from prunelab.artifacts.networks import Network, load_network, save_network
 from prunelab.cli import app
 from prunelab.models.networks import build
 
@@ -230,6 +231,32 @@ def test_what_cannot_be_done_is_one_line(model, tmp_path, monkeypatch, arguments
     assert words in line
 
 
+@pytest.mark.parametrize("content", [None, b"no network"])
+def test_dvc_is_advised_only_for_files_that_the_pipeline_writes(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
+    models = {"mine.safetensors": False, "models/focus/finetuned/0.safetensors": True}
+
+    for model, is_of_pipeline in models.items():
+        if content is not None:
+            Path(model).parent.mkdir(parents=True, exist_ok=True)
+            Path(model).write_bytes(content)
+
+        (line,) = run(model, "photo.png").stderr.splitlines()
+
+        assert line.startswith(f"{model} is {'missing' if content is None else 'damaged'}")
+        assert ("dvc" in line) == is_of_pipeline
+
+
+def test_a_missing_network_is_missing_outside_of_any_project_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    (line,) = run("nosuch", "photo.png").stderr.splitlines()
+
+    assert line == "nosuch is missing; name a model file that prunelab wrote"
+
+
 def test_a_network_of_other_channels_is_refused(tmp_path):
     model = write_model(tmp_path / "four.safetensors", model="vgg_compact", input_shape=(4, 8, 8))
 
@@ -245,16 +272,7 @@ def test_a_network_of_other_channels_is_refused(tmp_path):
 @pytest.fixture
 def text_model(tmp_path) -> Path:
     options = BERT | {"vocab": 30522}
-    card = ModelCard(
-        model="bert",
-        classes=2,
-        input_shape=(8,),
-        options=options,
-        normalise=None,
-        seed=0,
-        imported=None,
-        class_names=("bad", "good"),
-    )
+    card = encoder_card(8, options, class_names=("bad", "good"))
     path = tmp_path / "texts.safetensors"
     save_network(path, Network(model=build("bert", 2, (8,), **options).eval(), card=card))
     return path

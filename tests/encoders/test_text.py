@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import encoder_folder, real_data
-from helpers.networks import make_trainer
+from helpers.networks import encoder_card, make_trainer
 from helpers.params import PROJECT, edit_params, prune_spec
 from safetensors.torch import save_file
 
-from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
+from prunelab.artifacts.networks import Network, load_network, save_network
 from prunelab.commands.check.check import find_problems
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataConfig, Dataset
@@ -250,15 +250,7 @@ def test_encoder_learns_keeps_its_masks_and_is_saved(tmp_path, execution, recipe
     assert result.history[-1]["validation_accuracy"] > 0.95
 
     # It is saved.
-    card = ModelCard(
-        model="bert",
-        classes=2,
-        input_shape=(16,),
-        options=options,
-        normalise=None,
-        seed=0,
-        imported=None,
-    )
+    card = encoder_card(16, options)
     save_network(tmp_path / "net.safetensors", Network(model=model, card=card, masks=masks))
     loaded = load_network(tmp_path / "net.safetensors")
     ids = torch.from_numpy(validation.inputs)

@@ -1,5 +1,6 @@
 """Small networks, their shapes, and what trains them."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,20 @@ CARD = ModelCard(
 )
 # The card of a network that reads its inputs as they are.
 UNSCALED_CARD = CARD.model_copy(update={"normalise": Normalise(mean=[0.0], std=[1.0])})
+
+
+def encoder_card(tokens: int, options: Mapping[str, int], **fields: object) -> ModelCard:
+    """The card of a text encoder of two classes that was trained from scratch."""
+    return ModelCard(
+        model="bert",
+        classes=2,
+        input_shape=(tokens,),
+        options=dict(options),
+        normalise=None,
+        seed=0,
+        imported=None,
+        **fields,
+    )
 
 
 TOKENS = 12

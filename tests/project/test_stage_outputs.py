@@ -59,6 +59,13 @@ def test_a_project_without_a_pipeline_writes_nothing(tmp_path):
     assert writer_of(Path("models/base/final"), tmp_path) is None
 
 
+@pytest.mark.parametrize("content", ["", "plots: [models/base/final]", "[]"])
+def test_a_pipeline_without_stages_writes_nothing(tmp_path, content):
+    (tmp_path / "dvc.yaml").write_text(content)
+
+    assert writer_of(Path("models/base/final"), tmp_path) is None
+
+
 def test_a_pipeline_that_is_not_yaml_is_an_error_that_names_it(tmp_path):
     (tmp_path / "dvc.yaml").write_text("stages: [")
 

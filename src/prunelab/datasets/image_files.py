@@ -17,7 +17,7 @@ from prunelab.core.text import name_list
 from prunelab.data.dataset import Examples, Shape, SplitData
 from prunelab.data.splits import chunk_rows
 from prunelab.datasets.bit_depth import BitDepth
-from prunelab.datasets.images import Orientation, decode, size_of
+from prunelab.datasets.images import Orientation, decode, decoding_problem, size_of
 
 SUFFIXES = {
     ".jpg",
@@ -107,8 +107,7 @@ class ImageFiles:
         try:
             image = decode(path, self.resize, self.depth, self.orientation, self.interpolation)
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
-            message = " ".join(str(error).replace(repr(path), "").split())
-            return f"{type(error).__name__}: {message}"
+            return decoding_problem(error, path)
 
         if image.shape != self.shape:
             return f"its shape is {image.shape}, but the others have {self.shape}"
@@ -262,7 +261,7 @@ def is_leftover(path: str) -> bool:
 
 
 def is_leftover_folder(name: str) -> bool:
-    """Whether a folder of this name holds nothing but what macOS adds to an archive."""
+    """Whether a folder of this name is one that macOS adds to an archive."""
     return name.lower() in LEFTOVER_FOLDERS
 
 

@@ -143,6 +143,12 @@ def decode_to(
         return np.asarray(rgb).transpose(2, 0, 1)
 
 
+def decoding_problem(error: Exception, path: str) -> str:
+    """What `decode` raised, in one line that does not repeat the path."""
+    message = " ".join(str(error).replace(repr(path), "").split())
+    return f"{type(error).__name__}: {message}"
+
+
 def centre_box(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The largest centre part of an image with the shape of `size`: left, top, right, bottom.
 

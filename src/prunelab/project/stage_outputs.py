@@ -8,6 +8,7 @@ from typing import Any
 
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.mappings import nested_mapping
 from prunelab.project.paths import PIPELINE_FILE
 
 _PLACEHOLDER = re.compile(r"\$\{[^}]*\}")  # of a matrix or of params.yaml
@@ -29,9 +30,9 @@ def declared_outputs(stage: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def writer_of(path: Path, root: Path) -> tuple[str, str] | None:
     """Return the stage that writes a path, and its output that the path is or lies in.
 
-    A path without such a stage gives None, and so does a project without dvc.yaml. A relative path
-    begins in `root`. Links are followed, but a path that leads through an output lies in it
-    wherever its links lead. `${...}` in an output stands for any name.
+    A path without such a stage gives None, and so does a project without dvc.yaml or without stages
+    in it. A relative path begins in `root`. Links are followed, but a path that leads through an
+    output lies in it wherever its links lead. `${...}` in an output stands for any name.
 
     Raises:
         InputError: if dvc.yaml is not YAML.
@@ -40,7 +41,7 @@ def writer_of(path: Path, root: Path) -> tuple[str, str] | None:
     if not file.is_file():
         return None
     try:
-        stages = parse_yaml(file)["stages"]
+        stages = nested_mapping(parse_yaml(file), "stages")
     except InputError as error:
         raise InputError(f"{file} {line}" for line in error.problems) from None
 

@@ -41,13 +41,13 @@ def export(
 ) -> None:
     """Write a network as ONNX or in torch.export's format, for batches of any size, and check it.
 
-    A folder is for a colleague without prunelab. It holds both formats, predict.py, which needs
+    A folder is for a colleague without prunelab. It has both formats, predict.py, which needs
     NumPy, Pillow and onnxruntime or torch alone, what it reads (preprocess.json, classes.txt), and
     a README.md that says what the network is, how good it is and where it comes from.
 
     The scores of the file are compared with the network's on several batch sizes. A file that
     differs by more than 1e-4 of the largest score, or names another class anywhere, is not kept.
-    The metadata hold the network's card, the input (images: float32 NCHW, normalised as in
+    The metadata have the network's card, the input (images: float32 NCHW, normalised as in
     training; texts: int64 ids) and the names of the classes. Latency is compared on the CPU, eager
     torch and the file in turns, with `runtime.threads` and `channels_last`. A ratio is printed only
     if nothing else computed, the calls were steady and its 95 % interval is narrow.

@@ -8,7 +8,6 @@ from torch import nn
 from prunelab.artifacts.networks import (
     ModelCard,
     compressed_size,
-    load_network,
     seed_file,
     sizes,
 )
@@ -24,6 +23,7 @@ from prunelab.commands.export.exported_file import (
     write_checked,
 )
 from prunelab.commands.export.folder import export_folder
+from prunelab.commands.predict.predict import read_network
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
 from prunelab.core.registry import require
@@ -63,7 +63,7 @@ def export_network(
     out = out or default_out(source, form)
     _check_out(out, source)
 
-    network = load_network(source)
+    network = read_network(source)
     card, model = network.card, network.model
     runtime = params.runtime.model_copy(update={"device": "cpu", "precision": "fp32"})
     execution = configure_native(runtime)  # sets the threads of everything below

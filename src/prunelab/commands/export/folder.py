@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from prunelab.artifacts.networks import ModelCard, Network, load_network
+from prunelab.artifacts.networks import ModelCard, Network
 from prunelab.benchmarking.export_formats import FORMATS
 from prunelab.commands.export.exported_file import encoder_sizes, metadata, write_checked
 from prunelab.commands.export.model_card import model_card
-from prunelab.commands.predict.inputs import tokenizer_of
-from prunelab.commands.predict.predict import class_names_of
+from prunelab.commands.predict.inputs import image_shape_of, tokenizer_of
+from prunelab.commands.predict.predict import class_names_of, read_network
 from prunelab.core.errors import InputError
 
 MODELS = {"pt2": "model.pt2", "onnx": "model.onnx"}
@@ -30,10 +30,11 @@ def export_folder(source: Path, out: Path) -> Iterator[str]:
     The folder appears once it is complete. An earlier export there is replaced.
 
     Raises:
-        InputError: if the network cannot be read or exported, or if `out` holds other files.
+        InputError: if the network cannot be read or exported, or if `out` has other files in it.
     """
     check_folder(out)
-    network = load_network(source)
+    network = read_network(source)
+
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -44,6 +45,7 @@ def export_folder(source: Path, out: Path) -> Iterator[str]:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
     script = shlex.quote(str(out / SCRIPT))
     yield f"{out}: python {script} FILE... names the classes, without prunelab"
 
@@ -54,6 +56,7 @@ def check_folder(out: Path) -> None:
         return
     if not out.is_dir():
         raise InputError(f"--out: {out} is a file; valid: a new folder, or an earlier export")
+
     others = sorted({path.name for path in out.iterdir()} - OWN_FILES - {"__pycache__"})
     if others:
         raise InputError(
@@ -64,6 +67,7 @@ def check_folder(out: Path) -> None:
 
 def _write_files(network: Network, source: Path, folder: Path, out: Path) -> Iterator[str]:
     card, names = network.card, class_names_of(network.card)
+
     _write_text(folder / CLASSES, "\n".join(names))
     _write_text(folder / SETTINGS, json.dumps(_settings(card), indent=1))
     script = "predict_images.py"
@@ -99,11 +103,7 @@ def _settings(card: ModelCard) -> dict[str, Any]:
         (tokens,) = card.input_shape
         return {"tokens": tokens, "pad": encoder_sizes(card)["pad"]}
 
-    channels, height, width = card.input_shape
-    if channels not in (1, 3):
-        raise InputError(
-            f"{card.model} takes images of {channels} channels; image files have 3, or 1 if grey"
-        )
+    channels, height, width = image_shape_of(card)
     exif = "ignore"
     if card.exif:
         exif = "apply"

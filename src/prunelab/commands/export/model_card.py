@@ -170,6 +170,7 @@ def _metrics_file(source: Path) -> Path | None:
         folder = source.resolve().relative_to(Path.cwd().resolve()).parent
     except ValueError:
         return None
+
     if folder == FOCUS:
         return METRICS
     if folder == BASE:

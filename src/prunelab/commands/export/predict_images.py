@@ -59,6 +59,7 @@ def read(path: str, settings: dict[str, Any]) -> np.ndarray:
 def main() -> None:
     settings = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
     classes = (HERE / "classes.txt").read_text(encoding="utf-8").splitlines()
+
     model = load_model()
     for path in sys.argv[1:]:
         scores = model(read(path, settings))[0].astype(float)

@@ -35,6 +35,7 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     tokenizer.enable_truncation(settings["tokens"])
     tokenizer.enable_padding(length=settings["tokens"], pad_id=settings["pad"])
+
     model = load_model()
     for text in sys.argv[1:]:
         ids = np.array([tokenizer.encode(text).ids], np.int64)

@@ -17,8 +17,8 @@ from prunelab.artifacts.networks import ModelCard
 from prunelab.core.errors import InputError, one_line
 from prunelab.core.text import truncate
 from prunelab.datasets.bit_depth import BitDepth
-from prunelab.datasets.image_files import SUFFIXES
-from prunelab.datasets.images import Orientation, decode_to
+from prunelab.datasets.image_files import SUFFIXES, is_leftover_folder
+from prunelab.datasets.images import Orientation, decode_to, decoding_problem
 from prunelab.datasets.text import encode
 from prunelab.encoders.pretrained import NO_WEIGHTS, tokenizer
 
@@ -64,9 +64,11 @@ def find_examples(files: Sequence[Path], texts: Sequence[str], *, images: bool) 
 def _in_folder(folder: Path, suffixes: set[str], *, images: bool) -> Iterator[Example]:
     paths = []
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_leftover(name))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not is_leftover_folder(name)
+        )
         for name in sorted(names):
-            if not _is_leftover(name) and Path(name).suffix.lower() in suffixes:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 paths.append(Path(place, name))
 
     if not paths:
@@ -74,11 +76,6 @@ def _in_folder(folder: Path, suffixes: set[str], *, images: bool) -> Iterator[Ex
         yield Example(one_line(str(folder)), "", f"no file in it ends with {kinds}")
     for path in paths:
         yield from _in_file(path, images=images)
-
-
-def _is_leftover(name: str) -> bool:
-    """Whether a file or folder is hidden, or what macOS puts into its archives."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def _in_file(path: Path, *, images: bool) -> Iterator[Example]:
@@ -111,25 +108,21 @@ def image_chunks(examples: Iterable[Example], card: ModelCard) -> Iterator[Chunk
     Raises:
         InputError: if the network takes images of neither one nor three channels.
     """
-    channels, height, width = card.input_shape
-    if channels not in (1, 3):
-        raise InputError(
-            f"{card.model} takes images of {channels} channels; image files have 3, or 1 if grey"
-        )
-
+    channels, height, width = image_shape_of(card)
     depth = BitDepth.known(card.grey_bits)
     orientation = Orientation() if card.exif else None
 
     def read(example: Example) -> tuple[Example, np.ndarray | None]:
         if example.problem:
             return example, None
+
         try:
             pixels = decode_to(
                 example.source, (height, width), depth, orientation, card.interpolation
             )
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
-            reason = " ".join(str(error).replace(repr(example.source), "").split())
-            problem = one_line(f"no image that can be read ({type(error).__name__}: {reason})")
+            reason = decoding_problem(error, example.source)
+            problem = one_line(f"no image that can be read ({reason})")
             return Example(example.name, example.source, problem), None
         return example, _in_channels(pixels, channels)
 
@@ -141,6 +134,20 @@ def image_chunks(examples: Iterable[Example], card: ModelCard) -> Iterator[Chunk
             for row, image in zip(inputs, good, strict=True):
                 row[:] = image
             yield Chunk(read_examples, inputs)
+
+
+def image_shape_of(card: ModelCard) -> tuple[int, int, int]:
+    """The channels, height and width of a network's inputs.
+
+    Raises:
+        InputError: if it takes images of neither one nor three channels.
+    """
+    channels, height, width = card.input_shape
+    if channels not in (1, 3):
+        raise InputError(
+            f"{card.model} takes images of {channels} channels; image files have 3, or 1 if grey"
+        )
+    return channels, height, width
 
 
 def _in_channels(rgb: np.ndarray, channels: int) -> np.ndarray:

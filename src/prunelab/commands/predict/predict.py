@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunelab.artifacts.networks import ModelCard, load_network
+from prunelab.artifacts.networks import ModelCard, Network, load_network, network_of
+from prunelab.artifacts.tensors import load_tensors
 from prunelab.commands.predict.inputs import Chunk, find_examples, image_chunks, text_chunks
 from prunelab.core import plugins
 from prunelab.core.errors import InputError, one_line
@@ -17,6 +18,7 @@ from prunelab.core.project_root import find_project
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.models.catalogue import input_kind
+from prunelab.project.stage_outputs import writer_of
 from prunelab.runtime.bars import open_bar
 from prunelab.runtime.device import Execution, choose_device
 
@@ -48,7 +50,7 @@ def predict_inputs(
     Raises:
         InputError: if the network cannot be used, or there is nothing that it could predict.
     """
-    network = load_network(model_file)
+    network = read_network(model_file)
     card = network.card
     reads_images = input_kind(card.input_shape) == "images"
     if texts and reads_images:
@@ -74,6 +76,34 @@ def predict_inputs(
         bar.close()
 
 
+def read_network(path: Path) -> Network:
+    """The network of a file that somebody named.
+
+    Only a file that the project's pipeline writes can be restored by DVC. Errors about another one
+    do not say so.
+
+    Raises:
+        InputError: as `load_network` does.
+    """
+    if _is_of_pipeline(path):
+        return load_network(path)
+
+    if not path.is_file():
+        raise InputError(f"{path} is missing; name a model file that prunelab wrote")
+    tensors, metadata = load_tensors(path, recovery_hint="take another copy of it")
+    return network_of(path, tensors, metadata)
+
+
+def _is_of_pipeline(path: Path) -> bool:
+    project = find_project(Path.cwd())
+    if project is None:
+        return False
+    try:
+        return writer_of(path.absolute(), project) is not None
+    except InputError:  # a dvc.yaml that cannot be read is no fault of the network
+        return False
+
+
 def use_plugins_of_project() -> None:
     """Let a network of a plugin be read in any folder of the project that registers it."""
     project = find_project(Path.cwd())
@@ -83,7 +113,7 @@ def use_plugins_of_project() -> None:
 
 
 def class_names_of(card: ModelCard) -> list[str]:
-    """The names of the classes, each in one line; numbers if the file does not hold them."""
+    """The names of the classes, each in one line; numbers if the file does not have them."""
     if not card.class_names:
         return [f"class {number}" for number in range(card.classes)]
     return [one_line(name) for name in card.class_names]
