@@ -126,6 +126,7 @@ def only(folder: Path, names: tuple[str, ...]) -> Path:
 def predict_alone(packages: Path, without: str, script: Path, *arguments: object) -> list[str]:
     """What predict.py prints in a Python that has these packages alone."""
     python = [sys.executable, "-I", "-S", "-c", ALONE]
+
     process = subprocess.run(
         [*python, packages, f"prunelab,{without}", script, *arguments],
         capture_output=True,
@@ -133,6 +134,7 @@ def predict_alone(packages: Path, without: str, script: Path, *arguments: object
         check=False,
         cwd=packages.parent,
     )
+
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
 

@@ -55,6 +55,7 @@ def wait_policy(command: list[str], **chosen: str) -> str:
     variables = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "PRUNELAB_WARM": "off"}
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         variables.pop(name, None)
+
     process = subprocess.run(
         [sys.executable, *command],
         env=variables | {"OMP_DISPLAY_ENV": "verbose"} | chosen,
@@ -62,6 +63,7 @@ def wait_policy(command: list[str], **chosen: str) -> str:
         text=True,
         check=True,
     )
+
     shown = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", process.stderr))
     if not shown:
         pytest.skip("this OpenMP is not GNU's")

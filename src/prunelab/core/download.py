@@ -125,7 +125,7 @@ class _Download:
     stalled_s: float
 
     def complete(self, file: BufferedRandom, waits_s: Sequence[float]) -> None:
-        """Append what the file lacks, in as many tries as there are waits, and one more."""
+        """Append what the file still needs, in as many tries as there are waits, and one more."""
         for wait_s in waits_s:
             with suppress(_RetryableError):
                 self._resume(file)
@@ -134,7 +134,7 @@ class _Download:
         self._resume(file)
 
     def _resume(self, file: BufferedRandom) -> None:
-        """Append what the file lacks, in one try."""
+        """Append what the file still needs, in one try."""
         start = file.seek(0, os.SEEK_END)
         if start and not self.checksum.problem_in(file):
             return  # an earlier call was killed after the last byte, before it renamed the file

@@ -1,8 +1,8 @@
-"""The one exception for bad input, and one-line messages for what the machine lacks.
+"""The one exception for bad input, and one-line messages for what the machine does not have.
 
     InputError                        input that we refuse: its message says why, line by line
     OSError, MemoryError,
-    RuntimeError (memory of torch)    the machine lacks something: see `describe_failure`
+    RuntimeError (memory of torch)    the machine is short of something: see `describe_failure`
 
 Everything else that is raised is a bug of ours and keeps its traceback.
 """
@@ -50,7 +50,7 @@ def _escaped(character: str) -> str:
 
 
 def describe_failure(error: Exception, *, state: str = FILES_UNCHANGED) -> str | None:
-    """One line that says what the machine lacks and what to do.
+    """One line that says what the machine does not have and what to do.
 
     `state` is as in `describe_os_error`. None if the error has nothing to do with the machine,
     which makes it a bug of ours.

@@ -1,4 +1,4 @@
-"""Nested mappings, as YAML and JSON files hold them, with dotted keys."""
+"""Nested mappings, as YAML and JSON files have them, with dotted keys."""
 
 from collections.abc import Mapping
 from typing import Any

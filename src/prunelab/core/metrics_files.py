@@ -1,6 +1,6 @@
 """How the metrics of one configuration are divided between two files.
 
-metrics/<name>.json holds the headline, few enough for the tables of `dvc metrics` and `dvc exp
+metrics/<name>.json has the headline, few enough for the tables of `dvc metrics` and `dvc exp
 show`. All others are in metrics/details/<name>.json under the key `metrics`, beside rows by seed
 and layer.
 """

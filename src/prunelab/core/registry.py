@@ -187,7 +187,7 @@ def require(table: Mapping[str, object], name: str, kind: str) -> None:
 def resolve(reference: str) -> Any:
     """What `module:name` refers to; the module is imported now.
 
-    Tables hold such references to functions whose modules are slow to import.
+    Tables have such references to functions whose modules are slow to import.
     """
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)

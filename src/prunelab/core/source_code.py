@@ -30,7 +30,7 @@ def code_digests(
 
     Args:
         modules: dotted names.
-        roots: by package, the folder that holds it. Other packages do not count.
+        roots: by package, the folder that it is in. Other packages do not count.
         untracked: dotted names of sub-packages.
         vocabulary: by module, names that another package may import without depending on it.
     """
