@@ -1,5 +1,6 @@
 """`prunelab export folder`: what a colleague gets works without prunelab and says what it is."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from prunelab.artifacts.networks import ModelCard, Network, load_network, save_network
 from prunelab.benchmarking.export_formats import FORMATS
 from prunelab.cli import app
+from prunelab.commands.export import folder as export_folder
 from prunelab.core.files import write_json
 from prunelab.pruning.prune import prune
 
@@ -308,3 +310,17 @@ def test_an_unknown_format_names_the_folder_too(project):
 
     assert result.exit_code == 1
     assert "did you mean 'folder'" in result.stderr
+
+
+def test_both_scripts_load_the_model_alike():
+    folder = Path(export_folder.__file__).parent
+    bodies = []
+    for script in ("predict_images.py", "predict_texts.py"):
+        functions = {}
+        for node in ast.parse((folder / script).read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                functions[node.name] = node
+        bodies.append([ast.unparse(line) for line in functions["load_model"].body[1:]])
+
+    assert bodies[0] == bodies[1]
+    assert any("torch.export.load" in line for line in bodies[0])
