@@ -61,7 +61,7 @@ class SearchedTry(Strict):
 
 
 class SearchedNetwork(Strict):
-    """A network that a search trained anew."""
+    """A network that a search trained again, with fresh seeds."""
 
     role: Literal["candidate", "random", "scratch"]
     method: str

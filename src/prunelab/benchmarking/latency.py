@@ -42,16 +42,17 @@ class Speedup:
     def row(self, doubt: str | None = None) -> dict[str, float | str]:
         """The columns of a row of metrics/speed/benchmark.json.
 
-        With a `doubt`, what is told of them is that alone.
+        With a `doubt`, that reason stands in place of the ratio in words.
         """
-        told = self.describe()
+        in_words = self.describe()
         if doubt:
-            told = f"no ratio, because {doubt}"
+            in_words = f"no ratio, because {doubt}"
+
         return {
             "faster": self.value,
             "faster_low": self.low,
             "faster_high": self.high,
-            "told": told,
+            "told": in_words,
         }
 
     def describe(self) -> str:
@@ -99,10 +100,9 @@ def time_interleaved(
     """Time several runnables in turn; returns the seconds of every call, float64 [rounds, calls].
 
     Every runnable first warms up for `warm_up_s`. Then each of the `rounds` calls all of them, each
-    for about `round_s`, in another order every time. In every turn, the first call is not timed:
-    how long it takes depends on whose turn was before. In an order that is only reversed, the first
-    and the last runnable follow themselves, and of equal ones these two would be some per cent
-    faster than the others.
+    for about `round_s`, in a random order. The first call of a turn is not timed, because how long
+    it takes depends on whose turn was before. An order that is only reversed would favour the first
+    and the last runnable by some per cent, as these would follow themselves.
     """
     calls = {}
     for name, call in runnables.items():
@@ -151,7 +151,7 @@ def speedup_of(slow: np.ndarray, fast: np.ndarray) -> Speedup:
 def doubt(seconds: Mapping[str, np.ndarray], speedup: Speedup) -> str | None:
     """Why the calls of two runnables support no ratio; None if they do.
 
-    On a busy machine one of two may wait for the other work far longer than the other one, in every
+    On a busy machine one of the two may wait for other work far longer than its rival, in every
     round. The interval over the rounds does not show that, but the calls themselves do.
 
     Args:

@@ -32,6 +32,7 @@ def augment(images: "Tensor", random: "Tensor", names: Sequence[str]) -> "Tensor
     """
     for number, name in enumerate(names):
         changed = AUGMENTATIONS[name](images, random[:, number])
+
         same_kind = getattr(changed, "dtype", None) == images.dtype
         if not same_kind or changed.shape != images.shape:
             shape = tuple(getattr(changed, "shape", ()))
@@ -41,6 +42,7 @@ def augment(images: "Tensor", random: "Tensor", names: Sequence[str]) -> "Tensor
                 f"shape {tuple(images.shape)}",
             )
         images = changed
+
     return images
 
 

@@ -69,9 +69,11 @@ def measure(
         values = [metric(labels, each) for each in predictions.by_seed()]
         for value in values:
             _require_number(name, value)
+
         measured[name] = float(np.mean(values))
         if len(values) > 1:
             measured[f"{name}_ci95"] = student_t(np.array(values))
+
     return measured
 
 

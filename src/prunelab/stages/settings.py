@@ -1,8 +1,8 @@
 """Write the parameters that all cells of the grid share, in a file for each of its stages.
 
 DVC writes the value of every parameter into dvc.lock for each stage that lists it. For a grid these
-are thousands of lines, which DVC reads and writes anew whenever a stage of a try has ended. Cells
-depend on these files instead.
+are thousands of lines, which DVC reads and writes again after every stage. Cells depend on these
+files instead.
 """
 
 import json
