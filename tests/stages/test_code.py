@@ -8,7 +8,8 @@ from helpers.plugins import CRITERION, DATASET, METHOD, NETWORK, write_plugins
 
 from prunelab.core import plugins
 from prunelab.core.errors import InputError
-from prunelab.stages.code import main, stage_digests
+from prunelab.core.stage_code import stage_digests
+from prunelab.stages.code import main
 from prunelab.stages.names import stage_names
 
 PLUGINS = {"net": NETWORK, "rule": CRITERION, "methods": METHOD, "data": DATASET}

@@ -19,7 +19,7 @@ from prunelab.artifacts.predictions import save_predictions
 from prunelab.core.cores import available_cores
 from prunelab.core.files import write_json
 from prunelab.core.source_code import code_digests
-from prunelab.stages.code import UNTRACKED, stage_digests
+from prunelab.core.stage_code import UNTRACKED, stage_digests
 
 TORCH = {"torch", "torchvision", "torch_pruning", "torchprofile", "sympy", "triton"}
 STATISTICS = {"sklearn", "scipy", "pandas"}

@@ -64,12 +64,22 @@ def write_json(path: PathLike, content: Any) -> None:
         OSError: if the file cannot be written.
     """
     try:
-        text = json.dumps(json_form(content), indent=1, sort_keys=True, allow_nan=False)
+        encoded = json_bytes(content)
     except ValueError:
         message = f"{path}: a number is not finite, so nothing was written: {content}"
         raise InputError(message) from None
 
-    write(path, f"{text}\n".encode())
+    write(path, encoded)
+
+
+def json_bytes(content: Any) -> bytes:
+    """What `write_json` writes.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    text = json.dumps(json_form(content), indent=1, sort_keys=True, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def read_json(path: PathLike) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -12,17 +12,28 @@ from typing import Any
 
 from prunelab.config.params import PARAMS_FILE
 from prunelab.config.safe_yaml import parse_yaml
+from prunelab.core import plugins
 from prunelab.core.errors import InputError
-from prunelab.core.files import parse_json
+from prunelab.core.files import json_bytes, parse_json
+from prunelab.core.stage_code import stage_digests
+from prunelab.project.dvc_lock import split_entries
 from prunelab.project.git import changed_files, git, show, show_bytes
 from prunelab.project.metrics import read_metrics
-from prunelab.project.paths import DENSE_METRICS, ENVIRONMENT, METRICS, TARGET
+from prunelab.project.paths import (
+    DENSE_METRICS,
+    ENVIRONMENT,
+    LOCK_FILE,
+    METRICS,
+    PIPELINE_FILE,
+    TARGET,
+)
 from prunelab.project.stage_outputs import declared_outputs
 
 # The result of a setting. Keys: experiment, baseline, code, parameters, metrics, dense and
 # environment.
 Record = dict[str, Any]
 
+CODE_STAGE = "code"  # writes digests of the code that the other stages run
 EXPERIMENT_REFERENCE = re.compile(r"refs/exps/(?P<baseline>[0-9a-f]{2}/[0-9a-f]{38})/(?P<name>.+)")
 
 
@@ -32,7 +43,8 @@ class StageClosure:
 
     `files` are those that no stage writes, and `parameters` are dotted keys of params.yaml. The
     `stages`, with their `commands`, are the stage itself and all stages before it.
-    `outputs_in_git` are what they write without DVC's cache.
+    `outputs_in_git` are what they write without DVC's cache. `installed_code` are the files with
+    digests of this package that they read, in a project that does not have the package's source.
     """
 
     files: list[str]
@@ -40,6 +52,7 @@ class StageClosure:
     commands: list[str]
     stages: list[str]
     outputs_in_git: list[str]
+    installed_code: list[str]
 
     def select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that these stages read, by dotted key."""
@@ -89,7 +102,22 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
         commands=commands,
         stages=sorted(reached),
         outputs_in_git=outputs_in_git,
+        installed_code=_installed_code(stages, reached),
     )
+
+
+def _installed_code(stages: Mapping[str, Any], reached: Iterable[str]) -> list[str]:
+    """What the stages read of stage `code`, if that looks at the installed package.
+
+    It then always runs, since no file of the project says what it will find.
+    """
+    if not stages.get(CODE_STAGE, {}).get("always_changed"):
+        return []
+    written = declared_outputs(stages[CODE_STAGE])
+    read: set[str] = set()
+    for name in reached:
+        read.update(path for path in stages[name].get("deps", []) if path in written)
+    return sorted(read)
 
 
 def _reach(stages: Mapping[str, Any], target: str) -> tuple[set[str], set[str]]:
@@ -132,10 +160,49 @@ def digest(content: Any) -> str:
 
 
 def code_of(root: Path, revision: str) -> str:
-    """Return a hash of the commands and of all files in a commit that the target depends on."""
-    closure = stage_closure(show(root, revision, "dvc.yaml"))
+    """Return a hash of the commands and of all files in a commit that the target depends on.
+
+    If the project does not have this package's source, the commit's dvc.lock says by which files of
+    the package its results were made.
+
+    Raises:
+        InputError: if the commit is no project's, or if its dvc.lock does not say that.
+    """
+    closure = stage_closure(show(root, revision, PIPELINE_FILE))
+    if not closure.installed_code:
+        return _code_digest(root, revision, closure, {})
+
+    entries = split_entries(show(root, revision, LOCK_FILE)) or {}
+    hashes = {}
+    if CODE_STAGE in entries:
+        for output in parse_yaml(entries[CODE_STAGE])[CODE_STAGE]["outs"]:
+            hashes[output["path"]] = output["md5"]
+    if not hashes.keys() >= set(closure.installed_code):
+        raise InputError(f"{LOCK_FILE} of {revision} does not say which code made its results")
+    return _code_digest(root, revision, closure, hashes)
+
+
+def current_code(root: Path, revision: str = "HEAD") -> str:
+    """Return what `code_of` gives for results that a commit makes now, with this package.
+
+    Plugins count as they are in the working directory: `require_committed` is asked about them.
+    """
+    closure = stage_closure(show(root, revision, PIPELINE_FILE))
+    hashes = {}
+    for path in closure.installed_code:
+        content = json_bytes(stage_digests(Path(path).stem))
+        hashes[path] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return _code_digest(root, revision, closure, hashes)
+
+
+def _code_digest(
+    root: Path, revision: str, closure: StageClosure, hashes: Mapping[str, str]
+) -> str:
     listing = git(root, "ls-tree", "-r", revision, "--", *closure.files)
-    return digest([closure.commands, listing])
+    content: list[Any] = [closure.commands, listing]
+    if closure.installed_code:
+        content.append([hashes[path] for path in closure.installed_code])
+    return digest(content)
 
 
 def require_committed(root: Path, closure: StageClosure, reason: str) -> None:
@@ -146,7 +213,10 @@ def require_committed(root: Path, closure: StageClosure, reason: str) -> None:
     Raises:
         InputError: with one line per file.
     """
-    changed = changed_files(root, "dvc.yaml", *closure.files)
+    files = list(closure.files)
+    if closure.installed_code:
+        files.append(str(plugins.FOLDER))  # of which only the digests are in the pipeline
+    changed = changed_files(root, str(PIPELINE_FILE), *files)
     if changed:
         raise InputError(
             f"{path} differs from the last commit, and {reason}. "

@@ -18,7 +18,7 @@ from prunelab.core.files import write
 from prunelab.core.mappings import flatten
 from prunelab.project.experiments import (
     StageClosure,
-    code_of,
+    current_code,
     digest,
     experiment_name,
     require_committed,
@@ -166,7 +166,7 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
     return Plan(
         root=root,
         revision=git(root, "rev-parse", "HEAD").strip(),
-        code=code_of(root, "HEAD"),
+        code=current_code(root),
         request=request,
         tree=tree,
         base=base,

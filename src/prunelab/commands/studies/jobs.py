@@ -12,6 +12,7 @@ from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.project.experiments import (
     code_of,
+    current_code,
     digest,
     experiment_name,
     experiments,
@@ -96,7 +97,7 @@ def pending_jobs(
     root: Path, jobs: Sequence[Job], revision: str, print_line: PrintLine
 ) -> list[Job]:
     """Return the jobs without an experiment made by the code of `revision`; print the others."""
-    code = code_of(root, revision)
+    code = current_code(root, revision)
     commits_by_name: dict[str, list[str]] = {}
     for experiment in experiments(root):
         commits_by_name.setdefault(experiment.name, []).append(experiment.commit)

@@ -10,11 +10,11 @@ import prunelab
 from prunelab.artifacts.records import Strict, read_record
 from prunelab.core.errors import InputError
 from prunelab.core.source_code import folder_digest
-from prunelab.project.experiments import code_of, require_committed, stage_closure
+from prunelab.project.experiments import current_code, require_committed, stage_closure
 from prunelab.project.git import git
 
 ORIGIN_FILE = Path("origin.json")  # in the folder of a bundle
-CODE_DIGITS = 12  # as `code_of` has
+CODE_DIGITS = 12  # as `current_code` has
 
 
 class OriginRecord(Strict):
@@ -50,7 +50,7 @@ def origin_of(root: Path) -> Origin:
 
     try:
         commit = git(root, "rev-parse", "HEAD").strip()
-        code = code_of(root, "HEAD")
+        code = current_code(root)
     except InputError:
         return Origin("", folder_digest(package)[:CODE_DIGITS])
 

@@ -18,7 +18,7 @@ from prunelab.core.files import json_form, user_path, write_json
 from prunelab.project.experiments import (
     Record,
     StageClosure,
-    code_of,
+    current_code,
     digest,
     measured,
     prefer_current_code,
@@ -108,7 +108,7 @@ def collect(
     """
     require_commit(root)
     closure = stage_closure((root / "dvc.yaml").read_text())
-    code = code_of(root, "HEAD")
+    code = current_code(root)
     stored = read_stored(results_file(root, name))
 
     def used_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
