@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import real_data
-from helpers.params import PROJECT, runtime_params
+from helpers.params import PROJECT, runtime_params, shipped_params
 from hypothesis import settings
 
-from prunelab.config.params import Finetune, Normalise, read_params
+from prunelab.config.params import Finetune, Normalise
 from prunelab.core import plugins
 from prunelab.data.augment import Augmentation
 from prunelab.data.dataset import DataConfig
@@ -146,7 +146,7 @@ def trainer(digits: Split, normalise: Normalise, execution: Execution) -> Traine
 
 @pytest.fixture
 def recipe() -> Finetune:
-    shipped = read_params(PROJECT / "params.yaml")["finetune"]
+    shipped = shipped_params()["finetune"]
     return Finetune(**shipped | {"epochs": 2, "batch_size": 64})
 
 

@@ -51,10 +51,17 @@ def template_files() -> list[str]:
     return [str(path.relative_to(TEMPLATE)) for path in TEMPLATE.rglob("*") if path.is_file()]
 
 
+@pytest.fixture(scope="module")
+def passed_checks(tmp_path_factory) -> Path:
+    """The verdicts of all folders: most get the same network, which is checked once."""
+    return tmp_path_factory.mktemp("verdicts") / "passed_checks"
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch, passed_checks) -> Path:
     """An empty folder, in which nothing of a Git user is known, on a machine without a GPU."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verdicts, "FILE", passed_checks)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -243,7 +250,7 @@ def test_photographs_become_squares_that_a_cpu_trains_on(folder):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_photographs_start_from_weights_that_are_installed(tmp_path, monkeypatch, installed):
-    survey = survey_of(tmp_path, side=96)
+    survey = survey_of(tmp_path, (96, 96))
     monkeypatch.setattr(recipe, "package_file", lambda package: tmp_path)
     if not installed:
         monkeypatch.setattr(recipe, "find_spec", lambda name: None)
@@ -265,17 +272,16 @@ def test_a_damaged_package_of_weights_is_not_started_from(monkeypatch):
     assert not recipe._has_weights(recipe.LITE)
 
 
-def test_the_size_is_a_multiple_of_what_networks_shrink_by(folder):
-    write_image_folder(folder / "photos", SMALL, sizes=[(100, 75)])
+@pytest.mark.parametrize(
+    ("size", "gpus", "side"), [((100, 75), [], 64), ((300, 260), ["GPU-1"], 224)]
+)
+def test_the_size_is_a_multiple_of_what_networks_shrink_by_and_larger_on_a_gpu(
+    tmp_path, monkeypatch, size, gpus, side
+):
+    survey = survey_of(tmp_path, size)
+    monkeypatch.setattr(recipe, "devices", lambda: gpus)
 
-    assert made("--images", "photos").data.resize == 64
-
-
-def test_a_gpu_gets_larger_squares(folder, monkeypatch):
-    write_image_folder(folder / "photos", SMALL, sizes=[(300, 260)])
-    monkeypatch.setattr(recipe, "devices", lambda: ["GPU-1"])
-
-    assert made("--images", "photos").data.resize == 224
+    assert recipe.image_recipe(survey, None, None).values()["data"]["resize"] == side
 
 
 def test_images_outside_the_project_are_not_ignored_twice(folder, tmp_path_factory):
@@ -330,8 +336,8 @@ def test_images_that_cannot_be_read_are_named(folder):
     assert load_params().data.resize == 32  # since not all are known to have one size
 
 
-def survey_of(tmp_path: Path, side: int = 160) -> Survey:
-    write_image_folder(tmp_path / "photos", SMALL, sizes=[(side, side)])
+def survey_of(tmp_path: Path, size: tuple[int, int] = (160, 160)) -> Survey:
+    write_image_folder(tmp_path / "photos", SMALL, sizes=[size])
     return survey_images(str(tmp_path / "photos"), None)
 
 
@@ -349,7 +355,7 @@ def test_pretrained_weights_get_the_recipe_of_transfer_and_their_normalisation(t
 
 def test_small_images_are_enlarged_for_weights_that_know_large_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "devices", list)  # none
-    survey = survey_of(tmp_path, side=32)
+    survey = survey_of(tmp_path, (32, 32))
 
     values = recipe.image_recipe(survey, None, "imagenet").values()
 
@@ -358,7 +364,7 @@ def test_small_images_are_enlarged_for_weights_that_know_large_ones(tmp_path, mo
 
 
 def test_weights_of_timms_networks_bring_their_own_normalisation(tmp_path):
-    survey = survey_of(tmp_path, side=96)
+    survey = survey_of(tmp_path, (96, 96))
 
     values = recipe.image_recipe(survey, "timm/tf_efficientnet_lite0", "imagenet").values()
 
@@ -524,7 +530,8 @@ def test_missing_weights_are_an_error_before_anything_is_written(folder, edited)
     write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
     Path("params.yaml").write_bytes(edited)
 
-    (line,) = problems("--images", "photos", "--weights", "nowhere.pth", "--force")
+    chosen = ("--model", "resnet8", "--weights", "nowhere.pth")
+    (line,) = problems("--images", "photos", *chosen, "--force")
 
     assert "weights: no file nowhere.pth" in line
     assert Path("params.yaml").read_bytes() == edited

@@ -82,10 +82,23 @@ def test_the_same_search_gives_the_same_tries():
     assert len(set(points(first))) == 25
 
 
+@pytest.fixture(scope="module")
+def whole() -> tuple[FormulaSearch, SearchState]:
+    """A search of 14 tries that nothing interrupts."""
+    searching = formula_search(tries=14)
+    return searching, searching.run()
+
+
+@pytest.fixture(scope="module")
+def searched() -> tuple[FormulaSearch, SearchState]:
+    """A search of 40 tries, to be looked at."""
+    searching = formula_search(tries=40)
+    return searching, searching.run()
+
+
 @pytest.mark.parametrize("jobs", [0, 1, 2, 7, 12, 23])
-def test_a_killed_search_goes_on_with_the_same_tries_and_repeats_none(jobs, tmp_path):
-    whole = formula_search(tries=14)
-    expected = whole.run()
+def test_a_killed_search_goes_on_with_the_same_tries_and_repeats_none(jobs, whole, tmp_path):
+    uninterrupted, expected = whole
 
     killed = formula_search(tries=14)
     killed.folder, killed.runner.kill_after = tmp_path, jobs
@@ -98,7 +111,7 @@ def test_a_killed_search_goes_on_with_the_same_tries_and_repeats_none(jobs, tmp_
     assert points(resumed) == points(expected)
     assert [tried.state for tried in resumed.tries] == [tried.state for tried in expected.tries]
     names = [job.name for job in killed.runner.ran]
-    assert names == [job.name for job in whole.runner.ran]
+    assert names == [job.name for job in uninterrupted.runner.ran]
     assert len(names) == len(set(names))
 
 
@@ -153,9 +166,8 @@ def test_where_everything_is_within_the_range_is_said_to_be_the_limit():
     assert "set a larger search.ratio.high than" in text
 
 
-def test_short_runs_that_are_not_worth_it_are_stopped():
-    searching = formula_search(tries=40)
-    state = searching.run()
+def test_short_runs_that_are_not_worth_it_are_stopped(searched):
+    searching, state = searched
 
     stopped = [tried for tried in state.tries if tried.state == "stopped"]
     assert len(stopped) > 5
@@ -167,9 +179,8 @@ def test_short_runs_that_are_not_worth_it_are_stopped():
         assert max(epochs) <= searching.search.epochs
 
 
-def test_only_tries_that_matter_get_all_seeds():
-    searching = formula_search(tries=40)
-    state = searching.run()
+def test_only_tries_that_matter_get_all_seeds(searched):
+    searching, state = searched
 
     confirmed = [tried for tried in state.tries if len(tried.runs[-1].seeds) > 1]
     assert 0 < len(confirmed) < len(state.tries) / 2
@@ -241,8 +252,8 @@ def test_score_prefers_what_is_within_to_any_cheaper_network_that_is_not():
     assert score(0.5, 0.0, 0.0, final=True) < score(0.1, 0.001, 0.0, final=True)
 
 
-def test_front_has_what_no_other_try_beats():
-    state = formula_search(tries=30).run()
+def test_front_has_what_no_other_try_beats(searched):
+    _, state = searched
     chosen = front(state.tries, "macs")
 
     complete = [tried for tried in state.tries if tried.state == "complete"]
