@@ -45,7 +45,7 @@ SECTIONS = {
         "doctor": "what of this machine would stop a study or change its bits",
     },
     "Use them": {
-        "list": "methods, networks, data sets, and the layers of a network",
+        "list": "methods, models, datasets, and the layers of a network",
         "explain": "what a method or criterion computes, its source and needs",
         "allocate": "give every layer its own ratio, by its sensitivity",
         "predict": "the classes of your own images or texts",
@@ -59,7 +59,15 @@ SECTIONS = {
 
 
 class _Sections(TyperGroup):
-    """Lists the commands by section."""
+    """Lists the commands by section, and tells wrong arguments in plain words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Typer lets Pydantic check choices, and Pydantic puts its own words before ours.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, self.commands))

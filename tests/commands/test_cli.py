@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import get_args
@@ -375,6 +376,57 @@ def test_commands_outside_a_project_say_where_to_run(tmp_path, monkeypatch, argu
 
     assert result.exit_code == 1
     assert "Run this in the top folder" in result.stderr
+
+
+def test_choices_that_do_not_exist_are_told_with_those_that_do():
+    result = run("list", "networks")
+
+    assert result.exit_code == 2
+    assert "Invalid value for 'what': 'networks' is not one of 'methods'" in result.stderr
+
+
+def test_help_names_the_words_that_list_takes():
+    purpose = SECTIONS["Use them"]["list"]
+
+    assert {"methods", "models", "datasets", "layers"} <= set(re.findall(r"\w+", purpose))
+
+
+ENDLESS = """
+import sys, typer
+from prunelab.commands.common import print_line, reporting_errors
+
+def command():
+    with reporting_errors():
+        while True:
+            print_line("a line")
+
+def other_pipe():
+    with reporting_errors():
+        raise BrokenPipeError(32, "the worker is gone")
+
+typer.run({"stdout": command, "worker": other_pipe}[sys.argv.pop()])
+"""
+
+
+def test_a_reader_that_leaves_ends_a_command_without_a_word():
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, "stdout"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None  # otherwise it would be read again
+    _, message = process.communicate(timeout=300)
+
+    assert message == b""
+    assert process.returncode == 141
+
+
+def test_another_broken_pipe_is_told():
+    process = subprocess.run([sys.executable, "-c", ENDLESS, "worker"], capture_output=True)
+
+    assert process.returncode == 1
+    assert b"the worker is gone" in process.stderr
 
 
 def test_help_lists_every_command_once_in_a_line_that_fits():

@@ -630,6 +630,20 @@ def test_no_line_is_longer_than_a_terminal_of_120_columns(latency, monkeypatch):
     assert "finetune.setting_0=some value" in text
 
 
+def test_names_that_take_several_lines_are_whole_below_the_table():
+    names = [f"sweep-resnet8-random_channel-0.{ratio}-8b039819" for ratio in range(5)]
+    rows = compare([FakeRevision(name, metrics()) for name in names], "macs")
+    for row in rows:
+        row["method"] = "l1_unstructured_rate_rewinding"
+
+    text = document(rows, {}, "macs", [], markdown=False)
+    short = document(rows[:1], {}, "macs", [], markdown=True)
+
+    assert "whole names" in text
+    assert all(name in text.split() or f"{name}," in text.split() for name in names)
+    assert "whole names" not in short
+
+
 LINES = st.lists(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=3, max_size=3

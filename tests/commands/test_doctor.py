@@ -122,6 +122,7 @@ def test_command_ends_with_1_only_if_a_study_would_not_run(project, tmp_path_fac
     assert (good.exit_code, bad.exit_code) == (0, 1)
     assert "STOP" in bad.stdout
     assert "-> go to the top folder" in bad.stdout
+    assert "prunelab new --images FOLDER" in bad.stdout
 
 
 def test_doctor_changes_nothing(project):

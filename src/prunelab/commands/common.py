@@ -1,6 +1,7 @@
 """What commands share: how they report problems, failures and Ctrl-C, and the end of a log."""
 
 import os
+import select
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import typer
 from prunelab.core.lifecycle import INTERRUPTED, set_load_time_variables
 
 LOG_TAIL_LINES = 15
+READER_LEFT = 141  # exit status: 128 and SIGPIPE, as shells report it
 STAYING = ("predict", "new")  # commands that do not go to the top of the project
 # With these, Git tells its hooks and aliases which repository they run in. Git commands in a clone
 # would then work on that repository instead of the clone.
@@ -49,7 +51,10 @@ def start(context: typer.Context) -> None:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Print one line per problem and exit with 1, if the input or the machine is at fault."""
+    """Print one line per problem and exit with 1, if the input or the machine is at fault.
+
+    If nobody reads stdout any more, as after `| head`, exit with 141 and print nothing.
+    """
     from prunelab.core.errors import InputError, describe_failure, one_line
     from prunelab.core.plugins import failure_lines
     from prunelab.core.terminal import paint
@@ -61,6 +66,8 @@ def reporting_errors() -> Iterator[None]:
             print(paint(problem, "red", sys.stderr), file=sys.stderr)
         raise typer.Exit(1) from None
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            raise typer.Exit(READER_LEFT) from None
         message = describe_failure(error)
         lines = [message] if message is not None else failure_lines(error)
         if not lines:
@@ -68,6 +75,28 @@ def reporting_errors() -> Iterator[None]:
         for line in lines:
             print(paint(one_line(line), "red", sys.stderr), file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _reader_left() -> bool:
+    """Whether stdout is a pipe that nobody reads; if so, what is left for it is thrown away.
+
+    Other pipes break too, such as one to a worker that died, and those failures must be told.
+    """
+    try:
+        stdout = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is no file, or it is closed
+        return False
+
+    poll = select.poll()
+    poll.register(stdout, 0)  # of a broken pipe it tells POLLERR or POLLHUP without being asked
+    if not poll.poll(0):
+        return False
+
+    # Otherwise the interpreter would flush once more at its end, and complain.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stdout)
+    os.close(nowhere)
+    return True
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def list_names(
     what: Annotated[Kind | None, Argument(help="Only these.", show_default=False)] = None,
     *,
     every: Annotated[
-        bool, Option("--all", help="List the networks of torchvision among the models, too.")
+        bool, Option("--all", help="List those of torchvision and timm among the models, too.")
     ] = False,
     fits: Annotated[
         bool, Option("--fits", help="Only methods that fit the network in params.yaml.")

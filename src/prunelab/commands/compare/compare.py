@@ -27,6 +27,7 @@ from prunelab.report.text_table import narrow_table
 
 PICTURE_SUFFIXES = (".svg", ".png")
 MAX_WIDTH = 120  # characters of a line in a terminal
+WHOLE_NAMES = "whole names: "  # of revisions that take several lines in the table
 APPLY_HINT = "`prunelab apply REVISION` brings its parameters and results into this folder"
 
 
@@ -139,6 +140,10 @@ def document(
     else:
         table = _text_table(header, lines)
         all_notes = notes(rows, left_out, cost, str)
+        # A name that takes several lines cannot be copied from the table.
+        folded = [row["name"] for row in rows if one_line(row["name"]) not in table]
+        if folded:
+            all_notes.append(f"{WHOLE_NAMES}{', '.join(folded)}")
 
     all_notes = [*all_notes, *latency_notes]
     if any(row["name"] not in (WORKSPACE, HEAD) for row in rows):

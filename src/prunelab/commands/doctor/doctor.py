@@ -123,7 +123,11 @@ def _project(root: Path) -> Iterator[Finding]:
         yield Finding(Verdict.ok, f"{root} holds a study")
     else:
         text = f"{root} holds no dvc.yaml and params.yaml"
-        yield Finding(Verdict.stop, text, "go to the top folder of the project")
+        yield Finding(
+            Verdict.stop,
+            text,
+            "go to the top folder of the project, or make one: prunelab new --images FOLDER",
+        )
 
 
 def _git(root: Path) -> Iterator[Finding]:
