@@ -8,6 +8,7 @@ import pytest
 from helpers.repository import Repository
 
 from prunelab.commands.new.project import pipeline
+from prunelab.core import plugins
 from prunelab.core.errors import InputError
 from prunelab.project import experiments
 from prunelab.project.dvc_lock import HEADER, split_entries
@@ -112,7 +113,8 @@ def test_a_commit_that_does_not_say_which_code_ran_is_no_result(repository):
         code_of(repository.folder, commit)
 
 
-def test_plugins_that_are_not_committed_are_refused(repository):
+def test_plugins_that_are_not_committed_are_refused(repository, monkeypatch):
+    monkeypatch.setattr(plugins, "FOLDER", Path("plugins"))  # which tests usually do not read
     closure = stage_closure(pipeline())
     require_committed(repository.folder, closure, "results name it")
     Path("plugins").mkdir()
