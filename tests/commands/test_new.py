@@ -351,6 +351,7 @@ def test_pretrained_weights_get_the_recipe_of_transfer_and_their_normalisation(t
     assert transfer["train"]["learning_rate"] < scratch["train"]["learning_rate"]
     assert transfer["data"]["normalise"]["mean"] == [0.485, 0.456, 0.406]
     assert scratch["data"]["normalise"] is None
+    assert "interpolation" not in transfer["data"]
 
 
 def test_small_images_are_enlarged_for_weights_that_know_large_ones(tmp_path, monkeypatch):
@@ -368,6 +369,7 @@ def test_weights_of_timms_networks_bring_their_own_normalisation(tmp_path):
 
     values = recipe.image_recipe(survey, "timm/tf_efficientnet_lite0", "imagenet").values()
 
+    assert values["data"]["interpolation"] == "bicubic"  # as the weights' package says
     assert values["data"]["normalise"] is None
     assert values["train"]["epochs"] == recipe.TRANSFER_EPOCHS[1]
 

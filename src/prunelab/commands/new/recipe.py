@@ -115,6 +115,7 @@ def image_recipe(survey: Survey, model: str | None, weights: str | None) -> Reci
     _choose_source(recipe, survey)
 
     _choose_normalisation(recipe, name, start)
+    _choose_interpolation(recipe, name, start)
     _choose_augmentation(recipe, side, pretrained)
 
     train_images = _choose_splits(recipe, survey)
@@ -255,6 +256,17 @@ def _choose_normalisation(recipe: Recipe, model: str, weights: str) -> None:
         {"data.normalise": {"mean": mean, "std": std}},
         f"data.normalise: mean {mean}, std {std}",
         "the weights were trained on images normalised so",
+    )
+
+
+def _choose_interpolation(recipe: Recipe, model: str, weights: str) -> None:
+    package = find_package(weights, model)
+    if package is None:
+        return
+    recipe.choose(
+        {"data.interpolation": package.interpolation},
+        f"data.interpolation: {package.interpolation}",
+        "the images that the weights were trained on were resized so",
     )
 
 
