@@ -64,12 +64,27 @@ def test_painting_for_a_pipe_changes_nothing():
 
 
 @pytest.mark.parametrize("columns", [2, 6, 11])
-def test_wide_table_folds_and_keeps_every_letter(columns):
+def test_a_wide_table_becomes_several_that_name_their_rows_and_keep_cells_whole(columns):
     header = [f"a long title {index}" for index in range(columns)]
-    lines = [[f"a rather long cell number {index}" for index in range(columns)]]
+    lines = [[f"a rather long cell {row}.{index}" for index in range(columns)] for row in range(2)]
 
     text = aligned_table(header, lines)
 
     assert max(map(len, text.splitlines())) <= MAX_WIDTH
-    letters = sorted("".join([*header, *lines[0]]).replace(" ", ""))
-    assert sorted("".join(text.replace("-", "").split())) == letters
+    tables = text.split("\n\n")
+    shown: list[list[str]] = [[], []]
+    for table in tables:
+        for number, line in enumerate(table.splitlines()[-2:]):
+            cells = line.split("  ")
+            assert cells[0] == lines[number][0]
+            shown[number] += cells[1:]
+    assert shown == [line[1:] for line in lines]
+
+
+def test_a_cell_wider_than_a_terminal_takes_several_lines():
+    words = [f"word{index}" for index in range(60)]
+
+    text = aligned_table(["name", "text"], [["a", " ".join(words)]])
+
+    assert max(map(len, text.splitlines())) <= MAX_WIDTH
+    assert text.split()[-60:] == words

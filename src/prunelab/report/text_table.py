@@ -12,6 +12,7 @@ MAX_WIDTH = 100  # characters of a line, unless a caller says otherwise
 GAP = "  "  # between columns
 INDENT = "    "  # of a text below a row
 TITLE_LINES = 3  # of a narrow table, at most
+KEY_WIDTH = 20  # to which columns that several tables repeat may be narrowed
 MIN_WIDTH = 8  # of a column that is made narrower, in characters
 
 
@@ -21,18 +22,52 @@ def markdown_table(header: Line, lines: Sequence[Line]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def aligned_table(header: Line, lines: Sequence[Line], max_width: int = MAX_WIDTH) -> str:
+def aligned_table(
+    header: Line, lines: Sequence[Line], max_width: int = MAX_WIDTH, *, keys: int = 1
+) -> str:
     """A table in plain text, with unprintable characters spelt out.
 
-    If a line were longer than `max_width` characters, titles and cells take several lines.
+    If a line were longer than `max_width` characters, titles take several lines. If that is not
+    enough, the table becomes several, each with the first `keys` columns, which say what a row is
+    about. Of these, all but the first may take several lines. Any other cell does so only if there
+    is no room for it beside them.
     """
     rows = [list(map(one_line, line)) for line in (header, *lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if _total_width(widths) > max_width:
-        return narrow_table(header, lines, max_width, flexible=(), below=[""] * len(lines))
+    if _total_width(widths) <= max_width:
+        rows.insert(1, ["-" * width for width in widths])
+        return "\n".join(text for row in rows for text in _aligned(row, widths))
 
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(text for row in rows for text in _aligned(row, widths))
+    tables = []
+    for columns in _blocks(header, rows[1:], max_width, keys):
+        titles = [header[index] for index in columns]
+        cells = [[line[index] for index in columns] for line in lines]
+        below = [""] * len(lines)
+        tables.append(narrow_table(titles, cells, max_width, flexible=header[1:keys], below=below))
+    return "\n\n".join(tables)
+
+
+def _blocks(header: Line, rows: Sequence[Line], max_width: int, keys: int) -> list[list[int]]:
+    """The columns of tables that fit, by index: the keys in each, and as many others as it takes.
+
+    A column that does not fit beside the keys has a table of its own with them.
+    """
+    widths = []
+    for index, title in enumerate(header):
+        width = _column_width(title, [row[index] for row in rows])
+        if 0 < index < keys:
+            width = min(width, KEY_WIDTH)
+        widths.append(width)
+
+    repeated = list(range(keys))
+    blocks = [repeated]
+    for index in range(keys, len(header)):
+        block = [*blocks[-1], index]
+        if len(block) > keys + 1 and _total_width([widths[each] for each in block]) > max_width:
+            blocks.append([*repeated, index])
+        else:
+            blocks[-1] = block
+    return blocks
 
 
 def narrow_table(

@@ -6,6 +6,7 @@ Differences between published numbers and ours are computed here and nowhere els
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from prunelab.commands.studies.published_measures import MEASURES, Measure, Metrics
 from prunelab.commands.studies.scale import FULL
@@ -32,9 +33,10 @@ MEASURED_HEADER = [
 COMPARED_HEADER = [
     *("setting", "printed as", "measure"),
     *("printed: dense", "pruned", "change"),
-    *("ours: dense", "pruned", "change"),
+    *("ours: dense", "ours: pruned", "ours: change"),
     "our change less theirs",
 ]
+COMPARED_KEYS = 3  # columns that say what a row is about
 
 Records = Mapping[str, Record | None]
 
@@ -68,7 +70,9 @@ class Shown:
 
 def study_document(study: Study, records: Records, shown: Shown, *, markdown: bool) -> str:
     """Return the title, the source, both tables and the notes of a study."""
-    draw = escaped_table if markdown else aligned_table
+    draw, draw_compared = aligned_table, partial(aligned_table, keys=COMPARED_KEYS)
+    if markdown:
+        draw = draw_compared = escaped_table
     heading = "# " if markdown else ""
 
     title = study.title
@@ -90,7 +94,7 @@ def study_document(study: Study, records: Records, shown: Shown, *, markdown: bo
         "",
     ]
     if study.published.rows:
-        lines += [draw(*compared_table(study, records)), ""]
+        lines += [draw_compared(*compared_table(study, records)), ""]
 
     lines += [one_line(f"- {note}") for note in notes(study, records, shown)]
     return "\n".join(lines)
