@@ -4,7 +4,7 @@ Differences between published numbers and ours are computed here and nowhere els
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -70,7 +70,8 @@ class Shown:
 
 def study_document(study: Study, records: Records, shown: Shown, *, markdown: bool) -> str:
     """Return the title, the source, both tables and the notes of a study."""
-    draw, draw_compared = aligned_table, partial(aligned_table, keys=COMPARED_KEYS)
+    draw: Callable[[Line, list[Line]], str] = aligned_table
+    draw_compared: Callable[[Line, list[Line]], str] = partial(aligned_table, keys=COMPARED_KEYS)
     if markdown:
         draw = draw_compared = escaped_table
     heading = "# " if markdown else ""
