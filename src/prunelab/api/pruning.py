@@ -350,9 +350,14 @@ def _reason(layer: PrunedLayer, spec: PruneSpec, result: PruneResult, structure:
 
     if method.masks:
         return "its weights rank above those that went"
+    # torch's attention has no layer of its own for queries, keys and values.
+    name = layer.name.removesuffix(".in_proj_weight")
     for width in result.widths:
-        if layer.name in width.layers and method.scope == "uniform":
+        if name in width.layers and method.scope == "uniform":
             return f"the share to go is nearest to none of {width.before} by round_to"
-        if layer.name in width.layers:
+        if name in width.layers:
             return "its units rank above those that went"
+    for kept in result.kept:
+        if name in kept.layers:
+            return kept.reason
     return "none of its outputs can go alone, or the criterion scores none"

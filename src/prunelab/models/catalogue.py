@@ -56,10 +56,10 @@ def input_kind(shape: Shape) -> InputKind:
 # fix.
 RESIDUAL_STREAM = ("conv1", "*conv2")
 
-# The layers that write a transformer's embedding. Layer norm averages over it, and attention cuts
-# it into heads. So removing one channel would change all others, and would not be the same as
-# zeroing it. Hidden layers are free.
-EMBEDDING_STREAM = ("conv_proj", "*.self_attention", "*.out_proj", "*.mlp.3")
+# The layers that write a transformer's embedding. Layer norm averages over it, so removing one
+# channel would change all others, and would not be the same as zeroing it. Heads and hidden layers
+# are free.
+EMBEDDING_STREAM = ("conv_proj", "*.out_proj", "*.mlp.3")
 
 
 def _cifar(blocks: int) -> Architecture:

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from prunelab.core.errors import InputError
+from prunelab.models.attention import layout_of, set_heads
 
 MAX_NAMED = 5  # tensors that one message names
-DISTANCES = "relative_position_bias_table"  # [distances, heads] of attention in windows
 
 # Numbers that layers hold about their widths, by the name of the layer and of the attribute.
 Widths = dict[str, dict[str, int | tuple[int, ...]]]
@@ -135,6 +135,8 @@ def adopt(model: nn.Module, thin: nn.Module) -> None:
     for name, buffer in list(model.named_buffers()):
         layer, _, key = name.rpartition(".")
         setattr(model.get_submodule(layer), key, thin.get_buffer(name).to(buffer.device))
+    for module in model.modules():
+        set_widths(module)
 
 
 def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...]]:
@@ -167,43 +169,21 @@ def set_widths(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.BatchNorm2d):
         module.num_features = module.weight.shape[0]
-    elif has_heads(module):
-        _count_joint_heads(module)
+    elif layout := layout_of(module):
+        set_heads(module, layout)
+    elif isinstance(module, nn.TransformerEncoder):
+        _keep_padding(module)
     # BERT's self-attention, recognised by an attribute: importing its class would take seconds.
     elif hasattr(module, "attention_head_size"):
         _count_heads(module)
 
 
-def has_heads(module: nn.Module) -> bool:
-    """Whether a module is attention of timm that can lose heads.
-
-    Queries, keys and values are rows of one layer `qkv`, and its own code reads how many heads
-    there are: from numbers beside the size of a head, or from the table of distances in windows.
-    """
-    names = set(vars(module))
-    layers = [getattr(module, name, None) for name in ("qkv", "proj")]
-    counts = {"num_heads", "head_dim", "attn_dim"} <= names
-    in_windows = {"num_heads", "window_area"} <= names and DISTANCES in module._parameters
-    return all(isinstance(layer, nn.Linear) for layer in layers) and (counts or in_windows)
-
-
-def _count_joint_heads(attention: Any) -> None:
-    width = attention.proj.weight.shape[1]
-    if attention.qkv.weight.shape[0] != 3 * width:
-        raise InputError(
-            f"queries, keys and values have {attention.qkv.weight.shape[0]} rows, and three times "
-            f"{width} are expected"
-        )
-
-    if DISTANCES in attention._parameters:
-        attention.num_heads = attention._parameters[DISTANCES].shape[1]
-        size = width // attention.num_heads
-    else:
-        size = attention.head_dim
-        attention.num_heads = width // size
-        attention.attn_dim = width
-    if width % size:
-        raise InputError(f"{width} rows of values are not a whole number of heads of {size}")
+def _keep_padding(encoder: nn.TransformerEncoder) -> None:
+    """Let torch's encoder pass padded texts on as they are to attention that has lost heads."""
+    for module in encoder.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            if module.out_proj.weight.shape[1] < module.embed_dim:
+                encoder.use_nested_tensor = False
 
 
 def _count_heads(attention: Any) -> None:

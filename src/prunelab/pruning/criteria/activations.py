@@ -195,16 +195,19 @@ def _watch_attention(name: str, module: nn.MultiheadAttention, add: AddSquares) 
     """Hook an attention layer, which multiplies by its projections without calling them."""
     # A copy whose output projection is the identity returns what the real one receives.
     probe = deepcopy(module).eval()
-    nn.init.eye_(probe.out_proj.weight)
-    if probe.out_proj.bias is not None:
-        nn.init.zeros_(probe.out_proj.bias)
+    projection = probe.out_proj
+    width = projection.weight.shape[1]
+    identity = torch.eye(width, dtype=projection.weight.dtype, device=projection.weight.device)
+    projection.weight = nn.Parameter(identity)
+    if projection.bias is not None:
+        projection.bias = nn.Parameter(torch.zeros_like(identity[0]))
 
     def observe(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         received = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
 
         sums: list[Tensor] = []
         for role in ("query", "key", "value"):
-            sums.append(_squares(received[role]).expand(module.embed_dim, -1))
+            sums.append(_squares(received[role]).expand(width, -1))
 
         if module.in_proj_weight is not None:
             add(f"{name}.in_proj_weight", torch.cat(sums))

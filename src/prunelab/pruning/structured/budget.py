@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from prunelab.models.attention import PARTS
 from prunelab.models.cost import macs_at, output_positions
 from prunelab.pruning.structured.groups import Group
 
@@ -102,8 +103,15 @@ def _count_parameters(
 ) -> tuple[int, int]:
     """The weights and the biases of a layer that lost so many outputs and inputs."""
     if isinstance(layer, nn.MultiheadAttention):
-        width = layer.embed_dim - max(lost_outputs, lost_inputs)
-        return 4 * width**2, 4 * width  # queries, keys, values and their projection
+        # Its outputs in `lost_outputs` are rows of queries, keys and values.
+        tensors = [*layer.parameters(recurse=False), *layer.out_proj.parameters()]
+        weights = sum(tensor.numel() for tensor in tensors if tensor.dim() == 2)
+        biases = sum(tensor.numel() for tensor in tensors if tensor.dim() == 1)
+        lost_columns = lost_outputs // PARTS
+        weights -= (PARTS * layer.embed_dim + layer.embed_dim) * lost_columns
+        if layer.in_proj_bias is not None:
+            biases -= lost_outputs
+        return weights, biases
 
     if isinstance(layer, nn.Linear):
         outputs = layer.out_features - lost_outputs

@@ -245,6 +245,8 @@ def _drop(module: nn.Module, dim: int, indices: Tensor) -> None:
         # A batch norm also counts batches, a bias has no inputs, and a table of places no channels.
         if tensor.dim() <= dim or not tensor.is_floating_point():
             continue
+        if not isinstance(tensor, nn.Parameter) and tensor.shape[dim] == 1:
+            continue  # a constant for all of them
 
         stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
         stays[indices] = False

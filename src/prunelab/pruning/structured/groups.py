@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.config.params import Prune
+from prunelab.models.attention import joint_name
 from prunelab.models.frozen import within
 from prunelab.pruning.unstructured.ranking import Saliency
 
 MAX_NAMED = 3  # layers that one reason names
+FILTERS = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)  # with weights that produce units
 # Plural names for messages, by the kind of a group.
 UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 
@@ -43,9 +45,14 @@ class Member:
 
     @property
     def weight(self) -> Tensor:
-        weight = self.module.weight
+        weight = getattr(self.module, joint_name(self.module))
         assert isinstance(weight, Tensor)
         return weight
+
+    @property
+    def weight_name(self) -> str:
+        """The weight's name in the network."""
+        return f"{self.layer}.{joint_name(self.module)}"
 
     def within(self, modules: Mapping[str, nn.Module]) -> "Member":
         """The same part of a copy of the network, whose modules are given by name."""
@@ -85,7 +92,7 @@ class Group:
         return [
             member
             for member in self.members
-            if member.loses_outputs and isinstance(member.module, nn.Conv2d | nn.Linear)
+            if member.loses_outputs and isinstance(member.module, FILTERS)
         ]
 
     @property
@@ -133,7 +140,7 @@ def unit_scores(group: Group, saliency: Saliency) -> Tensor:
     """
     scores = torch.zeros(group.count, dtype=torch.float64)
     for member in group.filters:
-        weight_scores = saliency.get(f"{member.layer}.weight")
+        weight_scores = saliency.get(member.weight_name)
         if weight_scores is not None:
             output_scores = weight_scores.double().flatten(1).sum(1)
             scores.index_add_(0, member.unit_ids, output_scores[member.indices])
@@ -215,7 +222,7 @@ def find_candidates(
     """
     candidates = []
     for group in groups:
-        if not any(f"{layer}.weight" in saliency for layer in group.layers):
+        if not any(member.weight_name in saliency for member in group.filters):
             continue
 
         layer_ratio = find_layer_ratio(group.layers, settings)

@@ -1,44 +1,57 @@
-"""Find groups of attention heads in networks of timm, beside their channels.
+"""Find groups of attention heads, beside channels.
 
-A head is the queries, keys and values of the same rows, in one layer, and the columns of the
-projection behind them. See `attention` for text encoders, whose heads are groups of their own kind.
+A head is the queries, keys and values of the same rows, and the columns of the projection behind
+them; `models.attention` says where they lie. See `attention` for text encoders, whose heads are
+groups of their own kind.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prunelab.models.resize import DISTANCES, has_heads
+from prunelab.models.attention import PARTS, Layout, layout_of
 from prunelab.pruning.structured.groups import Group, KeptLayers, Member
-
-PARTS = 3  # queries, keys, values
 
 
 def find_groups(model: nn.Module, fixed_layers: Sequence[nn.Module]) -> list[Group]:
     """The heads of every attention of a network that can lose heads, from the last to the first."""
     groups = []
     for name, module in model.named_modules():
-        if has_heads(module) and getattr(module, "qkv", None) not in fixed_layers:
-            group = _group(name, module)
+        layout = layout_of(module)
+        if layout is None:
+            continue
+
+        # torch's attention is one layer, whose outputs are those of its projection.
+        is_fixed = module.get_submodule(layout.joint) in fixed_layers
+        if not is_fixed or layout.joint == "":
+            group = _group(name, module, layout)
             if group.count > 1:
                 groups.append(group)
     return groups[::-1]
 
 
-def _group(name: str, attention: Any) -> Group:
-    count, width = attention.num_heads, attention.proj.in_features
+def _group(name: str, attention: nn.Module, layout: Layout) -> Group:
+    count: int = getattr(attention, layout.number)
+    projection: Any = attention.get_submodule(layout.projection)
+    width = int(projection.in_features)
     rows, columns = torch.arange(PARTS * width), torch.arange(width)
     heads = columns // (width // count)
+    single = torch.arange(count)
+
+    def member(layer: str, loses_outputs: bool, indices: Tensor, unit_ids: Tensor) -> Member:
+        path = ".".join(filter(None, (name, layer)))
+        module = attention.get_submodule(layer)
+        return Member(path, module, loses_outputs, indices, unit_ids)
 
     members = [
-        Member(f"{name}.qkv", attention.qkv, True, rows, heads.repeat(PARTS)),
-        Member(f"{name}.proj", attention.proj, False, columns, heads),
+        member(layout.joint, True, rows, heads.repeat(PARTS)),
+        member(layout.projection, False, columns, heads),
+        *[member(layer, True, single, single) for layer in layout.rows],
+        *[member(layer, False, single, single) for layer in layout.columns],
     ]
-    if DISTANCES in attention._parameters:
-        members.append(Member(name, attention, False, torch.arange(count), torch.arange(count)))
-    return Group(f"{name}.qkv", "head", count, members)
+    return Group(members[0].layer, "head", count, members)
 
 
 def without(kept: Sequence[KeptLayers], groups: Sequence[Group]) -> list[KeptLayers]:
