@@ -144,6 +144,50 @@ NETWORKS = {
         "network tiny decides by the values of its inputs at plugins/net.py:16; pruning sees one "
         "pass alone, so let the same layers run for all inputs",
     ),
+    "a path that NumPy decides": (
+        forward(
+            "if inputs.detach().numpy().sum() > 1e9:",
+            "    inputs = -inputs",
+            "return self.layer(inputs.flatten(1))",
+        ),
+        "MODELS.register",
+        "network tiny decides by the values of its inputs at plugins/net.py:16; pruning sees one "
+        "pass alone, so let the same layers run for all inputs",
+    ),
+    "the end of the program": (
+        forward("raise SystemExit(3)"),
+        "raise SystemExit",
+        "SystemExit: 3; correct it, or move the file out of plugins/",
+    ),
+    "other inputs afterwards": (
+        forward("return self.layer(inputs.mul_(2).flatten(1))"),
+        "MODELS.register",
+        "network tiny changes its inputs; let it work on a copy",
+    ),
+    "other weights afterwards": (
+        forward(
+            "with torch.no_grad():",
+            "    self.layer.bias.add_(1)",
+            "return self.layer(inputs.flatten(1))",
+        ),
+        "MODELS.register",
+        "network tiny changes layer.bias in evaluation mode; change it `if self.training`",
+    ),
+    "no gradient": (
+        forward("return self.layer(inputs.flatten(1)).detach()"),
+        "MODELS.register",
+        "network tiny returns logits without a gradient, by which nothing can be trained",
+    ),
+    "no numbers": (
+        forward("return self.layer(inputs.flatten(1)) / 0"),
+        "MODELS.register",
+        "network tiny returns logits that are not finite for standard normal inputs",
+    ),
+    "examples that see each other": (
+        forward("inputs = inputs.flatten(1)", "return self.layer(inputs - inputs.mean(0))"),
+        "MODELS.register",
+        "network tiny returns other logits for an example if the batch holds other examples",
+    ),
     "initial weights that no seed decides": (
         network(
             "        with torch.no_grad():\n"

@@ -65,7 +65,7 @@ def reporting_errors() -> Iterator[None]:
         for problem in error.problems:
             print(paint(problem, "red", sys.stderr), file=sys.stderr)
         raise typer.Exit(1) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may end the program
         if isinstance(error, BrokenPipeError) and _reader_left():
             raise typer.Exit(READER_LEFT) from None
         message = describe_failure(error)

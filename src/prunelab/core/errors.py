@@ -49,7 +49,7 @@ def _escaped(character: str) -> str:
     return repr(character)[1:-1]
 
 
-def describe_failure(error: Exception, *, state: str = FILES_UNCHANGED) -> str | None:
+def describe_failure(error: BaseException, *, state: str = FILES_UNCHANGED) -> str | None:
     """One line that says what the machine does not have and what to do.
 
     `state` is as in `describe_os_error`. None if the error has nothing to do with the machine,

@@ -14,6 +14,7 @@ from prunelab.models.catalogue import MODELS, Option, Shape, input_kind
 from prunelab.models.networks import build, build_on_meta, prunable_weights
 
 BATCH = 2
+TOLERANCE = 1e-3  # other batch sizes have torch sum in another order
 
 
 def check_network(name: str, classes: int, shape: Shape, **options: Option) -> None:
@@ -55,7 +56,7 @@ class _Probe:
             yield
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             lines = failure_lines(error)
             if lines:
                 raise InputError(lines) from None
@@ -92,13 +93,27 @@ class _Probe:
     def check_outputs(self, model: nn.Module) -> None:
         """In evaluation mode the same inputs give the same logits, [batch, classes]."""
         before = _random_state()
-        inputs = self._inputs(BATCH)
-        expected = (BATCH, self.classes)
+        larger_inputs = self._inputs(BATCH + 1)
+        inputs, kept = larger_inputs[:BATCH].clone(), larger_inputs[:BATCH].clone()
+        weights = {key: value.clone() for key, value in model.state_dict().items()}
 
+        first = model(inputs)
         with torch.no_grad():
-            first, second = model(inputs), model(inputs)
-            larger = model(self._inputs(BATCH + 1))
+            second, larger = model(inputs), model(larger_inputs)
 
+        if not torch.equal(inputs, kept):
+            self.refuse("changes its inputs; let it work on a copy")
+        for key, value in model.state_dict().items():
+            if not _same(value, weights[key]):
+                self.refuse(f"changes {key} in evaluation mode; change it `if self.training`")
+
+        self._check_shapes(first, second, larger)
+        if not _same(first, second) or not _random_state_equals(before):
+            self.refuse("draws random numbers in evaluation mode; draw them `if self.training`")
+        self._check_values(first, larger)
+
+    def _check_shapes(self, first: object, second: object, larger: object) -> None:
+        expected = (BATCH, self.classes)
         if not isinstance(first, Tensor) or not first.is_floating_point():
             self.refuse("does not return one tensor of floats; return the logits")
         if tuple(first.shape) != expected:
@@ -109,8 +124,15 @@ class _Probe:
                     f"changes the shape of its logits between calls, from {_shape(first)} to "
                     f"{_shape(logits)}; return (batch, {self.classes}) every time"
                 )
-        if not _same(first, second) or not _random_state_equals(before):
-            self.refuse("draws random numbers in evaluation mode; draw them `if self.training`")
+
+    def _check_values(self, first: Tensor, larger: Tensor) -> None:
+        """The logits can be trained by, and those of an example depend on that example alone."""
+        if not first.requires_grad:
+            self.refuse("returns logits without a gradient, by which nothing can be trained")
+        if not first.isfinite().all():
+            self.refuse("returns logits that are not finite for standard normal inputs")
+        if not torch.allclose(larger[:BATCH], first, rtol=TOLERANCE, atol=TOLERANCE):
+            self.refuse("returns other logits for an example if the batch holds other examples")
 
     def check_on_meta(self, model: nn.Module) -> None:
         """Model files are rebuilt from a network without values, which shows its structure."""
@@ -134,7 +156,7 @@ def _on_meta(run: Callable[[], object], refuse: Callable[[str], NoReturn]) -> No
     """Run a network without values: it fails if what it does depends on them."""
     try:
         run()
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError, TypeError) as error:
         where = next(iter(failure_lines(error)), "")
         place = where.partition(": ")[0]
         refuse(

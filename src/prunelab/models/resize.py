@@ -180,10 +180,11 @@ def set_widths(module: nn.Module) -> None:
 
 def _keep_padding(encoder: nn.TransformerEncoder) -> None:
     """Let torch's encoder pass padded texts on as they are to attention that has lost heads."""
-    for module in encoder.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            if module.out_proj.weight.shape[1] < module.embed_dim:
-                encoder.use_nested_tensor = False
+    attentions = [
+        module for module in encoder.modules() if isinstance(module, nn.MultiheadAttention)
+    ]
+    if any(module.out_proj.weight.shape[1] < module.embed_dim for module in attentions):
+        encoder.use_nested_tensor = False
 
 
 def _count_heads(attention: Any) -> None:

@@ -45,7 +45,7 @@ def run(main: Main, wrapper: Callable[[Main], Main] = single_process) -> None:
         _let_first_process_report()
         print_problems(error)
         sys.exit(1)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may end the program
         message = describe_failure(error, state=_state_of_files())
         if message is not None:
             _let_first_process_report()

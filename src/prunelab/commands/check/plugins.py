@@ -93,7 +93,7 @@ def problems_of(check: Callable[..., object], *args: object) -> list[str]:
         check(*args)
     except InputError as error:
         return error.problems
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = plugins.failure_lines(error)
         if not lines:
             raise

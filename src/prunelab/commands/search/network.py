@@ -102,7 +102,7 @@ class SearchedNetwork:
             )
         except InputError as error:
             problems = error.problems
-        except Exception as error:  # a plugin may raise anything
+        except (Exception, SystemExit) as error:  # a plugin may raise anything
             problems = failure_lines(error)
             if not problems:
                 raise

@@ -58,15 +58,25 @@ def evaluating(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[
     """Put the model into evaluation mode, and restore every module's mode afterwards.
 
     With `batch_statistics`, batch norms stay in training mode: they normalise by the statistics of
-    the batch instead of their running ones.
+    the batch instead of their running ones. torch's encoder passes padded texts on as they are: no
+    hook could count in the nested tensors that it makes of them.
     """
     modes = {module: module.training for module in model.modules()}
+    encoders = [
+        module
+        for module in modes
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
+    ]
 
     try:
+        for encoder in encoders:
+            encoder.use_nested_tensor = False
         for module in modes:
             module.training = batch_statistics and isinstance(module, _BatchNorm)
         yield
     finally:
+        for encoder in encoders:
+            encoder.use_nested_tensor = True
         for module, training in modes.items():
             module.training = training
 
