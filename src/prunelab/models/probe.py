@@ -31,8 +31,9 @@ def check_network(name: str, classes: int, shape: Shape, **options: Option) -> N
     with torch.random.fork_rng(devices=[]), probe.reporting():
         model = probe.build()
         probe.check_layers(model)
-        probe.check_outputs(model)
+        logits, of_more = probe.check_outputs(model)
         probe.check_on_meta(model)
+        probe.check_values(logits, of_more)
 
 
 class _Probe:
@@ -90,8 +91,12 @@ class _Probe:
         if not isinstance(weight, Tensor) or len(weight) != self.classes:
             self.refuse(f"has a head {head!r} without one row of weights for each class")
 
-    def check_outputs(self, model: nn.Module) -> None:
-        """In evaluation mode the same inputs give the same logits, [batch, classes]."""
+    def check_outputs(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """In evaluation mode the same inputs give the same logits, [batch, classes].
+
+        Returns:
+            The logits of `BATCH` examples, and those of one example more.
+        """
         before = _random_state()
         larger_inputs = self._inputs(BATCH + 1)
         inputs, kept = larger_inputs[:BATCH].clone(), larger_inputs[:BATCH].clone()
@@ -110,7 +115,7 @@ class _Probe:
         self._check_shapes(first, second, larger)
         if not _same(first, second) or not _random_state_equals(before):
             self.refuse("draws random numbers in evaluation mode; draw them `if self.training`")
-        self._check_values(first, larger)
+        return first, larger
 
     def _check_shapes(self, first: object, second: object, larger: object) -> None:
         expected = (BATCH, self.classes)
@@ -125,7 +130,7 @@ class _Probe:
                     f"{_shape(logits)}; return (batch, {self.classes}) every time"
                 )
 
-    def _check_values(self, first: Tensor, larger: Tensor) -> None:
+    def check_values(self, first: Tensor, larger: Tensor) -> None:
         """The logits can be trained by, and those of an example depend on that example alone."""
         if not first.requires_grad:
             self.refuse("returns logits without a gradient, by which nothing can be trained")
