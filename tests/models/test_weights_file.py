@@ -4,7 +4,6 @@ import argparse
 import gzip
 import re
 import warnings
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -92,7 +91,6 @@ def test_settings_and_numbers_of_numpy_beside_the_tensors_are_read_past(tmp_path
         "ok": np.bool_(True),
         "started": datetime.now(UTC),
         "took": timedelta(hours=3),
-        "curves": defaultdict(list, loss=[0.5]),
         "net": state,
     }
     torch.save(content, tmp_path / "w.pt")

@@ -18,12 +18,11 @@ from prunelab.core.files import PathLike, user_path
 # How torch names the class or function that a file asks for and may not have.
 DISALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")
 
-# What people save beside weights: settings, dates, and scalars of NumPy. To make them runs no code of the
-# file. Numbers of NumPy name the class of their type.
+# What people save beside weights: settings, dates, and scalars of NumPy. To make them runs no code
+# of the file. Numbers of NumPy name the class of their type.
 MAKE_SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS: list[Any] = [
-    *(Namespace, SimpleNamespace, PosixPath, PurePosixPath),
-    *(defaultdict, list, dict),  # the latter two make what a defaultdict lacks
+    *(Namespace, SimpleNamespace, defaultdict, PosixPath, PurePosixPath),
     *(date, datetime, time, timedelta, timezone),
     *(MAKE_SCALAR, (MAKE_SCALAR, "numpy.core.multiarray.scalar")),  # the latter as NumPy 1 calls it
     np.dtype,
