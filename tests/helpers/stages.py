@@ -1,15 +1,20 @@
-"""Stages of the pipeline run as processes, without DVC."""
+"""Stages of the pipeline run as processes or in this one, without DVC."""
 
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from prunelab.cli import app
+from prunelab.stages import entry
 from prunelab.warm.address import ADDRESS_VARIABLE
 from prunelab.warm.control import loaded_process, process_id
 
@@ -23,6 +28,36 @@ def stage(name: str, *args: str, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(
         command(name, *args), capture_output=True, text=True, env=environment, check=False
     )
+
+
+def stage_here(name: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A stage in this process: its lines and exit status, without a start of Python and torch."""
+    output, errors = StringIO(), StringIO()
+    status = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", [name, *args])
+        patch.setattr(entry, "_check_lines", _check_here)
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        try:
+            entry.run(import_module(f"prunelab.stages.{name}").main)
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(
+        [name, *args], status, stdout=output.getvalue(), stderr=errors.getvalue()
+    )
+
+
+def _check_here() -> list[str]:
+    """The problems that `prunelab check` finds, which stages run as a process of its own."""
+    check = CliRunner().invoke(app, ["check"])
+    if check.exit_code != 1:
+        return []
+    return check.stderr.splitlines()
 
 
 @contextmanager
