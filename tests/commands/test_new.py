@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from prunelab.cli import app
 from prunelab.commands.check import verdicts
 from prunelab.commands.new import memory, recipe
-from prunelab.commands.new.project import TEMPLATE, pipeline
+from prunelab.commands.new.project import TEMPLATE, ignore_in_git, pipeline
 from prunelab.commands.new.survey import Survey, survey_images
 from prunelab.config.params import Params, load_params
 from prunelab.core.errors import InputError
@@ -288,9 +288,14 @@ def test_images_outside_the_project_are_not_ignored_twice(folder, tmp_path_facto
     photos = tmp_path_factory.mktemp("elsewhere")
     write_image_folder(photos, SMALL, sizes=[(24, 24)])
 
-    made("--images", str(photos))
+    made("--images", str(photos), "--model", "resnet8")
 
     assert (folder / ".gitignore").read_text() == (PROJECT / ".gitignore").read_text()
+
+
+def untracked_files() -> str:
+    status = ["git", "status", "--porcelain", "-z", "--untracked-files=all"]
+    return subprocess.run(status, capture_output=True, check=True).stdout.decode()
 
 
 @pytest.mark.parametrize(
@@ -299,13 +304,24 @@ def test_images_outside_the_project_are_not_ignored_twice(folder, tmp_path_facto
 def test_git_ignores_images_in_folders_of_any_name(folder, name):
     write_image_folder(folder / name, SMALL, sizes=[(24, 24)])
     (folder / ".gitignore").write_bytes(b"# Latin: \xe4\n")
+    (folder / "params.yaml").touch()
+    subprocess.run(["git", "init", "-q"], check=True)
 
-    made("--images", name)
+    ignore_in_git(folder, Path(name))
 
-    status = ["git", "status", "--porcelain", "-z", "--untracked-files=all"]
-    untracked = subprocess.run(status, capture_output=True, check=True).stdout.decode()
-    assert name not in untracked
-    assert "params.yaml" in untracked
+    assert name not in untracked_files()
+    assert "params.yaml" in untracked_files()
+    assert (folder / ".gitignore").read_bytes().startswith(b"# Latin: \xe4\n/")
+
+
+def test_images_in_a_new_project_are_ignored(folder):
+    write_image_folder(folder / "my[pho]tos*", SMALL, sizes=[(24, 24)])
+    (folder / ".gitignore").write_bytes(b"# Latin: \xe4\n")
+
+    made("--images", "my[pho]tos*", "--model", "resnet8")
+
+    assert "my[pho]tos*" not in untracked_files()
+    assert "params.yaml" in untracked_files()
     assert (folder / ".gitignore").read_bytes().startswith(b"# Latin: \xe4\n/")
 
 
@@ -330,7 +346,7 @@ def test_images_that_cannot_be_read_are_named(folder):
     damaged = folder / "photos/cat/damaged.png"
     damaged.write_bytes(b"no picture")
 
-    result = new("--images", "photos")
+    result = new("--images", "photos", "--model", "resnet8")
 
     assert "cannot be read: photos/cat/damaged.png; remove them" in result.stdout
     assert load_params().data.resize == 32  # since not all are known to have one size
@@ -424,7 +440,7 @@ def test_many_images_need_fewer_epochs(images, seen):
 def test_classes_of_few_images_get_splits_that_have_all_of_them(folder):
     write_image_folder(folder / "photos", {"cat": 4, "dog": 60, "emu": 3}, sizes=[(24, 24)])
 
-    params = made("--images", "photos")
+    params = made("--images", "photos", "--model", "resnet8")
 
     assert params.data.validation_fraction > 0.1
 
@@ -437,7 +453,7 @@ def test_a_table_is_read_by_what_its_columns_hold(folder):
     ]
     Path("labels.csv").write_text("\n".join([",id,breed,weight", *rows]) + "\n")
 
-    params = made("--images", "photos", "--table", "labels.csv")
+    params = made("--images", "photos", "--table", "labels.csv", "--model", "resnet8")
 
     assert (params.data.table, params.data.file_column) == ("labels.csv", "id")
     assert params.data.label_column == "breed"
@@ -542,7 +558,7 @@ def test_missing_weights_are_an_error_before_anything_is_written(folder, edited)
 
 def test_edited_parameters_stay_unless_forced_and_then_a_copy_is_kept(folder):
     write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
-    made("--images", "photos")
+    made("--images", "photos", "--model", "resnet8")
     edit_params(Path("params.yaml"), ratio=0.123)
     edited = Path("params.yaml").read_text()
 
@@ -584,7 +600,8 @@ def test_every_choice_is_printed_with_its_reason_and_the_next_command(folder):
 def test_leftovers_and_contradictions_are_said_at_once(folder):
     write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
     (folder / "photos/.DS_Store").write_bytes(b"x")
-    assert "skipped 1 files that macOS or Windows left there" in new("--images", "photos").stdout
+    output = new("--images", "photos", "--model", "resnet8").stdout
+    assert "skipped 1 files that macOS or Windows left there" in output
 
     (folder / "photos/kitten").symlink_to("cat")
     lines = problems("--images", "photos", "--force")

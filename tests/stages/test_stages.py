@@ -219,7 +219,9 @@ def test_the_test_split_is_not_read_where_validation_is_evaluated(workspace):
 def test_pictures_of_another_split_than_test_are_refused(workspace):
     edit_params(workspace / "params.yaml", evaluate__split="validation")
 
-    result = stage_here("plot", "data", "history", "predictions", "metrics", "confusion.json", "plots")
+    result = stage_here(
+        "plot", "data", "history", "predictions", "metrics", "confusion.json", "plots"
+    )
 
     assert result.returncode == 1
     assert "evaluate.split: the pictures and the table are of the test split" in result.stderr

@@ -76,6 +76,7 @@ class StructuredPruner:
         found = find_groups(model) if groups is None else groups
         self._groups, self._kept = found.groups, found.kept
         self._dense_counts = _unit_counts(self._groups)
+        self._known_costs: Costs | None = None
         self._dense_cost = 0
         if spec.budget != "native":
             self._dense_cost = self._costs().total(self._groups, list(self._dense_counts.values()))
@@ -102,6 +103,7 @@ class StructuredPruner:
         self._groups = channels.remove_units(
             self._model, self._groups, dropped, self._example_input
         )
+        self._known_costs = None
         self._history.append(dropped)
 
         counts = _unit_counts(self._groups)
@@ -160,7 +162,11 @@ class StructuredPruner:
         return Plan(candidates, widths)
 
     def _costs(self) -> Costs:
-        return Costs.of(self._model, self._example_input, macs=self._spec.budget == "macs")
+        """The costs of the network as it is. Counting its MACs is slow, so they are kept."""
+        if self._known_costs is None:
+            macs = self._spec.budget == "macs"
+            self._known_costs = Costs.of(self._model, self._example_input, macs=macs)
+        return self._known_costs
 
     def _ratio_achieved(self, plan: Plan) -> float:
         """The share removed of what the budget names, since the dense network."""
