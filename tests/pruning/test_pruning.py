@@ -7,6 +7,7 @@ import itertools
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.networks import (
@@ -16,6 +17,7 @@ from helpers.networks import (
     KINDS,
     TOKENS,
     dense_weights,
+    make_trainer,
     shape_of,
     small_network,
     trained,
@@ -33,6 +35,7 @@ from prunelab.artifacts.networks import (
 from prunelab.config.params import PruneSpec
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
+from prunelab.data.augment import Augmentation
 from prunelab.models.bert import Bert
 from prunelab.models.catalogue import MODELS
 from prunelab.models.cost import cost
@@ -44,6 +47,7 @@ from prunelab.pruning.structured.groups import target_width
 from prunelab.training import masking
 from prunelab.training.callbacks import CallAfterStep
 from prunelab.training.retraining import Retrainer
+from prunelab.training.trainer import Trainer
 
 ONE_SHOT = [
     name
@@ -65,6 +69,19 @@ PAIRS = [(method, small_network(method)) for method in METHODS] + [
     for method in ("l1_unstructured_layerwise", "l1_channel")
 ]
 PAIRS += [("l1_unstructured_layerwise", "bert")]
+
+
+@pytest.fixture
+def trainer(digits, normalise, execution) -> Trainer:
+    """64 digits to train on and 32 others to validate: what is asked here depends on no score."""
+    numbers = np.arange(96)
+    return make_trainer(
+        digits.at(numbers[:64]),
+        digits.at(numbers[64:]),
+        normalise=normalise,
+        augmentation=Augmentation(crop_padding=1),
+        execution=execution,
+    )
 
 
 def prune_by(
@@ -114,7 +131,7 @@ def test_prune_finetune_save_reload(
     check_costs(method, model, pruned, cost(model, dense, shape_of(name)))
 
     trainer.execution.place(model)
-    one_epoch = recipe.model_copy(update={"epochs": 1, "batch_size": 128})
+    one_epoch = recipe.model_copy(update={"epochs": 1, "batch_size": 32})
     trainer.fit(model, one_epoch, callback=CallAfterStep(masking.hold(model, pruned.masks)))
     for key, mask in pruned.masks.items():
         assert not prunable_weights(model)[key][~mask].any()
