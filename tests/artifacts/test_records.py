@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.fuzzing import VALUES, refused
 from helpers.params import PROJECT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunelab.stages.plot_sensitivity import main as plot_sensitivity
@@ -106,6 +106,7 @@ def test_the_committed_results_are_drawn(study, monkeypatch):
     assert (study / "sensitivity.svg").exists()
 
 
+@settings(max_examples=settings.default.max_examples // 2)  # each draws the whole report
 @given(damages())
 def test_a_damaged_record_is_drawn_or_refused_by_its_file(study, damage):
     name, place, value = damage

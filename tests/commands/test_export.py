@@ -1,7 +1,9 @@
 """Exported networks have the scores of the network; a file that has others is not kept."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,9 +66,7 @@ def measure_batch_norms(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def network(
-    name: str, retrainer=None, method: str = "", ratio: float = 0.5, **options: int
-) -> Network:
+def network(name: str, method: str = "", ratio: float = 0.5, **options: int) -> Network:
     """A network on digits or tokens, pruned if there is a method."""
     shape = (TOKENS,) if name == "bert" else DIGITS_SHAPE
     card = ModelCard(
@@ -82,7 +82,7 @@ def network(
     masks = {}
     if method:
         spec = prune_spec(method, ratio)
-        masks = prune(model, name, spec, shape=shape, seed=0, retrainer=retrainer).masks
+        masks = prune(model, name, spec, shape=shape, seed=0).masks
     return Network(model=model.eval(), card=card, masks=masks)
 
 
@@ -140,22 +140,44 @@ NETWORKS = {
 FAST = ("dense", "thin", "masked", "bert")
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A network, the file that it was exported to, and how well the two agree."""
+
+    original: Network
+    path: Path
+    agreements: list[Agreement]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Callable[[str, str], Exported]:
+    """Networks of NETWORKS in a format, each alone in a folder: one export takes seconds."""
+
+    @cache
+    def export(which: str, form: str) -> Exported:
+        name, method, options = NETWORKS[which]
+        original = network(name, method, **options)
+        path = tmp_path_factory.mktemp("exported") / f"n.{form}"
+        return Exported(original, path, export_to(path, form, original))
+
+    return export
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "which",
     [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
 )
-def test_the_file_has_the_scores_of_the_network(which, form, tmp_path, retrainer):
-    name, method, options = NETWORKS[which]
-    if name == "bert":
+def test_the_file_has_the_scores_of_the_network(which, form, exported):
+    if "bert" in which:
         pytest.importorskip("transformers")
-    original, path = network(name, retrainer, method, **options), tmp_path / f"n.{form}"
 
-    agreements = export_to(path, form, original)
+    file = exported(which, form)
 
+    original, path, agreements = file.original, file.path, file.agreements
     assert [agreement.batch_size for agreement in agreements] == list(CHECKED_BATCH_SIZES)
     assert all(agreement.relative < 1e-4 and agreement.same_classes for agreement in agreements)
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
     inputs = random_inputs(original.card, 5)
     with torch.inference_mode():
@@ -166,13 +188,11 @@ def test_the_file_has_the_scores_of_the_network(which, form, tmp_path, retrainer
 
 
 @needs_onnx
-def test_masked_weights_are_zeros_and_removed_channels_are_absent(tmp_path, retrainer):
+def test_masked_weights_are_zeros_and_removed_channels_are_absent(exported):
     import onnx
 
     def weights(which: str) -> list[np.ndarray]:
-        name, method, options = NETWORKS[which]
-        export_to(tmp_path / which, "onnx", network(name, retrainer, method, **options))
-        tensors = onnx.load(tmp_path / which).graph.initializer
+        tensors = onnx.load(exported(which, "onnx").path).graph.initializer
         arrays = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
         return [array for array in arrays if array.ndim in (2, 4)]
 
@@ -202,13 +222,11 @@ def test_a_file_with_preprocessing_takes_pixels(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_metadata_describe_the_network_and_its_input(form, tmp_path):
-    original = network("resnet8")
+def test_the_metadata_describe_the_network_and_its_input(form, exported):
+    file = exported("dense", form)
 
-    export_to(tmp_path / "n", form, original)
-
-    entries = read_metadata(form, tmp_path / "n")
-    assert ModelCard.model_validate_json(entries[METADATA_KEY]) == original.card
+    entries = read_metadata(form, file.path)
+    assert ModelCard.model_validate_json(entries[METADATA_KEY]) == file.original.card
     assert json.loads(entries["classes"]) == NAMES
     assert json.loads(entries["normalise"]) == {"mean": [0.3], "std": [0.4]}
     assert "1, 8, 8" in entries["input"]
@@ -216,12 +234,11 @@ def test_the_metadata_describe_the_network_and_its_input(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_file_is_reproducible_and_holds_no_path_of_this_machine(form, tmp_path):
-    for name in "ab":
-        export_to(tmp_path / name, form, network("resnet8"))
+def test_the_file_is_reproducible_and_holds_no_path_of_this_machine(form, tmp_path, exported):
+    export_to(tmp_path / "again", form, network("resnet8"))
 
-    content = (tmp_path / "a").read_bytes()
-    assert content == (tmp_path / "b").read_bytes()
+    content = exported("dense", form).path.read_bytes()
+    assert content == (tmp_path / "again").read_bytes()
     assert str(PROJECT).encode() not in content
     assert b"site-packages" not in content
 
@@ -299,13 +316,12 @@ def test_rounding_is_tolerated(tmp_path, monkeypatch):
     assert worst == pytest.approx(1e-5, rel=0.1)
 
 
-def test_network_and_file_are_timed_on_the_same_inputs(tmp_path, execution):
-    original = network("resnet8")
-    export_to(tmp_path / "n", "pt2", original)
+def test_network_and_file_are_timed_on_the_same_inputs(exported, execution):
+    file = exported("dense", "pt2")
     inputs = inputs_of(DIGITS_SHAPE, 2, execution)
     torch.set_num_threads(1)  # on a busy machine two threads wait for each other
 
-    seconds = latencies(original.model, tmp_path / "n", "pt2", inputs, execution, rounds=2)
+    seconds = latencies(file.original.model, file.path, "pt2", inputs, execution, rounds=2)
 
     assert all(len(rounds) == 2 and (rounds > 0).all() for rounds in seconds)
 

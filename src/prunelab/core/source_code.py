@@ -37,7 +37,7 @@ def code_digests(
     digests = {}
     for package, file in _imported_files(modules, roots, untracked, vocabulary):
         root = roots[package]
-        digests[file.relative_to(root).as_posix()] = _digest(file)
+        digests[file.relative_to(root).as_posix()] = _digest(_text(file))
 
         # A folder of plugins is a package without an `__init__`.
         if file.name == "__init__.py" or file.parent == root / package:
@@ -69,7 +69,7 @@ def _imported_files(
         parents = [package, *inner]
         if file.name != "__init__.py":
             parents.pop()
-        for imported in _imports(file):
+        for imported in _imports(_text(file)):
             queue += imported.modules(parents, vocabulary)
     return files
 
@@ -106,16 +106,21 @@ class _Import:
 
 
 @cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@cache
 def _nodes(text: str) -> tuple[ast.AST, ...]:
     """All nodes of the syntax tree of a text, the whole module first."""
     return tuple(ast.walk(ast.parse(text)))
 
 
 @cache
-def _imports(file: Path) -> tuple[_Import, ...]:
-    """What a file imports or refers to."""
+def _imports(text: str) -> tuple[_Import, ...]:
+    """What the text of a module imports or refers to."""
     imports = []
-    for node in _nodes(file.read_text(encoding="utf-8")):
+    for node in _nodes(text):
         if isinstance(node, ast.Import):
             imports += [_Import(alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -138,16 +143,14 @@ def folder_digest(folder: Path) -> str:
 
 
 @cache
-def _digest(file: Path) -> str:
-    return hashlib.sha256(code_text(file.read_text(encoding="utf-8")).encode()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(code_text(text).encode()).hexdigest()
 
 
 def forget_files() -> None:
     """Read files again next time, even if they were read before."""
     _file.cache_clear()
-    _nodes.cache_clear()
-    _imports.cache_clear()
-    _digest.cache_clear()
+    _text.cache_clear()
 
 
 def code_text(text: str) -> str:
