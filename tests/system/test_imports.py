@@ -5,9 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,28 +26,55 @@ COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed
 SLOW = {*TORCH, *STATISTICS, *TEXTS, *PICTURES, *COMPILER, "plotly", "dvc"}
 
 RUN = """
-import atexit, json, os, runpy, sys
+import atexit, json, runpy, sys
 
-module, report, core = sys.argv[1:4]
-if core != "any":
-    os.sched_setaffinity(0, [int(core)])
+module, report = sys.argv[1:3]
 atexit.register(lambda: open(report, "w").write(json.dumps(list(sys.modules))))
-sys.argv = [module, *sys.argv[4:]]
+sys.argv = [module, *sys.argv[3:]]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
+# Most stages need torch, whose import takes longer than what else they do, so it is made once.
+RUN_IN_FORKS = """
+import json, os, runpy, sys, traceback
 
-def imported(folder: Path, *command: str, status: int = 0, core: str = "any") -> set[str]:
-    """The modules that `python -m COMMAND` has imported when it ends, run in a folder on a core."""
-    report = folder / f"imported_{threading.get_ident()}.json"
-    process = subprocess.run(
-        [sys.executable, "-c", RUN, command[0], str(report), core, *command[1:]],
+commands = json.load(open(sys.argv[1]))
+import torch.version
+json.dump(list(sys.modules), open("torch", "w"))
+for name, (module, arguments) in commands.items():
+    child = os.fork()
+    if child == 0:
+        status = 0
+        try:
+            sys.argv = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        json.dump(list(sys.modules), open(name, "w"))
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, name
+"""
+
+
+def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(PROJECT / "src"), "GIT_CONFIG_GLOBAL": os.devnull},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def imported(folder: Path, *command: str, status: int = 0) -> set[str]:
+    """The modules that `python -m COMMAND` has imported when it ends, run in a folder."""
+    report = folder / "imported.json"
+    process = run_python(folder, RUN, command[0], str(report), *command[1:])
     assert process.returncode == status, process.stderr + process.stdout
     modules = set(json.loads(report.read_text()))
     report.unlink()
@@ -61,34 +85,30 @@ PREPARED, BASE, CELLS = "data/prepared", "models/base/final", "models/grid"
 CELL = f"{CELLS}/l1_unstructured-0.5"
 PRUNED, TUNED = f"{CELL}/pruned", f"{CELL}/finetuned"
 
-# By name: a stage with its arguments and the slow packages that its work needs. What stands
-# together in a step needs nothing of each other.
-COMPUTING = [
-    {"prepare": (("data/raw", PREPARED), set())},
-    {"train_base": ((PREPARED, "models/base", "history/base.json"), {"torch"})},
-    {
-        "prune masks": (
-            ("models/base", PREPARED, PRUNED, "--method=l1_unstructured", "--ratio=0.5"),
-            {"torch"},
-        ),
-        "prune channels": (
-            ("models/base", PREPARED, "thinner", "--method=l1_channel", "--ratio=0.5"),
-            {"torch"},
-        ),
-        "evaluate": ((PREPARED, BASE, "base.json", "base.safetensors"), {"torch", "torchprofile"}),
-        "sensitivity": ((PREPARED, BASE, "sensitivity.json"), {"torch"}),
-    },
-    {"finetune": ((PRUNED, BASE, PREPARED, TUNED, "history.json"), {"torch", "torchprofile"})},
-    {"benchmark": ((BASE, CELLS, "speed"), {"torch"})},
-]
-NAMES = [name for step in COMPUTING for name in step]
+# By name: a stage with its arguments and the slow packages that its work needs, in their order.
+COMPUTING = {
+    "prepare": (("data/raw", PREPARED), set()),
+    "train_base": ((PREPARED, "models/base", "history/base.json"), {"torch"}),
+    "prune masks": (
+        ("models/base", PREPARED, PRUNED, "--method=l1_unstructured", "--ratio=0.5"),
+        {"torch"},
+    ),
+    "prune channels": (
+        ("models/base", PREPARED, "thinner", "--method=l1_channel", "--ratio=0.5"),
+        {"torch"},
+    ),
+    "evaluate": ((PREPARED, BASE, "base.json", "base.safetensors"), {"torch", "torchprofile"}),
+    "sensitivity": ((PREPARED, BASE, "sensitivity.json"), {"torch"}),
+    "finetune": ((PRUNED, BASE, PREPARED, TUNED, "history.json"), {"torch", "torchprofile"}),
+    "benchmark": ((BASE, CELLS, "speed"), {"torch"}),
+}
 
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory) -> dict[str, set[str]]:
     """The modules that every stage of a tiny study imports, and those of `import torch` alone.
 
-    Each stage has one core, where seeds compute one after another in the process that is looked at.
+    There is one core, where seeds compute one after another in the process that is looked at.
     """
     folder = tmp_path_factory.mktemp("computed")
     shutil.copy(PROJECT / "params.yaml", folder)
@@ -101,28 +121,26 @@ def computed(tmp_path_factory) -> dict[str, set[str]]:
         **{"benchmark__batch_sizes": [1], "benchmark__rounds": 2, "benchmark__seconds": 0.01},
         **{"runtime__threads": 1, "runtime__device": "cpu"},
     )
-    cores = [str(core) for core in available_cores()] or ["any"]
+    modules, with_torch = {}, {}
+    for name, (arguments, needed) in COMPUTING.items():
+        module = f"prunelab.stages.{name.split()[0]}"
+        if "torch" in needed:
+            with_torch[name] = (module, arguments)
+        else:
+            modules[name] = imported(folder, module, *arguments)
 
-    def run(name: str, arguments: Sequence[str], place: int) -> set[str]:
-        stage = f"prunelab.stages.{name.split()[0]}"
-        return imported(folder, stage, *arguments, core=cores[place % len(cores)])
-
-    modules = {}
-    with ThreadPoolExecutor(4) as pool:
-        alone = pool.submit(imported, folder, "torch.version")
-        for step in COMPUTING:
-            runs = {
-                name: pool.submit(run, name, arguments, place)
-                for place, (name, (arguments, _)) in enumerate(step.items())
-            }
-            modules |= {name: done.result() for name, done in runs.items()}
-        modules["torch"] = alone.result()
+    (folder / "commands.json").write_text(json.dumps(with_torch))
+    one_core = "".join(f"os.sched_setaffinity(0, [{core}])" for core in available_cores()[:1])
+    process = run_python(folder, f"import os; {one_core}\n{RUN_IN_FORKS}", "commands.json")
+    assert process.returncode == 0, process.stderr + process.stdout
+    for name in ("torch", *with_torch):
+        modules[name] = set(json.loads((folder / name).read_text()))
     return modules
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COMPUTING)
 def test_stages_that_compute_import_only_what_their_work_needs(computed, name):
-    (needed,) = [step[name][1] for step in COMPUTING if name in step]
+    _, needed = COMPUTING[name]
     unavoidable = computed["torch"] if "torch" in needed else set()
 
     assert (computed[name] & SLOW) - unavoidable == needed - unavoidable
@@ -144,7 +162,7 @@ def files_that_count(modules: set[str]) -> set[str]:
     return files - untracked
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COMPUTING)
 def test_code_digests_cover_all_that_stages_import_as_they_run(computed, name):
     used = files_that_count(computed[name])
 
