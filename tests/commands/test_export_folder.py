@@ -216,6 +216,12 @@ def template(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def one_format(monkeypatch) -> None:
+    """Leave ONNX out, whose export takes seconds, where the words beside the models count."""
+    monkeypatch.delitem(export_folder.MODELS, "onnx")
+
+
+@pytest.fixture
 def exported(project, template) -> Path:
     shutil.copytree(template, project, dirs_exist_ok=True)
     return project / "out"
@@ -260,7 +266,7 @@ def test_the_card_says_what_the_network_is_how_good_and_whence(exported):
         (Path("models/grid/l1_channel-0.9/finetuned/0.safetensors"), "another network"),
     ],
 )
-def test_numbers_of_another_network_are_not_shown(exported, project, model, words):
+def test_numbers_of_another_network_are_not_shown(exported, project, one_format, model, words):
     write_json("metrics/grid/l1_channel-0.9.json", {"accuracy": 0.1, "ratio_achieved": 0.9})
     write_model(project / model, method="l1_channel", dataset="imagefolder")
 
@@ -272,7 +278,9 @@ def test_numbers_of_another_network_are_not_shown(exported, project, model, word
     assert "Say here whose data it is" in text
 
 
-def test_an_earlier_export_is_replaced_and_other_files_are_never_lost(exported, project):
+def test_an_earlier_export_is_replaced_and_other_files_are_never_lost(
+    exported, project, one_format
+):
     (exported / "classes.txt").write_text("old")
     assert export().exit_code == 0
     assert (exported / "classes.txt").read_text() != "old"
@@ -297,7 +305,7 @@ def test_nothing_is_left_of_an_export_that_fails(exported, project):
     assert not list(project.glob(".*partial"))
 
 
-def test_names_of_classes_stay_one_line_each(project):
+def test_names_of_classes_stay_one_line_each(project, one_format):
     write_model(FOCUS, class_names=("a\nb", *NAMES[1:]))
 
     assert export().exit_code == 0

@@ -765,7 +765,7 @@ def test_stop_ends_a_process_that_is_still_loading(own_folder):
 
 
 def test_an_idle_process_ends(own_folder):
-    number, _ = control.start(idle_s=3)
+    number, _ = control.start(idle_s=1)
 
     wait_until_gone(number)
     assert not list(address.socket_folder().glob("*.sock"))
