@@ -181,7 +181,7 @@ class Halved:
     fixed_widths: dict[str, list[int]]  # of the fixed layers, before pruning
 
 
-@pytest.fixture(params=BUILT)
+@pytest.fixture(scope="module", params=BUILT)
 def halved(request) -> Halved:
     torch.manual_seed(0)
     model = build(request.param, 10, SMALL).eval()

@@ -36,51 +36,67 @@ def digest():
     results = (outputs, outputs @ outputs.T, outputs.tanh(), outputs.sum())
     return hashlib.sha256(b"".join(each.numpy().tobytes() for each in results)).hexdigest()
 
-bits, when, variables = sys.argv[1], sys.argv[2], dict(os.environ)
-if when == "late":
-    digest()
-try:
-    execution = configure(runtime_params(bits=bits))
-except InputError as error:
-    print(json.dumps({"refusal": error.problems}))
-    sys.exit()
-capability = fingerprint(execution)["cpu_capability"]
-print(json.dumps({"digest": digest(), "untouched": variables == dict(os.environ),
-                  "portable": execution.portable, "capability": capability}))
+def report(bits, when):
+    variables = dict(os.environ)
+    if when == "late":
+        digest()
+    try:
+        execution = configure(runtime_params(bits=bits))
+    except InputError as error:
+        return {"refusal": error.problems}
+    capability = fingerprint(execution)["cpu_capability"]
+    return {"digest": digest(), "untouched": variables == dict(os.environ),
+            "portable": execution.portable, "capability": capability}
+
+# Nothing has been computed yet, so every fork chooses its bits. Importing torch takes longer.
+for words in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        print(json.dumps(report(*words.split())), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
-def computed(bits: str, when: str = "first", **variables: str) -> dict:
-    """What a process of its own computes, and what it says of itself."""
+def computed(*cases: str, **variables: str) -> list[dict]:
+    """What processes of their own compute and say of themselves: their bits and when, by case."""
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     process = subprocess.run(
-        [sys.executable, "-c", COMPUTE, bits, when],
+        [sys.executable, "-c", COMPUTE, *cases],
         env=environment | {"PYTHONPATH": paths} | variables,
         capture_output=True,
         text=True,
         check=True,
     )
-    return json.loads(process.stdout)
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-def test_pinned_process_computes_what_one_does_that_was_started_so():
-    pinned = computed("portable")
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict]:
+    """What processes compute that were started without the variables of portable bits."""
+    cases = ("portable first", "portable late", "native first")
+    return dict(zip(cases, computed(*cases), strict=True))
+
+
+def test_pinned_process_computes_what_one_does_that_was_started_so(results):
+    pinned = results["portable first"]
     assert pinned["portable"]
     assert pinned["capability"] == "AVX2"
     assert pinned["untouched"]
-    assert pinned["digest"] == computed("native", **VARIABLES)["digest"]
+    (started_so,) = computed("native first", **VARIABLES)
+    assert pinned["digest"] == started_so["digest"]
 
 
-def test_portable_bits_are_refused_in_a_process_that_has_computed():
+def test_portable_bits_are_refused_in_a_process_that_has_computed(results):
     # MKL has bits of its own on every processor, unlike those that AVX-512 alone changes.
-    (refusal,) = computed("portable", when="late")["refusal"]
+    (refusal,) = results["portable late"]["refusal"]
     assert "MKL" in refusal
     assert "start anew, or set runtime.bits to native" in refusal
 
 
-def test_native_bits_hold_nothing():
-    native = computed("native")
+def test_native_bits_hold_nothing(results):
+    native = results["native first"]
     assert not native["portable"]
     assert native["untouched"]
 
