@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import prunelab
 from prunelab.config.restart import Restart
 from prunelab.models.networks import prunable_weights
+from prunelab.pruning.criteria import CalibrationData, wanda
 from prunelab.pruning.methods import METHODS
 from prunelab.pruning.prune import prune as prune_registered
 
@@ -373,6 +374,121 @@ def test_wrong_data_are_refused_in_one_line(data, message):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def of_series() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(
+        nn.Conv1d(2, 16, 3),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Conv1d(16, 16, 3, groups=16),
+        nn.Conv1d(16, 24, 3, stride=2, dilation=2),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    ), torch.randn(3, 2, 20)
+
+
+def of_volumes() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(
+        nn.Conv3d(1, 16, 3),
+        nn.BatchNorm3d(16, affine=False),
+        nn.ReLU(),
+        nn.Conv3d(16, 8, 3),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ), torch.randn(3, 1, 6, 6, 6)
+
+
+def of_rows() -> tuple[nn.Module, torch.Tensor]:
+    layers = [nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(inplace=True), nn.Linear(16, 4)]
+    return nn.Sequential(*layers), torch.randn(3, 4)
+
+
+@pytest.mark.parametrize("make", [of_series, of_volumes, of_rows])
+@pytest.mark.parametrize("criterion", ["l1", "wanda", "taylor", "fpgm"])
+def test_layers_of_any_dimension_lose_channels_and_are_reloaded(make, criterion, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = make()
+    data = [(inputs, torch.tensor([0, 1, 2]))]
+
+    method = f"{criterion}_channel"
+    pruned = prunelab.prune(
+        model, inputs[:1], method, 0.5, "native", data=data, samples=3, recalibrate=3
+    )
+
+    *hidden, _ = [path.removesuffix(".weight") for path in prunable_weights(model)]
+    for path in hidden:
+        thin, dense = pruned.model.get_submodule(path), model.get_submodule(path)
+        assert len(thin.weight) == len(dense.weight) // 2
+
+    prunelab.save(pruned, tmp_path / "thin.safetensors")
+    loaded = prunelab.load(tmp_path / "thin.safetensors", make()[0]).model
+    with torch.no_grad():
+        assert torch.equal(loaded(inputs), pruned.model.eval()(inputs))
+
+
+def wanda_scores(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    return wanda(nn.Sequential(layer), CalibrationData(None, lambda: [(inputs, None)]))["0.weight"]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_wanda_scores_series_and_volumes_as_images_of_one_row_and_one_slice(padding_mode):
+    torch.manual_seed(0)
+    shared = {"groups": 2, "padding_mode": padding_mode}
+    series = nn.Conv1d(4, 6, 3, stride=2, padding=1, dilation=2, **shared)
+    image = nn.Conv2d(4, 6, (1, 3), (1, 2), (0, 1), (1, 2), **shared)
+    image.weight.data = series.weight.data.unsqueeze(2)
+    rows = torch.randn(5, 4, 20)
+
+    expected = wanda_scores(image, rows.unsqueeze(2)).squeeze(2)
+    torch.testing.assert_close(wanda_scores(series, rows), expected)
+
+    image = nn.Conv2d(4, 6, (2, 3), (1, 2), (0, 1), (2, 1), **shared)
+    volume = nn.Conv3d(4, 6, (1, 2, 3), (1, 1, 2), (0, 0, 1), (1, 2, 1), **shared)
+    volume.weight.data = image.weight.data.unsqueeze(2)
+    images = torch.randn(5, 4, 7, 9)
+
+    expected = wanda_scores(image, images).unsqueeze(2)
+    torch.testing.assert_close(wanda_scores(volume, images.unsqueeze(2)), expected)
+
+
+class Doubling(nn.Module):
+    """A network that works on its inputs in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(4, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x *= 2
+        return self.head(self.hidden(x).relu())
+
+
+def test_a_network_that_works_on_its_inputs_in_place_changes_no_example():
+    inputs = torch.randn(2, 4)
+    before = inputs.clone()
+
+    pruned = prunelab.prune(Doubling(), inputs, "l1_channel", 0.5, "native")
+
+    assert pruned.model.hidden.out_features == 4
+    assert torch.equal(inputs, before)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    model = perceptron()
+    name, parameter = next(iter(model.named_parameters()))
+    parameter.data[0] = torch.nan
+
+    with pytest.raises(prunelab.InputError, match=f"{name} of the model has values"):
+        prunelab.prune(model, torch.randn(1, 4))
+
+
+def test_a_network_of_its_outputs_alone_is_refused_in_plain_words():
+    with pytest.raises(prunelab.InputError, match="made by itself, and nothing else"):
+        prunelab.prune(nn.Linear(4, 3), torch.randn(1, 4))
+
+
 def test_a_module_of_torchscript_is_refused():
     assert "TorchScript" in refusal(model=torch.jit.trace(residual_net(), IMAGES))
 

@@ -43,6 +43,9 @@ def module_of(network: object) -> nn.Module:
         raise InputError("model is compiled; pass the network itself and compile the result")
     if next(network.parameters(), None) is None:
         raise InputError(f"model is a {type(network).__name__} without a parameter: nothing can go")
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise InputError(f"{name} of the model has values that are not finite")
     return network
 
 
@@ -73,7 +76,8 @@ def copy_of(model: nn.Module) -> nn.Module:
     except (RuntimeError, TypeError) as error:
         raise InputError(
             f"model cannot be copied: {first_line(error)}. Remove hooks and tensors with a history "
-            "from the network"
+            "from the network, such as those of torch.nn.utils.prune and weight_norm "
+            "(prune.remove, remove_weight_norm)"
         ) from None
 
 
@@ -104,7 +108,7 @@ def example_of(model: nn.Module, example_inputs: object) -> Tensor:
             f"the network returns {_kind(outputs)}, not one tensor of real numbers. Put a module "
             "around it that returns the tensor that counts"
         )
-    return example.cpu()
+    return example.clone().cpu()
 
 
 def run(model: nn.Module, inputs: Tensor, name: str) -> Any:
@@ -115,7 +119,7 @@ def run(model: nn.Module, inputs: Tensor, name: str) -> Any:
     """
     try:
         with evaluating(model), torch.no_grad():
-            return model(inputs.to(device_of(model)))
+            return model(inputs.clone().to(device_of(model)))  # it may change them in place
     except Exception as error:  # whatever the network's own code raises
         dtype = str(inputs.dtype).removeprefix("torch.")
         raise InputError(

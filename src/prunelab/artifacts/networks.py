@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.artifacts.sealed import canonical_json
 from prunelab.artifacts.tensors import load_tensors, save_tensors
@@ -294,7 +295,7 @@ def _check_widths(model: nn.Module, card: ModelCard) -> None:
 
     hooks = []
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, _BatchNorm):
             hooks.append(layer.register_forward_pre_hook(partial(_check_norm, name)))
     try:
         with torch.inference_mode():

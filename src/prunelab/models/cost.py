@@ -6,12 +6,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import example_input, prunable_weights
+from prunelab.models.resize import CONVOLUTIONS
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights, which cost about the same
-LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.MultiheadAttention)
+LAYERS = (*CONVOLUTIONS, nn.Linear, _BatchNorm, nn.LayerNorm, nn.MultiheadAttention)
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
@@ -24,6 +26,7 @@ def macs_at(model: nn.Module, example: Tensor) -> int:
     from torchprofile import profile_macs
 
     copy = deepcopy(model).cpu().float().eval()
+    example = example.clone()  # a network may work on its inputs in place
     if example.is_floating_point():
         example = example.float()
     with warnings.catch_warnings():
@@ -113,13 +116,14 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 
     hooks = []
     for name, layer in model.named_modules():
-        if isinstance(layer, LAYERS):
+        # Norms without scales cost nothing.
+        if isinstance(layer, LAYERS) and getattr(layer, "weight", layer) is not None:
             hooks.append(layer.register_forward_hook(partial(add_positions, name)))
 
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            model.eval()(example.to(next(model.parameters()).device))
+            model.eval()(example.clone().to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

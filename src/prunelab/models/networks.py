@@ -21,6 +21,7 @@ from prunelab.models.catalogue import (
     find_architecture,
     input_kind,
 )
+from prunelab.models.resize import CONVOLUTIONS
 from prunelab.runtime.device import seed_for
 
 # Where a network keeps the name of its head, if it was chosen or its library knows it.
@@ -249,7 +250,7 @@ def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     weights: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             weights[f"{name}.weight"] = module.weight
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             weights[f"{name}.in_proj_weight"] = module.in_proj_weight

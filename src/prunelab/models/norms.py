@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -16,7 +17,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     norms = [
         module
         for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
+        if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -24,7 +25,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
         norm.momentum = None  # torch then computes a cumulative average
 
     for module in model.modules():
-        module.training = isinstance(module, nn.BatchNorm2d)  # dropout stays off
+        module.training = isinstance(module, _BatchNorm)  # dropout stays off
     with torch.no_grad():
         for inputs, _ in batches:
             model(inputs)

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from prunelab.core.errors import InputError
 from prunelab.models.attention import layout_of, set_heads
 
 MAX_NAMED = 5  # tensors that one message names
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose channels may go
 
 # Numbers that layers hold about their widths, by the name of the layer and of the attribute.
 Widths = dict[str, dict[str, int | tuple[int, ...]]]
@@ -51,13 +53,13 @@ def resize(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
     # After all tensors, because some modules count what their children have.
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and is_depthwise(module):
+        if isinstance(module, CONVOLUTIONS) and is_depthwise(module):
             filters_per_channel = module.out_channels // module.groups
             module.groups = module.weight.shape[0] // filters_per_channel
         set_widths(module)
 
 
-def is_depthwise(conv: nn.Conv2d) -> bool:
+def is_depthwise(conv: _ConvNd) -> bool:
     """Whether each input channel of a convolution of full width has filters of its own."""
     return conv.groups > 1 and conv.groups == conv.in_channels
 
@@ -162,13 +164,13 @@ def set_widths(module: nn.Module) -> None:
     Raises:
         InputError: if an attention layer has part of a head.
     """
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.BatchNorm2d):
-        module.num_features = module.weight.shape[0]
+    elif isinstance(module, _BatchNorm):
+        _count_features(module)
     elif layout := layout_of(module):
         set_heads(module, layout)
     elif isinstance(module, nn.TransformerEncoder):
@@ -176,6 +178,12 @@ def set_widths(module: nn.Module) -> None:
     # BERT's self-attention, recognised by an attribute: importing its class would take seconds.
     elif hasattr(module, "attention_head_size"):
         _count_heads(module)
+
+
+def _count_features(norm: _BatchNorm) -> None:
+    for tensor in (norm.weight, norm.running_mean):
+        if tensor is not None:
+            norm.num_features = tensor.shape[0]
 
 
 def _keep_padding(encoder: nn.TransformerEncoder) -> None:

@@ -341,9 +341,10 @@ def groups_of(model: nn.Module, *, structure: Structure, kind: Kind, method: str
 
     kinds = {group.kind for group in encoder_groups}
     if not kinds and kind == "channel":
+        outputs = name_list([name or "itself" for name in structure.outputs])
         raise InputError(
             f"{method}: {structure.name} has no {UNITS[kind]} to remove. Its outputs are made by "
-            f"{name_list(structure.outputs)}, and nothing else has channels that can go alone; "
+            f"{outputs}, and nothing else has channels that can go alone; "
             "methods that zero weights would work, such as l1_unstructured"
         )
     methods = [name for name, other in METHODS.own.items() if other.kind in (kinds or {"channel"})]

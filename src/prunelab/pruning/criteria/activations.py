@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from prunelab.core.errors import InputError
 from prunelab.models.networks import prunable_weights
+from prunelab.models.resize import CONVOLUTIONS
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
 from prunelab.runtime import exact
@@ -70,7 +73,7 @@ def _following_scales(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
 
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             hook = partial(remember_output, f"{name}.weight")
             handles.append(module.register_forward_hook(hook))
         elif isinstance(module, _BatchNorm | nn.GroupNorm):
@@ -135,7 +138,7 @@ def _squared_inputs(model: nn.Module, calibration: CalibrationData) -> dict[str,
 def _watch_inputs(model: nn.Module, add: AddSquares) -> list[RemovableHandle]:
     """Hook every layer with prunable weights, so that it adds the squares of its inputs."""
 
-    def observe_conv(name: str, conv: nn.Conv2d, args: tuple[Tensor, ...]) -> None:
+    def observe_conv(name: str, conv: _ConvNd, args: tuple[Tensor, ...]) -> None:
         add(name, _squares_under_kernel(conv, args[0]))
 
     def observe_linear(name: str, linear: nn.Linear, args: tuple[Tensor, ...]) -> None:
@@ -147,7 +150,7 @@ def _watch_inputs(model: nn.Module, add: AddSquares) -> list[RemovableHandle]:
         if isinstance(module, nn.MultiheadAttention):
             attention_names.append(name)
             handles.append(_watch_attention(name, module, add))
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, CONVOLUTIONS):
             hook = partial(observe_conv, f"{name}.weight")
             handles.append(module.register_forward_pre_hook(hook))
         elif isinstance(module, nn.Linear):
@@ -165,12 +168,12 @@ def _squares(inputs: Tensor) -> Tensor:
     return inputs.square().flatten(0, -2).sum(0, dtype=torch.float64)
 
 
-def _squares_under_kernel(conv: nn.Conv2d, inputs: Tensor) -> Tensor:
+def _squares_under_kernel(conv: _ConvNd, inputs: Tensor) -> Tensor:
     """The squares of the inputs under every element of the kernels, summed over all places.
 
     Args:
         conv: the convolution.
-        inputs: what it receives, [B, in, H, W].
+        inputs: what it receives, [B, in, H, W] or with other dimensions.
 
     Returns:
         A tensor of the weight's shape, [out, in / groups, height, width].
@@ -184,11 +187,39 @@ def _squares_under_kernel(conv: nn.Conv2d, inputs: Tensor) -> Tensor:
         mode = "constant"
     padded = F.pad(squares, conv._reversed_padding_repeated_twice, mode=mode)
 
-    columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
-    by_group = columns.sum(2).view(conv.groups, *conv.weight.shape[1:])
+    if isinstance(conv, nn.Conv2d):
+        columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
+        sums = columns.sum(2)
+    else:
+        sums = _sums_under_kernel(conv, padded)
+    by_group = sums.view(conv.groups, *conv.weight.shape[1:])
 
     outputs_per_group = conv.out_channels // conv.groups
     return by_group.repeat_interleave(outputs_per_group, dim=0)
+
+
+def _sums_under_kernel(conv: _ConvNd, padded: Tensor) -> Tensor:
+    """The values under every element of a kernel of any dimension, summed over its places.
+
+    Args:
+        conv: the convolution.
+        padded: its inputs with their padding, [1, in, ...].
+
+    Returns:
+        The sums, [1, in, elements].
+    """
+    sums = []
+    for place in product(*map(range, conv.kernel_size)):
+        part = padded
+        for axis, offset in enumerate(place):
+            dilation, stride = conv.dilation[axis], conv.stride[axis]
+            reach = dilation * (conv.kernel_size[axis] - 1)
+            start = dilation * offset
+            end = start + padded.shape[axis + 2] - reach
+            indices = torch.arange(start, end, stride, device=padded.device)
+            part = part.index_select(axis + 2, indices)
+        sums.append(part.flatten(2).sum(2))
+    return torch.stack(sums, dim=2)
 
 
 def _watch_attention(name: str, module: nn.MultiheadAttention, add: AddSquares) -> RemovableHandle:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from prunelab.models.attention import PARTS
 from prunelab.models.cost import macs_at, output_positions
+from prunelab.models.resize import CONVOLUTIONS
 from prunelab.pruning.structured.groups import Group
 
 BISECTION_STEPS = 40  # halves the ratio's interval to 1e-12
@@ -61,10 +64,10 @@ class Costs:
 
     def _layer_cost(self, name: str, module: nn.Module, lost_outputs: int, lost_inputs: int) -> int:
         """The cost of one layer. Modules that are no such layers have parameters but no MACs."""
-        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+        if isinstance(module, _BatchNorm | nn.LayerNorm) and module.weight is not None:
             features = module.weight.numel() - max(lost_outputs, lost_inputs)
             weights, biases = features, features
-        elif isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+        elif isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)):
             weights, biases = _count_parameters(module, lost_outputs, lost_inputs)
         elif self.macs:
             return 0
@@ -99,7 +102,7 @@ def _lost_features(
 
 
 def _count_parameters(
-    layer: nn.Conv2d | nn.Linear | nn.MultiheadAttention, lost_outputs: int, lost_inputs: int
+    layer: _ConvNd | nn.Linear | nn.MultiheadAttention, lost_outputs: int, lost_inputs: int
 ) -> tuple[int, int]:
     """The weights and the biases of a layer that lost so many outputs and inputs."""
     if isinstance(layer, nn.MultiheadAttention):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.resize import is_depthwise, set_widths
+from prunelab.models.resize import CONVOLUTIONS, is_depthwise, set_widths
 from prunelab.pruning.structured import heads
 from prunelab.pruning.structured.groups import FoundGroups, Group, KeptLayers, Member
 from prunelab.pruning.structured.tracing import Tracer
 
 EMPTY_MODULE = nn.Module()  # what it has, every module has
-FILTERS = (nn.Conv2d, nn.Linear)  # the layers whose outputs are channels that may go
+FILTERS = (*CONVOLUTIONS, nn.Linear)  # the layers whose outputs are channels that may go
 
 
 def find_groups(
@@ -31,12 +31,15 @@ def find_groups(
     example = example_input.clone()
     if example.is_floating_point():
         example.requires_grad_()  # so that there is an order even if all weights are frozen
-    caches = _caches(model)
+    caches, attributes = _caches(model), _tensor_attributes(model)
+    inputs = example.clone()  # a network may work on its inputs in place
     with torch.enable_grad(), tracer:
-        output = model(example)
+        output = model(inputs)
     for cache, content in caches:  # what the pass left there belongs to its graph of gradients
         cache.clear()
         cache.update(content)
+    for module, key, tensor in attributes:
+        setattr(module, key, tensor)
     units = _Units(tracer, model, fixed_layers, output)
     found = [*units.groups(), *heads.find_groups(model, fixed_layers)]
     divisible = [group for group in found if group.count > 1]
@@ -57,6 +60,16 @@ def _caches(model: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
             if type(value) is dict and key not in vars(EMPTY_MODULE):
                 caches.append((value, dict(value)))
     return caches
+
+
+def _tensor_attributes(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """The tensors that modules keep besides parameters and buffers, as weight_norm does."""
+    return [
+        (module, key, value)
+        for module in model.modules()
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor)
+    ]
 
 
 def _keep(groups: Sequence[Group], reason: str) -> list[KeptLayers]:
@@ -208,7 +221,8 @@ def take_out(
             continue
 
         module = modules[layer]
-        if isinstance(module, nn.Conv2d) and is_depthwise(module) and (layer, False) not in lost:
+        is_conv = isinstance(module, CONVOLUTIONS)
+        if is_conv and is_depthwise(module) and (layer, False) not in lost:
             module.groups -= len(indices) * module.groups // module.out_channels
         _drop(module, 0 if loses_outputs else 1, indices)
 
@@ -357,10 +371,10 @@ def _removal_equals_zeroing(
     # In double precision another order of summation can neither hide nor fake a difference.
     copy = zero_units(deepcopy(model).double().eval(), groups, dropped)
     with torch.no_grad():
-        expected = copy(inputs)
-        take_out(copy, groups, dropped)
+        expected = copy(inputs.clone())
         try:
-            actual = copy(inputs)
+            take_out(copy, groups, dropped)
+            actual = copy(inputs.clone())
         except Exception:  # widths that the network's own code rests on; it may raise anything
             return False
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from prunelab.config.params import Prune
 from prunelab.models.attention import joint_name
 from prunelab.models.frozen import within
+from prunelab.models.resize import CONVOLUTIONS
 from prunelab.pruning.unstructured.ranking import Saliency
 
 MAX_NAMED = 3  # layers that one reason names
-FILTERS = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)  # with weights that produce units
+FILTERS = (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)  # with weights that produce units
 # Plural names for messages, by the kind of a group.
 UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.pruning.structured.groups import Group
 from prunelab.runtime import exact
@@ -24,7 +25,7 @@ def scales(selected: SelectedUnits, strength: float) -> Penalty:
     norms = []
     for group, _ in selected:
         for member in group.members:
-            if isinstance(member.module, nn.BatchNorm2d):
+            if isinstance(member.module, _BatchNorm) and member.module.affine:
                 norms.append((member, member.indices.to(member.weight.device)))
 
     def penalty(progress: float | Tensor) -> Tensor:
