@@ -2,20 +2,22 @@
 
 It imports the standard library and psutil only: signal handlers must be in place before torch is
 imported, which takes seconds. For the same reason `launch` is not torchrun, which imports torch in
-the parent and reports a failure as a traceback.
+the parent and reports a failure as a traceback. Every command of a stage imports this module, so
+what few of them need is imported where it is used.
 """
 
 import gc
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
+
+# What type checkers take for true. To import `typing` would slow the start of every stage.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 # NumPy has logarithms and the like of its own for AVX-512, which differ from those elsewhere in the
 # last bit, enough for another picture. It reads this when it is imported. The names are NumPy's.
@@ -116,6 +118,8 @@ def die_with_parent(interval_s: float = 0.5) -> None:
     There may be a shell between DVC and us, so we watch every ancestor up to the first that is no
     shell.
     """
+    import threading
+
     import psutil  # it comes with DVC, and only DVC needs it
 
     watched = []
@@ -181,10 +185,14 @@ def launch(command: list[str], count: int) -> None:
     Raises:
         SystemExit: with one line that names the process that failed and how it ended.
     """
+    import subprocess
+    import tempfile
+    from pathlib import Path
+
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_from_launch)
 
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = (Path(folder) / "store").as_uri()
         try:
@@ -207,7 +215,7 @@ def launch(command: list[str], count: int) -> None:
             raise
 
 
-def _wait_for(processes: list[subprocess.Popen[bytes]], interval_s: float = 0.1) -> None:
+def _wait_for(processes: "list[Popen[bytes]]", interval_s: float = 0.1) -> None:
     """Return when all processes have ended well; exit when one has failed."""
     while True:
         codes = [process.poll() for process in processes]
@@ -228,7 +236,7 @@ def describe_exit(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+def _kill(processes: "list[Popen[bytes]]") -> None:
     # Killing loses nothing: files that are being written have temporary names.
     for process in processes:
         with suppress(ProcessLookupError):

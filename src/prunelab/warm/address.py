@@ -10,11 +10,14 @@ import os
 import resource
 import stat
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from prunelab.core.lifecycle import sets_load_time_variable
+
+# What type checkers take for true. To import `typing` would slow the start of every stage.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # A socket to use instead of the default one, or `off`, which makes every stage start by itself.
 ADDRESS_VARIABLE = "PRUNELAB_WARM"
@@ -76,11 +79,11 @@ def identity() -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _interpreter() -> list[Any]:
+def _interpreter() -> "list[Any]":
     return [os.path.realpath(sys.executable), sys.version, sys.prefix, sys.flags, sys.warnoptions]
 
 
-def _packages() -> list[Any]:
+def _packages() -> "list[Any]":
     """Where the packages come from, and what is installed there."""
     folders = []
     for module in PRELOADED:
@@ -110,7 +113,7 @@ def _variables() -> dict[str, str]:
     return variables
 
 
-def _allowance() -> list[Any]:
+def _allowance() -> "list[Any]":
     root = os.stat("/")  # noqa: PTH116
     namespaces = [os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES]  # noqa: PTH115
 
@@ -136,7 +139,11 @@ def socket_folder() -> Path:
     Raises:
         OSError: if somebody else owns it, or may enter it.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if not base:
+        import tempfile  # to import it takes as long as all else here
+
+        base = tempfile.gettempdir()
     folder = Path(base) / f"prunelab-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
 

@@ -5,7 +5,11 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any
+
+# What type checkers take for true. To import `typing` would slow the start of every stage.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CHUNK = 65536
 STREAMS = (0, 1, 2)
@@ -18,10 +22,10 @@ class Connection:
         self.endpoint = endpoint
         self._received = b""
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: "dict[str, Any]") -> None:
         self.endpoint.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self) -> dict[str, Any] | None:
+    def receive(self) -> "dict[str, Any] | None":
         """Wait for the next message; None once the other end has closed."""
         while b"\n" not in self._received:
             content = self.endpoint.recv(CHUNK)
@@ -30,7 +34,7 @@ class Connection:
             self._received += content
 
         line, _, self._received = self._received.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+        message: "dict[str, Any]" = json.loads(line)
         return message
 
     @property
