@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from prunelab.cli import app
+from prunelab.commands.repro.checking import started_check
 from prunelab.commands.repro.cores import default_jobs, sharing_warnings
 from prunelab.commands.repro.display import Display
 from prunelab.commands.repro.pool import WorkerPool
@@ -518,10 +520,15 @@ def test_a_changed_meta_section_makes_no_stage_stale(tmp_path, monkeypatch):
     assert contents(folder) == before
 
 
+def no_check(*_: object) -> AbstractContextManager:
+    """A check that finds nothing, in place of `started_check`."""
+    return nullcontext((lambda: None, None))
+
+
 @pytest.fixture
 def without_check(monkeypatch) -> None:
     """`prunelab repro` without `prunelab check`, which looks at networks and data."""
-    monkeypatch.setattr("prunelab.commands.repro.command._check", lambda: None)
+    monkeypatch.setattr("prunelab.commands.repro.checking.started_check", no_check)
 
 
 @pytest.mark.slow
@@ -565,6 +572,41 @@ def test_an_unknown_target_is_refused_before_any_work(tmp_path, monkeypatch, wit
     )
 
 
+def test_parameters_are_refused_in_the_words_of_check_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path / "project"))
+    monkeypatch.setattr(WorkerPool, "submit", lambda *_: pytest.fail("work was started"))
+    Path(".prunelab").mkdir()
+    Path(".prunelab/passed_checks").touch()  # without a loaded process
+    Path("params.yaml").write_text("grid: {methods: 1}\n")
+
+    result = CliRunner().invoke(app, ["repro"])
+
+    check = subprocess.run(
+        [sys.executable, "-m", "prunelab", "check"], capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 1
+    assert "grid.methods" in check.stderr
+    assert (result.exit_code, result.stderr) == (1, check.stderr)
+
+
+def test_a_first_check_runs_in_a_fork_of_the_process_that_stages_will_use(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PRUNELAB_WARM", raising=False)
+    Path("params.yaml").write_text("seeds: 1\n")
+
+    with started_check(tmp_path, tmp_path / "logs") as (check, variables):
+        assert variables is not None
+        with pytest.raises(InputError) as error:
+            check()
+    assert any(line.startswith("params.yaml: seeds") for line in error.value.problems)
+    assert not any(Path(socket).exists() for socket in variables.values())
+
+    Path(".prunelab").mkdir()
+    Path(".prunelab/passed_checks").touch()
+    with started_check(tmp_path, tmp_path / "logs") as (_, variables):
+        assert variables is None
+
+
 def test_no_jobs_are_refused(tmp_path, monkeypatch, without_check):
     monkeypatch.chdir(project(tmp_path / "project"))
 
@@ -579,9 +621,11 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path, monkeypatch, without_c
 
 
 RUN_TWO_JOBS = """
-from prunelab.commands.repro import command
+from contextlib import nullcontext
 
-command._check = lambda: None
+from prunelab.commands.repro import checking
+
+checking.started_check = lambda *_: nullcontext((lambda: None, None))
 from prunelab.cli import app
 
 app(["repro", "--jobs", "2"])

@@ -4,11 +4,10 @@ It runs in a fork of a process that has loaded the packages, if there is one for
 (`prunelab warm`, `prunelab repro`), and by itself otherwise.
 """
 
-import runpy
 import sys
 
 from prunelab.stages.names import STAGES_WITH_TORCH, stage_names
-from prunelab.warm.client import exit_as, run_in_fork
+from prunelab.warm.__main__ import run
 
 
 def main() -> None:
@@ -19,13 +18,7 @@ def main() -> None:
         )
 
     module = f"prunelab.stages.{sys.argv[1]}"
-    arguments = sys.argv[2:]
-    status = run_in_fork(module, arguments, needs_torch=sys.argv[1] in STAGES_WITH_TORCH)
-    if status is not None:
-        exit_as(status)
-
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    run(module, sys.argv[2:], needs_torch=sys.argv[1] in STAGES_WITH_TORCH)
 
 
 if __name__ == "__main__":

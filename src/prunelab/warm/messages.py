@@ -34,7 +34,7 @@ class Connection:
             self._received += content
 
         line, _, self._received = self._received.partition(b"\n")
-        message: "dict[str, Any]" = json.loads(line)
+        message: dict[str, Any] = json.loads(line)
         return message
 
     @property

@@ -1,6 +1,5 @@
 """`prunelab repro`: arguments, help and printed lines; `runner.reproduce` does the work."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -79,31 +78,25 @@ def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResu
     """Repair what a killed DVC left, check the parameters, and run the stages."""
     from prunelab.commands.common import print_line
     from prunelab.commands.gpus import devices
+    from prunelab.commands.repro.checking import started_check
     from prunelab.commands.repro.cores import default_jobs, sharing_warnings
-    from prunelab.commands.repro.runner import reproduce
+    from prunelab.commands.repro.runner import LOGS, reproduce
     from prunelab.core.cores import available_cores
     from prunelab.project.recovery import repair
 
     for line in repair(root):
         print_line(line)
-    _check()
-
-    threads = _threads()
-    cores, gpus = len(available_cores()), len(devices())
-    job_count = jobs or default_jobs(cores, threads, gpus)
-    for line in sharing_warnings(job_count, threads, cores=cores, gpus=gpus):
-        print_line(line)
-    return reproduce(root, targets, job_count, print_line)
-
-
-def _check() -> None:
-    """Run `prunelab check` in a process of its own: it loads torch, which this one need not."""
-    from prunelab.core.errors import InputError
-
-    command = [sys.executable, "-m", "prunelab", "check"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode:
-        raise InputError(process.stderr.splitlines())
+    with started_check(root, root / LOGS) as (check, variables):
+        try:
+            threads = _threads()
+            cores, gpus = len(available_cores()), len(devices())
+            job_count = jobs or default_jobs(cores, threads, gpus)
+            for line in sharing_warnings(job_count, threads, cores=cores, gpus=gpus):
+                print_line(line)
+            return reproduce(root, targets, job_count, print_line, check=check, loaded=variables)
+        except Exception:
+            check()  # what it says about bad parameters is plainer than what they made fail here
+            raise
 
 
 def _threads() -> int:

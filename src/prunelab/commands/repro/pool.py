@@ -1,4 +1,4 @@
-"""Worker processes: started when there is work for them, ended together.
+"""Worker processes: started when there is work for them or a little before, ended together.
 
 Each worker is the leader of a session, so that it can be ended with everything that it started.
 """
@@ -63,6 +63,12 @@ class WorkerPool:
         self._variables = dict(variables or {})
         self._workers: dict[int, Worker] = {}
         self._selector = selectors.DefaultSelector()
+
+    def start_ahead(self, count: int) -> None:
+        """Start up to `count` workers, so that they load DVC before there is work for them."""
+        for number in range(min(count, self._size)):
+            if number not in self._workers:
+                self._workers[number] = Worker(self._start_process(number))
 
     def idle_worker(self) -> int:
         """Return the lowest number of a worker without a stage."""

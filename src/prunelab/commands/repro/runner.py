@@ -3,7 +3,7 @@
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ LOGS = Path(".prunelab/logs")
 DURATIONS = Path(".prunelab/durations.json")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REFRESH_INTERVAL_S = 1.0
+STARTED_AHEAD = 2  # workers: the first stages of a study are few, as all others rest on them
 
 
 class Stopped(BaseException):
@@ -52,11 +53,22 @@ def reproduce(
     targets: Sequence[str],
     jobs: int,
     print_line: Callable[[str], None],
+    *,
+    check: Callable[[], None] = lambda: None,
+    loaded: Mapping[str, str] | None = None,
 ) -> ReproResult:
     """Bring the targets, or all of dvc.yaml, up to date, as `dvc repro` does.
 
     Up to `jobs` stages run at a time, in forks of a process that has loaded the packages. A failure
     stops only the stages that depend on it.
+
+    Args:
+        root: the folder of the project.
+        targets: stages or groups of them.
+        jobs: how many stages run at a time.
+        print_line: shows a line to the user.
+        check: is called before any stage runs, and raises InputError if none may.
+        loaded: the variables by which stages find the process; it is started here if this is None.
 
     Raises:
         InputError: for targets that are not stages, or a pipeline that DVC cannot read.
@@ -67,16 +79,36 @@ def reproduce(
         pipeline = load_pipeline(repo, targets)
         clear_stale_locks(repo)
         result = ReproResult(unchanged=up_to_date(repo, pipeline))
-        if result.unchanged:
-            print_line(f"{len(result.unchanged)} of {len(pipeline.stages)} stages are up to date")
         if len(result.unchanged) == len(pipeline.stages):
+            check()
+            print_line(_up_to_date_line(result, pipeline))
             return result
 
         environments = gpus.worker_environments(jobs)
-        with loaded_process(root / LOGS) as variables:
+        with _loaded(root, loaded) as variables:
             run = _Run(root, pipeline, result, environments, variables)
-            run.run_stages(repo)
+            try:
+                # They load DVC while the check goes on.
+                run.pool.start_ahead(min(STARTED_AHEAD, run.stage_count))
+                check()
+                if result.unchanged:
+                    print_line(_up_to_date_line(result, pipeline))
+                run.run_stages()
+            finally:
+                run.end(repo)
         return result
+
+
+def _loaded(
+    root: Path, loaded: Mapping[str, str] | None
+) -> AbstractContextManager[Mapping[str, str]]:
+    if loaded is not None:
+        return nullcontext(loaded)
+    return loaded_process(root / LOGS)
+
+
+def _up_to_date_line(result: ReproResult, pipeline: Pipeline) -> str:
+    return f"{len(result.unchanged)} of {len(pipeline.stages)} stages are up to date"
 
 
 class _Run:
@@ -99,6 +131,7 @@ class _Run:
                 needs[name] = needed.difference(result.unchanged)
 
         self.root = root
+        self.stage_count = len(needs)
         self.alone = pipeline.alone
         self.result = result
 
@@ -111,31 +144,32 @@ class _Run:
         self.cores = available_cores()
         self.worker_variables = environments
 
-    def run_stages(self, repo: Any) -> None:
-        """Run all stages. However this ends, no worker is left."""
+    def run_stages(self) -> None:
+        """Run all stages."""
         (self.root / LOGS).mkdir(parents=True, exist_ok=True)
 
-        try:
-            while not self.graph.finished:
-                started = self.graph.start_ready()
-                for name in started:
-                    self._start(name)
-                if started:
-                    self._share_cores()
+        while not self.graph.finished:
+            started = self.graph.start_ready()
+            for name in started:
+                self._start(name)
+            if started:
+                self._share_cores()
 
-                ended = self.pool.wait(REFRESH_INTERVAL_S)
-                for name, stage_result in ended:
-                    self._note_result(name, stage_result)
-                if ended:
-                    self._share_cores()
+            ended = self.pool.wait(REFRESH_INTERVAL_S)
+            for name, stage_result in ended:
+                self._note_result(name, stage_result)
+            if ended:
+                self._share_cores()
 
-                self.display.refresh()
-        finally:
-            self.pool.stop()
-            clear_stale_locks(repo)
-            self.display.close()
-            with suppress(OSError):  # they serve an estimate only
-                self.durations.write(self.root / DURATIONS)
+            self.display.refresh()
+
+    def end(self, repo: Any) -> None:
+        """Leave no worker and no stale lock."""
+        self.pool.stop()
+        clear_stale_locks(repo)
+        self.display.close()
+        with suppress(OSError):  # they serve an estimate only
+            self.durations.write(self.root / DURATIONS)
 
     def _start(self, name: str) -> None:
         number = self.pool.idle_worker()

@@ -52,7 +52,7 @@ def work() -> None:
         os.dup2(empty_input.fileno(), 0)  # stages inherit it
 
     environment = dict(os.environ)
-    stages = None
+    stages = _loaded_ahead()
     for line in tasks:
         task = json.loads(line)
         os.environ.clear()
@@ -60,7 +60,7 @@ def work() -> None:
         _redirect_output(Path(task["log"]))
 
         try:
-            # Loaded here, so that an error of DVC is written to the log of a stage.
+            # Loaded here again, so that an error of DVC is written to the log of a stage.
             if stages is None:
                 stages = Stages()
             result = stages.reproduce(task["stage"], task["order"])
@@ -68,6 +68,15 @@ def work() -> None:
             _print_error(error)
             result = StageResult.failed
         print(json.dumps(result), file=results, flush=True)
+
+
+def _loaded_ahead() -> Stages | None:
+    """The stages, before there is work; None if DVC fails, whose message no log would receive."""
+    _redirect_output(Path(os.devnull))
+    try:
+        return Stages()
+    except Exception:
+        return None
 
 
 def _redirect_output(log: Path) -> None:
