@@ -60,7 +60,7 @@ def _imported_files(
         package, *inner = name.split(".")
         if package not in roots or not inner or ".".join([package, inner[0]]) in untracked:
             continue
-        file = _file(roots[package].joinpath(package, *inner))
+        file = _file(roots[package], name)
         if file is None or (package, file) in files:
             continue
 
@@ -75,8 +75,9 @@ def _imported_files(
 
 
 @cache
-def _file(path: Path) -> Path | None:
-    """The file of a module, given as a path without suffix, if there is one."""
+def _file(root: Path, module: str) -> Path | None:
+    """The file of a module, given by its dotted name, if there is one."""
+    path = root.joinpath(*module.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():
             return file
@@ -105,6 +106,12 @@ class _Import:
         return [module, *(f"{module}.{name}" for name in self.names)]
 
 
+# The nodes that matter here: what imports, what may have a docstring, and strings.
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_STRINGS = (ast.Constant, ast.JoinedStr)
+
+
 @cache
 def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
@@ -112,8 +119,9 @@ def _text(file: Path) -> str:
 
 @cache
 def _nodes(text: str) -> tuple[ast.AST, ...]:
-    """All nodes of the syntax tree of a text, the whole module first."""
-    return tuple(ast.walk(ast.parse(text)))
+    """The nodes of the syntax tree of a text that are of a kind named above."""
+    nodes = ast.walk(ast.parse(text))
+    return tuple(node for node in nodes if isinstance(node, _IMPORTS + _DOCUMENTED + _STRINGS))
 
 
 @cache
@@ -160,12 +168,10 @@ def code_text(text: str) -> str:
     returns the same.
     """
     lines = text.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-
     nodes = _nodes(text)
+    for row, column in _comments(text, nodes):
+        lines[row] = lines[row][:column]
+
     kept = _lines_of_strings(nodes)
     for docstring in _docstrings(nodes):
         rows = range(docstring.lineno - 1, docstring.end_lineno or docstring.lineno)
@@ -184,11 +190,39 @@ def code_text(text: str) -> str:
     return "\n".join(code)
 
 
+def _comments(text: str, nodes: Iterable[ast.AST]) -> list[tuple[int, int]]:
+    """Where comments begin: row and column, counted from 0.
+
+    A `#` outside all strings begins one. To look at the tokens, which takes far longer than all
+    else here, is needed only if a line has its first `#` within a string, or within one that goes
+    on behind a comment.
+    """
+    spans = []
+    for node in nodes:
+        if isinstance(node, _STRINGS):
+            end = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
+            spans.append(((node.lineno, node.col_offset), end))
+
+    comments = []
+    for row, line in enumerate(text.split("\n")):
+        column = line.find("#")
+        if column < 0:
+            continue
+
+        place = (row + 1, len(line[:column].encode()))
+        if any(start <= place < end for start, end in spans):
+            tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+            starts = [token.start for token in tokens if token.type == tokenize.COMMENT]
+            return [(line_number - 1, column) for line_number, column in starts]
+        comments.append((row, column))
+    return comments
+
+
 def _lines_of_strings(nodes: Iterable[ast.AST]) -> set[int]:
     """The lines, counted from 0, of strings that take more than one."""
     rows: set[int] = set()
     for node in nodes:
-        if not isinstance(node, ast.Constant | ast.JoinedStr):
+        if not isinstance(node, _STRINGS):
             continue
         end = node.end_lineno or node.lineno
         if end > node.lineno:
@@ -198,7 +232,7 @@ def _lines_of_strings(nodes: Iterable[ast.AST]) -> set[int]:
 
 def _docstrings(nodes: Iterable[ast.AST]) -> Iterator[ast.Expr]:
     for node in nodes:
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if not isinstance(node, _DOCUMENTED):
             continue
         if ast.get_docstring(node, clean=False) is not None:
             first = node.body[0]
