@@ -4,6 +4,7 @@ No test here depends on the speed of the machine.
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,14 +19,15 @@ import torch
 from helpers.networks import DIGITS_SHAPE, UNSCALED_CARD
 from helpers.params import PROJECT
 from torch import nn
+from torch.autograd.profiler import profile
 
 from prunelab.artifacts.networks import Network, load_model, save_network
 from prunelab.benchmarking import energy, memory
 from prunelab.benchmarking import machine_load as machines
 from prunelab.benchmarking.backends import BACKENDS, NEEDS, inputs_of, precision
 from prunelab.benchmarking.latency import by_clock
-from prunelab.benchmarking.machine_load import machine_load
-from prunelab.benchmarking.operators import operators
+from prunelab.benchmarking.machine_load import machine_load, watch_machine
+from prunelab.benchmarking.operators import cpu_operators, operators
 from prunelab.benchmarking.speed_table import speed_table
 from prunelab.benchmarking.suite import Benchmark
 from prunelab.core.errors import InputError
@@ -164,10 +166,11 @@ def load_hungry(mib: int) -> nn.Module:
 
 @needs_peak_reset
 def test_peak_memory_does_not_depend_on_what_ran_before(execution):
-    with memory.meter(execution) as measure:
-        large = measure(partial(load_hungry, 40), (1, 2, 2), 2)
-        small = measure(partial(load_hungry, 10), (1, 2, 2), 2)
+    loads = [partial(load_hungry, mib) for mib in (40, 10, 5)]
 
+    large, small, smallest = memory.peaks(execution, loads, (1, 2, 2), 2)
+
+    assert smallest < small < large
     assert large == pytest.approx(80 * MIB, rel=0.1)
     assert small == pytest.approx(20 * MIB, rel=0.2)
 
@@ -183,16 +186,19 @@ def load_that_is_killed() -> nn.Module:
 
 @needs_peak_reset
 def test_errors_of_the_measuring_process_are_raised_and_its_death_is_named(execution):
-    with memory.meter(execution) as measure:
-        with pytest.raises(InputError, match="no such network"):
-            measure(load_that_fails, (1, 2, 2), 2)
-        with pytest.raises(ChildProcessError, match="peak memory was killed by SIGKILL"):
-            measure(load_that_is_killed, (1, 2, 2), 2)
+    hungry = partial(load_hungry, 10)
+
+    with pytest.raises(InputError, match="no such network"):
+        memory.peaks(execution, [load_that_fails, hungry], (1, 2, 2), 2)
+    with pytest.raises(ChildProcessError, match="peak memory was killed by SIGKILL"):
+        memory.peaks(execution, [load_that_is_killed, hungry], (1, 2, 2), 2)
+    assert multiprocessing.active_children() == []
 
 
 IN_ONE_THREAD = """
 import torch
 from torch import nn
+from torch.autograd.profiler import profile
 from helpers.params import runtime_params
 from prunelab.benchmarking import memory
 from prunelab.runtime.device import configure
@@ -201,8 +207,9 @@ class Hungry(nn.Module):
     def forward(self, inputs):
         return torch.ones(len(inputs) * 40, 2**18).sum()
 
-with memory.meter(configure(runtime_params(threads=1))) as measure:
-    print(measure(lambda: Hungry().eval(), (1, 2, 2), 2))  # a lambda cannot reach a server
+execution = configure(runtime_params(threads=1))
+load = lambda: Hungry().eval()  # a lambda cannot reach a server
+print(*memory.peaks(execution, [load], (1, 2, 2), 2))
 """
 
 
@@ -231,8 +238,9 @@ def test_peak_memory_is_that_of_activations_alone(files, execution):
     # The input, the last activation, and the outputs of the convolution and the norm.
     block = 4 * batch_size * channels * pixels * 4
 
-    with memory.meter(execution) as measure:
-        peak = measure(partial(load_model, files["dense"]), DIGITS_SHAPE, batch_size)
+    load = partial(load_model, files["dense"])
+
+    (peak,) = memory.peaks(execution, [load], DIGITS_SHAPE, batch_size)
 
     assert 0.5 * block < peak < 4 * block
 
@@ -302,6 +310,22 @@ def test_operators_are_counted_and_sorted_by_time(convolutions, execution):
     assert times == sorted(times, reverse=True)
 
 
+def test_operators_are_those_that_torch_makes_of_the_same_profile(convolutions):
+    with profile(use_kineto=True) as profiler:
+        for _ in range(3):
+            convolutions()
+            torch.ones(3).contiguous().view(3).sum().item()
+
+    found = {row["operator"]: row for row in cpu_operators(profiler, 3)}
+    expected = {event.key: event for event in profiler.key_averages()}
+
+    assert found.keys() == expected.keys()
+    for name, event in expected.items():
+        assert found[name]["calls"] == event.count / 3, name
+        cpu_ms = event.self_cpu_time_total / 1000 / 3
+        assert found[name]["cpu_ms"] == pytest.approx(cpu_ms, abs=1e-5), name
+
+
 def test_operators_beyond_the_top_are_summed_up(convolutions, execution):
     all_rows = operators(convolutions, execution.device, top=1000)
     top_rows = operators(convolutions, execution.device, top=2)
@@ -325,7 +349,7 @@ def test_machine_is_busy_by_what_others_use_together(monkeypatch, shares, expect
             self.name = name
 
     others = {Other(name): share for name, share in shares.items()}
-    clock = iter((0.0, 1.0))
+    clock = iter((0.0, 0.9, 1.0))
     used = iter((dict.fromkeys(others, 5.0), {each: 5.0 + others[each] for each in others}))
     time = SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None)
     monkeypatch.setattr(machines, "time", time)
@@ -333,6 +357,20 @@ def test_machine_is_busy_by_what_others_use_together(monkeypatch, shares, expect
     monkeypatch.setattr(machines, "_name", lambda process: process.name)
 
     assert machine_load()["busy"] == expected
+
+
+def test_a_machine_is_watched_until_it_is_asked_for_and_no_shorter_than_the_window(monkeypatch):
+    now, slept = [10.0], []
+    time = SimpleNamespace(monotonic=lambda: now[0], sleep=slept.append)
+    monkeypatch.setattr(machines, "time", time)
+
+    load = watch_machine(window_s=0.5)
+    now[0] += 0.2
+    load()
+    now[0] += 5.0
+    load()
+
+    assert slept == [pytest.approx(0.3), 0.0]
 
 
 def test_machine_load_has_cores_load_and_busy_processes():

@@ -16,7 +16,7 @@ from helpers.params import prune_spec, runtime_params
 from helpers.shared_training import EXAMPLES, assert_same_as_one_process, train_with_two_processes
 
 from prunelab.benchmarking.backends import BACKENDS, inputs_of
-from prunelab.benchmarking.memory import meter
+from prunelab.benchmarking.memory import peaks
 from prunelab.benchmarking.suite import Benchmark
 from prunelab.data.augment import Augmentation
 from prunelab.data.storage import OnDisk
@@ -169,8 +169,8 @@ def test_peak_memory_is_the_memory_of_the_activations():
         torch.nn.Flatten(), torch.nn.Linear(64, 1 << 16), torch.nn.ReLU(inplace=True)
     ).eval()
 
-    with meter(configure(runtime_params(device="cuda", channels_last=False))) as measure:
-        peak = measure(lambda: wide, (1, 8, 8), 64)
+    execution = configure(runtime_params(device="cuda", channels_last=False))
+    (peak,) = peaks(execution, [lambda: wide], (1, 8, 8), 64)
 
     # One float per input and output, without the weights.
     assert peak == pytest.approx(64 * (1 << 16) * 4, rel=0.05)

@@ -160,7 +160,7 @@ class Timing(Strict):
     latency_ms_p50: Positive
     latency_ms_quantiles: Annotated[list[float], Field(min_length=QUANTILES, max_length=QUANTILES)]
     faster: Positive = 1.0
-    faster_low: Positive = 1.0
+    faster_low: Annotated[float, Field(ge=0)] = 1.0  # of very few rounds it rounds to 0
     faster_high: Positive = 1.0
     told: str = ""
 

@@ -2,46 +2,62 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import psutil
 
 BUSY_CORES = 0.5  # others that use more of one core together make the machine busy
+WINDOW_S = 0.5  # the least time over which others are watched
 NAMED_CORES = 0.1  # the least share of a core of a process that is named
 
 
-def machine_load(window_s: float = 0.5) -> dict[str, Any]:
+Load = dict[str, Any]
+
+
+def machine_load(window_s: float = WINDOW_S) -> Load:
     """The load of the last minute, the number of cores, and which other processes compute.
 
     If other processes together use more than half a core during the next `window_s` seconds, `busy`
     has their names and shares of a core, the largest first. (Each by itself may use little: on a
     crowded machine all do.) This process, its parents and its children do not count.
     """
+    return watch_machine(window_s)()
+
+
+def watch_machine(window_s: float = WINDOW_S) -> Callable[[], Load]:
+    """Return a function for the load of `machine_load` from now until it is called.
+
+    It waits until there have been `window_s` seconds.
+    """
     import psutil
 
     own = psutil.Process()
-    family = {own, *own.parents(), *own.children(recursive=True)}
-
     start, before = time.monotonic(), _cpu_seconds()
-    time.sleep(window_s)
-    elapsed, after = time.monotonic() - start, _cpu_seconds()
 
-    shares = {}
-    for process in after.keys() & before.keys() - family:
-        shares[process] = (after[process] - before[process]) / elapsed
+    def load() -> Load:
+        time.sleep(max(0.0, start + window_s - time.monotonic()))
+        elapsed, after = time.monotonic() - start, _cpu_seconds()
+        family = {own, *own.parents(), *own.children(recursive=True)}
 
-    busy = []
-    if sum(shares.values()) > BUSY_CORES:
-        named = [(_name(process), cores) for process, cores in shares.items()]
-        named.sort(key=lambda entry: (-entry[1], entry[0]))
-        busy = [f"{name} {cores:.0%}" for name, cores in named if cores > NAMED_CORES]
+        shares = {}
+        for process in after.keys() & before.keys() - family:
+            shares[process] = (after[process] - before[process]) / elapsed
 
-    return {
-        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
-        "cores": os.cpu_count() or 1,
-        "busy": busy,
-    }
+        busy = []
+        if sum(shares.values()) > BUSY_CORES:
+            named = [(_name(process), cores) for process, cores in shares.items()]
+            named.sort(key=lambda entry: (-entry[1], entry[0]))
+            busy = [f"{name} {cores:.0%}" for name, cores in named if cores > NAMED_CORES]
+
+        return {
+            "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+            "cores": os.cpu_count() or 1,
+            "busy": busy,
+        }
+
+    return load
 
 
 def _cpu_seconds() -> dict["psutil.Process", float]:

@@ -3,8 +3,8 @@
 import ctypes
 import multiprocessing
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, ForkServerContext
@@ -15,45 +15,64 @@ import torch
 from torch import nn
 
 from prunelab.benchmarking.backends import Runnable, eager, inputs_of
+from prunelab.core.cores import available_cores
 from prunelab.core.lifecycle import describe_exit
 from prunelab.models.catalogue import Shape
 from prunelab.runtime.device import Execution
 
 Load = Callable[[], nn.Module]  # reads a network, on the CPU and in evaluation mode
-Measure = Callable[[Load, Shape, int], int | None]  # of a network at a batch size, in bytes
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 THREADS = Path("/proc/self/task")
 RESET_PEAK = "5"
+MAX_AT_A_TIME = 2  # child processes: each has the memory that is measured
 
 
-@contextmanager
-def meter(execution: Execution) -> Iterator[Measure]:
-    """Provide a function that measures the peak of one batch, less what was there before.
+def peaks(
+    execution: Execution, loads: Sequence[Load], shape: Shape, batch_size: int
+) -> list[int | None]:
+    """Measure the peak of one batch for every network, less what was there before, in bytes.
 
     On a GPU it is the peak of torch's allocator. On a CPU it is the peak resident set of a child
-    process, a fresh one each time, because used memory is seldom given back. Elsewhere than on
-    Linux the peak cannot be reset, and the function returns None.
+    process, a fresh one each time, because used memory is seldom given back; two run at a time if
+    there are cores for them. Elsewhere than on Linux the peak cannot be reset, and it is None.
     """
     if execution.device.type == "cuda":
-        yield partial(_measure_allocated, execution)
-        return
+        return [_measure_allocated(execution, load, shape, batch_size) for load in loads]
     if not RESET.exists():
-        yield lambda load, shape, batch_size: None
-        return
+        return [None for _ in loads]
 
     context = _context()
     threads = torch.get_num_threads()
+    at_a_time = max(1, min(MAX_AT_A_TIME, len(available_cores()) // threads))
 
-    def measure(load: Load, shape: Shape, batch_size: int) -> int:
-        receiver, sender = context.Pipe(duplex=False)
-        job = partial(_measure_resident, execution, threads, load, shape, batch_size)
-        process = context.Process(target=_send_result, args=(sender, job), daemon=True)
-        process.start()
-        sender.close()
-        return _receive_result(receiver, process)
+    found: list[int | None] = []
+    running: deque[tuple[Connection, BaseProcess]] = deque()
+    try:
+        for load in loads:
+            if len(running) == at_a_time:
+                found.append(_receive_result(*running.popleft()))
+            job = partial(_measure_resident, execution, threads, load, shape, batch_size)
+            running.append(_start(context, job))
+        while running:
+            found.append(_receive_result(*running.popleft()))
+    finally:
+        for receiver, process in running:  # one of them has failed
+            process.kill()
+            process.join()
+            receiver.close()
+    return found
 
-    yield measure
+
+def _start(
+    context: ForkContext | ForkServerContext, job: Callable[[], int]
+) -> tuple[Connection, BaseProcess]:
+    """Run a job in a child process; returns the connection that will have its result."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_result, args=(sender, job), daemon=True)
+    process.start()
+    sender.close()
+    return receiver, process
 
 
 def _context() -> ForkContext | ForkServerContext:

@@ -90,12 +90,12 @@ class Benchmark:
 
     def memory(self, batch_size: int) -> list[Row]:
         """One row per network with its peak memory in bytes, None if it cannot be measured."""
-        rows = []
         shape = tuple(self.example.shape[1:])
-        with memory.meter(self.execution) as measure:
-            for name, load in self.load.items():
-                peak = measure(load, shape, batch_size)
-                rows.append({"name": name, "batch_size": batch_size, "peak_bytes": peak})
+        peaks = memory.peaks(self.execution, list(self.load.values()), shape, batch_size)
+
+        rows = []
+        for name, peak in zip(self.load, peaks, strict=True):
+            rows.append({"name": name, "batch_size": batch_size, "peak_bytes": peak})
         return rows
 
     def energy(self, batch_size: int) -> list[Row] | str:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prunelab.artifacts.networks import load_model, load_network, seed_file
-from prunelab.benchmarking.machine_load import machine_load
+from prunelab.benchmarking.machine_load import watch_machine
 from prunelab.benchmarking.speed_table import speed_table
 from prunelab.benchmarking.suite import Benchmark
 from prunelab.config.params import Params, load_params
@@ -26,6 +26,7 @@ def main(dense: Path, grid: Path, out: Path) -> None:
 
     Writes benchmark.json and table.md to OUT.
     """
+    load_before = watch_machine()
     params = load_params()
     execution = configure_native(params.runtime)
     seed = params.seeds[0]
@@ -35,23 +36,25 @@ def main(dense: Path, grid: Path, out: Path) -> None:
         files[key] = seed_file(grid / key / "finetuned", seed)
     benchmark = _load_benchmark(files, execution)
 
-    load = machine_load()
-
     # Memory comes first, as a process can be forked only before a progress bar starts a thread.
     batch_sizes = params.benchmark.batch_sizes
     peaks = benchmark.memory(max(batch_sizes))
+
+    load = load_before()
+    latencies = _latency_rows(benchmark, params)
+    load_after = watch_machine()
     record = {
         "environment": fingerprint(execution) | {"memory_format": str(execution.memory_format)},
         "load": load,
         "seed": seed,
         "rounds": params.benchmark.rounds,
-        "latency": _latency_rows(benchmark, params),
+        "latency": latencies,
         "memory": peaks,
         "energy": benchmark.energy(max(batch_sizes)),
         "operators": benchmark.operators(batch_sizes),
     }
 
-    load["busy"] = load["busy"] or machine_load()["busy"]
+    load["busy"] = load["busy"] or load_after()["busy"]
     if load["busy"]:
         busy = ", ".join(load["busy"])
         print(f"this machine was busy, so times are less certain: {busy}", file=sys.stderr)
