@@ -386,6 +386,44 @@ def test_every_broken_plugin_is_named_at_once(project):
     assert [line.partition(":")[0] for line in lines] == ["plugins/net.py", "plugins/rule.py"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "float(inputs.sum())",
+        "inputs.max().item()",
+        "sum(inputs.flatten().tolist())",
+        "inputs.numpy().sum()",
+        "len(inputs[inputs > 0])",
+        "len(torch.where(inputs > 0)[0])",
+        "len(inputs.nonzero())",
+        "torch.equal(inputs, inputs)",
+        "math.sqrt(self.layer(inputs.flatten(1)).abs().sum())",
+    ],
+)
+def test_a_network_that_looks_at_values_is_refused_however_it_does(project, value):
+    lines = [f"if {value} > 1e9:", "    inputs = -inputs", "return self.layer(inputs.flatten(1))"]
+    write_plugins(project, net=f"import math\n{forward(*lines)}")
+
+    (line,) = plugin_checks.find_problems(DIGITS)
+
+    assert "network tiny decides by the values of its inputs at plugins/net.py:17" in line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inputs = inputs.clamp(min=0)[:, [0]]",
+        "inputs = torch.where(inputs > 0, inputs, -inputs)",
+        "inputs = inputs * (inputs > 0) + torch.linspace(0, 1, 8)[3].item()",
+        "assert len(inputs) == inputs.shape[0] and inputs.is_floating_point()",
+    ],
+)
+def test_a_network_may_compute_with_values_and_look_at_shapes(project, line):
+    write_plugins(project, net=forward(line, "return self.layer(inputs.flatten(1))"))
+
+    assert plugin_checks.find_problems(DIGITS) == []
+
+
 NETWORKS_FOR_LARGE_IMAGES = NETWORK.replace(
     "nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes)",
     "nn.MaxPool2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)",

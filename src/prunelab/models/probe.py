@@ -1,8 +1,8 @@
 """Whether a network of a plugin keeps the rules that training, pruning and model files rely on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,6 +15,12 @@ from prunelab.models.networks import build, build_on_meta, prunable_weights
 
 BATCH = 2
 TOLERANCE = 1e-3  # other batch sizes have torch sum in another order
+# Functions of torch that make Python values of a tensor's, or a tensor whose shape depends on them.
+READERS = {
+    *("__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__"),
+    *("allclose", "argwhere", "bincount", "equal", "is_nonzero", "item", "masked_select"),
+    *("nonzero", "numpy", "tolist", "unique", "unique_consecutive"),
+}
 
 
 def check_network(name: str, classes: int, shape: Shape, **options: Option) -> None:
@@ -32,7 +38,8 @@ def check_network(name: str, classes: int, shape: Shape, **options: Option) -> N
         model = probe.build()
         probe.check_layers(model)
         logits, of_more = probe.check_outputs(model)
-        probe.check_on_meta(model)
+        probe.check_structure()
+        probe.check_path(model)
         probe.check_values(logits, of_more)
 
 
@@ -139,16 +146,26 @@ class _Probe:
         if not torch.allclose(larger[:BATCH], first, rtol=TOLERANCE, atol=TOLERANCE):
             self.refuse("returns other logits for an example if the batch holds other examples")
 
-    def check_on_meta(self, model: nn.Module) -> None:
+    def check_structure(self) -> None:
         """Model files are rebuilt from a network without values, which shows its structure."""
-        structure = build_on_meta(self.origin.name, self.classes, self.shape, **self.options).eval()
+        structure = build_on_meta(self.origin.name, self.classes, self.shape, **self.options)
         for key, value in structure.state_dict().items():
             if not value.is_meta:
                 self.refuse(f"makes {key} on a device of its own; leave the device to torch")
 
-        inputs = self._inputs(BATCH).to("meta")
-        with torch.no_grad():
-            _on_meta(lambda: structure(inputs), self.refuse)
+    def check_path(self, model: nn.Module) -> None:
+        """The same layers run for all inputs."""
+        inputs = self._inputs(BATCH).as_subclass(_Unread)
+        try:
+            with torch.no_grad():
+                model(inputs)
+        except _ValuesReadError as error:
+            where = next(iter(failure_lines(error)), "")
+            place = where.partition(": ")[0]
+            self.refuse(
+                f"decides by the values of its inputs{f' at {place}' if place else ''}; pruning "
+                "sees one pass alone, so let the same layers run for all inputs"
+            )
 
     def _inputs(self, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(count)
@@ -157,17 +174,42 @@ class _Probe:
         return torch.randn(count, *self.shape, generator=generator)
 
 
-def _on_meta(run: Callable[[], object], refuse: Callable[[str], NoReturn]) -> None:
-    """Run a network without values: it fails if what it does depends on them."""
-    try:
-        run()
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        where = next(iter(failure_lines(error)), "")
-        place = where.partition(": ")[0]
-        refuse(
-            f"decides by the values of its inputs{f' at {place}' if place else ''}; pruning sees "
-            "one pass alone, so let the same layers run for all inputs"
-        )
+class _ValuesReadError(Exception):
+    """A network has looked at a value that it computes from its inputs."""
+
+
+class _Unread(Tensor):
+    """Inputs, and all that is computed from them: an operator whose result is no tensor, or whose
+    result has another shape for other values, is an error.
+
+    A pass on torch's meta device would find the same, but importing what that needs takes longer
+    than importing torch.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func.__name__ in READERS or _selects_by_values(func, args):
+            raise _ValuesReadError(func.__name__)
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+def _selects_by_values(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    if func.__name__ == "where":
+        return len(args) == 1
+    if func.__name__ == "repeat_interleave":
+        return len(args) > 1 and isinstance(args[1], _Unread)
+    if func.__name__ != "__getitem__":
+        return False
+
+    indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+    masks = (torch.bool, torch.uint8)
+    return any(isinstance(index, _Unread) and index.dtype in masks for index in indices)
 
 
 def _shape(logits: object) -> tuple[int, ...]:
