@@ -37,10 +37,10 @@ def check_network(name: str, classes: int, shape: Shape, **options: Option) -> N
     with torch.random.fork_rng(devices=[]), probe.reporting():
         model = probe.build()
         probe.check_layers(model)
-        logits, of_more = probe.check_outputs(model)
+        probe.check_outputs(model)
         probe.check_structure()
         probe.check_path(model)
-        probe.check_values(logits, of_more)
+        probe.check_values(model)
 
 
 class _Probe:
@@ -98,20 +98,15 @@ class _Probe:
         if not isinstance(weight, Tensor) or len(weight) != self.classes:
             self.refuse(f"has a head {head!r} without one row of weights for each class")
 
-    def check_outputs(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """In evaluation mode the same inputs give the same logits, [batch, classes].
-
-        Returns:
-            The logits of `BATCH` examples, and those of one example more.
-        """
+    def check_outputs(self, model: nn.Module) -> None:
+        """In evaluation mode the same inputs give the same logits, [batch, classes]."""
         before = _random_state()
         larger_inputs = self._inputs(BATCH + 1)
         inputs, kept = larger_inputs[:BATCH].clone(), larger_inputs[:BATCH].clone()
         weights = {key: value.clone() for key, value in model.state_dict().items()}
 
-        first = model(inputs)
         with torch.no_grad():
-            second, larger = model(inputs), model(larger_inputs)
+            first, second, larger = model(inputs), model(inputs), model(larger_inputs)
 
         if not torch.equal(inputs, kept):
             self.refuse("changes its inputs; let it work on a copy")
@@ -122,7 +117,6 @@ class _Probe:
         self._check_shapes(first, second, larger)
         if not _same(first, second) or not _random_state_equals(before):
             self.refuse("draws random numbers in evaluation mode; draw them `if self.training`")
-        return first, larger
 
     def _check_shapes(self, first: object, second: object, larger: object) -> None:
         expected = (BATCH, self.classes)
@@ -137,8 +131,13 @@ class _Probe:
                     f"{_shape(logits)}; return (batch, {self.classes}) every time"
                 )
 
-    def check_values(self, first: Tensor, larger: Tensor) -> None:
+    def check_values(self, model: nn.Module) -> None:
         """The logits can be trained by, and those of an example depend on that example alone."""
+        inputs = self._inputs(BATCH + 1)
+        first = model(inputs[:BATCH])
+        with torch.no_grad():
+            larger = model(inputs)
+
         if not first.requires_grad:
             self.refuse("returns logits without a gradient, by which nothing can be trained")
         if not first.isfinite().all():
