@@ -489,6 +489,8 @@ def test_a_network_of_its_outputs_alone_is_refused_in_plain_words():
         prunelab.prune(nn.Linear(4, 3), torch.randn(1, 4))
 
 
+# torch has deprecated what people still have.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_a_module_of_torchscript_is_refused():
     assert "TorchScript" in refusal(model=torch.jit.trace(residual_net(), IMAGES))
 
