@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
@@ -394,6 +395,21 @@ def test_an_address_without_a_ray_is_refused_at_once(scheme, monkeypatch):
             connected(address),
         ):
             pytest.fail("connected to nothing")
+
+
+@pytest.mark.parametrize("message", ["The current node timed out during startup.\nMore.", ""])
+def test_a_cluster_that_does_not_start_here_is_refused_in_one_line(message, monkeypatch):
+    def init(**settings: object) -> None:
+        raise Exception(message)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+
+    with pytest.raises(InputError) as refusal, connected("local"):
+        pytest.fail("connected to nothing")
+
+    (line,) = refusal.value.problems
+    assert line.startswith("--address local: ")
+    assert "More" not in line
 
 
 def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):

@@ -93,8 +93,8 @@ def connected(address: str) -> Iterator[ModuleType]:
     try:
         check_reachable(address)
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=True)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # where a node starts too slowly, Ray raises nothing narrower
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"--address {address}: {reason}; valid: auto, local, HOST:PORT, ray://HOST:10001"
         ) from None
