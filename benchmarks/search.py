@@ -4,16 +4,21 @@
     python benchmarks/search.py --repetitions 1 --tries 12
 
 Run it in the project's folder. Every repetition has another seed of the sampler. Both arms choose
-by the validation split, within the same drop. The networks they choose are trained again, with the
-other seeds of params.yaml, and compared on the test split. Tries run in this process, with the
-project's own pruning and training, since the machinery around them costs more than digits do; the
-same settings under DVC are what `prunelab search` runs.
+by the validation split, within the same drop and by the same rule: the smallest network that is
+believed, and larger ones. These are trained again, with the fresh seeds of params.yaml, and tested.
+What counts is the smallest that is shown to be within the drop on the test split. Random tries are
+as many as use up the search's epochs; confirming their choice with more seeds comes on top.
+
+Tries run in this process, with the project's own pruning and training, since the machinery around
+them costs more than digits do; the same settings under DVC are what `prunelab search` runs. A
+network of a seed is trained once, and its epochs are counted as often as it was asked for.
 
 A ratio below 1 says that the search's network has fewer MACs.
 """
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping
 from copy import deepcopy
@@ -26,10 +31,11 @@ from typing import Any
 import numpy as np
 
 from prunelab.artifacts.prepared import load_split, read_data_info
+from prunelab.commands.search.drop_error import standard_error
 from prunelab.commands.search.engine import Engine, Limits, Strategy
-from prunelab.commands.search.finals import FinalRound
+from prunelab.commands.search.finals import FinalRound, Role, shown_within
 from prunelab.commands.search.network import SearchedNetwork
-from prunelab.commands.search.records import Measurement, SearchState
+from prunelab.commands.search.records import Measurement, SearchState, Try
 from prunelab.commands.search.space import OBJECTIVES, Point, space_of
 from prunelab.commands.studies.jobs import Job
 from prunelab.config.params import Normalise, Params, parse_params, read_params
@@ -52,6 +58,16 @@ PREPARED = Path("data/prepared")
 MACS = OBJECTIVES["macs"]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Which images of a split a seed's networks got right, and what they cost."""
+
+    right: np.ndarray
+    right_dense: np.ndarray
+    costs: dict[str, float]
+    dense_costs: dict[str, float]
+
+
 @dataclass
 class HereRunner:
     """Measures settings in this process, one after the other."""
@@ -61,6 +77,7 @@ class HereRunner:
     done: dict[str, Measurement] = field(default_factory=dict)
     queue: list[Job] = field(default_factory=list)
     dense: dict[int, Any] = field(default_factory=dict)
+    trained: dict[str, Trained] = field(default_factory=dict)  # by parameters and seed
 
     def __post_init__(self) -> None:
         self.execution = configure(self.base.runtime)
@@ -91,25 +108,37 @@ class HereRunner:
         return job, None
 
     def _measure(self, params: Params) -> Measurement:
-        split = self.splits[params.evaluate.split]
-        right, right_dense, costs, dense_costs = [], [], {}, {}
-        for seed in params.seeds:
-            dense = self._dense(params, seed)
-            tuned = self._tuned(params, seed, dense)
-            right.append(self._right(tuned, split))
-            right_dense.append(self._right(dense, split))
-            costs, dense_costs = self._costs(tuned), self._costs(dense)
+        trained = [self._trained(params, seed) for seed in params.seeds]
+        correct = np.stack([one.right for one in trained])
+        correct_dense = np.stack([one.right_dense for one in trained])
+        lost = correct_dense - correct
 
-        correct, correct_dense = np.stack(right), np.stack(right_dense)
         resamples = params.evaluate.bootstrap_samples
+        drop_ci95 = half_width(lost, resamples=resamples)
         return Measurement(
             accuracy=float(correct.mean()),
             accuracy_ci95=half_width(correct, resamples=resamples),
-            drop=float(correct_dense.mean() - correct.mean()),
-            drop_ci95=half_width(correct_dense - correct, resamples=resamples),
-            costs=costs,
-            dense_costs=dense_costs,
+            drop=float(lost.mean()),
+            drop_ci95=drop_ci95,
+            drop_error=standard_error(drop_ci95, lost.mean(axis=1), lost.shape[1]),
+            costs=trained[-1].costs,
+            dense_costs=trained[-1].dense_costs,
         )
+
+    def _trained(self, params: Params, seed: int) -> Trained:
+        """The networks of a seed, trained and measured once."""
+        key = digest({**params.model_dump(mode="json"), "seeds": [seed], "search": None})
+        if key not in self.trained:
+            split = self.splits[params.evaluate.split]
+            dense = self._dense(params, seed)
+            tuned = self._tuned(params, seed, dense)
+            self.trained[key] = Trained(
+                self._right(tuned, split),
+                self._right(dense, split),
+                self._costs(tuned),
+                self._costs(dense),
+            )
+        return self.trained[key]
 
     def _dense(self, params: Params, seed: int) -> Any:
         """The dense network of a seed, trained once."""
@@ -165,20 +194,37 @@ class HereRunner:
 
 @dataclass(frozen=True)
 class Arm:
-    """The network that an arm chose, by the validation split, as measured on the test split."""
+    """What an arm found: the tested networks, the smallest first, and which are shown."""
 
     epochs: int
     tries: int
-    found: str
-    macs: float
-    drop: float
-    drop_ci95: float
+    tested: list[tuple[str, Measurement]]
+    shown: list[Measurement]
+
+    @property
+    def macs(self) -> float:
+        """Of the smallest network that is shown to be within the drop; infinite if none is."""
+        if not self.shown:
+            return math.inf
+        return self.shown[0].costs["macs"]
+
+
+@dataclass(frozen=True)
+class WithoutControls(FinalRound):
+    """The candidates alone: controls say nothing about which arm is better."""
+
+    def controls(self, smallest: Try) -> dict[Role, str | None]:
+        return {}
 
 
 def run_arm(
-    base: Mapping[str, Any], runner: HereRunner, max_drop: float, strategy: Strategy
-) -> Arm | None:
-    """Search, then train the smallest network again and test it; None if no network is found."""
+    base: Mapping[str, Any],
+    runner: HereRunner,
+    max_drop: float,
+    strategy: Strategy,
+    seeds: list[int],
+) -> Arm:
+    """Search with `seeds`, then train the candidates again and test them."""
     params = parse_params(base)
     network = SearchedNetwork.of(base)
     network.record = json.loads(Path("metrics/sensitivity.json").read_text())
@@ -193,11 +239,14 @@ def run_arm(
 
     Engine(
         space=space_of(
-            params.search, MACS, lambda name: network.problem_of_method(name, MACS.budget)
+            params.search,
+            MACS,
+            partial(network.problem_of_method, budget=MACS.budget),
+            partial(network.nearest_ratio, budget=MACS.budget),
         ),
         objective=MACS,
         max_drop=max_drop,
-        seeds=params.seeds,
+        seeds=seeds,
         learning_rate=params.finetune.learning_rate,
         state=state,
         runner=runner,
@@ -209,23 +258,24 @@ def run_arm(
     ).run()
     epochs, tries = state.epochs, len(state.tries)
 
-    FinalRound(
+    WithoutControls(
         objective=MACS,
         max_drop=max_drop,
         seeds=params.seeds,
-        search=params.search.model_copy(update={"runners_up": 0}),
+        search=params.search,
         runner=runner,
         make_params=partial(network.params_of, MACS),
         make_job=job,
         save=lambda state: None,
         print_line=lambda line: None,
     ).run(state)
-    if not state.tested:
-        return None
 
-    final, measured = state.tested[0]
-    what = state.tries[final.tried].point.describe()
-    return Arm(epochs, tries, what, measured.costs["macs"], measured.drop, measured.drop_ci95)
+    tested = []
+    for final, measurement in state.tested:
+        tested.append((state.tries[final.tried].point.describe(), measurement))
+    shown = shown_within([final for final, _ in state.tested], max_drop)
+    measurements = [final.measurement for final in shown if final.measurement is not None]
+    return Arm(epochs, tries, tested, measurements)
 
 
 def best_of_grid(max_drop: float) -> tuple[str, float]:
@@ -238,13 +288,25 @@ def best_of_grid(max_drop: float) -> tuple[str, float]:
     return best
 
 
-def describe(name: str, arm: Arm | None) -> str:
-    if arm is None:
-        return f"  {name}: nothing within the drop"
-    return (
-        f"  {name}: {arm.macs:,.0f} MACs, {100 * arm.drop:.2f} ± {100 * arm.drop_ci95:.2f} points "
-        f"lost on test; {arm.tries} tries, {arm.epochs} epochs; {arm.found}"
-    )
+def describe(name: str, arm: Arm) -> list[str]:
+    """A line for the arm, and one for every network that it tested."""
+    lines = [f"  {name}: {arm.tries} tries, {arm.epochs} epochs"]
+    for what, measured in arm.tested:
+        verdict = "not shown"
+        if measured in arm.shown:
+            verdict = "shown"
+        lines.append(
+            f"    {measured.costs['macs']:,.0f} MACs, {100 * measured.drop:.2f} ± "
+            f"{100 * measured.drop_ci95:.2f} points lost on test, {verdict}: {what}"
+        )
+    if not arm.tested:
+        lines.append("    nothing within the drop on validation")
+    return lines
+
+
+def ratio_text(ratios: list[float]) -> str:
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    return f"median {median(ratios):.2f} ({each})"
 
 
 def main() -> None:
@@ -263,34 +325,30 @@ def main() -> None:
     cell, grid_macs = best_of_grid(max_drop)
     print(f"the best of the grid within {options.max_drop:g}: {cell}, {grid_macs:,.0f} MACs")
 
-    wins, ratios, to_grid = 0, [], []
+    wins, to_random, to_grid = 0, [], []
     for seed in range(options.first, options.first + options.repetitions):
-        start = time.monotonic()
+        start = time.process_time()
         base["search"]["sampler_seed"] = seed
-        found = run_arm(base, runner, max_drop, Strategy())
+        found = run_arm(base, runner, max_drop, Strategy(), base["seeds"])
+        print(f"repetition {seed}")
+        print(*describe("search", found), sep="\n", flush=True)
 
-        rival = {**base, "search": {**base["search"]}}
         longest = base["search"]["epochs"]
-        epochs = found.epochs if found else longest * base["search"]["tries"]
-        rival["search"]["tries"] = max(1, epochs // longest)
-        rival["seeds"] = base["seeds"][:1]
+        rival = {**base, "search": {**base["search"], "tries": max(1, found.epochs // longest)}}
         random = Strategy("random", halving=False, opening=0, passes_over=False)
-        other = run_arm(rival, runner, max_drop, random)
+        other = run_arm(rival, runner, max_drop, random, base["seeds"][:1])
 
-        print(f"repetition {seed}, {time.monotonic() - start:,.0f} s", flush=True)
-        print(describe("search", found))
-        print(describe("random", other), flush=True)
-        if found is not None:
+        print(*describe("random", other), sep="\n")
+        print(f"  {time.process_time() - start:,.0f} CPU seconds", flush=True)
+        if found.shown:
             to_grid.append(found.macs / grid_macs)
-        if found is not None and other is not None:
-            ratios.append(found.macs / other.macs)
-        wins += found is not None and (other is None or found.macs < other.macs)
+            to_random.append(found.macs / other.macs)
+        wins += found.macs < other.macs
 
     print(f"fewer MACs than random tries of as many epochs: {wins} of {options.repetitions}")
-    if ratios:
-        print(f"MACs, search ÷ random: median {median(ratios):.2f}")
     if to_grid:
-        print(f"MACs, search ÷ best of the grid: median {median(to_grid):.2f}")
+        print(f"MACs, search ÷ random, 0 where random shows none: {ratio_text(to_random)}")
+        print(f"MACs, search ÷ best of the grid: {ratio_text(to_grid)}")
 
 
 if __name__ == "__main__":
