@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from helpers.params import PROJECT
@@ -15,7 +16,8 @@ from prunelab.commands.search.space import OBJECTIVES, Point, Space, params_of
 from prunelab.commands.studies.jobs import Job
 from prunelab.config.params import Params, Search, parse_params, read_params
 from prunelab.core.errors import InputError
-from prunelab.project.experiments import experiment_name
+from prunelab.project.experiments import digest, experiment_name
+from prunelab.statistics.intervals import NORMAL_QUANTILE
 
 DENSE = 1_000_000
 NOISE_FREE_HALF_WIDTH = 0.002
@@ -42,6 +44,21 @@ def plain_rule(params: dict[str, Any]) -> float:
     drop = 0.4 * max(0, ratio - 0.7) ** 2 + methods.get(params["method"], 0.01) * ratio
     drop += 0.004 * abs(math.log10(rate / 0.05))
     return drop + 0.02 * (1 + 2 * ratio) / params["finetune"]["epochs"]
+
+
+@dataclass
+class Noise:
+    """The plain rule as a split of few images measures it: every setting has its own luck there."""
+
+    error: float
+    seed: int
+
+    def rule(self, params: dict[str, Any]) -> float:
+        drop = plain_rule(params)
+        if params["evaluate"]["split"] == "test":
+            return drop
+        luck = Random(f"{self.seed} {digest({**params, 'seeds': None, 'search': None})}")
+        return drop + luck.gauss(0, self.error)
 
 
 @dataclass
@@ -78,7 +95,8 @@ class FormulaRunner:
         drop = self.rule(params)
         dense = dict.fromkeys(("macs", "params", "params_nonzero", "size_compressed_bytes"), DENSE)
         left = {key: round((1 - params["ratio"]) * DENSE) for key in dense}
-        return Measurement(0.95 - drop, self.half_width, drop, self.half_width, left, dense)
+        error = self.half_width / NORMAL_QUANTILE
+        return Measurement(0.95 - drop, self.half_width, drop, self.half_width, error, left, dense)
 
 
 @dataclass
@@ -91,6 +109,7 @@ class FormulaSearch:
     strategy: Strategy = field(default_factory=Strategy)
     folder: Path | None = None  # where the state is saved
     infeasible: Callable[[dict[str, Any]], str | None] = lambda params: None
+    feasible: Callable[[Point], Point] = lambda point: point
     lines: list[str] = field(default_factory=list)
     stopped: Callable[[], bool] = lambda: False
     objective: str = "macs"
@@ -154,6 +173,7 @@ class FormulaSearch:
             make_job=self.job,
             save=self.save,
             print_line=self.lines.append,
+            feasible=self.feasible,
         ).run(state)
         return state
 

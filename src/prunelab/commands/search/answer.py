@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prunelab.commands.search.finals import shown_within
+from prunelab.commands.search.finals import lies_within, shown_within
 from prunelab.commands.search.plan import Request
 from prunelab.commands.search.records import (
     Final,
@@ -19,6 +19,7 @@ from prunelab.project.paths import TARGET
 from prunelab.statistics.intervals import with_interval
 
 POINTS = 100
+NEAR_THE_END = 0.02  # of the range of ratios
 
 
 def answer(
@@ -34,17 +35,18 @@ def answer(
         return [*_nothing_found(state, request, limits), *_method(state, request)]
 
     smallest = measured[0]
+    shown = shown_within(measured, request.max_drop_share)
     tried = state.tries[smallest.tried]
     return [
         f"It is {_what(smallest, tried)}.",
         f"It saves: {_savings(smallest)}.",
-        f"It loses {_loss(smallest, request)}.",
+        f"It loses {_loss(smallest, request, is_shown=smallest in shown)}.",
         "",
         f"  {reproducing_command(tree, smallest.params)}",
         "",
-        *_next_larger(state, measured, request),
+        *_next_larger(state, measured, shown, request, tree),
         *_controls(state, smallest),
-        *_edges(state, tried, request),
+        *_edges(state, smallest, tried, request),
         *_imported(smallest),
         *_method(state, request),
     ]
@@ -74,34 +76,49 @@ def _savings(final: Final) -> str:
     return "; ".join(parts)
 
 
-def _loss(final: Final, request: Request) -> str:
+def _loss(final: Final, request: Request, *, is_shown: bool) -> str:
     """What the network loses on the test split, and whether that is shown to be little enough."""
     measurement = final.measurement
     assert measurement is not None
     drop = with_interval(measurement.drop, measurement.drop_ci95)
     accuracy = with_interval(measurement.accuracy, measurement.accuracy_ci95)
     verdict = f"shown to be within {request.max_drop:g}"
-    if not shown_within(final, request.max_drop_share):
+    if not is_shown:
         verdict = f"not shown to be within {request.max_drop:g}"
     return f"{drop} points on the test split ({accuracy} %): {verdict}"
 
 
-def _next_larger(state: SearchState, measured: Sequence[Final], request: Request) -> Iterator[str]:
+def _next_larger(
+    state: SearchState,
+    measured: Sequence[Final],
+    shown: Sequence[Final],
+    request: Request,
+    tree: Mapping[str, Any],
+) -> Iterator[str]:
     """If the smallest is not shown to be within the drop: the next larger one that is."""
-    if shown_within(measured[0], request.max_drop_share):
+    if measured[0] in shown:
+        return
+    if lies_within(measured[0], request.max_drop_share):
+        yield (
+            "Its own interval lies within, but that of a larger network that was tested beside it "
+            "does not, and the best of several intervals may be luck."
+        )
+
+    if shown:
+        larger = shown[0]
+        what = _what(larger, state.tries[larger.tried])
+        yield f"The next larger one that is shown to be within {request.max_drop:g}: {what}."
+        yield f"It saves: {_savings(larger)}. It loses {_loss(larger, request, is_shown=True)}."
+        yield ""
+        yield f"  {reproducing_command(tree, larger.params)}"
+        yield ""
         return
 
-    for final in measured[1:]:
-        if shown_within(final, request.max_drop_share):
-            what = _what(final, state.tries[final.tried])
-            yield f"The next larger one that is shown to be within {request.max_drop:g}: {what}."
-            yield f"It saves: {_savings(final)}. It loses {_loss(final, request)}."
-            return
-
+    largest = measured[-1]
     yield (
         f"None of the {len(measured)} networks that were trained again is shown to be within "
-        f"{request.max_drop:g}. More of search.final_seeds make intervals narrower; more of "
-        "search.runners_up test larger ones."
+        f"{request.max_drop:g}; the largest loses {_loss(largest, request, is_shown=False)}. More "
+        "of search.final_seeds make intervals narrower; more of search.runners_up test larger ones."
     )
 
 
@@ -155,16 +172,22 @@ def _controls(state: SearchState, smallest: Final) -> Iterator[str]:
         yield f"Control, {words[role]}: there is none for {smallest.method}."
 
 
-def _edges(state: SearchState, tried: Try, request: Request) -> Iterator[str]:
-    """Whether the range of ratios, and not the drop, is what ended the search."""
-    too_much = []
+def _edges(state: SearchState, smallest: Final, tried: Try, request: Request) -> Iterator[str]:
+    """What ended the search if the drop did not: the range of ratios, or too few tries."""
     for other in state.tries:
         if other.state != "failed" and other.runs and other.last.drop > request.max_drop_share:
-            too_much.append(other)
-    if not too_much:
+            return
+
+    highest = smallest.params["search"]["ratio"]["high"]
+    if tried.point.ratio >= highest - NEAR_THE_END:
         yield (
             "Every try was within the drop, so the range of ratios is what limits this: set a "
-            f"larger search.ratio.high than {tried.point.ratio:g}."
+            f"larger search.ratio.high than {highest:g}."
+        )
+    else:
+        yield (
+            "Every try was within the drop, so that more of search.tries may find a smaller "
+            "network, or a method that can remove more."
         )
 
 
@@ -210,7 +233,8 @@ def _optimism(validation: Measurement, test: Measurement) -> str:
     """What was lost on validation, when it was chosen, against what is lost on test."""
     difference = POINTS * (test.drop - validation.drop)
     return (
-        f"the drop was {POINTS * validation.drop:.2f} points on validation, and is "
+        f"the drop was {POINTS * validation.drop:.2f} points on validation (standard error "
+        f"{POINTS * validation.drop_error:.2f}), and is "
         f"{POINTS * test.drop:.2f} on test with fresh seeds, {difference:+.2f}"
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from prunelab.commands.search.plan import Request, last_folder
-from prunelab.commands.search.records import SearchState, best_within
+from prunelab.commands.search.records import SearchState, best_believed
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
 
@@ -33,7 +33,8 @@ def status(root: Path) -> list[str]:
     )
 
     objective = request.objective
-    best = best_within(ended, objective, request.max_drop_share)
+    seeds = state.identity["parameters"]["seeds"]
+    best = best_believed(ended, objective, seeds, request.max_drop_share)
     if best is None:
         lines.append(f"nothing is within {request.max_drop:g} points so far")
     else:

@@ -6,8 +6,9 @@ is worth it. One that stays within the drop and would be the best is repeated wi
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 from prunelab.commands.search.records import (
@@ -15,7 +16,8 @@ from prunelab.commands.search.records import (
     Run,
     SearchState,
     Try,
-    best_within,
+    best_believed,
+    cheapest,
     score,
 )
 from prunelab.commands.search.runners import Runner
@@ -128,10 +130,10 @@ class Engine:
 
         seconds = self.limits.seconds
         reason = None
-        if len(self.state.tries) >= self._search.tries:
+        if self.limits.stopped():
+            reason = STOPPED  # before all others, which would let the test split be asked
+        elif len(self.state.tries) >= self._search.tries:
             reason = f"all {self._search.tries} tries are done"
-        elif self.limits.stopped():
-            reason = STOPPED
         elif seconds is not None and self.clock() - start > seconds:
             reason = "the time is up"
         elif self._is_out_of_reach():
@@ -158,7 +160,7 @@ class Engine:
             self.state.ended = "nothing else is left in the space"
             return
 
-        tried = Try(number, raw, self.space.point(raw), goes_on=fixed is not None)
+        tried = Try(number, raw, self._point(raw), goes_on=fixed is not None)
         self.state.tries.append(tried)
         self._go_on(tried)
 
@@ -172,16 +174,19 @@ class Engine:
 
         low, high = self._search.ratio.low, self._search.ratio.high
         anything_within = False
+        unknown = []
         for tried in self.state.tries:
-            if tried.is_within(self.max_drop):
+            if tried.state == "running":
+                unknown.append(tried.point.ratio)
+            elif tried.is_within(self.max_drop):
                 low = max(low, tried.point.ratio)
                 anything_within = True
             else:
                 high = min(high, tried.point.ratio)
 
-        ratio = (low + high) / 2
+        ratio = _middle_of_widest_gap(low, high, unknown)
         if number == self.strategy.opening - 1 and not anything_within:
-            ratio = low
+            ratio = self._search.ratio.low
         raw = self.space.first(ratio, self.learning_rate)
         if not self._is_new(raw):
             return None
@@ -195,7 +200,7 @@ class Engine:
         """
         if self.strategy.opening == 0 or number % REFINE_EVERY:
             return None
-        best = best_within(self.state.tries, self.objective, self.max_drop)
+        best = self._best()
         if best is None:
             return None
 
@@ -213,20 +218,26 @@ class Engine:
             return None
         return raw
 
+    def _point(self, raw: Raw) -> Point:
+        return self.space.feasible(self.space.point(raw))
+
     def _is_new(self, raw: Raw) -> bool:
-        point = self.space.point(raw)
+        point = self._point(raw)
         return not any(tried.point == point for tried in self.state.tries)
 
     def _is_wanted(self, raw: Raw) -> bool:
         """Whether a proposal is new, of a method that works, and could be among the best."""
         point = self.space.point(raw)
-        if point.method in self.state.skipped or not self._is_new(raw):
+        if point.method in self.state.skipped:
             return False
-        if not self.strategy.passes_over:
-            return True
 
-        best = best_within(self.state.tries, self.objective, self.max_drop)
-        return best is None or 1 - point.ratio <= SLACK * (1 - best.point.ratio)
+        best = self._best()
+        if best is None or not self.strategy.passes_over:
+            return self._is_new(raw)
+        return 1 - point.ratio <= SLACK * (1 - best.point.ratio) and self._is_new(raw)
+
+    def _best(self) -> Try | None:
+        return best_believed(self.state.tries, self.objective, self.seeds, self.max_drop)
 
     # --- One try ---
 
@@ -267,15 +278,15 @@ class Engine:
         return None
 
     def _matters(self, tried: Try) -> bool:
-        """Whether a try is within the drop and would cost less than the best confirmed one."""
+        """Whether a try is within the drop and would cost less than the best believed one."""
         if tried.last.drop > self.max_drop:
             return False
 
-        confirmed = []
+        believed = []
         for other in self.state.tries:
-            if other.is_confirmed(self.seeds, self.max_drop):
-                confirmed.append(other)
-        best = best_within(confirmed, self.objective, self.max_drop)
+            if other.is_believed(self.seeds, self.max_drop):
+                believed.append(other)
+        best = cheapest(believed, self.objective)
         if best is None:
             return True
 
@@ -322,7 +333,7 @@ class Engine:
         tried.state = how
         if how == "complete":
             share = tried.last.share(self.objective.metric)
-            tried.value = score(share, tried.last.drop, self.max_drop, final=True)
+            tried.value = score(share, tried.last.bound(), self.max_drop, final=True)
         self._sampler.finish(tried)
         if how == "failed":
             self._count_failure(tried)
@@ -353,6 +364,13 @@ class Engine:
         if last.drop > self.max_drop:
             return f"{start}: {outcome}; too much"
         return f"{start}: {outcome}; within"
+
+
+def _middle_of_widest_gap(low: float, high: float, between: Iterable[float]) -> float:
+    """The middle of the widest gap that values leave between two ends, the highest of such gaps."""
+    ends = [low, *sorted(value for value in between if low < value < high), high]
+    _, middle = max((upper - lower, (lower + upper) / 2) for lower, upper in pairwise(ends))
+    return middle
 
 
 def run_within(tried: Try, max_drop: float) -> bool:

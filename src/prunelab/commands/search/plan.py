@@ -179,7 +179,7 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
 
 def _checkable(base: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with a focus that removes nothing; what is chosen is checked later."""
-    prune = {**base["prune"], "layer_ratios": {}}
+    prune = {**base["prune"], "layer_ratios": {}, "protect": []}
     return {**base, "method": "l1_unstructured", "ratio": 0, "budget": "native", "prune": prune}
 
 

@@ -17,21 +17,23 @@ STATE_FILE = "state.json"
 # stopped: a short run was not worth going on.
 State = Literal["running", "stopped", "complete", "failed"]
 MIN_DROP_SCALE = 0.005  # half a point: the unit of drops where none is allowed
+CAUTION = 1.0  # standard errors by which a drop must be within before it is believed
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What one experiment measured, as means over its seeds.
 
-    Accuracies and drops are shares; `drop` is from the dense networks of the same seeds. `costs`
-    and `dense_costs` are metrics by name. `faster` is the measured speed-up with the ends of its
-    interval, if latency was measured.
+    Accuracies and drops are shares; `drop` is from the dense networks of the same seeds, and
+    `drop_error` its standard error. `costs` and `dense_costs` are metrics by name. `faster` is the
+    measured speed-up with the ends of its interval, if latency was measured.
     """
 
     accuracy: float
     accuracy_ci95: float
     drop: float
     drop_ci95: float
+    drop_error: float
     costs: dict[str, float]
     dense_costs: dict[str, float]
     faster: tuple[float, float, float] | None = None
@@ -42,6 +44,10 @@ class Measurement:
             assert self.faster is not None, "latency was not measured"
             return 1 / self.faster[0]
         return self.costs[metric] / self.dense_costs[metric]
+
+    def bound(self, errors: float = CAUTION) -> float:
+        """What the drop may be: so many standard errors more than was measured."""
+        return self.drop + errors * self.drop_error
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,13 @@ class Try:
         """Whether it came to its end and lost no more than `max_drop`, a share."""
         return self.state == "complete" and self.last.drop <= max_drop
 
-    def is_confirmed(self, seeds: list[int], max_drop: float) -> bool:
-        """Whether it was within the drop with all seeds."""
-        return self.is_within(max_drop) and self.runs[-1].seeds == seeds
+    def has_all(self, seeds: list[int]) -> bool:
+        """Whether it came to its end with all seeds."""
+        return self.state == "complete" and self.runs[-1].seeds == seeds
+
+    def is_believed(self, seeds: list[int], max_drop: float, errors: float = CAUTION) -> bool:
+        """Whether it was within the drop with all seeds, by so many standard errors."""
+        return self.has_all(seeds) and self.last.bound(errors) <= max_drop
 
 
 @dataclass(frozen=True)
@@ -199,10 +209,23 @@ def _measurement(content: Any) -> Any:
     return Measurement(**{**content, "faster": faster})
 
 
+def cheapest(tries: Iterable[Try], objective: Objective) -> Try | None:
+    """The try that costs least, None if there are none."""
+    return min(tries, key=lambda tried: tried.last.share(objective.metric), default=None)
+
+
 def best_within(tries: Iterable[Try], objective: Objective, max_drop: float) -> Try | None:
     """The cheapest complete try within the drop, None if there is none."""
-    within = [tried for tried in tries if tried.is_within(max_drop)]
-    return min(within, key=lambda tried: tried.last.share(objective.metric), default=None)
+    return cheapest((tried for tried in tries if tried.is_within(max_drop)), objective)
+
+
+def best_believed(
+    tries: Iterable[Try], objective: Objective, seeds: list[int], max_drop: float
+) -> Try | None:
+    """The cheapest try whose drop is believed to be within; if there is none, of those within."""
+    tries = list(tries)
+    believed = [tried for tried in tries if tried.is_believed(seeds, max_drop)]
+    return cheapest(believed, objective) or best_within(tries, objective, max_drop)
 
 
 def score(share: float, drop: float, max_drop: float, *, final: bool) -> float:

@@ -9,14 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from prunelab.commands.search.drop_error import error_from_details
 from prunelab.commands.search.plan import NAME, Plan
 from prunelab.commands.search.records import Measurement
 from prunelab.commands.studies.jobs import Job, measured_commit
 from prunelab.commands.studies.local import LocalRun, Work, local_run, measure
 from prunelab.core.errors import InputError
+from prunelab.core.files import parse_json
+from prunelab.core.metrics_files import details_file
 from prunelab.project.experiments import experiments
 from prunelab.project.git import show
-from prunelab.project.metrics import read_metrics
+from prunelab.project.metrics import parse_mapping, read_metrics
 from prunelab.project.paths import DENSE_METRICS, METRICS
 
 COSTS = ("macs", "params", "params_nonzero", "size_compressed_bytes")
@@ -50,11 +53,14 @@ def read_measurement(plan: Plan, job: Job) -> Measurement | None:
         return show(plan.root, commit, path)
 
     metrics, dense = read_metrics(METRICS, read), read_metrics(DENSE_METRICS, read)
+    details_path = details_file(METRICS)
+    details = parse_mapping(details_path, read(details_path), parse_json)
     return Measurement(
         accuracy=metrics["accuracy"],
         accuracy_ci95=metrics["accuracy_ci95"],
         drop=metrics["accuracy_drop"],
         drop_ci95=metrics["accuracy_drop_ci95"],
+        drop_error=error_from_details(metrics["accuracy_drop_ci95"], details),
         costs={key: metrics[key] for key in COSTS},
         dense_costs={key: dense[key] for key in COSTS},
     )

@@ -99,12 +99,14 @@ class _Search:
         state = SearchState.load(plan.folder)
         if state is None:
             state = SearchState(asdict(plan.request), plan.identity)
-        state.save(plan.folder)
-        plan.remember()
 
         self.print_line("checking methods on this network ...")
         network = SearchedNetwork.of(plan.base)
         space = self._space(network, state)
+        # Not earlier: a search with nothing to try must not take the place of the one before.
+        state.save(plan.folder)
+        plan.remember()
+
         self._warn_of_noise()
         if not _is_done(state):
             if state.ended == STOPPED:
@@ -144,7 +146,8 @@ class _Search:
         space = space_of(
             self.plan.params.search,
             objective,
-            lambda name: network.problem_of_method(name, objective.budget),
+            partial(network.problem_of_method, budget=objective.budget),
+            partial(network.nearest_ratio, budget=objective.budget),
         )
 
         state.skipped = {**space.skipped, **state.skipped}
@@ -189,6 +192,7 @@ class _Search:
                 make_job=plan.job,
                 save=self._save,
                 print_line=self.print_line,
+                feasible=space.feasible,
             )
             final_round.run(state)
         self._measure_latency(state)

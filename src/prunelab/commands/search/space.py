@@ -5,7 +5,7 @@ Nothing here imports torch or Optuna.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prunelab.commands.studies.study_file import override
@@ -17,6 +17,8 @@ from prunelab.pruning.methods import KINDS, METHODS, Method
 
 Layers = Literal["method", "sensitivity"]
 CONTROL_CRITERION = "random"
+# Of a method, a ratio and a rounding: the nearest ratio at which the network can be pruned.
+NearestRatio = Callable[[str, float, int], float]
 RATIO_DECIMALS = 3
 RATE_DIGITS = 2
 
@@ -78,11 +80,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Space:
-    """The methods that are left, the ranges, and why other methods are skipped."""
+    """The methods that are left, the ranges, and why other methods are skipped.
+
+    `nearest_ratio` gives, for a method, a ratio and a rounding, the ratio next to it at which the
+    network can be pruned.
+    """
 
     methods: list[str]
     search: Search
     skipped: dict[str, str] = field(default_factory=dict)
+    nearest_ratio: NearestRatio = lambda method, ratio, round_to: ratio
 
     def point(self, raw: Mapping[str, Any]) -> Point:
         """The point that a sampler's values mean, rounded so that its command can be read.
@@ -103,6 +110,17 @@ class Space:
             distill=float(raw["distill"]),
             recalibrate=int(raw["recalibrate"]),
         )
+
+    def feasible(self, point: Point) -> Point:
+        """The point with the nearest ratio at which the network can be pruned.
+
+        Widths are whole numbers, so that a method misses some ratios by too much, and cannot reach
+        some at all.
+        """
+        if point.layers == "sensitivity":
+            return point
+        ratio = self.nearest_ratio(point.method, point.ratio, point.round_to)
+        return replace(point, ratio=ratio)
 
     def first(self, ratio: float, learning_rate: float) -> dict[str, Any]:
         """A sampler's values of the plainest point: the first of every list.
@@ -128,7 +146,10 @@ def takes_layer_ratios(method: Method) -> bool:
 
 
 def space_of(
-    search: Search, objective: Objective, problem_of: Callable[[str], str | None]
+    search: Search,
+    objective: Objective,
+    problem_of: Callable[[str], str | None],
+    nearest_ratio: NearestRatio = lambda method, ratio, round_to: ratio,
 ) -> Space:
     """The space of params.yaml, with the methods that the network and the objective allow.
 
@@ -155,7 +176,7 @@ def space_of(
         raise InputError(
             f"search.methods: none can reduce the {objective.noun} of this network. {reasons}"
         )
-    return Space(methods, search, skipped)
+    return Space(methods, search, skipped, nearest_ratio)
 
 
 def _expand(entries: Sequence[str]) -> list[str]:
