@@ -731,7 +731,9 @@ def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_p
     )
     params["model_options"] = {"width": 8}  # no section, so a value as a whole
 
-    words = shlex.split(reproducing_command(base, params))
+    overridden = {**params, "search": {**params["search"], "tries": 3}}
+
+    words = shlex.split(reproducing_command(base, overridden))
 
     assert words[:3] == ["dvc", "exp", "run"]
     assert words[-1] == "evaluate_focus"

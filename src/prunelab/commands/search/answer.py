@@ -123,11 +123,14 @@ def _next_larger(
 
 
 def reproducing_command(tree: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    """The `dvc exp run` that makes a network from nothing, with the parameters that differ."""
+    """The `dvc exp run` that makes a network from nothing, with the parameters that differ.
+
+    No stage reads those of the search, which may have been overridden too.
+    """
     changes = []
     before = dotted_keys(tree)
     for key, value in dotted_keys(params).items():
-        if before.get(key) != value:
+        if before.get(key) != value and not key.startswith("search."):
             # Hydra adds entries to a mapping only after a plus.
             plus = "+" if isinstance(value, Mapping) else ""
             changes.append(f"-S {shlex.quote(f'{plus}{key}={_override(value)}')}")
