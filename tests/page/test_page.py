@@ -183,6 +183,41 @@ def test_log_axis_names_whole_values():
     assert axis["ticktext"] == ["500", "1k", "2k", "5k"]
 
 
+def test_long_names_of_layers_have_initials_and_differ():
+    parts = ("attention.self.query", "attention.output.dense", "output.dense")
+    layers = []
+    for index in range(12):
+        for part in parts:
+            layers.append(f"encoder.layer.{index}.{part}")
+
+    names = charts.short_names(layers)
+
+    shown = [f"e.l.0.{part}" for part in parts]
+    assert names[:3] == shown
+    assert len(set(names)) == len(layers)
+    assert max(map(len, names)) <= charts.MAX_LAYER_NAME
+    assert charts.short_names(["layer1.0.conv1", "linear"]) == ["layer1.0.conv1", "linear"]
+
+
+def test_colours_of_a_heat_map_end_within_it_and_no_grid_shows_through():
+    data = report_data()
+    layers = {name: each["layers"] for name, each in data.details.items()}
+
+    maps = [heat_map for _, (_name, heat_map) in charts.sensitivity(data.sensitivity)]
+    maps.append(charts.layers_left(layers, "sparsity", "sparsity"))
+
+    for heat_map in maps:
+        (trace,), layout = heat_map["data"], heat_map["layout"]
+        assert trace["colorbar"]["len"] <= layout["height"] - charts.MAP_MARGIN
+        assert not layout["xaxis"]["showgrid"]
+        assert not layout["yaxis"]["showgrid"]
+
+
+def test_curves_of_the_sensitivity_are_as_high_as_their_heat_map():
+    for (_, curves), (_, heat_map) in charts.sensitivity(report_data().sensitivity):
+        assert curves["layout"]["height"] == heat_map["layout"]["height"]
+
+
 def test_operators_beyond_the_longest_are_one_bar():
     rows = []
     for index in range(30):

@@ -32,6 +32,10 @@ Chart = dict[str, Any]  # data and layout, as Plotly takes them
 
 TRADEOFF_COSTS = COSTS | {"latency_ms": LATENCY}
 MAP_MARGIN = 210  # pixels for the names below a heat map
+ROW_HEIGHT = 18  # pixels of a layer in a heat map
+MAX_CURVES_HEIGHT = 700  # pixels
+MAX_LAYER_NAME = 30  # characters beside a heat map, of which a phone has room for no more
+UNITS = {"hidden": "hidden units"}  # what the plural of a granularity is, if not with an s
 MAX_OPERATORS = 8  # with bars of their own
 OTHERS = "others"
 MAX_KEYS = 24  # of a legend; a curve shows its name when pointed at
@@ -65,6 +69,7 @@ COLOUR_BAR = {"tickformat": ".0%", "lenmode": "pixels", "len": 200, "y": 1, "yan
 # Layers from the first to the last; legible on a light page and on a dark one.
 DEPTH = ((59, 98, 168), (33, 145, 120), (224, 142, 40))
 CATEGORIES = {"type": "category"}
+NO_GRID = {"showgrid": False}  # it would show through a heat map
 CATEGORIES_DOWN = {"type": "category", "autorange": "reversed"}  # the first one on top
 
 
@@ -214,9 +219,8 @@ def confusion(confusion: Confusion) -> Chart:
         "hovertemplate": "%{y} taken for %{x}: %{text}<extra></extra>",
     }
 
-    chart = _chart(
-        [trace], "predicted class", "actual class", xaxis=CATEGORIES, yaxis=CATEGORIES_DOWN
-    )
+    axes = {"xaxis": CATEGORIES | NO_GRID, "yaxis": CATEGORIES_DOWN | NO_GRID}
+    chart = _chart([trace], "predicted class", "actual class", **axes)
     chart["layout"]["height"] = 480
     return chart
 
@@ -228,9 +232,12 @@ def sensitivity(record: Row) -> list[list[tuple[str, Chart]]]:
     """
     rows = []
     for panel in sensitivity_panels(record):
-        curves = (f"{panel.granularity}s, curves", _sensitivity_curves(panel))
-        heat_map = (f"{panel.granularity}s, layer by layer", _sensitivity_map(panel))
-        rows.append([curves, heat_map])
+        units = UNITS.get(panel.granularity, f"{panel.granularity}s")
+        curves, heat_map = _sensitivity_curves(panel), _sensitivity_map(panel)
+
+        # Two charts of a row have one height, up to that from which a card scrolls.
+        curves["layout"]["height"] = min(heat_map["layout"]["height"], MAX_CURVES_HEIGHT)
+        rows.append([(f"{units}, curves", curves), (f"{units}, layer by layer", heat_map)])
 
     return rows
 
@@ -240,7 +247,7 @@ def _sensitivity_curves(panel: SensitivityPanel) -> Chart:
     last = max(1, len(panel.curves) - 1)
     for index, curve in enumerate(panel.curves):
         traces.append(_layer_trace(curve, panel.dense_accuracy, _depth_colour(index / last)))
-    return _chart(traces, "removed of the layer, %", "validation accuracy, %, not fine-tuned")
+    return _chart(traces, "removed of the layer, %", "validation accuracy, %")
 
 
 def _depth_colour(depth: float) -> str:
@@ -342,9 +349,37 @@ def _layer_text(row: Row) -> str:
 
 def _layer_map(trace: Trace, x: str) -> Chart:
     """A heat map with a named row per layer, the first on top, as high as the names need."""
-    chart = _chart([trace], x, "", xaxis=CATEGORIES | ON_TOP, yaxis=CATEGORIES_DOWN)
-    chart["layout"]["height"] = max(340, 18 * len(trace["y"]) + MAP_MARGIN)
+    layers = trace["y"]
+    names = {"tickvals": layers, "ticktext": short_names(layers)}
+    height = max(340, ROW_HEIGHT * len(layers) + MAP_MARGIN)
+    # A longer bar would end below the chart.
+    trace["colorbar"] |= {"len": min(trace["colorbar"]["len"], height - MAP_MARGIN)}
+
+    xaxis, yaxis = CATEGORIES | ON_TOP | NO_GRID, CATEGORIES_DOWN | NO_GRID | names
+    chart = _chart([trace], x, "", xaxis=xaxis, yaxis=yaxis)
+    chart["layout"]["height"] = height
     return chart
+
+
+def short_names(layers: Sequence[str]) -> list[str]:
+    """Return `e.l.0.output.dense` for `encoder.layer.0.output.dense`, if names are too long.
+
+    All names have as many of their first parts as initials, as few as make the longest one fit.
+    Numbers and last parts stay.
+    """
+    most_parts = max((layer.count(".") for layer in layers), default=0)
+    names = list(layers)
+    for initials in range(1, most_parts + 1):
+        if max(map(len, names)) <= MAX_LAYER_NAME:
+            break
+        names = [_with_initials(layer, initials) for layer in layers]
+    return names
+
+
+def _with_initials(layer: str, count: int) -> str:
+    *parts, last = layer.split(".")
+    short = [part if part.isdigit() else part[:1] for part in parts[:count]]
+    return ".".join([*short, *parts[count:], last])
 
 
 def weights(histograms: Mapping[str, Row]) -> Chart:

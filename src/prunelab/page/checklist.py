@@ -55,7 +55,7 @@ def checklist(dense: Row, points: Sequence[Row], device: str) -> list[Check]:
         _ratios(points),
         _accuracy_falls(methods, points),
         _unseen_validation(dense["imported"]),
-        Check("latency measured, not told from MACs", True, device),
+        Check("latency measured, not computed from MACs", True, device),
     ]
 
 

@@ -180,7 +180,7 @@ def _confusion_section(data: ReportData) -> Section:
     return Section(
         "confusion",
         "Confusion of the dense network",
-        "Test images, all seeds together.",
+        "Test split, all seeds together.",
         [FigureRow([("", charts.confusion(confusion))], narrow=True)],
         [download("confusion", named)],
     )

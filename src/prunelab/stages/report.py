@@ -152,7 +152,7 @@ def _facts(
         "dense networks, SHA-256": ", ".join(network_hashes),
         "seeds": ", ".join(map(str, params.seeds)),
         "methods": ", ".join(params.grid.methods),
-        "ratios": f"{ratios} of {params.budget}",
+        "ratios": f"{ratios} (budget: {params.budget})",
         "base training": _describe_recipe(params.train),
         "fine-tuning": _describe_recipe(params.finetune),
         "measured on": f"{machine['device']}, {threads}, {machine['precision']}",
