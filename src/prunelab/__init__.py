@@ -44,8 +44,8 @@ __all__ = [
     "sensitivity",
 ]
 
-# It is that of pyproject.toml. The metadata of an installation may be those of another checkout.
-__version__ = "0.1.0"
+# The only place of the version: pyproject.toml reads it here. An installation may be of another checkout.
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

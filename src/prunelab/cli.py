@@ -1,9 +1,12 @@
 """The `prunelab` command: it registers the commands, nothing else. Stages are run by DVC."""
 
+import inspect
+import re
+from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from prunelab.commands.allocate.command import allocate
 from prunelab.commands.apply.command import apply
@@ -58,6 +61,20 @@ SECTIONS = {
 }
 
 
+def _nearest_choices(message: str) -> str:
+    """What a message about a wrong choice lacks: the choices that are most like it."""
+    from prunelab.core.registry import MAX_VALID
+    from prunelab.core.text import nearest_names
+
+    found = re.fullmatch(r"'(.*?)' is not one of (.*)\.", message)
+    if found is None:
+        return ""
+    wrong, choices = found.groups()
+    quoted = re.findall(r"'(.*?)'", choices)
+    count = 3 if len(quoted) > MAX_VALID else 1
+    return f" Did you mean {nearest_names(wrong, quoted, count)}?"
+
+
 class _Sections(TyperGroup):
     """Lists the commands by section, and tells wrong arguments in plain words."""
 
@@ -66,7 +83,8 @@ class _Sections(TyperGroup):
             return super().invoke(ctx)
         except typer.BadParameter as error:
             # Typer lets Pydantic check choices, and Pydantic puts its own words before ours.
-            error.message = error.message.removeprefix("Value error, ")
+            message = error.message.removeprefix("Value error, ")
+            error.message = message + _nearest_choices(message)
             raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -75,6 +93,39 @@ class _Sections(TyperGroup):
             with formatter.section(title):
                 for name, purpose in commands.items():
                     formatter.write(f"  {name:<{width}}  {purpose}\n")
+
+
+# What Typer calls the types of values, and what the help calls them.
+TYPES = {"<int range>": "N", "<float range>": "X", "<float>": "X", "<str>": "TEXT"}
+
+
+class _Command(TyperCommand):
+    """A command whose help names the types of values in plain words."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None:
+                continue
+            name, purpose = record
+            for word, plain in TYPES.items():
+                name = name.replace(word, plain)
+            if param.param_type_name == "argument":
+                sections["Arguments"].append((name.split(" ")[0], purpose))
+            else:
+                sections["Options"].append((name, purpose))
+
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _help(command: Callable[..., Any]) -> str:
+    """The docstring of a command, whose example keeps its lines: each is for a shell."""
+    text = inspect.getdoc(command) or ""
+    return text.replace("Example:\n", "\b\nExample:\n")
 
 
 app = typer.Typer(
@@ -97,3 +148,10 @@ for command in (
     app.command()(command)
 app.command("list")(list_names)
 app.add_typer(studies, name="study")
+for registered in (*app.registered_commands, *studies.registered_commands):
+    assert registered.callback is not None
+    registered.help = _help(registered.callback)
+    registered.cls = _Command
+assert studies.registered_callback is not None
+assert studies.registered_callback.callback is not None
+studies.registered_callback.help = _help(studies.registered_callback.callback)

@@ -172,9 +172,32 @@ def test_damaged_data_is_refused_even_if_it_can_be_downloaded(workspace, monkeyp
     assert "data_batch_3 is damaged" in result.stderr
 
 
-def test_help_has_examples():
-    assert "dvc repro" in run("--help").stdout
-    assert "Example:" in run("check", "--help").stdout
+def every_command() -> list[tuple[str, ...]]:
+    group = get_command(app)
+    names = [(name,) for name in group.commands]
+    return [*names, *(("study", name) for name in group.commands["study"].commands)]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("names", every_command(), ids=" ".join)
+def test_help_fits_the_terminal_and_has_an_example_whose_lines_are_whole(names, width):
+    text = CliRunner().invoke(app, [*names, "--help"], terminal_width=width).stdout
+
+    assert max(map(len, text.splitlines())) <= width
+    assert not re.search(r"\w\.\.\.$", text.replace("[ARGS]...", ""), re.MULTILINE)
+    _, _, examples = text.partition("  Example:\n")
+    lines = examples.partition("\n\n")[0].splitlines()
+    command = get_command(app)
+    assert lines
+    for line in lines:
+        words = line.partition("#")[0].split()
+        assert "prunelab" in words
+        assert words[words.index("prunelab") + 1] == names[0]
+    for name in names:
+        command = command.commands[name]
+    known = {option for param in command.params for option in param.opts}
+    options = {word for line in lines for word in line.split("&&")[0].split() if word[:2] == "--"}
+    assert options <= known | {"--quick"}
 
 
 def test_list_has_every_name_within_a_screen():
@@ -382,7 +405,15 @@ def test_choices_that_do_not_exist_are_told_with_those_that_do():
     result = run("list", "networks")
 
     assert result.exit_code == 2
-    assert "Invalid value for 'what': 'networks' is not one of 'methods'" in result.stderr
+    assert "Invalid value for 'KIND': 'networks' is not one of 'methods'" in result.stderr
+    assert result.stderr.rstrip().endswith("Did you mean 'metrics', 'methods' or 'layers'?")
+
+
+def test_of_few_choices_only_the_nearest_is_named():
+    result = run("allocate", "--granularity", "chanel")
+
+    assert result.exit_code == 2
+    assert result.stderr.rstrip().endswith("Did you mean 'channel'?")
 
 
 def test_help_names_the_words_that_list_takes():

@@ -378,11 +378,11 @@ def test_unknown_targets_are_named_with_similar_stages():
 
     stage_problem, cell_problem = raised.value.problems
     assert (
-        "unknown stage 'evaluat_base' (did you mean 'evaluate_base'?); valid: code, prepare, "
-        in stage_problem
+        "unknown stage 'evaluat_base' (did you mean 'evaluate_base', 'evaluate' or "
+        "'evaluate_focus'?); `dvc stage list --name-only` lists all" in stage_problem
     )
     assert (
-        "unknown stage 'prune@l1_chanel-0.5' (did you mean 'prune@l1_channel-0.5'?)" in cell_problem
+        "unknown stage 'prune@l1_chanel-0.5' (did you mean 'prune@l1_channel-0.5', " in cell_problem
     )
 
 

@@ -30,7 +30,7 @@ def test_of_many_names_the_nearest_three_are_shown_and_the_command_that_lists_al
 
     assert error.value.problems == [
         "unknown method 'l1_chanel' (did you mean 'l1_channel', 'l2_channel' or 'l1_block'?); "
-        "`prunelab list methods` has all 9"
+        "`prunelab list methods` lists all"
     ]
 
 

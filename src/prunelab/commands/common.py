@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from prunelab import __version__
 from prunelab.core.lifecycle import INTERRUPTED, set_load_time_variables
 
 LOG_TAIL_LINES = 15
@@ -37,7 +39,21 @@ def prepare_process() -> None:
         os.environ.pop(name, None)
 
 
-def start(context: typer.Context) -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"prunelab {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+    ),
+]
+
+
+def start(context: typer.Context, version: Version = False) -> None:
     """What precedes every command: forget Git's variables, and go to the top of the project.
 
     A command that needs no project stays where it is, since files are what it is about.

@@ -17,7 +17,8 @@ def explain(
     It knows methods, criteria, granularities, scopes, schedules, budgets, models, data sets,
     augmentations, metrics and learning-rate schedules, those of plugins/ included.
 
-    Example: prunelab explain lamp_channel
+    Example:
+      prunelab explain lamp_channel
     """
     with reporting_errors():
         from prunelab.commands.explain import explain_name

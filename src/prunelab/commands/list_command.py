@@ -24,7 +24,10 @@ class Kind(StrEnum):
 
 
 def list_names(
-    what: Annotated[Kind | None, Argument(help="Only these.", show_default=False)] = None,
+    what: Annotated[
+        Kind | None,
+        Argument(metavar="KIND", help=f"Only one of: {', '.join(Kind)}.", show_default=False),
+    ] = None,
     *,
     every: Annotated[
         bool, Option("--all", help="List those of torchvision and timm among the models, too.")
@@ -42,7 +45,8 @@ def list_names(
     continues after the last step; empty: the network's own weights and fine-tuning). `prunelab
     explain NAME` says what each is.
 
-    Example: prunelab list methods --fits; dvc exp run -S method=taylor_channel_global
+    Example:
+      prunelab list methods --fits
     """
     from prunelab.commands import list_choices
 

@@ -21,7 +21,8 @@ def push(
     `dvc push --run-cache` pushes only data of the current dvc.lock, without the files that Git
     keeps. This command pushes every file of every run in DVC's run cache, whatever its parameters.
 
-    Example: git push && prunelab push
+    Example:
+      git push && prunelab push
     """
     with reporting_errors():
         result = push_runs(Path.cwd(), remote)

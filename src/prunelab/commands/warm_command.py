@@ -21,7 +21,8 @@ def warm(
 
     `prunelab repro`, `sweep` and `study run` keep such a process of their own while they run.
 
-    Example: prunelab warm && dvc exp run -S ratio=0.8
+    Example:
+      prunelab warm && dvc exp run -S ratio=0.8
     """
     from prunelab.warm import control
 

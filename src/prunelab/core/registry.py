@@ -10,15 +10,17 @@ from prunelab.core.errors import InputError
 from prunelab.core.plugins import Plugins, Registration
 from prunelab.core.text import did_you_mean, nearest_names
 
-# Kinds that `prunelab list` has, by what it calls them.
+# Kinds with many names, each with the command that lists them.
 LISTED = {
-    "method": "methods",
-    "criterion": "criteria",
-    "model": "models",
-    "dataset": "datasets",
-    "augmentation": "augmentations",
-    "metric": "metrics",
-    "lr_schedule": "lr_schedules",
+    "method": "prunelab list methods",
+    "criterion": "prunelab list criteria",
+    "model": "prunelab list models",
+    "dataset": "prunelab list datasets",
+    "augmentation": "prunelab list augmentations",
+    "metric": "prunelab list metrics",
+    "lr_schedule": "prunelab list lr_schedules",
+    "study": "prunelab study list",
+    "stage": "dvc stage list --name-only",
 }
 MAX_VALID = 5  # names that one message has
 
@@ -178,7 +180,7 @@ def require(table: Mapping[str, object], name: str, kind: str) -> None:
     if kind in LISTED and len(table) > MAX_VALID:
         raise InputError(
             f"unknown {kind} {name!r} (did you mean {nearest_names(name, table)}?); "
-            f"`prunelab list {LISTED[kind]}` has all {len(table)}"
+            f"`{LISTED[kind]}` lists all"
         )
     guess = did_you_mean(name, table)
     raise InputError(f"unknown {kind} {name!r}{guess}; valid: {', '.join(table)}")

@@ -38,7 +38,8 @@ def allocate(
     layers together lose the share --ratio of the budget. The ratios are written to
     prune.layer_ratios in params.yaml, where nothing else changes.
 
-    Example: prunelab allocate --ratio 0.5 --budget macs --dry-run
+    Example:
+      prunelab allocate --ratio 0.5 --budget macs --dry-run
     """
     from prunelab.commands.allocate.allocate import (
         Request,

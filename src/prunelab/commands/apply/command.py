@@ -24,7 +24,8 @@ def apply(
 
     `dvc exp apply` checks out the grid of the experiment as well, and fails if that never ran.
 
-    Example: prunelab apply mellow-lute
+    Example:
+      prunelab apply mellow-lute
     """
     with reporting_errors():
         from prunelab.commands.apply.apply import apply_revision

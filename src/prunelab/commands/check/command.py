@@ -18,7 +18,8 @@ def check() -> None:
     It also repairs what a killed DVC may leave behind: a truncated dvc.lock, and locks of processes
     that no longer exist.
 
-    Example: prunelab check && dvc repro
+    Example:
+      prunelab check && dvc repro
     """
     from prunelab.commands.check.check import find_problems
     from prunelab.commands.check.notes import find_notes

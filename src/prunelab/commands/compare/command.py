@@ -25,7 +25,7 @@ class Layout(StrEnum):
 def compare(
     revisions: Annotated[
         list[str] | None,
-        Argument(metavar="[REV]...", help="workspace, commits, experiments.", show_default=False),
+        Argument(metavar="REV", help="workspace, commits, experiments.", show_default=False),
     ] = None,
     cost: Annotated[Cost, Option(help="What accuracy is weighed against.")] = Cost.macs,
     layout: Annotated[Layout, Option("--format", help="How to print it.")] = Layout.text,
@@ -57,7 +57,8 @@ def compare(
 
     `prunelab apply REV` brings the parameters and results of a row into this folder.
 
-    Example: prunelab compare HEAD~1 HEAD --cost params_nonzero --plot compare.svg
+    Example:
+      prunelab compare HEAD~1 HEAD --cost params_nonzero --plot costs.svg
     """
     with reporting_errors():
         from prunelab.commands.compare.compare import compare_revisions

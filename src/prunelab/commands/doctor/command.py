@@ -17,7 +17,8 @@ def doctor() -> None:
     else runs here. Every line that is not "ok" says what to do. The exit status is 1 if something
     would stop a study. Nothing is changed, and no network is used.
 
-    Example: prunelab doctor
+    Example:
+      prunelab doctor
     """
     from prunelab.commands.doctor.doctor import Verdict, examine
 

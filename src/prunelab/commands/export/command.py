@@ -54,9 +54,9 @@ def export(
 
     ONNX needs the extra: pip install prunelab[onnx].
 
-    Example: prunelab export folder --out for-my-colleague
-
-    Example: prunelab export onnx models/focus/finetuned/0.safetensors --out digits.onnx
+    Example:
+      prunelab export folder --out for-my-colleague
+      prunelab export onnx --out digits.onnx
     """
     with reporting_errors():
         from prunelab.commands.export.export import export_network

@@ -43,7 +43,9 @@ def new(
     params.yaml that fits, and checks it as `prunelab check` does. Without both, the project is the
     study of handwritten digits.
 
-    Example: prunelab new --images photos --model torchvision/resnet18 --weights imagenet
+    Example:
+      prunelab new --images photos
+      prunelab new --images photos --model torchvision/resnet18
     """
     with reporting_errors():
         from prunelab.commands.new.new import NEXT, Request

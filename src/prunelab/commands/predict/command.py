@@ -23,7 +23,7 @@ def predict(
         list[Path] | None,
         Argument(
             parser=user_path,
-            metavar="FILE...",
+            metavar="FILE",
             help="Images, or files with a text on every line; of a folder, all in it.",
             show_default=False,
         ),
@@ -49,7 +49,8 @@ def predict(
     A file that cannot be read is a line on stderr. The others are printed, and the exit status is
     1 at the end.
 
-    Example: prunelab predict models/focus/finetuned/0.safetensors photos/ --top 1
+    Example:
+      prunelab predict models/focus/finetuned/0.safetensors photos/
     """
     is_complete = True
     with reporting_errors():

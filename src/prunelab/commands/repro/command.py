@@ -19,7 +19,7 @@ def repro(
     targets: Annotated[
         list[str] | None,
         Argument(
-            metavar="[TARGET]...",
+            metavar="TARGET",
             help="Stages, or groups such as evaluate.  [default: all]",
             show_default=False,
         ),
@@ -50,8 +50,10 @@ def repro(
     runtime.threads is not changed, because results depend on it. If jobs x runtime.threads is more
     than the cores, runtime.threads: 1 is faster, but the last bits of results change.
 
-    Examples: prunelab repro; one stage at a time: prunelab repro --jobs 1; one group of stages:
-    prunelab repro evaluate
+    Example:
+      prunelab repro
+      prunelab repro --jobs 1     # one stage at a time
+      prunelab repro evaluate     # one group of stages, with all that it needs
     """
     from prunelab.commands.repro.runner import Stopped, stoppable
     from prunelab.commands.repro.summary import summary

@@ -15,7 +15,7 @@ def review(
         str, Argument(metavar="BASE", help="What to compare with: a commit, branch or experiment.")
     ],
     head: Annotated[
-        str, Argument(metavar="[HEAD]", help="The same, or workspace: the files in this folder.")
+        str, Argument(metavar="HEAD", help="The same, or workspace: the files in this folder.")
     ] = "workspace",
     out: Annotated[
         Path | None,
@@ -42,7 +42,8 @@ def review(
     needs no DVC remote, no data and no models. If dvc.lock is stale, it ends with 1 after it has
     shown everything.
 
-    Example: prunelab review main --out review/review.md --pictures review/pictures
+    Example:
+      prunelab review main --out review.md --pictures pictures
     """
     from prunelab.commands.review.collect import collect, sides
     from prunelab.commands.review.document import document

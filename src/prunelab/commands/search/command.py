@@ -57,7 +57,8 @@ def search(  # noqa: PLR0913 (a parameter for each option)
     Nothing that was finished runs again, so the same command, or --resume, continues an
     interrupted search (docs/search.md).
 
-    Example: prunelab search --max-drop 0.5 --minimise macs --within 30m
+    Example:
+      prunelab search --max-drop 0.5 --minimise macs --within 30m
     """
     with reporting_errors():
         _check_usage(max_drop, resume=resume, status=status, stop=stop)

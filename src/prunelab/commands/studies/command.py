@@ -14,7 +14,7 @@ from prunelab.core.terminal import paint_tables
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, Argument(help="A study, as `prunelab study list` names it.")]
+Name = Annotated[str, Argument(metavar="STUDY", help="A study, as `prunelab study list` names it.")]
 Quick = Annotated[bool, Option("--quick", help="The small run of the same code, minutes on a CPU.")]
 Nearest = Annotated[
     bool, Option("--nearest", help="What can be run where the study cannot; its file says why.")
@@ -27,14 +27,19 @@ Set = Annotated[
 
 @app.callback()
 def _root() -> None:
-    """Run published studies as DVC experiments and compare the results with the publication."""
+    """Run published studies as DVC experiments and compare the results with the publication.
+
+    Example:
+      prunelab study run resnet56_cpu --quick && prunelab study show resnet56_cpu
+    """
 
 
-@app.command("list")
+@app.command("list", short_help="The studies, and what each needs from you.")
 def list_studies() -> None:
     """List the studies, and the parameters that you must give for each.
 
-    Example: prunelab study list
+    Example:
+      prunelab study list
     """
     from prunelab.commands.studies.study_file import load_study, study_files
     from prunelab.core.errors import InputError, one_line
@@ -62,13 +67,14 @@ def list_studies() -> None:
             raise InputError(problems)
 
 
-@app.command()
+@app.command(short_help="Run every setting that has not been measured yet.")
 def run(  # noqa: PLR0913 (a parameter for each option)
     name: Name,
     quick: Quick = False,
-    jobs: Annotated[int, Option(min=1, help="How many settings at a time.")] = 1,
+    jobs: Annotated[int, Option(min=1, metavar="N", help="How many settings at a time.")] = 1,
     only: Annotated[
-        list[str] | None, Option(help="Run this setting alone; may be given several times.")
+        list[str] | None,
+        Option(metavar="SETTING", help="Run this setting alone; may be given several times."),
     ] = None,
     set_: Set = None,
     nearest: Nearest = False,
@@ -95,7 +101,8 @@ def run(  # noqa: PLR0913 (a parameter for each option)
     that can be found are reported before any work starts. After an interruption, run the same
     command again to continue.
 
-    Example: prunelab study run vgg_layerwise --quick
+    Example:
+      prunelab study run resnet56_cpu --quick
     """
     from prunelab.commands.studies.here_command import HereOptions, run_study_here
     from prunelab.commands.studies.study_file import read_overrides
@@ -161,7 +168,7 @@ def _show_arguments(name: str, variant: dict[str, bool], assignments: list[str])
     return " ".join(arguments)
 
 
-@app.command()
+@app.command(short_help="The measured numbers beside the published ones.")
 def show(
     name: Name,
     quick: Quick = False,
@@ -174,7 +181,8 @@ def show(
 ) -> None:
     """Print the measured numbers beside the published ones, and write them to studies/results/.
 
-    Example: prunelab study show vgg_layerwise --quick --markdown
+    Example:
+      prunelab study show resnet56_cpu --markdown
     """
     from prunelab.commands.studies.here_command import result_name
     from prunelab.commands.studies.results import collect, shown_scale, write_results
@@ -205,7 +213,7 @@ def show(
             print(f"\nwritten to {file.relative_to(root)}", file=sys.stderr)
 
 
-@app.command()
+@app.command(short_help="Add one result file to another of the same study.")
 def merge(
     into: Annotated[
         Path,
@@ -225,7 +233,8 @@ def merge(
     Files with different parameters are refused. A setting that both have stays as it is in the
     first file.
 
-    Example: prunelab study merge studies/results/vgg_layerwise.json collected/vgg_layerwise.json
+    Example:
+      prunelab study merge studies/results/resnet56_cpu.json more.json
     """
     from prunelab.commands.studies.merge import merge_files
 
@@ -237,11 +246,12 @@ def merge(
         print(f"kept as they were: {', '.join(kept)}")
 
 
-@app.command()
+@app.command(short_help="What the results say of every published claim.")
 def claims() -> None:
     """Print what the results say of every published claim, as a Markdown table.
 
-    Example: prunelab study claims
+    Example:
+      prunelab study claims
     """
     from prunelab.commands.studies.claims import claims_table
 

@@ -54,7 +54,8 @@ def sweep(
     With --address the settings run as tasks of a Ray cluster. Its machines share only the Git
     remote and the DVC remote of .dvc/config with this machine (docs/sweeps.md).
 
-    Example: prunelab sweep -S ratio=0.2,0.5,0.8 -S model=resnet20,resnet56 --jobs 2
+    Example:
+      prunelab sweep -S ratio=0.2,0.5,0.8 -S model=resnet20,resnet56
     """
     with reporting_errors():
         from prunelab.commands.sweep.sweep import RayOptions, run_sweep

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def verify(
     revision: Annotated[
-        str, Argument(metavar="[REV]", help="A commit, branch or experiment.")
+        str, Argument(metavar="REV", help="A commit, branch or experiment.")
     ] = "HEAD",
     stages: Annotated[
         list[str] | None,
@@ -67,8 +67,10 @@ def verify(
     Raw data is taken from data/raw and not downloaded again. It takes as long as the pipeline,
     times the runs.
 
-    Example: prunelab verify, or sooner: prunelab verify --stages train_base --runs 1. Whether this
-    machine gives the bits of another one: prunelab verify --against main --runs 1
+    Example:
+      prunelab verify
+      prunelab verify --stages train_base --runs 1     # sooner
+      prunelab verify --against main --runs 1          # main's bits, here?
     """
     from prunelab.commands.repro.runner import Stopped, stoppable
     from prunelab.commands.verify.verify import VerifyPlan, verify_commit
