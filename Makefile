@@ -12,8 +12,9 @@ BIN := .venv/bin
 DOCKER ?= docker
 IMAGE ?= prunelab
 OWNER ?= $(shell id -u):$(shell id -g)
-# Nothing but the checkout and /tmp can be written, and no capability is had (HARDENED= for a shell that installs things).
-HARDENED ?= --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec,mode=1777
+# compose.yaml has the flags. Hardened, only the checkout and /tmp can be written (HARDENED= for a shell that installs things).
+FLAGS = $(shell tools/container-flags container)
+HARDENED ?= $(shell tools/container-flags hardened)
 GPUS ?= $(shell nvidia-smi --list-gpus > /dev/null 2>&1 && echo --gpus all)
 READY := .venv/.ready
 DEV := .venv/.ready-dev
@@ -56,7 +57,7 @@ lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (ma
 image:  ## build the container image of requirements.lock (BUILD_ARGS="--build-arg BASE_IMAGE=...")
 	$(DOCKER) build --build-arg REVISION="$$(git rev-parse HEAD 2> /dev/null || echo unknown)" $(BUILD_ARGS) --tag $(IMAGE) .
 
-CONTAINER = $(DOCKER) run --rm --ipc=host --user $(OWNER) $(GPUS) $(HARDENED) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
+CONTAINER = $(DOCKER) run --rm $(FLAGS) --user $(OWNER) $(GPUS) $(HARDENED) --volume "$(CURDIR):/workspace" $(RUN_ARGS)
 
 docker-repro: image  ## make repro inside the container, on the GPUs there are (RUN_ARGS="--network none")
 	$(CONTAINER) $(IMAGE)
