@@ -26,7 +26,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## install the locked environment into .venv
+setup: $(READY)  ## install the locked environment into .venv (TORCH=cpu: without CUDA)
 
 repro: $(READY)  ## check the parameters, then reproduce the whole study (JOBS=1: one stage at a time)
 	prunelab repro $(if $(JOBS),--jobs $(JOBS))
@@ -72,6 +72,7 @@ clean:  ## remove what can be rebuilt without training: the environment and tool
 $(READY): requirements.lock pyproject.toml tools/locked-environment.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "prunelab needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "installing into .venv: $(if $(filter cpu,$(TORCH)),2 GB of disk,2 GB to download and 6 GB of disk; without CUDA 2 GB of disk: make setup TORCH=cpu)"
 	tools/locked-environment.sh .venv $(PYTHON)
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --offline --editable .
 	@touch $@

@@ -46,7 +46,7 @@ def test_every_finding_that_is_not_ok_says_what_to_do(project, tmp_path_factory)
 def test_project_in_order_is_ok(project):
     findings = examine(project)
 
-    assert about(findings, "holds a study").verdict is Verdict.ok
+    assert about(findings, "is a study").verdict is Verdict.ok
     assert about(findings, "Git commits as A <a@example.com>").verdict is Verdict.ok
     assert about(findings, "packages").verdict is Verdict.ok
 
@@ -54,7 +54,7 @@ def test_project_in_order_is_ok(project):
 def test_folder_without_a_study_stops_and_one_without_git_does_not(tmp_path):
     findings = examine(tmp_path)
 
-    assert about(findings, "holds no dvc.yaml").verdict is Verdict.stop
+    assert about(findings, "has no dvc.yaml").verdict is Verdict.stop
     no_git = about(findings, "no Git repository")
     assert no_git.verdict is Verdict.look
     assert "git init" in no_git.remedy

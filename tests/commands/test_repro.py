@@ -617,7 +617,7 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path, monkeypatch, without_c
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(PROJECT / "params.yaml", tmp_path / "params.yaml")
 
-    assert "holds no dvc.yaml" in CliRunner().invoke(app, ["repro"]).stderr
+    assert "has no dvc.yaml" in CliRunner().invoke(app, ["repro"]).stderr
 
 
 RUN_TWO_JOBS = """

@@ -221,3 +221,35 @@ def test_audit_runs_in_the_workflow_of_tests():
     makefile = (PROJECT / "Makefile").read_text()
     assert "pip-audit --strict" in makefile
     assert "pip-licenses" in makefile
+
+
+def test_environment_without_cuda_leaves_out_cuda_and_takes_torch_in_its_locked_version(tmp_path):
+    """The script runs with programs in place of Python and uv that only note their arguments."""
+    venv, notes = tmp_path / "venv", tmp_path / "notes"
+    (venv / "bin").mkdir(parents=True)
+    for program in ("python", "uv"):
+        file = venv / "bin" / program
+        file.write_text(f'#!/bin/sh\necho "$@" >> {notes}\n')
+        file.chmod(0o755)
+
+    subprocess.run(
+        ["tools/locked-environment.sh", str(venv), str(venv / "bin/python")],
+        cwd=PROJECT,
+        env=os.environ | {"TORCH": "cpu", "CPU_INDEX": "https://index.example"},
+        check=True,
+    )
+
+    locked = set(
+        re.findall(r"^([a-z][\w.-]*)==", (PROJECT / "requirements.lock").read_text(), re.M)
+    )
+    kept = set(re.findall(r"^([a-z][\w.-]*)==", (venv / "cpu.lock").read_text(), re.M))
+    gone = locked - kept
+    assert {"torch", "torchvision", "triton", "nvidia-cublas", "cuda-toolkit"} <= gone
+    assert all(re.match(r"torch$|torchvision$|triton$|cuda-|nvidia-", name) for name in gone)
+    *_, sync, install = notes.read_text().splitlines()
+    assert sync.endswith(f"--require-hashes {venv}/cpu.lock")
+    torch_version = re.search(r"^torch==(\S+)", (PROJECT / "requirements.lock").read_text(), re.M)[
+        1
+    ]
+    assert "--no-deps --index-url https://index.example" in install
+    assert f" torch=={torch_version} torchvision==" in install

@@ -41,7 +41,7 @@ def open_repo(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
 
     if not (root / "dvc.yaml").exists():
-        raise InputError(f"{root} holds no dvc.yaml. {where_to_go()}")
+        raise InputError(f"{root} has no dvc.yaml. {where_to_go()}")
     try:
         with load_repo(root) as repo:
             yield repo

@@ -120,9 +120,9 @@ def _normalised(name: str) -> str:
 
 def _project(root: Path) -> Iterator[Finding]:
     if (root / "dvc.yaml").exists() and (root / "params.yaml").exists():
-        yield Finding(Verdict.ok, f"{root} holds a study")
+        yield Finding(Verdict.ok, f"{root} is a study")
     else:
-        text = f"{root} holds no dvc.yaml and params.yaml"
+        text = f"{root} has no dvc.yaml and params.yaml"
         yield Finding(
             Verdict.stop,
             text,
