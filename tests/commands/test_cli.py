@@ -212,8 +212,17 @@ def test_list_has_every_name_within_a_screen():
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.parametrize("kind", ["methods", "criteria", "datasets", "metrics", "models"])
+def test_lists_fit_100_columns_and_name_the_files_of_plugins(kind):
+    lines = run("list", kind).stdout.splitlines()
+
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("    plugins/") for line in lines)
+    assert sum(len(line.split()) for line in lines) > len(lines)
+
+
 def test_methods_are_listed_family_by_family_with_their_parts():
-    lines = [line for line in run("list", "methods").stdout.splitlines() if line]
+    lines = [line for line in run("list", "methods").stdout.splitlines() if line and line[0] != " "]
     families = [line.partition(":")[0] for line in lines if ": " in line]
     rows = [line.split() for line in lines[1:] if ": " not in line]
 

@@ -88,3 +88,15 @@ def test_a_cell_wider_than_a_terminal_takes_several_lines():
 
     assert max(map(len, text.splitlines())) <= MAX_WIDTH
     assert text.split()[-60:] == words
+
+
+def test_folded_table_breaks_between_words_before_it_breaks_a_number():
+    header = ["setting", *(f"column {index}" for index in range(6))]
+    numbers = [f"{index}23,456,789 ± {index}.50" for index in range(6)]
+
+    text = aligned_table(header, [["l1_channel-0.5", *numbers]])
+
+    assert max(map(len, text.splitlines())) <= MAX_WIDTH
+    words = text.split()
+    for number in numbers:
+        assert number.split()[0] in words

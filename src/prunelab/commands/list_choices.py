@@ -149,16 +149,15 @@ def docstring_in(registration: Registration) -> str:
 
 
 def _method_rows() -> Rows:
-    """A row for each method: its name and its parts."""
-    rows = [("method", "criterion", "granularity", "scope", "schedule", "restart")]
+    """A row for each method: its name and its parts; a restart is in the cell of the schedule."""
+    rows = [("method", "criterion", "granularity", "scope", "schedule")]
     for name, method in METHODS.own.items():
         row = (
             name,
             method.criterion,
             method.granularity,
             method.scope,
-            method.schedule,
-            _restart(method),
+            ", ".join(filter(None, (method.schedule, _restart(method)))),
         )
         rows.append(row)
 
@@ -166,6 +165,8 @@ def _method_rows() -> Rows:
     for entry in METHODS.plugins.values():
         parts = {"schedule": "one_shot", "restart": ""}
         parts |= _arguments(entry, [part.name for part in fields(Method)])
+        parts["schedule"] = ", ".join(filter(None, (parts["schedule"], parts["restart"])))
+        parts["schedule"] = _joined(parts["schedule"], parts["restart"])
         of_plugins.append((entry, tuple(parts.get(heading, "") for heading in rows[0][1:])))
     return _with_plugins(rows, of_plugins)
 
@@ -203,6 +204,10 @@ def _literal(value: ast.expr) -> str:
     if isinstance(value, ast.Attribute):
         return value.attr.lower()  # Restart.WEIGHTS
     return ast.unparse(value)
+
+
+def _joined(schedule: str, restart: str) -> str:
+    return f"{schedule}, {restart}" if restart else schedule
 
 
 def _restart(method: Method) -> str:

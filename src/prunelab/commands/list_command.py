@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from textwrap import wrap
 from typing import Annotated
 
 from typer import Argument, Option
 
 from prunelab.commands.common import reporting_errors
+
+PLUGIN = "plugin"  # the heading of the files of plugins
 
 
 class Kind(StrEnum):
@@ -41,9 +44,9 @@ def list_names(
     What the project registers in plugins/ comes last, with its file.
 
     The columns of a method: criterion (how weights are scored), granularity (what is removed
-    together), scope (what competes), schedule (when pruning happens) and restart (how training
-    continues after the last step; empty: the network's own weights and fine-tuning). `prunelab
-    explain NAME` says what each is.
+    together), scope (what competes) and schedule (when pruning happens). After a comma follows how
+    training continues after the last step, if not with the network's own weights and fine-tuning.
+    `prunelab explain NAME` says what each is.
 
     Example:
       prunelab list methods --fits
@@ -68,6 +71,7 @@ def _fitting_methods(what: Kind | None) -> str:
         InputError: if something else than methods is asked for, or the network cannot be made.
     """
     from prunelab.commands import list_choices
+    from prunelab.commands.list_choices import TEXT_WIDTH
     from prunelab.commands.list_fits import misfits
     from prunelab.core.errors import InputError
     from prunelab.pruning.methods import METHODS
@@ -82,20 +86,35 @@ def _fitting_methods(what: Kind | None) -> str:
     lines = [_align(list_choices.methods(fitting))]
     if unfit:
         lines += ["", "These do not fit:"]
-        lines += [f"  {reason}: {', '.join(names)}" for reason, names in misfitting.items()]
+        for reason, names in misfitting.items():
+            text = f"  {reason}: {', '.join(names)}"
+            lines += wrap(text, TEXT_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
 
 
 def _align(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows in columns; a row of one cell has a line to itself."""
-    cells_of_columns = [row for row in rows if len(row) > 1]
-    widths = [max(map(len, column)) for column in zip(*cells_of_columns, strict=True)]
+    """Rows in columns, within `MAX_WIDTH` characters; a row of one cell has a line to itself.
+
+    The last column takes several lines if it must. The file of a plugin is on a line of its own.
+    """
+    from prunelab.report.text_table import GAP, INDENT, MAX_WIDTH
+
+    has_files = rows[0][-1] == PLUGIN
+    columns = len(rows[0]) - has_files
+    table = [row[:columns] for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
+    indent = " " * (sum(widths) + len(GAP) * len(widths))
 
     lines = []
     for row in rows:
         if len(row) == 1:
             lines.append(row[0])
             continue
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
+        *cells, text = row[:columns]
+        padded = [f"{cell:<{width}}{GAP}" for cell, width in zip(cells, widths, strict=True)]
+        parts = wrap(text, MAX_WIDTH - len(indent), break_on_hyphens=False) or [""]
+        lines.append(("".join(padded) + parts[0]).rstrip())
+        lines += [indent + part for part in parts[1:]]
+        if has_files and row[-1] not in ("", PLUGIN):
+            lines.append(INDENT + row[-1])
     return "\n".join(lines)

@@ -90,13 +90,25 @@ def narrow_table(
         widths.append(_column_width(title, [row[index] for row in rows]))
     surplus = _total_width(widths) - max_width
 
-    # If the flexible columns are too few, the others must do, and then very narrow ones.
+    # Cells break between words before they break within, and in very narrow columns if nothing
+    # else helps. The flexible columns come first.
     preferred = [index for index, title in enumerate(header) if title in flexible]
     everything = list(range(len(header)))
-    for columns, least in ((preferred, MIN_WIDTH), (everything, MIN_WIDTH), (everything, 1)):
-        while surplus > 0 and any(widths[index] > least for index in columns):
-            widest = max(columns, key=lambda index: widths[index])
-            widths[widest] -= 1
+    words = []
+    for column in zip(header, *rows, strict=True):
+        words.append(max(MIN_WIDTH, *map(_longest_word, column)))
+    narrow, tiny = [MIN_WIDTH] * len(header), [1] * len(header)
+    steps = (
+        *((preferred, words), (preferred, narrow)),
+        *((everything, words), (everything, narrow), (everything, tiny)),
+    )
+
+    for columns, least in steps:
+        while surplus > 0:
+            wide = [index for index in columns if widths[index] > least[index]]
+            if not wide:
+                break
+            widths[max(wide, key=lambda index: widths[index])] -= 1
             surplus -= 1
 
     texts = [*_aligned(header, widths), GAP.join("-" * width for width in widths)]

@@ -23,10 +23,9 @@ from prunelab.report.pareto import (
     lacking,
     notes,
 )
-from prunelab.report.text_table import narrow_table
+from prunelab.report.text_table import WIDE, narrow_table
 
 PICTURE_SUFFIXES = (".svg", ".png")
-MAX_WIDTH = 120  # characters of a line in a terminal
 WHOLE_NAMES = "whole names: "  # of revisions that take several lines in the table
 APPLY_HINT = "`prunelab apply REVISION` brings its parameters and results into this folder"
 
@@ -155,7 +154,7 @@ def document(
         if markdown:
             parts.append(line)
         else:
-            parts += wrap(line, MAX_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            parts += wrap(line, WIDE, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(parts)
 
 
@@ -166,4 +165,4 @@ def _text_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     titles.pop(place)
     changes = [line.pop(place) for line in cells]
     flexible = {REVISION, METHOD, *titles[titles.index(FRONT) + 1 :]}
-    return narrow_table(titles, cells, MAX_WIDTH, flexible=flexible, below=changes)
+    return narrow_table(titles, cells, WIDE, flexible=flexible, below=changes)

@@ -225,7 +225,7 @@ def _problems(check: Callable[[], Sequence[str]]) -> Sequence[str]:
         return check()
     except InputError as error:
         return error.problems
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = failure_lines(error)
         if not lines:
             raise

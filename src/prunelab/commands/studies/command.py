@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated
 
 import typer
@@ -43,6 +44,7 @@ def list_studies() -> None:
     """
     from prunelab.commands.studies.study_file import load_study, study_files
     from prunelab.core.errors import InputError, one_line
+    from prunelab.report.text_table import INDENT, MAX_WIDTH
 
     problems = []
     with reporting_errors():
@@ -60,7 +62,8 @@ def list_studies() -> None:
             details += "; needs" + "".join(f" --set {key}=…" for key in study.needs)
         if study.nearest:
             details += "; or --nearest"
-        print(f"{name}: {one_line(study.title)} ({details})")
+        text = f"{name}: {one_line(study.title)} ({details})"
+        print("\n".join(wrap(text, MAX_WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)))
 
     with reporting_errors():
         if problems:

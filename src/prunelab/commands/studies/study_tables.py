@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from textwrap import wrap
 
 from prunelab.commands.studies.published_measures import MEASURES, Measure, Metrics
 from prunelab.commands.studies.scale import FULL
@@ -14,7 +15,7 @@ from prunelab.commands.studies.study_file import Row, Study
 from prunelab.core.errors import one_line
 from prunelab.project.experiments import Record
 from prunelab.report.markdown import escaped_table
-from prunelab.report.text_table import Line, aligned_table
+from prunelab.report.text_table import MAX_WIDTH, Line, aligned_table
 
 NOT_RUN = "not run"
 MEASURED_HEADER = [
@@ -88,8 +89,8 @@ def study_document(study: Study, records: Records, shown: Shown, *, markdown: bo
     lines = [
         heading + one_line(title),
         "",
-        one_line(f"{source}."),
-        one_line(f"Network: {study.network}. Data: {study.data}."),
+        *_folded(f"{source}.", markdown=markdown),
+        *_folded(f"Network: {study.network}. Data: {study.data}.", markdown=markdown),
         "",
         draw(*measured_table(records)),
         "",
@@ -97,8 +98,17 @@ def study_document(study: Study, records: Records, shown: Shown, *, markdown: bo
     if study.published.rows:
         lines += [draw_compared(*compared_table(study, records)), ""]
 
-    lines += [one_line(f"- {note}") for note in notes(study, records, shown)]
+    for note in notes(study, records, shown):
+        lines += _folded(f"- {note}", markdown=markdown)
     return "\n".join(lines)
+
+
+def _folded(text: str, *, markdown: bool) -> list[str]:
+    """A paragraph as lines: one in Markdown, and in a terminal as many as it takes."""
+    line = one_line(text)
+    if markdown:
+        return [line]
+    return wrap(line, MAX_WIDTH, break_on_hyphens=False, break_long_words=False)
 
 
 def measured_table(records: Records) -> tuple[Line, list[Line]]:
