@@ -35,7 +35,8 @@ def methods(only: Collection[str] | None = None) -> Rows:
         members = []
         for row in entries:
             is_chosen = only is None or row[0] in only
-            if is_chosen and list_notes.family_of(row[2], row[4], row[5]) == family:
+            schedule, _, restart = row[4].partition(", ")
+            if is_chosen and list_notes.family_of(row[2], schedule, restart) == family:
                 members.append(row)
         if members:
             grouped += [("",), (f"{family}: {purpose}",), *members]
@@ -157,7 +158,7 @@ def _method_rows() -> Rows:
             method.criterion,
             method.granularity,
             method.scope,
-            ", ".join(filter(None, (method.schedule, _restart(method)))),
+            _joined(method.schedule, _restart(method)),
         )
         rows.append(row)
 
@@ -165,7 +166,6 @@ def _method_rows() -> Rows:
     for entry in METHODS.plugins.values():
         parts = {"schedule": "one_shot", "restart": ""}
         parts |= _arguments(entry, [part.name for part in fields(Method)])
-        parts["schedule"] = ", ".join(filter(None, (parts["schedule"], parts["restart"])))
         parts["schedule"] = _joined(parts["schedule"], parts["restart"])
         of_plugins.append((entry, tuple(parts.get(heading, "") for heading in rows[0][1:])))
     return _with_plugins(rows, of_plugins)
@@ -207,6 +207,7 @@ def _literal(value: ast.expr) -> str:
 
 
 def _joined(schedule: str, restart: str) -> str:
+    """The cell of a schedule, with the restart if there is one."""
     return f"{schedule}, {restart}" if restart else schedule
 
 
