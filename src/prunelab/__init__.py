@@ -44,7 +44,7 @@ __all__ = [
     "sensitivity",
 ]
 
-# The only place of the version: pyproject.toml reads it here. An installation may be of another checkout.
+# The only place of the version: pyproject.toml reads it here.
 __version__ = "0.2.0"
 
 
