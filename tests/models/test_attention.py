@@ -5,11 +5,13 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from prunelab.core.errors import InputError
 from prunelab.models.attention import ThinAttention, layout_of, set_heads
+from prunelab.models.networks import build
 from prunelab.models.torchvision_attention import (
     ThinCosineAttention,
     ThinGridAttention,
@@ -166,3 +168,14 @@ def test_part_of_a_head_is_refused():
 
     with pytest.raises(InputError, match="not a whole number of heads of 4"):
         set_heads(attention, layout_of(attention))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
+def test_a_network_of_full_width_takes_torchvisions_weights_and_gives_its_bits(name):
+    theirs = models.get_model(name, weights=None, num_classes=5).eval()
+    ours = build(f"torchvision/{name}", 5, (3, 32, 32)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
