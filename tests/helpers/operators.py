@@ -1,7 +1,8 @@
 """The operators of torch that a computation calls: recorded with inputs, and computed again.
 
 `python -m helpers.operators RECORDING` computes them in a process of its own, with portable bits,
-and prints the digest of each result.
+and prints the digest of each result. It also computes what NumPy and SciPy do for this package,
+which no recorder sees.
 """
 
 import hashlib
@@ -9,10 +10,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -126,11 +128,48 @@ def digests(path: Path) -> dict[str, str]:
     return results
 
 
+def array_functions() -> dict[str, Callable[[], Any]]:
+    """Functions of NumPy and SciPy, by name, on many values with equals among them."""
+    from scipy.optimize import isotonic_regression
+    from scipy.special import stdtrit
+
+    random = np.random.default_rng(0)
+    values = random.random(20_001) + 0.01
+    floats, equals = values.astype(np.float32), np.floor(values * 50)
+    square = random.random((150, 150)) - 0.5
+    functions: dict[str, Callable[[], Any]] = {
+        "matmul": lambda: (square @ square, square @ values[:150], values @ values),
+        "matmul float32": lambda: square.astype(np.float32) @ floats[:150],
+        "argsort": lambda: (np.argsort(equals), np.argsort(equals.astype(np.float32))),
+        "sort": lambda: (np.sort(values), np.partition(floats, 500)),
+        "mean": lambda: (values.mean(), floats.mean(), square.mean(0), np.average(values)),
+        "std": lambda: (values.std(ddof=1), floats.std(), square.std(1)),
+        "quantile": lambda: (np.quantile(values, 0.975), np.percentile(floats, 2.5)),
+        "unique": lambda: np.unique(equals, return_counts=True),
+        "interp": lambda: np.interp(values, [0, 0.3, 1.1], [1, 0.7, 0.1]),
+        "hypot": lambda: np.hypot(values, equals),
+        "power": lambda: (values**1.7, floats**1.7),
+        "multinomial": lambda: random.multinomial(1000, [0.2, 0.5, 0.3], size=200),
+        "normal": lambda: random.standard_normal(2000),
+        "stdtrit": lambda: [stdtrit(degrees, 0.975) for degrees in range(1, 200)],
+        "isotonic_regression": lambda: isotonic_regression(values, increasing=False).x,
+    }
+    for function in (np.exp, np.log, np.log2, np.log10, np.sqrt, np.tanh, np.sin, np.cumsum):
+        functions[function.__name__] = partial(_of_both, function, values, floats)
+    return functions
+
+
+def _of_both(function: Callable[[Any], Any], *arrays: np.ndarray) -> list[Any]:
+    return [function(array) for array in arrays]
+
+
 def _digest(content: Any) -> str:
     digest = hashlib.sha256()
     for leaf in tree_leaves(content):
         if isinstance(leaf, Tensor):
-            digest.update(leaf.numpy().tobytes())
+            leaf = leaf.numpy()
+        if isinstance(leaf, np.ndarray | np.generic):
+            digest.update(leaf.tobytes())
         elif isinstance(leaf, int | float | bool):
             digest.update(repr(leaf).encode())
     return digest.hexdigest()
@@ -142,7 +181,10 @@ def main() -> None:
 
     configure(runtime_params())
     torch.set_deterministic_debug_mode("default")
-    print(json.dumps(digests(Path(sys.argv[1]))))
+    results = digests(Path(sys.argv[1]))
+    for name, function in array_functions().items():
+        results[f"array {name}"] = _digest(function())
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":
