@@ -45,8 +45,9 @@ audit: $(DEV)  ## known vulnerabilities of what the locks name, and licences of 
 	$(AUDIT) --requirement requirements.lock
 	$(AUDIT) --requirement requirements-dev.lock
 
-COMPILE := uv pip compile pyproject.toml --group install --universal --generate-hashes --no-annotate \
-	--custom-compile-command 'make lock'
+# One version of a package for all supported Pythons, since results name the versions that they rest on.
+COMPILE := uv pip compile pyproject.toml --group install --universal --fork-strategy fewest --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock'
 RUN := --extra lite --extra onnx --extra s3 --extra ssh --extra text --extra timm
 
 lock: $(READY)  ## renew both lock files within the ranges of pyproject.toml (make lock UPGRADE= moves no version)

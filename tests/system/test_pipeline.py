@@ -104,6 +104,11 @@ def test_small_locks_have_the_versions_of_the_full_lock(name):
     assert (PROJECT / name).read_text() == expected
 
 
+@pytest.mark.parametrize("name", stage_locks.LOCKS)
+def test_results_rest_on_the_same_versions_with_every_python(name):
+    assert "python_" not in (PROJECT / name).read_text()  # a marker
+
+
 def test_environment_lock_covers_every_package_of_the_fingerprint():
     """DVC is noted in the fingerprint, but no number depends on it."""
     packages = {
