@@ -3,6 +3,7 @@
 Arrays of predictions are [seeds, images]: one network per seed, all of the same test split.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,7 @@ def mean_over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, float]
 
     for key in per_seed[0]:
         values = [seed[key] for seed in per_seed]
-        mean = sum(values) / len(values)
+        mean = math.fsum(values) / len(values)  # `sum` rounds otherwise from Python 3.12 on
 
         if all(isinstance(value, int) for value in values):
             means[key] = round(mean)

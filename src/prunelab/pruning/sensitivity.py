@@ -4,6 +4,7 @@ Units are the single weights of a layer, or the channels, heads or hidden units 
 The smallest by L1 norm go, and nothing is trained afterwards.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def mean_curves(rows_by_seed: Sequence[Sequence[Row]]) -> list[Row]:
     means = []
     for rows in zip(*rows_by_seed, strict=True):
         accuracies = [row["accuracy"] for row in rows]
-        mean = sum(accuracies) / len(accuracies)
+        mean = math.fsum(accuracies) / len(accuracies)  # `sum` depends on the version of Python
         means.append(rows[0] | {"accuracy": mean, "accuracies": accuracies})
     return means
 
