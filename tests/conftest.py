@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import helpers  # noqa: F401 (before NumPy is loaded)
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """Checks that need the network are made once; their verdict holds while nothing changes."""
 
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from prunelab.commands.check import network, verdicts
 from prunelab.commands.check.check import find_problems
+from prunelab.core import processor
 from prunelab.models.networks import build
 
 OUTPUT = "models/base/final/0.safetensors"
@@ -72,6 +74,19 @@ def test_bf16_in_portable_bits_is_found_before_anything_runs(made):
     edit_params(Path("params.yaml"), runtime__device="cpu", runtime__precision="bf16")
     (problem,) = find_problems()
     assert "bf16 has no portable bits on a CPU" in problem
+
+    edit_params(Path("params.yaml"), runtime__bits="native")
+    assert find_problems() == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has portable bits")
+def test_a_processor_without_avx2_is_found_before_anything_runs(made, monkeypatch, tmp_path):
+    description = tmp_path / "cpuinfo"
+    description.write_text("flags : fpu sse4_2 avx\n")
+    monkeypatch.setattr(processor, "CPUINFO", description)
+    (problem,) = find_problems()
+    assert problem.startswith("runtime.bits: portable needs AVX2")
+    assert "set runtime.bits to native" in problem
 
     edit_params(Path("params.yaml"), runtime__bits="native")
     assert find_problems() == []

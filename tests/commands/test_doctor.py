@@ -1,6 +1,7 @@
 """What `prunelab doctor` finds about machines and projects that lack something."""
 
 import os
+import platform
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from prunelab.cli import app
 from prunelab.commands.doctor import doctor as examination
 from prunelab.commands.doctor.doctor import Verdict, examine
+from prunelab.core import processor
 
 
 @pytest.fixture
@@ -49,6 +51,17 @@ def test_project_in_order_is_ok(project):
     assert about(findings, "is a study").verdict is Verdict.ok
     assert about(findings, "Git commits as A <a@example.com>").verdict is Verdict.ok
     assert about(findings, "packages").verdict is Verdict.ok
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has portable bits")
+def test_processor_without_avx2_is_advised_native_bits(tmp_path, monkeypatch):
+    description = tmp_path / "cpuinfo"
+    description.write_text("flags : fpu sse4_2 avx\n")
+    monkeypatch.setattr(processor, "CPUINFO", description)
+
+    finding = about(examine(tmp_path), "no AVX2")
+    assert finding.verdict is Verdict.look
+    assert "set runtime.bits to native" in finding.remedy
 
 
 def test_folder_without_a_study_stops_and_one_without_git_does_not(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from helpers.params import PROJECT
+
+from prunelab.core.lifecycle import bits_variables
 
 SHOW_HELP = """
 import atexit, gc, json, runpy, sys
@@ -93,6 +96,45 @@ def wait_policy(command: list[str], **chosen: str) -> str:
 @pytest.mark.parametrize("start", STARTS)
 def test_waiting_threads_sleep_in_every_process_that_computes(start):
     assert wait_policy(STARTS[start]) == "PASSIVE 0"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has portable bits")
+@pytest.mark.parametrize("start", ["a command", "its module"])
+@pytest.mark.parametrize("chosen", [{}, {"NPY_DISABLE_CPU_FEATURES": "", "OPENBLAS_CORETYPE": ""}])
+def test_numpy_has_portable_bits_in_every_process_whatever_was_chosen(start, chosen):
+    show = (
+        "; from prunelab.runtime import portable as p; print(p._numpy_obeys(), p._openblas_obeys())"
+    )
+    command = ["-c", USES_TORCH + show]
+    if start == "its module":
+        command = ["-c", f"from prunelab.core import lifecycle as l; l.setup_process(){show}"]
+
+    variables = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    for name in bits_variables():
+        variables.pop(name, None)
+    shown = subprocess.check_output(
+        [sys.executable, *command], env=variables | chosen, text=True
+    ).split()
+    assert shown == ["True", "True"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has portable bits")
+@pytest.mark.parametrize(
+    ("version", "name"), [("1.26.4", "AVX512_SKX"), ("2.3.5", "AVX512_SKX"), ("2.5.0", "X86_V4")]
+)
+def test_numpy_of_another_version_is_given_the_names_that_it_knows(tmp_path, version, name):
+    package = tmp_path / "numpy"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "version.py").write_text(f'"""Versions."""\nversion = "{version}"\n')
+
+    code = "from prunelab.core import lifecycle as l; print(l.bits_variables()[l.NUMPY_VARIABLE])"
+    paths = f"{tmp_path}{os.pathsep}{PROJECT / 'src'}"
+    names = subprocess.check_output(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, text=True
+    ).split()
+    assert name in names
+    assert ("X86_V4" in names) == (name == "X86_V4")
 
 
 @pytest.mark.parametrize(

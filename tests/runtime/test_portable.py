@@ -92,7 +92,32 @@ def test_portable_bits_are_refused_in_a_process_that_has_computed(results):
     # MKL has bits of its own on every processor, unlike those that AVX-512 alone changes.
     (refusal,) = results["portable late"]["refusal"]
     assert "MKL" in refusal
-    assert "start anew, or set runtime.bits to native" in refusal
+    assert "start it again, or set runtime.bits to native" in refusal
+
+
+@pytest.mark.parametrize(
+    ("library", "variables"),
+    [
+        ("NumPy", {"NPY_DISABLE_CPU_FEATURES": "X86_V3"}),  # no AVX2
+        ("OpenBLAS", {"OPENBLAS_CORETYPE": "Nehalem"}),
+        ("OpenBLAS", {"OPENBLAS_NUM_THREADS": "2"}),
+    ],
+)
+def test_portable_bits_are_refused_if_numpy_was_loaded_otherwise(library, variables):
+    (refusal,) = computed("portable", **variables)["refusal"]
+    assert f"{library} was loaded before" in refusal
+    assert computed("native", **variables)["digest"]
+
+
+def test_portable_bits_are_refused_if_numpy_has_its_code_for_avx512():
+    # The first computation of NumPy decides nothing: it has chosen when it was loaded.
+    variables = {"NPY_DISABLE_CPU_FEATURES": ""}
+    code = "from prunelab.runtime import portable; print(portable._numpy_obeys())"
+    obeys = subprocess.check_output([sys.executable, "-c", code], env=os.environ | variables)
+    if obeys.strip() == b"True":
+        pytest.skip("this processor has no AVX-512")
+    (refusal,) = computed("portable", **variables)["refusal"]
+    assert "NumPy was loaded before" in refusal
 
 
 def test_native_bits_hold_nothing(results):

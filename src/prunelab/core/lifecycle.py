@@ -8,10 +8,12 @@ what few of them need is imported where it is used.
 
 import gc
 import os
+import re
 import signal
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 
 # What type checkers take for true. To import `typing` would slow the start of every stage.
@@ -19,10 +21,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from subprocess import Popen
 
-# NumPy has logarithms and the like of its own for AVX-512, which differ from those elsewhere in the
-# last bit, enough for another picture. It reads this when it is imported. The names are NumPy's.
+from prunelab.core.processor import has_portable_bits, lacks_avx2
+
+# NumPy has logarithms, sorts and the like of its own for AVX-512, which differ from those elsewhere
+# in the last bit or in the order of equals, enough for another picture. It reads this when it is
+# imported. The names are NumPy's: from version 2.4 on, and before.
 NUMPY_VARIABLE = "NPY_DISABLE_CPU_FEATURES"
 NUMPY_WITHOUT_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR"
+OLD_NUMPY_WITHOUT_AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL"
+NUMPY_OF_NEW_NAMES = (2, 4)
+
+# The products of matrices of NumPy and SciPy add in an order that the processor and the number of
+# its cores choose. Every processor with AVX2 has the code that is named for Haswell.
+OPENBLAS_VARIABLES = {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "1"}
 
 # A waiting thread of OpenMP spins by default. Beside other work it then keeps a core from those it
 # waits for, and a step of training can take a hundred times longer. OpenMP reads this when it is
@@ -70,21 +81,45 @@ def setup_process() -> None:
 def set_load_time_variables() -> None:
     """Set what libraries read when they are loaded, here and in the processes that this one starts.
 
-    NumPy computes the same bits on every x86-64 processor, and threads of OpenMP sleep while they
-    wait. A choice that the user has made stays.
+    NumPy and SciPy compute the same bits on every x86-64 processor with AVX2, whatever the user has
+    chosen. Threads of OpenMP sleep while they wait, unless the user has chosen otherwise.
     """
-    if os.uname().machine == "x86_64":
-        os.environ.setdefault(NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512)
+    os.environ.update(bits_variables())
     if SPIN_VARIABLE not in os.environ:
         os.environ.setdefault(WAIT_VARIABLE, WAIT_ASLEEP)
 
 
+@cache
+def bits_variables() -> dict[str, str]:
+    """The variables on which the bits of NumPy and SciPy depend: none but on x86-64."""
+    if not has_portable_bits():
+        return {}
+
+    features = NUMPY_WITHOUT_AVX512
+    if _numpy_version() < NUMPY_OF_NEW_NAMES:
+        features = OLD_NUMPY_WITHOUT_AVX512
+    variables = {NUMPY_VARIABLE: features}
+    if not lacks_avx2():  # OpenBLAS does not ask whether the processor has the chosen code
+        variables |= OPENBLAS_VARIABLES
+    return variables
+
+
+def _numpy_version() -> tuple[int, int]:
+    """Major and minor version of NumPy, which must not be loaded yet."""
+    spec = find_spec("numpy")
+    if spec is None or spec.origin is None:
+        return NUMPY_OF_NEW_NAMES
+
+    text = (Path(spec.origin).parent / "version.py").read_text()
+    found = re.search(r'version = "(\d+)\.(\d+)', text)
+    if found is None:
+        return NUMPY_OF_NEW_NAMES
+    return int(found[1]), int(found[2])
+
+
 def sets_load_time_variable(name: str, value: str) -> bool:
     """Whether `set_load_time_variables` may have given a variable its value."""
-    return (name, value) in {
-        (NUMPY_VARIABLE, NUMPY_WITHOUT_AVX512),
-        (WAIT_VARIABLE, WAIT_ASLEEP),
-    }
+    return (name, value) in {*bits_variables().items(), (WAIT_VARIABLE, WAIT_ASLEEP)}
 
 
 def start_collections() -> None:

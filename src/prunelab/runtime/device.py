@@ -19,7 +19,9 @@ from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.packages import installed_versions
 from prunelab.core.plugins import PACKAGE
-from prunelab.runtime import portable as portable_bits
+from prunelab.core.processor import has_portable_bits
+from prunelab.runtime.portable import pin
+from prunelab.runtime.threads import set_threads
 
 TEXT_PACKAGES = ("transformers", "tokenizers")  # only with the extra [text]
 FINGERPRINT_PACKAGES = (
@@ -69,11 +71,11 @@ def configure(runtime: Runtime) -> Execution:
     """Set bits, threads and determinism for this process and choose where to compute.
 
     Raises:
-        InputError: if the parameters demand a GPU and there is none, or portable bits that cannot
-            be had.
+        InputError: if the parameters demand a GPU and there is none, or portable bits or threads
+            that cannot be had.
     """
-    portable = runtime.bits == "portable" and portable_bits.pin()
-    torch.set_num_threads(runtime.threads)
+    portable = runtime.bits == "portable" and pin()
+    set_threads(runtime.threads)
     _set_determinism(runtime.deterministic)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is there for less
 
@@ -137,7 +139,7 @@ def takes_bf16(runtime: Runtime, device: torch.device) -> bool:
         InputError: for bfloat16 on a CPU in portable bits. Processors with AVX-512 take other code
             for it than those without, and all are several times slower than with float32.
     """
-    portable = runtime.bits == "portable" and portable_bits.exists_here()
+    portable = runtime.bits == "portable" and has_portable_bits()
     on_portable_cpu = portable and device.type == "cpu"
     if runtime.precision == "bf16" and on_portable_cpu:
         raise InputError(

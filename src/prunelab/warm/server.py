@@ -32,11 +32,10 @@ from prunelab.warm.messages import STREAMS, Connection, is_own
 
 POLL_INTERVAL_S = 0.5
 # Without these, libraries start as many threads as there are cores for them when they are loaded.
+# OpenBLAS always has one.
 THREAD_VARIABLES = {
-    "GOTO_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
 }
 FLUSH_FAILED = 120  # the exit status of Python if it cannot write what is left in its buffers
 
@@ -91,7 +90,7 @@ class WarmServer(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
         if cores == self._cores or THREAD_VARIABLES & os.environ.keys():
             return
         if self._thread_pools is not None:
-            self._thread_pools.limit(limits=cores)
+            self._thread_pools.select(user_api="openmp").limit(limits=cores)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(cores)
 

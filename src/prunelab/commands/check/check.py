@@ -22,6 +22,7 @@ from prunelab.commands.check.notes import check_contradictions
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.mappings import nested_mapping
+from prunelab.core.processor import AVX2_MISSING, lacks_avx2
 from prunelab.core.registry import Table, require
 from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.data.dataset import DataInfo
@@ -146,6 +147,9 @@ def _unknown_name(place: str, name: object, look_up: Callable[[str], object]) ->
 
 def _check_runtime(params: Params, raw: Path, base: Path) -> None:
     runtime = params.runtime
+    if runtime.bits == "portable" and lacks_avx2():
+        raise InputError(AVX2_MISSING)
+
     needs_no_gpu = runtime.device == "auto" and runtime.processes == 1
     if runtime.precision != "bf16" and (runtime.device == "cpu" or needs_no_gpu):
         return

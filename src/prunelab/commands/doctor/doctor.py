@@ -21,6 +21,7 @@ from prunelab.benchmarking.machine_load import machine_load
 from prunelab.commands.gpus import devices
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
+from prunelab.core.processor import has_portable_bits, lacks_avx2
 from prunelab.core.text import name_list
 from prunelab.project.git import FIRST_COMMIT, IDENTITY, git
 
@@ -154,23 +155,15 @@ def _git(root: Path) -> Iterator[Finding]:
 
 
 def _processor(_: Path) -> Iterator[Finding]:
-    machine = platform.machine()
     usable = len(available_cores()) or os.cpu_count() or 1
-    text = f"{machine}, {usable} of {os.cpu_count()} cores may be used"
-    if machine not in ("x86_64", "AMD64"):
+    text = f"{platform.machine()}, {usable} of {os.cpu_count()} cores may be used"
+    if not has_portable_bits():
         yield Finding(Verdict.look, text, "results repeat here, but x86-64 gives other last bits")
-    elif not _has_avx2():
-        yield Finding(
-            Verdict.look, f"{text}, no AVX2", "the last bits differ from other processors'"
-        )
+    elif lacks_avx2():
+        remedy = "portable bits need it: set runtime.bits to native, or use another machine"
+        yield Finding(Verdict.look, f"{text}, no AVX2", remedy)
     else:
         yield Finding(Verdict.ok, text)
-
-
-def _has_avx2() -> bool:
-    """Whether the processor has AVX2; also true where the system does not tell."""
-    description = Path("/proc/cpuinfo")
-    return not description.exists() or " avx2" in description.read_text(errors="replace")
 
 
 def _memory(_: Path) -> Iterator[Finding]:
