@@ -33,6 +33,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from prunelab.core.lifecycle import set_load_time_variables
+
+set_load_time_variables()  # portable bits need it before NumPy is loaded
+
 import numpy as np
 import torch
 import typer

@@ -28,6 +28,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from prunelab.core.lifecycle import set_load_time_variables
+
+set_load_time_variables()  # portable bits need it before NumPy is loaded
+
 import numpy as np
 
 from prunelab.artifacts.prepared import load_split, read_data_info

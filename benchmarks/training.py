@@ -31,6 +31,10 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+from prunelab.core.lifecycle import set_load_time_variables
+
+set_load_time_variables()  # portable bits need it before NumPy is loaded
+
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -228,6 +228,12 @@ def test_x86_64_must_give_the_committed_bits_and_arm64_be_told_apart(
     assert (process.returncode == 0) == passes
 
 
+def test_results_are_repeated_with_two_versions_of_python():
+    matrix = JOBS["tests.yml:bits"]["strategy"]["matrix"]
+    pythons = {*matrix["python"], *(each["python"] for each in matrix["include"])}
+    assert len(pythons) > 1
+
+
 def test_results_are_repeated_on_machines_of_both_architectures():
     runners = JOBS["tests.yml:bits"]["strategy"]["matrix"]["runner"]
     assert len([runner for runner in runners if not runner.endswith("-arm")]) > 1

@@ -12,7 +12,7 @@ import stat
 import sys
 from pathlib import Path
 
-from prunelab.core.lifecycle import sets_load_time_variable
+from prunelab.core.lifecycle import bits_variables, sets_load_time_variable
 
 # What type checkers take for true. To import `typing` would slow the start of every stage.
 TYPE_CHECKING = False
@@ -75,7 +75,7 @@ def identity() -> str:
     are loaded, and what a process is allowed: user, namespaces (containers, networks), control
     group (such as a batch job's, with its memory and cores), capabilities and limits of resources.
     """
-    parts = [PROTOCOL, _interpreter(), _packages(), _variables(), _allowance()]
+    parts = [PROTOCOL, bits_variables(), _interpreter(), _packages(), _variables(), _allowance()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
