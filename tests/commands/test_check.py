@@ -92,6 +92,17 @@ def test_a_processor_without_avx2_is_found_before_anything_runs(made, monkeypatc
     assert find_problems() == []
 
 
+def test_fewer_threads_than_asked_for_are_found_before_anything_runs(made, monkeypatch):
+    edit_params(Path("params.yaml"), runtime__threads=2)
+    for limit in ("2", "0", "many", ""):
+        monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
+        assert find_problems() == []
+
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    (problem,) = find_problems()
+    assert "runtime.threads: 2 threads cannot be had, as OMP_THREAD_LIMIT allows 1" in problem
+
+
 @pytest.mark.parametrize("what", ["_code", "_versions"])
 def test_checks_are_made_again_with_other_code_or_other_packages(made, monkeypatch, what):
     assert find_problems() == []

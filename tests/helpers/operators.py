@@ -140,7 +140,8 @@ def array_functions() -> dict[str, Callable[[], Any]]:
     functions: dict[str, Callable[[], Any]] = {
         "matmul": lambda: (square @ square, square @ values[:150], values @ values),
         "matmul float32": lambda: square.astype(np.float32) @ floats[:150],
-        "argsort": lambda: (np.argsort(equals), np.argsort(equals.astype(np.float32))),
+        "argsort": lambda: [np.argsort(each, kind="stable") for each in (equals, floats)],
+        "lexsort": lambda: np.lexsort((equals, values)),
         "sort": lambda: (np.sort(values), np.partition(floats, 500)),
         "mean": lambda: (values.mean(), floats.mean(), square.mean(0), np.average(values)),
         "std": lambda: (values.std(ddof=1), floats.std(), square.std(1)),

@@ -1,5 +1,6 @@
 """Portable bits: libraries that obey or refuse, exact roots, and what is left as it was."""
 
+import ast
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.params import runtime_params
+from helpers.params import PROJECT, runtime_params
 
 from prunelab.core.errors import InputError
 from prunelab.runtime import exact
@@ -159,6 +160,18 @@ def test_bf16_is_chosen_for_native_bits_alone(monkeypatch):
     assert configure(native).autocast_dtype == torch.bfloat16
     with pytest.raises(InputError, match="bf16 has no portable bits on a CPU"):
         configure(runtime_params(precision="bf16"))
+
+
+def test_equals_keep_their_order_wherever_something_is_ordered():
+    """Otherwise their order is that of vectors, as wide as the processor has them."""
+    found = 0
+    for path in sorted((PROJECT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("argsort"):
+                settings = [ast.unparse(keyword) for keyword in node.keywords]
+                assert {"kind='stable'", "stable=True"} & set(settings), f"{path}:{node.lineno}"
+                found += 1
+    assert found > 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,12 +6,29 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+from prunelab.core.errors import InputError
+
+THREAD_LIMIT = "OMP_THREAD_LIMIT"  # a variable that OpenMP reads when it is loaded
+
 
 def available_cores() -> list[int]:
     """Return the cores that this process may use; none if the system does not let us choose."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0))
+
+
+def refuse_threads(count: int, limit: int) -> None:
+    """Raise an error if OpenMP may not use as many threads as `runtime.threads` says.
+
+    Raises:
+        InputError: if `limit` is lower than `count`.
+    """
+    if limit < count:
+        raise InputError(
+            f"runtime.threads: {count} threads cannot be had, as {THREAD_LIMIT} allows {limit}; "
+            f"unset {THREAD_LIMIT}, or set runtime.threads to {limit}, which gives other bits"
+        )
 
 
 def core_shares(cores: Sequence[int], count: int) -> list[Sequence[int]]:

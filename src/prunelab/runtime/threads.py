@@ -5,9 +5,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab.core.errors import InputError
-
-LIMIT_VARIABLE = "OMP_THREAD_LIMIT"
+from prunelab.core.cores import refuse_threads
 
 
 def set_threads(count: int) -> None:
@@ -25,12 +23,7 @@ def set_threads(count: int) -> None:
         return
 
     openmp.omp_set_dynamic(0)  # or it would take fewer where other programs compute
-    limit = int(openmp.omp_get_thread_limit())
-    if limit < count:
-        raise InputError(
-            f"runtime.threads: {count} threads cannot be had, as {LIMIT_VARIABLE} allows {limit}; "
-            f"unset {LIMIT_VARIABLE}, or set runtime.threads to {limit}, which gives other bits"
-        )
+    refuse_threads(count, int(openmp.omp_get_thread_limit()))
 
 
 def _openmp() -> ctypes.CDLL | None:

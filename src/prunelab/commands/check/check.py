@@ -3,6 +3,7 @@
 Torch takes longer to import than all else here together. Only checks that need it import it.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from prunelab.commands.check.inputs import (
 )
 from prunelab.commands.check.notes import check_contradictions
 from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params, valid_parts
+from prunelab.core.cores import THREAD_LIMIT, refuse_threads
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.mappings import nested_mapping
 from prunelab.core.processor import AVX2_MISSING, lacks_avx2
@@ -149,6 +151,9 @@ def _check_runtime(params: Params, raw: Path, base: Path) -> None:
     runtime = params.runtime
     if runtime.bits == "portable" and lacks_avx2():
         raise InputError(AVX2_MISSING)
+    limit = os.environ.get(THREAD_LIMIT, "")
+    if limit.isdecimal() and int(limit) > 0:  # OpenMP ignores anything else
+        refuse_threads(runtime.threads, int(limit))
 
     needs_no_gpu = runtime.device == "auto" and runtime.processes == 1
     if runtime.precision != "bf16" and (runtime.device == "cpu" or needs_no_gpu):

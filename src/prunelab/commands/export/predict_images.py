@@ -64,7 +64,7 @@ def main() -> None:
     for path in sys.argv[1:]:
         scores = model(read(path, settings))[0].astype(float)
         probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-        likeliest = np.argsort(-probabilities)[:3]
+        likeliest = np.argsort(-probabilities, kind="stable")[:3]
         print(f"{path}:", ", ".join(f"{classes[i]} {probabilities[i]:.3f}" for i in likeliest))
 
 

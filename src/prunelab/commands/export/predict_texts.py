@@ -41,7 +41,7 @@ def main() -> None:
         ids = np.array([tokenizer.encode(text).ids], np.int64)
         scores = model(ids)[0].astype(float)
         probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-        likeliest = np.argsort(-probabilities)[:3]
+        likeliest = np.argsort(-probabilities, kind="stable")[:3]
         print(f"{text}:", ", ".join(f"{classes[i]} {probabilities[i]:.3f}" for i in likeliest))
 
 
