@@ -16,12 +16,12 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 
+from prunelab.core.processor import has_portable_bits, lacks_avx2
+
 # What type checkers take for true. To import `typing` would slow the start of every stage.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from subprocess import Popen
-
-from prunelab.core.processor import has_portable_bits, lacks_avx2
 
 # NumPy has logarithms, sorts and the like of its own for AVX-512, which differ from those elsewhere
 # in the last bit or in the order of equals, enough for another picture. It reads this when it is
@@ -110,7 +110,8 @@ def _numpy_version() -> tuple[int, int]:
     if spec is None or spec.origin is None:
         return NUMPY_OF_NEW_NAMES
 
-    text = (Path(spec.origin).parent / "version.py").read_text()
+    with open(os.path.join(os.path.dirname(spec.origin), "version.py")) as file:
+        text = file.read()
     found = re.search(r'version = "(\d+)\.(\d+)', text)
     if found is None:
         return NUMPY_OF_NEW_NAMES

@@ -9,6 +9,7 @@ from prunelab.core.errors import one_line
 Line = list[str]
 
 MAX_WIDTH = 100  # characters of a line, unless a caller says otherwise
+WIDE = 120  # of tables with more numbers than fit into the above
 GAP = "  "  # between columns
 INDENT = "    "  # of a text below a row
 TITLE_LINES = 3  # of a narrow table, at most
