@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 from prunelab.core.processor import has_portable_bits, lacks_avx2
 
@@ -110,8 +111,7 @@ def _numpy_version() -> tuple[int, int]:
     if spec is None or spec.origin is None:
         return NUMPY_OF_NEW_NAMES
 
-    with open(os.path.join(os.path.dirname(spec.origin), "version.py")) as file:
-        text = file.read()
+    text = (Path(spec.origin).parent / "version.py").read_text()
     found = re.search(r'version = "(\d+)\.(\d+)', text)
     if found is None:
         return NUMPY_OF_NEW_NAMES
