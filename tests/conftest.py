@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import helpers  # noqa: F401 (before NumPy is loaded)
@@ -180,3 +181,13 @@ def cifar_folder() -> Path:
     return real_data(
         "PRUNELAB_DATA", PROJECT / "data/raw", "CIFAR-10", "cifar-10-batches-py/test_batch"
     )
+
+
+@pytest.fixture
+def without_check(monkeypatch) -> None:
+    """`prunelab repro` without `prunelab check`, which looks at networks and data."""
+
+    def no_check(*_: object) -> AbstractContextManager:
+        return nullcontext((lambda: None, None))
+
+    monkeypatch.setattr("prunelab.commands.repro.checking.started_check", no_check)

@@ -220,22 +220,6 @@ def test_lists_fit_100_columns(kind):
     assert max(map(len, lines)) <= 100
 
 
-def test_file_of_a_plugin_has_a_line_below_its_row(project):
-    write_plugins(
-        project,
-        methods="""
-            from prunelab.pruning.methods import METHODS, Method
-
-            METHODS.register("mine", Method("l1", "weight", "global", restart="weights"))
-        """,
-    )
-
-    lines = run("list", "methods").stdout.splitlines()
-
-    place = lines.index("    plugins/methods.py")
-    assert lines[place - 1].split() == ["mine", "l1", "weight", "global", "one_shot,", "weights"]
-
-
 def test_methods_are_listed_family_by_family_with_their_parts():
     lines = [line for line in run("list", "methods").stdout.splitlines() if line and line[0] != " "]
     families = [line.partition(":")[0] for line in lines if ": " in line]

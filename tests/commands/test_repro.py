@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -518,17 +517,6 @@ def test_a_changed_meta_section_makes_no_stage_stale(tmp_path, monkeypatch):
     write_pipeline(folder, stages)
     assert reproduce(folder, [], 2, ignore_line).made == []
     assert contents(folder) == before
-
-
-def no_check(*_: object) -> AbstractContextManager:
-    """A check that finds nothing, in place of `started_check`."""
-    return nullcontext((lambda: None, None))
-
-
-@pytest.fixture
-def without_check(monkeypatch) -> None:
-    """`prunelab repro` without `prunelab check`, which looks at networks and data."""
-    monkeypatch.setattr("prunelab.commands.repro.checking.started_check", no_check)
 
 
 @pytest.mark.slow

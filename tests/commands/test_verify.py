@@ -209,15 +209,12 @@ class Study(Repository):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path, monkeypatch, without_check):
     def make(value: str) -> Study:
         study = Study(tmp_path / "study", value)
         monkeypatch.chdir(study.folder)
         return study
 
-    monkeypatch.setattr(
-        "prunelab.commands.repro.command._check", lambda: None
-    )  # of nets and data, which are not used here
     return make
 
 

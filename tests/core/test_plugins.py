@@ -252,10 +252,12 @@ def test_listing_marks_plugins_and_imports_none(project):
         check=True,
     )
 
+    # The file of a plugin is on a line of its own, below the row.
     rows = [line.split() for line in process.stdout.splitlines()]
-    assert ["tiny", "images", "none,", "or", "a", "file", "plugins/net.py"] in rows
-    parts = ["squared", "channel", "uniform", "one_shot"]
-    assert ["squared_channel", *parts, "plugins/methods.py"] in rows
-    rewind = ["squared", "weight", "global", "one_shot", "weights"]
-    assert ["squared_rewind", *rewind, "plugins/methods.py"] in rows
+    files = dict(zip(map(tuple, rows), rows[1:], strict=False))
+    assert files["tiny", "images", "none,", "or", "a", "file"] == ["plugins/net.py"]
+    parts = ("squared", "channel", "uniform", "one_shot")
+    assert files["squared_channel", *parts] == ["plugins/methods.py"]
+    rewind = ("squared", "weight", "global", "one_shot,", "weights")
+    assert files["squared_rewind", *rewind] == ["plugins/methods.py"]
     assert rows[-1] == ["set()"]

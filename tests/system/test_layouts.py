@@ -122,8 +122,7 @@ def bare_project(tmp_path, monkeypatch) -> Path:
     return tmp_path / "project"
 
 
-def test_repro_needs_no_git(bare_project, monkeypatch):
-    monkeypatch.setattr("prunelab.commands.repro.command._check", lambda: None)
+def test_repro_needs_no_git(bare_project, without_check):
     config = (bare_project / ".dvc/config").read_text()
 
     assert "all 5 stages are up to date" in passes("repro")
