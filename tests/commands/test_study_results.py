@@ -246,7 +246,21 @@ def test_the_whole_interval_must_lie_on_one_side(bounds, verdict):
     found = judge(claim(**bounds), {LABEL: record()})
 
     assert found.word == verdict
-    assert found.sentence == f"{LABEL} less the dense network: -10.00 ± 1.20 (accuracy, %)."
+    assert found.sentence.startswith(f"{LABEL} less the dense network: -10.00 ± 1.20, claimed ")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"at_least": 0}, "claimed +0 or more"),
+        ({"at_most": -4.5}, "claimed -4.5 or less"),
+        ({"at_least": -3, "at_most": -1}, "claimed -3 to -1"),
+    ],
+)
+def test_a_verdict_names_what_was_claimed(bounds, words):
+    sentence = judge(claim(**bounds), {LABEL: record()}).sentence
+
+    assert sentence.endswith(f", {words} (accuracy, %).")
 
 
 def test_two_settings_are_compared_as_if_they_were_independent():
@@ -256,7 +270,9 @@ def test_two_settings_are_compared_as_if_they_were_independent():
 
     # Each accuracy has an interval of 1 point: together the square root of 2.
     assert found.word == CONFIRMED
-    assert found.sentence == f"{LABEL} less {OTHER}: +5.00 ± 1.41 (accuracy, %)."
+    assert (
+        found.sentence == f"{LABEL} less {OTHER}: +5.00 ± 1.41, claimed +0 or more (accuracy, %)."
+    )
     assert judge(claim(against=OTHER, at_least=4), records).word == NOT_SHOWN
     assert judge(claim(against=OTHER, at_most=0), records).word == REFUTED
 

@@ -144,7 +144,17 @@ def judge(claim: Claim, records: Records) -> Verdict:
     numbers = f"{difference:+z.{measure.decimals}f}"
     if half_width:
         numbers += f" ± {half_width:.{measure.decimals}f}"
-    return Verdict(word, f"{claim.setting} less {other}: {numbers} ({measure.label}).")
+    text = f"{claim.setting} less {other}: {numbers}, claimed {_bounds(claim)} ({measure.label})."
+    return Verdict(word, text)
+
+
+def _bounds(claim: Claim) -> str:
+    """Between which differences a claim holds, in words."""
+    if claim.at_most is None:
+        return f"{claim.at_least:+g} or more"
+    if claim.at_least is None:
+        return f"{claim.at_most:+g} or less"
+    return f"{claim.at_least:+g} to {claim.at_most:+g}"
 
 
 def _difference(claim: Claim, records: Records) -> tuple[float, float]:
