@@ -3,13 +3,12 @@
 #
 #   tools/locked-environment.sh VENV [PYTHON]
 #
-# With TORCH=cpu, torch and torchvision come in the same versions from PyTorch's own index, without CUDA's libraries.
-# The lock has no hashes of these two.
+# With TORCH=cpu, torch and torchvision come in the same versions without CUDA's libraries. uv knows where from. The lock has no
+# hashes of these two.
 #
 # uv comes out of the same lock as everything else: its entry there is handed to pip, hashes and all.
 set -eu
 venv=$1 python=${2:-python3}
-CPU_INDEX=${CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 "$python" -m venv "$venv" || {
     echo "could not create $venv: on Debian and Ubuntu install the package python3-venv" >&2
     exit 1
@@ -28,5 +27,5 @@ fi
 if [ "${TORCH:-}" = cpu ]; then
     wanted=$(sed -nE 's/^(torch|torchvision)==([^ ]+).*/\1==\2/p' requirements.lock)
     # shellcheck disable=SC2086  # these are two words
-    "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps --index-url "$CPU_INDEX" $wanted
+    "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps --torch-backend cpu $wanted
 fi
