@@ -65,6 +65,11 @@ class HereRun:
     prepared: Path | None = None
     minutes: float | None = None
 
+    @property
+    def chosen(self) -> Settings:
+        """The settings to run."""
+        return {label: self.settings[label] for label in self.only}
+
 
 @dataclass
 class Outcome:
@@ -85,7 +90,7 @@ def run_here(run: HereRun, print_line: PrintLine) -> Outcome:
             the minutes are too few for a single epoch.
     """
     started = time.monotonic()
-    execution = configure(shared_runtime({label: run.settings[label] for label in run.only}))
+    execution = configure(shared_runtime(run.chosen))
     identity = decisive(fingerprint(execution)) | {"images": run.images}
     if run.prepared:
         identity["prepared"] = sha256(run.prepared / "dataset.json")
@@ -136,7 +141,7 @@ class _Runner:
         self._progressed = False
         self._pipeline = (run.root / PIPELINE_FILE).read_text()
         self._closure = stage_closure(self._pipeline)
-        self._hashes = hash_inputs(run.root, {label: run.settings[label] for label in run.only})
+        self._hashes = hash_inputs(run.root, run.chosen)
 
     def run(self) -> Outcome:
         folders_by_label = {label: self._folders(label) for label in self._run.only}

@@ -86,9 +86,8 @@ def run_study_here(
 
     print_line(f"checking {len(run.only)} settings ...")
     check_amounts(run.study)
-    chosen = {label: run.settings[label] for label in run.only}
-    configure(shared_runtime(chosen))  # bits are chosen before anything is computed
-    check_parameters(run.root, chosen)
+    configure(shared_runtime(run.chosen))  # bits are chosen before anything is computed
+    check_parameters(run.root, run.chosen)
     with interruptible():
         outcome = run_here(run, print_line)
 
