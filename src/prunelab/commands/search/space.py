@@ -19,8 +19,14 @@ Layers = Literal["method", "sensitivity"]
 CONTROL_CRITERION = "random"
 # Of a method, a ratio and a rounding: the nearest ratio at which the network can be pruned.
 NearestRatio = Callable[[str, float, int], float]
+
 RATIO_DECIMALS = 3
 RATE_DIGITS = 2
+
+
+def as_asked(method: str, ratio: float, round_to: int) -> float:
+    """The ratio itself, for networks that can be pruned at every one."""
+    return ratio
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Space:
     methods: list[str]
     search: Search
     skipped: dict[str, str] = field(default_factory=dict)
-    nearest_ratio: NearestRatio = lambda method, ratio, round_to: ratio
+    nearest_ratio: NearestRatio = as_asked
 
     def point(self, raw: Mapping[str, Any]) -> Point:
         """The point that a sampler's values mean, rounded so that its command can be read.
@@ -149,7 +155,7 @@ def space_of(
     search: Search,
     objective: Objective,
     problem_of: Callable[[str], str | None],
-    nearest_ratio: NearestRatio = lambda method, ratio, round_to: ratio,
+    nearest_ratio: NearestRatio = as_asked,
 ) -> Space:
     """The space of params.yaml, with the methods that the network and the objective allow.
 
