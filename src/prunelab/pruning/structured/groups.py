@@ -24,7 +24,7 @@ from prunelab.models.resize import CONVOLUTIONS
 from prunelab.pruning.unstructured.ranking import Saliency
 
 MAX_NAMED = 3  # layers that one reason names
-FILTERS = (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)  # with weights that produce units
+PRODUCERS = (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)  # their weights make units
 # Plural names for messages, by the kind of a group.
 UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 
@@ -93,7 +93,7 @@ class Group:
         return [
             member
             for member in self.members
-            if member.loses_outputs and isinstance(member.module, FILTERS)
+            if member.loses_outputs and isinstance(member.module, PRODUCERS)
         ]
 
     @property
