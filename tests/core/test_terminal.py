@@ -66,7 +66,9 @@ def test_painting_for_a_pipe_changes_nothing():
 @pytest.mark.parametrize("columns", [2, 6, 11])
 def test_a_wide_table_becomes_several_that_name_their_rows_and_keep_cells_whole(columns):
     header = [f"a long title {index}" for index in range(columns)]
-    lines = [[f"a rather long cell {row}.{index}" for index in range(columns)] for row in range(2)]
+    lines = []
+    for row in range(2):
+        lines.append([f"a rather long cell {row}.{index}" for index in range(columns)])
 
     text = aligned_table(header, lines)
 

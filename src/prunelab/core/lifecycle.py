@@ -17,7 +17,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from prunelab.core.processor import has_portable_bits, lacks_avx2
+from prunelab.core.processor import has_portable_bits, is_without_avx2
 
 # What type checkers take for true. To import `typing` would slow the start of every stage.
 TYPE_CHECKING = False
@@ -100,7 +100,7 @@ def bits_variables() -> dict[str, str]:
     if _numpy_version() < NUMPY_OF_NEW_NAMES:
         features = OLD_NUMPY_WITHOUT_AVX512
     variables = {NUMPY_VARIABLE: features}
-    if not lacks_avx2():  # OpenBLAS does not ask whether the processor has the chosen code
+    if not is_without_avx2():  # OpenBLAS does not ask whether the processor has the chosen code
         variables |= OPENBLAS_VARIABLES
     return variables
 
@@ -223,7 +223,6 @@ def launch(command: list[str], count: int) -> None:
     """
     import subprocess
     import tempfile
-    from pathlib import Path
 
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_from_launch)

@@ -162,9 +162,8 @@ def helpful_renaming(shapes: Shapes, expected: Shapes) -> dict[str, str]:
     if not parts:
         return {}
 
-    names = [
-        _renamed(name, parts, longest=[(old,) for old in parts], used=set()) for name in shapes
-    ]
+    longest = [(old,) for old in parts]
+    names = [_renamed(name, parts, longest, used=set()) for name in shapes]
     if set(_without_counters(names)) != set(_without_counters(expected)):
         return {}
     return parts

@@ -41,11 +41,14 @@ def aligned_table(
 
     tables = []
     for columns in _blocks(header, rows[1:], max_width, keys):
-        titles = [header[index] for index in columns]
-        cells = [[line[index] for index in columns] for line in lines]
+        titles, *cells = [_select(line, columns) for line in (header, *lines)]
         below = [""] * len(lines)
         tables.append(narrow_table(titles, cells, max_width, flexible=header[1:keys], below=below))
     return "\n\n".join(tables)
+
+
+def _select(line: Line, columns: Sequence[int]) -> Line:
+    return [line[index] for index in columns]
 
 
 def _blocks(header: Line, rows: Sequence[Line], max_width: int, keys: int) -> list[list[int]]:
