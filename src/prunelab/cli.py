@@ -62,7 +62,7 @@ SECTIONS = {
 
 
 def _nearest_choices(message: str) -> str:
-    """What a message about a wrong choice lacks: the choices that are most like it."""
+    """What to add to a message about a wrong choice: the choices that are most like it."""
     from prunelab.core.registry import MAX_VALID
     from prunelab.core.text import nearest_names
 
@@ -76,7 +76,7 @@ def _nearest_choices(message: str) -> str:
 
 
 class _Sections(TyperGroup):
-    """Lists the commands by section, and tells wrong arguments in plain words."""
+    """Lists the commands by section, and reports wrong arguments in plain words."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

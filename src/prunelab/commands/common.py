@@ -96,7 +96,7 @@ def reporting_errors() -> Iterator[None]:
 def _reader_left() -> bool:
     """Whether stdout is a pipe that nobody reads; if so, what is left for it is thrown away.
 
-    Other pipes break too, such as one to a worker that died, and those failures must be told.
+    Other pipes break too, such as one to a worker that died, and those failures must be reported.
     """
     try:
         stdout = sys.stdout.fileno()
@@ -104,7 +104,7 @@ def _reader_left() -> bool:
         return False
 
     poll = select.poll()
-    poll.register(stdout, 0)  # of a broken pipe it tells POLLERR or POLLHUP without being asked
+    poll.register(stdout, 0)  # a broken pipe gives POLLERR or POLLHUP without being asked for
     if not poll.poll(0):
         return False
 

@@ -17,7 +17,7 @@ def has_portable_bits() -> bool:
     return platform.machine() in ("x86_64", "AMD64")
 
 
-def lacks_avx2() -> bool:
+def is_without_avx2() -> bool:
     """Whether this is an x86-64 processor without AVX2; False where the system does not say."""
     if not has_portable_bits():
         return False

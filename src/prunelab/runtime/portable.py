@@ -42,7 +42,7 @@ def pin() -> bool:
 
     Raises:
         InputError: if a library does not obey, because it has computed already, because NumPy was
-            loaded without its variables, because the processor lacks AVX2, or because torch was
+            loaded without its variables, because the processor has no AVX2, or because torch was
             built otherwise.
     """
     if not has_portable_bits():

@@ -24,7 +24,7 @@ from prunelab.config.params import PARAMS_FILE, Params, load_params, read_params
 from prunelab.core.cores import THREAD_LIMIT, refuse_threads
 from prunelab.core.errors import InputError, describe_os_error
 from prunelab.core.mappings import nested_mapping
-from prunelab.core.processor import AVX2_MISSING, lacks_avx2
+from prunelab.core.processor import AVX2_MISSING, is_without_avx2
 from prunelab.core.registry import Table, require
 from prunelab.data.augmentations import AUGMENTATIONS
 from prunelab.data.dataset import DataInfo
@@ -149,7 +149,7 @@ def _unknown_name(place: str, name: object, look_up: Callable[[str], object]) ->
 
 def _check_runtime(params: Params, raw: Path, base: Path) -> None:
     runtime = params.runtime
-    if runtime.bits == "portable" and lacks_avx2():
+    if runtime.bits == "portable" and is_without_avx2():
         raise InputError(AVX2_MISSING)
     limit = os.environ.get(THREAD_LIMIT, "")
     if limit.isdecimal() and int(limit) > 0:  # OpenMP ignores anything else

@@ -21,7 +21,7 @@ from prunelab.benchmarking.machine_load import machine_load
 from prunelab.commands.gpus import devices
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
-from prunelab.core.processor import has_portable_bits, lacks_avx2
+from prunelab.core.processor import has_portable_bits, is_without_avx2
 from prunelab.core.text import name_list
 from prunelab.project.git import FIRST_COMMIT, IDENTITY, git
 
@@ -159,7 +159,7 @@ def _processor(_: Path) -> Iterator[Finding]:
     text = f"{platform.machine()}, {usable} of {os.cpu_count()} cores may be used"
     if not has_portable_bits():
         yield Finding(Verdict.look, text, "results repeat here, but x86-64 gives other last bits")
-    elif lacks_avx2():
+    elif is_without_avx2():
         remedy = "portable bits need it: set runtime.bits to native, or use another machine"
         yield Finding(Verdict.look, f"{text}, no AVX2", remedy)
     else:
