@@ -11,6 +11,7 @@ from helpers.networks import DIGITS_SHAPE
 
 from prunelab.benchmarking.backends import eager
 from prunelab.benchmarking.latency import (
+    Speedup,
     by_clock,
     doubt,
     speedup_of,
@@ -218,3 +219,20 @@ def test_network_is_timed_by_the_clock_of_the_machine(execution):
 
     assert call().shape == (2, 10)
     assert (seconds["network"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "differs"),
+    [
+        (1.02, 1.03, True),
+        (1.003, 1.008, False),  # an idle machine resolves less than its intervals are wide
+        (0.98, 1.02, False),
+        (1.005, 1.4, False),
+    ],
+)
+def test_a_difference_must_be_larger_than_equal_networks_show(low, high, differs):
+    faster = Speedup(low, low, high)
+    slower = Speedup(1 / low, 1 / high, 1 / low)
+
+    assert faster.differs == slower.differs == differs
+    assert (faster.describe() == "no difference") is not differs

@@ -141,17 +141,19 @@ def test_many_methods_are_counted():
 def test_speed_that_was_not_shown_is_not_claimed():
     points = [point("l1_channel", 0.5) | {"accuracy_drop": 0.0}]
     rows = latency_rows(["dense", points[0]["key"]])
-    unsure = [row | {"faster_low": 0.99} for row in rows]
 
     assert "`l1_channel-0.5` takes" in found(points, rows)[CLOCK]
-    assert "takes" not in found(points, unsure)[CLOCK]
-    assert "no network without a shown drop was shown to be faster" in found(points, unsure)[CLOCK]
+    for low in (0.99, 1.005):  # the latter is less than can be resolved
+        unsure = [row | {"faster_low": low} for row in rows]
+        text = found(points, unsure)[CLOCK]
+        assert "takes" not in text
+        assert "no network without a shown drop was shown to be faster" in text
 
 
 def test_masked_networks_that_are_faster_are_counted():
     points = [point("l1_unstructured", ratio) for ratio in RATIOS]
 
-    assert "Of the 3 networks with zeros and no fewer MACs, 3" in found(points)[CLOCK]
+    assert "Of the 3 networks with zeros and no fewer MACs, 3 were shown" in found(points)[CLOCK]
 
 
 def test_study_in_which_nothing_was_pruned_has_findings_too():

@@ -12,6 +12,7 @@ import torch
 from prunelab.artifacts.records import QUANTILES
 from prunelab.benchmarking.backends import Runnable
 from prunelab.statistics.intervals import trimmed_mean
+from prunelab.statistics.speed_ratios import shown_faster, shown_slower
 
 Timer = Callable[[Runnable], float]  # seconds of one call, until the device is done with it
 
@@ -36,8 +37,8 @@ class Speedup:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval excludes 1. Only then is one of the two faster."""
-        return not self.low <= 1 <= self.high
+        """Whether one of the two is faster: the interval is not within what cannot be resolved."""
+        return shown_faster(self.low) or shown_slower(self.high)
 
     def row(self, doubt: str | None = None) -> dict[str, float | str]:
         """The columns of a row of metrics/speed/benchmark.json.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunelab.core.escape import escape_markdown
+from prunelab.statistics.speed_ratios import RESOLUTION
 
 Row = Mapping[str, Any]
 
@@ -119,7 +120,8 @@ def _notes(rounds: int, seed: int) -> str:
         "The median of all calls, and their 95th percentile; how many times faster than the dense "
         f"network, with the 95 % interval over {rounds} rounds in which all networks took turns "
         "(of trimmed means, so that a few disturbed rounds do not count); "
-        '"no difference" where that interval holds 1 (each by itself: of twenty networks that are '
-        f"no faster, one will seem so). Networks of seed {seed}; masked weights are zeros in dense "
+        f'"no difference" where that interval comes within {RESOLUTION:.0%} of 1 (each by itself: '
+        "of twenty networks that are no faster, one will seem so). "
+        f"Networks of seed {seed}; masked weights are zeros in dense "
         "kernels. All of this is true of this machine only."
     )

@@ -16,6 +16,7 @@ from prunelab.report.rows import column
 from prunelab.report.style import is_control
 from prunelab.report.tables import compressed_size, fewer_macs
 from prunelab.statistics.intervals import with_interval
+from prunelab.statistics.speed_ratios import shown_faster
 
 Row = Mapping[str, Any]
 Verdict = Literal["better", "worse", "not decided"]
@@ -271,9 +272,12 @@ def _on_a_clock(pruned: Sequence[Row], latency: Sequence[Row], device: str) -> s
     masked = [point for point in pruned if point["macs_ratio"] <= 1]
     if masked:
         faster = sum(_shown_faster(by_size[sizes[0]][point["key"]]) for point in masked)
+        count = f"{faster or 'none'} was"
+        if faster > 1:
+            count = f"{faster} were"
         sentences.append(
-            f"Of the {len(masked)} networks with zeros and no fewer MACs, "
-            f"{faster or 'none'} was shown to be faster at batch size {sizes[0]}."
+            f"Of the {len(masked)} networks with zeros and no fewer MACs, {count} shown to be "
+            f"faster at batch size {sizes[0]}."
         )
     sentences.append(f"Measured on {_without_backticks(device)}; another machine differs.")
     return " ".join(sentences)
@@ -298,7 +302,7 @@ def _fastest(kept: Sequence[Row], rows: Mapping[str, Row], size: int) -> str:
 
 
 def _shown_faster(row: Row) -> bool:
-    return bool(row.get("faster_low", 0) > 1)
+    return shown_faster(row.get("faster_low", 0))
 
 
 def _by_method(points: Sequence[Row]) -> dict[str, list[Row]]:
