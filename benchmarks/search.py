@@ -13,7 +13,9 @@ Tries run in this process, with the project's own pruning and training, since th
 them costs more than digits do; the same settings under DVC are what `prunelab search` runs. A
 network of a seed is trained once, and its epochs are counted as often as it was asked for.
 
-A ratio below 1 says that the search's network has fewer MACs.
+The grid is compared in two ways: by its smallest network whose mean drop is within, and by the
+smallest that is shown to be within, as the arms' networks must be. A ratio below 1 says that the
+search's network has fewer MACs.
 """
 
 import argparse
@@ -282,12 +284,19 @@ def run_arm(
     return Arm(epochs, tries, tested, measurements)
 
 
-def best_of_grid(max_drop: float) -> tuple[str, float]:
-    """The cell of the committed grid with the fewest MACs whose mean drop is within."""
+def best_of_grid(max_drop: float, *, shown: bool) -> tuple[str, float]:
+    """The network of the committed grid with the fewest MACs within the drop.
+
+    With `shown`, the whole interval of its drop on the test split must be within, as is asked of
+    the networks of both arms; otherwise its mean drop.
+    """
     best = ("dense", float(json.loads(Path("metrics/base.json").read_text())["macs"]))
     for path in sorted(Path("metrics/grid").glob("*.json")):
         metrics = json.loads(path.read_text())
-        if metrics["accuracy_drop"] <= max_drop and metrics["macs"] < best[1]:
+        drop = metrics["accuracy_drop"]
+        if shown:
+            drop += metrics["accuracy_drop_ci95"]
+        if drop <= max_drop and metrics["macs"] < best[1]:
             best = (path.stem, float(metrics["macs"]))
     return best
 
@@ -326,10 +335,12 @@ def main() -> None:
         base["search"]["tries"] = options.tries
     max_drop = options.max_drop / 100
     runner = HereRunner(parse_params(base))
-    cell, grid_macs = best_of_grid(max_drop)
-    print(f"the best of the grid within {options.max_drop:g}: {cell}, {grid_macs:,.0f} MACs")
+    cell, by_mean = best_of_grid(max_drop, shown=False)
+    print(f"the best of the grid within {options.max_drop:g}: {cell}, {by_mean:,.0f} MACs")
+    cell, by_interval = best_of_grid(max_drop, shown=True)
+    print(f"the best that is shown to be within: {cell}, {by_interval:,.0f} MACs")
 
-    wins, to_random, to_grid = 0, [], []
+    wins, to_random, found_macs = 0, [], []
     for seed in range(options.first, options.first + options.repetitions):
         start = time.process_time()
         base["search"]["sampler_seed"] = seed
@@ -345,14 +356,16 @@ def main() -> None:
         print(*describe("random", other), sep="\n")
         print(f"  {time.process_time() - start:,.0f} CPU seconds", flush=True)
         if found.shown:
-            to_grid.append(found.macs / grid_macs)
+            found_macs.append(found.macs)
             to_random.append(found.macs / other.macs)
         wins += found.macs < other.macs
 
     print(f"fewer MACs than random tries of as many epochs: {wins} of {options.repetitions}")
-    if to_grid:
+    if found_macs:
         print(f"MACs, search ÷ random, 0 where random shows none: {ratio_text(to_random)}")
-        print(f"MACs, search ÷ best of the grid: {ratio_text(to_grid)}")
+        for what, macs_there in (("best", by_mean), ("best shown", by_interval)):
+            ratios = [each / macs_there for each in found_macs]
+            print(f"MACs, search ÷ {what} of the grid: {ratio_text(ratios)}")
 
 
 if __name__ == "__main__":
