@@ -404,7 +404,45 @@ def of_rows() -> tuple[nn.Module, torch.Tensor]:
     return nn.Sequential(*layers), torch.randn(3, 4)
 
 
-@pytest.mark.parametrize("make", [of_series, of_volumes, of_rows])
+def of_enlarged_series() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(
+        nn.Conv1d(2, 16, 3),
+        nn.ReLU(),
+        nn.ConvTranspose1d(16, 6, 4, stride=2, bias=False),
+        nn.Conv1d(6, 8, 3),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ), torch.randn(3, 2, 20)
+
+
+def of_enlarged_images() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ConvTranspose2d(16, 16, 2, stride=2),
+        nn.Conv2d(16, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ), torch.randn(3, 3, 6, 6)
+
+
+def of_enlarged_volumes() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(
+        nn.Conv3d(1, 16, 3),
+        nn.ConvTranspose3d(16, 4, 2, dilation=2),
+        nn.Conv3d(4, 8, 3),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ), torch.randn(3, 1, 6, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [of_series, of_volumes, of_rows, of_enlarged_series, of_enlarged_images, of_enlarged_volumes],
+)
 @pytest.mark.parametrize("criterion", ["l1", "wanda", "taylor", "fpgm"])
 def test_layers_of_any_dimension_lose_channels_and_are_reloaded(make, criterion, tmp_path):
     torch.manual_seed(0)

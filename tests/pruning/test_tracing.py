@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunelab.models.cost import macs_at
 from prunelab.pruning.structured import channels
+from prunelab.pruning.structured.budget import Costs
 from prunelab.pruning.structured.groups import FoundGroups, Group
 
 IMAGES = torch.zeros(1, 3, 8, 8)
@@ -107,6 +109,59 @@ def test_filters_of_one_input_each_keep_their_groups_step_by_step():
     assert net.grouped.groups == at_once.grouped.groups == 2
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(net(images), at_once(images))
+
+
+class Enlarged(Net):
+    """A U: the first convolution's maps, and beside them the same by a way through smaller ones."""
+
+    def __init__(self, groups: int = 1) -> None:
+        enlarge = nn.ConvTranspose2d(10, 4, 2, stride=2, groups=groups)
+        super().__init__(8, deep=conv(8, 10), enlarge=enlarge)
+
+    def between(self, x: Tensor) -> Tensor:
+        small = self.deep(F.max_pool2d(x, 2)).relu()
+        return torch.cat((x, self.enlarge(small)), 1)
+
+
+def test_a_transposed_convolution_loses_inputs_and_keeps_its_own_channels():
+    net = Enlarged()
+    found = find(net)
+    assert widths(found) == {"last": 6, "deep": 10, "first": 8}
+    reasons = {kept.layers: kept.reason for kept in found.kept}
+    assert reasons == {("enlarge",): "a transposed convolution keeps its own channels"}
+
+    expected = silenced(net, ("first", "deep"), [[0, 7], [2, 3, 9]])
+    groups = {group.name: group for group in found.groups}
+    channels.take_out(net, [groups["first"], groups["deep"]], [[0, 7], [2, 3, 9]])
+
+    assert net.enlarge.weight.shape == (7, 4, 2, 2)
+    assert (net.enlarge.in_channels, net.enlarge.out_channels) == (7, 4)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(images), expected(images))
+
+
+@pytest.mark.parametrize("count_macs", [False, True])
+def test_predicted_costs_are_those_of_the_network_without_the_inputs(count_macs):
+    net = Enlarged()
+    groups = find(net).groups
+    costs = Costs.of(net, IMAGES, macs=count_macs)
+    kept = [4, 7, 5]
+    predicted = costs.total(groups, kept)
+
+    lost = [range(group.count - width) for group, width in zip(groups, kept, strict=True)]
+    channels.take_out(net, groups, lost)
+    if count_macs:
+        # The mean over all positions costs a little, too.
+        assert predicted == pytest.approx(macs_at(net, IMAGES), rel=0.001)
+    else:
+        assert predicted == sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_what_a_transposed_convolution_in_groups_takes_in_stays():
+    found = find(Enlarged(groups=2))
+    assert widths(found) == {"last": 6, "first": 8}
+    assert [kept.layers for kept in found.kept] == [("deep",)]
+    assert "in groups" in found.kept[0].reason
 
 
 class Depthwise(Net):

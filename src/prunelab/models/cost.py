@@ -10,10 +10,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import example_input, prunable_weights
-from prunelab.models.resize import CONVOLUTIONS
+from prunelab.models.resize import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights, which cost about the same
-LAYERS = (*CONVOLUTIONS, nn.Linear, _BatchNorm, nn.LayerNorm, nn.MultiheadAttention)
+LAYERS = (
+    *CONVOLUTIONS,
+    *TRANSPOSED_CONVOLUTIONS,
+    nn.Linear,
+    _BatchNorm,
+    nn.LayerNorm,
+    nn.MultiheadAttention,
+)
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
@@ -140,6 +147,8 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 def _output_features(layer: nn.Module) -> int:
     if isinstance(layer, nn.MultiheadAttention):
         return int(layer.embed_dim)
+    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
+        return layer.out_channels
     assert isinstance(layer.weight, Tensor)
     return int(layer.weight.shape[0])
 

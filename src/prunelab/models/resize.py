@@ -15,6 +15,8 @@ from prunelab.models.attention import layout_of, set_heads
 
 MAX_NAMED = 5  # tensors that one message names
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose channels may go
+# Whose inputs may go. Their weights are [in, out / groups, ...].
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 # Numbers that layers hold about their widths, by the name of the layer and of the attribute.
 Widths = dict[str, dict[str, int | tuple[int, ...]]]
@@ -167,6 +169,8 @@ def set_widths(module: nn.Module) -> None:
     if isinstance(module, CONVOLUTIONS):
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, TRANSPOSED_CONVOLUTIONS):
+        module.in_channels = module.weight.shape[0]
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _BatchNorm):

@@ -10,10 +10,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunelab.models.attention import PARTS
 from prunelab.models.cost import macs_at, output_positions
-from prunelab.models.resize import CONVOLUTIONS
+from prunelab.models.resize import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from prunelab.pruning.structured.groups import Group
 
 BISECTION_STEPS = 40  # halves the ratio's interval to 1e-12
+# The layers that cost a product of their outputs, inputs and positions.
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Costs:
         if isinstance(module, _BatchNorm | nn.LayerNorm) and module.weight is not None:
             features = module.weight.numel() - max(lost_outputs, lost_inputs)
             weights, biases = features, features
-        elif isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)):
+        elif isinstance(module, LAYERS):
             weights, biases = _count_parameters(module, lost_outputs, lost_inputs)
         elif self.macs:
             return 0

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.core.errors import InputError
-from prunelab.models.resize import CONVOLUTIONS, is_depthwise, set_widths
+from prunelab.models.resize import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    is_depthwise,
+    set_widths,
+)
 from prunelab.pruning.structured import heads
 from prunelab.pruning.structured.groups import FoundGroups, Group, KeptLayers, Member
 from prunelab.pruning.structured.tracing import Tracer
 
 EMPTY_MODULE = nn.Module()  # what it has, every module has
-FILTERS = (*CONVOLUTIONS, nn.Linear)  # the layers whose outputs are channels that may go
+# The layers whose outputs are channels.
+FILTERS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
 
 
 def find_groups(
@@ -224,7 +230,11 @@ def take_out(
         is_conv = isinstance(module, CONVOLUTIONS)
         if is_conv and is_depthwise(module) and (layer, False) not in lost:
             module.groups -= len(indices) * module.groups // module.out_channels
-        _drop(module, 0 if loses_outputs else 1, indices)
+        if isinstance(module, TRANSPOSED_CONVOLUTIONS):
+            assert not loses_outputs, "a transposed convolution keeps its own channels"
+            module.weight = _without(module.weight, 0, indices)
+        else:
+            _drop(module, 0 if loses_outputs else 1, indices)
 
     # After all tensors, because some modules count what their children have.
     for module in modules.values():
@@ -261,15 +271,20 @@ def _drop(module: nn.Module, dim: int, indices: Tensor) -> None:
             continue
         if not isinstance(tensor, nn.Parameter) and tensor.shape[dim] == 1:
             continue  # a constant for all of them
+        setattr(module, key, _without(tensor, dim, indices))
 
-        stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        stays[indices] = False
-        assert stays.any(), "at least one unit must stay"
-        kept = stays.nonzero().flatten().to(tensor.device)
-        selected = tensor.detach().index_select(dim, kept)
-        if isinstance(tensor, nn.Parameter):
-            selected = nn.Parameter(selected, requires_grad=tensor.requires_grad)
-        setattr(module, key, selected)
+
+def _without(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """The tensor without some positions of a dimension; a parameter, if it was one."""
+    stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
+    stays[indices] = False
+    assert stays.any(), "at least one unit must stay"
+
+    kept = stays.nonzero().flatten().to(tensor.device)
+    selected = tensor.detach().index_select(dim, kept)
+    if isinstance(tensor, nn.Parameter):
+        selected = nn.Parameter(selected, requires_grad=tensor.requires_grad)
+    return selected
 
 
 def remove_units(

@@ -201,6 +201,29 @@ def _layer(tracer: Tracer, call: Call) -> None:
     tracer.set_labels(call.output, outputs.view(shape).expand(call.output.shape))
 
 
+def _transposed(tracer: Tracer, call: Call) -> None:
+    """A transposed convolution: it takes in channels. Its own stay."""
+    layer = tracer.layer_of(call.argument(1, "weight"))
+    groups = call.argument(6, "groups", default=1)
+    if layer is None or groups > 1:
+        _keep_all(tracer, call, f"a {call.name} in groups, or with shared weights, takes them in")
+        return
+
+    dim = 1 - call.argument(1, "weight").dim()
+    taken = tracer.channels(call.input, dim)
+    assert taken is not None
+    inputs = tracer.flow.nodes(layer, len(taken), outputs=False)
+    tracer.flow.link(taken, inputs, f"{layer} takes in what no layer of channels produced")
+
+    outputs = tracer.flow.nodes(layer, call.output.shape[dim], outputs=True)
+    tracer.flow.keep(outputs, "a transposed convolution keeps its own channels")
+    if call.output.grad_fn is not None:
+        tracer.producers[call.output.grad_fn] = layer
+    shape = [1] * call.output.dim()
+    shape[dim] = -1
+    tracer.set_labels(call.output, outputs.view(shape).expand(call.output.shape))
+
+
 def _batch_norm(tracer: Tracer, call: Call) -> None:
     statistics = call.argument(1, "running_mean")
     weight = call.argument(3, "weight")
@@ -503,6 +526,9 @@ RULES: dict[str, Rule] = {
     "conv1d": _layer,
     "conv2d": _layer,
     "conv3d": _layer,
+    "conv_transpose1d": _transposed,
+    "conv_transpose2d": _transposed,
+    "conv_transpose3d": _transposed,
     "linear": _layer,
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
