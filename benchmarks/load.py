@@ -1,11 +1,10 @@
 """What much of everything takes: images, epochs, cells, and the report of many cells.
 
-    python benchmarks/load.py images [1000000]      # tiny PNG files: checked, prepared, streamed
-    for an epoch python benchmarks/load.py epochs [50]           # whether the memory of a training
-    stage stays flat python benchmarks/load.py cells [10 20 40]      # what DVC and `prunelab repro`
-    take for stages that do nothing python benchmarks/load.py jobs [40 200]         # the same
-    without what DVC takes by itself from nothing python benchmarks/load.py report [40 200]       #
-    the pictures and the page of so many cells
+    python benchmarks/load.py images [1000000]    # tiny PNG files: checked, prepared, streamed
+    python benchmarks/load.py epochs [50]         # whether the memory of a training stays flat
+    python benchmarks/load.py cells [10 20 40]    # DVC and `prunelab repro`, by stages without work
+    python benchmarks/load.py jobs [40 200]       # the same without `dvc repro` from nothing
+    python benchmarks/load.py report [40 200]     # the pictures and the page of so many cells
 
 In temporary clones of HEAD below --folder (the system's, else), which are removed; a million images
 take 4 GB there. Memory is sampled over all processes; beside other work the seconds are worth
