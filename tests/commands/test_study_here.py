@@ -482,6 +482,20 @@ def test_every_setting_is_measured_once_and_its_result_is_written(tmp_path, stag
     assert elsewhere.records.keys() == outcome.records.keys()
 
 
+def test_a_second_run_in_the_same_work_folder_is_refused(tmp_path, stages):
+    run_quietly(here_run(tmp_path))
+    stages.calls.clear()
+
+    with (
+        WorkFolder(tmp_path / "work", {}).reserved(),
+        pytest.raises(InputError, match="another run uses this folder"),
+    ):
+        run_quietly(here_run(tmp_path))
+    assert stages.calls == []
+
+    run_quietly(here_run(tmp_path))  # the other one has ended
+
+
 def test_results_of_other_code_are_measured_again(tmp_path, stages):
     run_quietly(here_run(tmp_path))
     stages.calls.clear()

@@ -18,7 +18,6 @@ The result is an ordinary experiment. Its reference is fetched into the project,
 `dvc exp show` lists it.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -35,6 +34,7 @@ from prunelab.config.edit_params import with_values
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.errors import InputError
 from prunelab.core.files import read_json, replacing, sha256
+from prunelab.core.locks import try_lock
 from prunelab.project.experiments import stage_closure
 from prunelab.project.git import check_out, git, holds, identity_settings, prefix, top_folder
 from prunelab.project.paths import ENVIRONMENT, METRICS, RAW, TARGET
@@ -180,13 +180,10 @@ def checkout(root: Path, experiment: str, slots: int) -> Iterator[Checkout]:
         checkouts.sort(key=lambda candidate: candidate.last() != experiment)
 
         for candidate in checkouts:
-            with candidate.lock_file.open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                yield candidate
-                return
+            with try_lock(candidate.lock_file) as held:
+                if held:
+                    yield candidate
+                    return
         time.sleep(RETRY_INTERVAL_S)
 
 

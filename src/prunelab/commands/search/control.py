@@ -3,16 +3,15 @@
 Nothing here needs torch or Optuna.
 """
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from prunelab.commands.search.plan import Request, last_folder
 from prunelab.commands.search.records import SearchState, best_believed
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
+from prunelab.core.locks import try_lock
 
 STOP_FILE = "stop"
 LOCK_FILE = "lock"
@@ -70,26 +69,18 @@ def stop(root: Path) -> list[str]:
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the lock of a search, and forget an earlier wish to stop."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as lock:
-        if not _try_lock(lock):
+    with try_lock(folder / LOCK_FILE) as held:
+        if not held:
             raise InputError("this search is running already; prunelab search --status shows it")
         (folder / STOP_FILE).unlink(missing_ok=True)
         yield
 
 
-def _try_lock(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_running(folder: Path) -> bool:
     if not (folder / LOCK_FILE).exists():
         return False
-    with (folder / LOCK_FILE).open("w") as lock:
-        return not _try_lock(lock)
+    with try_lock(folder / LOCK_FILE) as held:
+        return not held
 
 
 def state_of(folder: Path) -> SearchState:

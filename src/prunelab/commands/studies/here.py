@@ -101,7 +101,7 @@ def run_here(run: HereRun, print_line: PrintLine) -> Outcome:
     deadline = None
     if run.minutes is not None:
         deadline = started + 60 * run.minutes
-    with code_known_as(run.origin.code):
+    with work.reserved(), code_known_as(run.origin.code):
         return _Runner(run, work, deadline, print_line).run()
 
 

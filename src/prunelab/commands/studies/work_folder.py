@@ -6,6 +6,7 @@ they have in common. `stage.json`, written last, has the hashes of the outputs.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from prunelab.artifacts.records import Strict, read_record
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.errors import InputError
 from prunelab.core.files import json_form, read_json, replacing, sha256, user_path, write_json
+from prunelab.core.locks import try_lock
 from prunelab.project.experiments import digest
 from prunelab.project.paths import RAW
 from prunelab.project.stage_commands import PipelineStage
 
+LOCK_FILE = "lock"
 OWNER_FILE = "work.json"
 DONE_FILE = "stage.json"
 SPENT_FILE = "spent.json"
@@ -159,6 +162,21 @@ class WorkFolder:
                 f"--work {self.path}: the folder belongs to another run ({what}). Give another "
                 "folder, or delete this one."
             )
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Hold the folder for this process alone.
+
+        Raises:
+            InputError: if another run uses it.
+        """
+        with try_lock(self.path / LOCK_FILE) as held:
+            if not held:
+                raise InputError(
+                    f"--work {self.path}: another run uses this folder. Wait until it has ended, "
+                    "or give another folder."
+                )
+            yield
 
     def folders(
         self, stages: list[PipelineStage], input_hashes: Mapping[str, Any]
