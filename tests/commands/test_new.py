@@ -257,8 +257,8 @@ def test_photographs_start_from_weights_that_are_installed(tmp_path, monkeypatch
 
     values = recipe.image_recipe(survey, None, None).values()
 
-    expected = (recipe.LITE, "imagenet") if installed else ("resnet18", "none")
-    assert (values["model"], values["weights"]) == expected
+    expected = (recipe.LITE, "imagenet", 128) if installed else ("resnet18", "none", 96)
+    assert (values["model"], values["weights"], values["data"]["resize"]) == expected
     values = recipe.image_recipe(survey, None, "none").values()
     assert (values["model"], values["weights"]) == ("resnet18", "none")
 

@@ -65,9 +65,9 @@ SCOPES: Mapping[str, str] = {
     "global": "weights of all layers compete",
     "layerwise": "weights of a layer compete: each layer loses the same share",
     "rowwise": "weights of one output compete",
-    "uniform": "each layer loses the same share of its channels",
-    "ranked_together": "channels of all layers compete by their scores",
-    "ranked_relatively": "channels of all layers compete by their scores over the layer's mean",
+    "uniform": "each layer loses the same share of its units",
+    "ranked_together": "units of all layers compete by their scores",
+    "ranked_relatively": "units of all layers compete by their scores over the layer's mean",
 }
 
 SCHEDULES: Mapping[str, str] = {

@@ -102,11 +102,11 @@ def image_recipe(survey: Survey, model: str | None, weights: str | None) -> Reci
         InputError: if there is no such network, or if no split fits the classes.
     """
     recipe = Recipe()
-    side = _choose_side(recipe, survey, pretrained=weights not in (None, NO_WEIGHTS))
-
-    name, start, why = _choose_start(side, model, weights)
+    name, start, why = _choose_start(survey, model, weights)
     find_architecture(name)  # raises
     pretrained = start != NO_WEIGHTS
+
+    side = _choose_side(recipe, survey, pretrained)
     recipe.choose(
         {"dataset": "imagefolder", "model": name, "weights": start},
         f"model: {name}, weights: {start}",
@@ -185,7 +185,7 @@ def _choose_source(recipe: Recipe, survey: Survey) -> None:
 
 def _choose_side(recipe: Recipe, survey: Survey, pretrained: bool) -> int:
     """Choose `data.resize` and return the side of the images as the network sees them."""
-    middle = int(np.median(survey.sides))
+    middle = _middle(survey)
     if survey.one_size and max(survey.one_size) <= SMALL_SIDE and not pretrained:
         width, height = survey.one_size
         recipe.choose(
@@ -203,7 +203,7 @@ def _choose_side(recipe: Recipe, survey: Survey, pretrained: bool) -> int:
         )
         return limit
 
-    side = min(limit, max(SIDE_STEP, middle // SIDE_STEP * SIDE_STEP))
+    side = min(limit, _multiple(middle))
     why = f"half of the images have {middle} pixels or more on their shorter side"
     if side == limit:
         why += f", and the largest that is chosen on a {'GPU' if on_gpu else 'CPU'} is {limit}"
@@ -211,12 +211,21 @@ def _choose_side(recipe: Recipe, survey: Survey, pretrained: bool) -> int:
     return side
 
 
-def _choose_start(side: int, model: str | None, weights: str | None) -> tuple[str, str, str]:
+def _middle(survey: Survey) -> int:
+    return int(np.median(survey.sides))
+
+
+def _multiple(side: int) -> int:
+    """The largest multiple of what networks shrink images by that is not above a side."""
+    return max(SIDE_STEP, side // SIDE_STEP * SIDE_STEP)
+
+
+def _choose_start(survey: Survey, model: str | None, weights: str | None) -> tuple[str, str, str]:
     """The network, the weights that it starts from, and why."""
     if model is not None:
         return model, weights or NO_WEIGHTS, "as given"
-    if side <= SMALL_SIDE:
-        return "resnet20", weights or NO_WEIGHTS, "a small residual network for small images"
+    if _multiple(_middle(survey)) <= SMALL_SIDE and weights in (None, NO_WEIGHTS):
+        return "resnet20", NO_WEIGHTS, "a small residual network for small images"
     if weights is None and _has_weights(LITE):
         return LITE, IMAGENET, "weights that know photographs are installed (--weights none: none)"
     return "resnet18", weights or NO_WEIGHTS, "a small residual network for photographs"
