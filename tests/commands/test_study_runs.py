@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from dvc.repo.experiments.refs import ExpRefInfo
+from dvc.repo.experiments.utils import check_ref_format
+from dvc.scm import Git
 from helpers.params import PROJECT
 from helpers.repository import Clone
 from helpers.studies import (
@@ -76,6 +79,13 @@ def test_experiment_names_follow_the_parameters_that_stages_read():
     assert name(seeds=[7]) != name()
     assert name(finetune=params["finetune"] | {"epochs": 99}) != name()
     assert name({"weights": "other bytes"}) != name()
+
+
+def test_an_experiment_of_a_network_with_a_slash_has_a_name_that_dvc_takes():
+    name = experiment_name("sweep", "torchvision/resnet18-l1_channel-0.5", {}, {})
+
+    assert name.startswith("sweep-torchvision-resnet18-l1_channel-0.5-")
+    check_ref_format(Git(PROJECT), ExpRefInfo("a" * 40, name))  # raises
 
 
 def test_code_hash_follows_the_files_of_the_chain(repository):
