@@ -790,6 +790,22 @@ def test_the_file_of_a_search_is_what_the_page_reads(tmp_path):
         assert path.with_suffix(suffix).stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("resnet20-digits-macs-0.5", "resnet20-digits-macs-0.5"),  # and not macs-0
+        ("timm/resnet18-digits-macs-1", "timm-resnet18-digits-macs-1"),
+    ],
+)
+def test_every_search_has_files_of_its_own_where_the_report_looks(name, files, tmp_path):
+    _, found = found_by(formula_search(tries=8))
+
+    write_result(tmp_path, name, found)
+
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+    assert written == [f"searches/{files}.{suffix}" for suffix in ("json", "png", "svg")]
+
+
 def test_the_page_draws_every_try_once_and_the_front_in_order():
     state, found = found_by(formula_search(tries=20))
 
