@@ -466,11 +466,25 @@ def test_layer_ratios_are_for_methods_that_prune_layer_by_layer():
         ("taylor_channel", "random_channel", "l1_channel_scratch"),
         ("lamp_unstructured", "random_unstructured", "l1_unstructured_scratch"),
         ("l1_head", "random_head", None),
+        ("random_channel", None, "l1_channel_scratch"),
+        ("l1_channel_scratch", "random_channel", None),
     ],
 )
 def test_controls_remove_the_same_kind_of_units(method, random, scratch):
     assert random_control(method) == random
     assert scratch_control(method) == scratch
+
+
+@pytest.mark.parametrize("method", ["random_channel", "l1_channel_scratch"])
+def test_a_search_over_a_control_alone_has_an_answer(method):
+    searching = formula_search(methods=[method], layers=["method"], tries=8)
+
+    state = searching.test(searching.run())
+
+    assert {final.method for final, _ in state.tested} == {method}
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert text.startswith(f"It is {method} at ")
+    assert f"there is none for {method}" in text
 
 
 # --- honesty ---
