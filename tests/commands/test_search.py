@@ -156,6 +156,21 @@ def test_a_search_that_is_stopped_during_its_last_try_does_not_go_on_to_the_test
     assert state.ended == "stopped"
 
 
+def test_a_search_that_is_stopped_during_its_last_two_tries_can_go_on():
+    searching = formula_search(tries=4)
+    searching.runner.width = 2
+    state = SearchState({}, {})
+    searching.stopped = lambda: state.ended is not None  # there is no other try to begin
+    searching.run(state)
+    assert state.ended == "stopped"
+
+    searching.stopped = lambda: False
+    state.ended = None
+    searching.run(state)
+
+    assert state.ended == "all 4 tries are done"
+
+
 def test_a_space_with_one_point_is_tried_once():
     searching = formula_search(
         **ONE_POINT, ratio=range_of(0.5, 0.5), learning_rate=rates_of(0.02, 0.02)

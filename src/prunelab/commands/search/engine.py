@@ -121,6 +121,8 @@ class Engine:
             self.save(self.state)
 
         self.state.seconds = before + self.clock() - start
+        if self.limits.stopped() and not self.state.out_of_reach:
+            self.state.ended = STOPPED  # during tries after which there would have been no other
         self.save(self.state)
 
     def _may_begin(self, start: float) -> bool:
