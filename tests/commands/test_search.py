@@ -195,6 +195,22 @@ def test_a_target_out_of_reach_ends_early_after_the_gentlest_try():
     assert searching.test(state).finals == []
 
 
+def test_a_target_is_not_out_of_reach_while_a_try_may_be_within():
+    state = SearchState({}, {})
+
+    def rule(params: dict) -> float:
+        ended = sum(tried.state != "running" for tried in state.tries)
+        return 0.5 if ended < 8 else 0.0
+
+    searching = formula_search(rule, tries=20, layers=["method"])
+    searching.runner.width = 3
+    searching.run(state)
+
+    assert any(tried.is_within(searching.max_drop) for tried in state.tries)
+    assert not state.out_of_reach
+    assert len(state.tries) > 11
+
+
 def test_where_everything_is_within_the_range_is_said_to_be_the_limit():
     searching = formula_search(lambda params: 0.0, tries=30)
     state = searching.test(searching.run())

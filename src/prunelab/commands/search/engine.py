@@ -139,6 +139,8 @@ class Engine:
         elif seconds is not None and self.clock() - start > seconds:
             reason = "the time is up"
         elif self._is_out_of_reach():
+            if self._pending:
+                return False  # one of those that run may be within
             self.state.out_of_reach = True
             reason = "the target is out of reach"
         if reason:
