@@ -318,6 +318,23 @@ def test_several_tries_at_a_time_are_all_different():
     assert all(tried.state in ("complete", "stopped") for tried in state.tries)
 
 
+def test_tries_beside_each_other_that_are_the_same_network_run_once():
+    searching = formula_search(tries=12, layers=["method"])
+    searching.runner.width = 3
+    make_job = searching.job
+    # As where the curves of sensitivity end: a larger ratio removes no more.
+    searching.job = lambda params, label: make_job(
+        {**params, "ratio": min(params["ratio"], 0.5)}, label
+    )
+
+    state = searching.run()
+
+    assert len(state.tries) == 12
+    assert all(tried.state != "running" and tried.runs for tried in state.tries)
+    names = [job.name for job in searching.runner.ran]
+    assert len(names) == len(set(names))
+
+
 def test_a_search_finds_smaller_networks_than_random_tries_of_as_many_epochs():
     wins = 0
     for seed in range(5):

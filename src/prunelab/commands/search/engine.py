@@ -82,7 +82,9 @@ class Engine:
     speedup: Callable[[str], tuple[float, float, float]] | None = None
     strategy: Strategy = field(default_factory=Strategy)
     clock: Clock = time.monotonic
-    _pending: dict[str, tuple[Try, int, list[int]]] = field(default_factory=dict)
+    # By name of the job. Different tries may need the same one: where the curves of sensitivity
+    # end, a larger ratio removes no more.
+    _pending: dict[str, list[tuple[Try, int, list[int]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sampler = Sampler(
@@ -116,8 +118,8 @@ class Engine:
             if not self._pending:
                 break
             job, failure = self.runner.wait()
-            tried, epochs, seeds = self._pending.pop(job.name)
-            self._note(tried, job, epochs, seeds, failure)
+            for tried, epochs, seeds in self._pending.pop(job.name):
+                self._note(tried, job, epochs, seeds, failure)
             self.save(self.state)
 
         self.state.seconds = before + self.clock() - start
@@ -263,8 +265,9 @@ class Engine:
 
             measurement = self.runner.measured(job)
             if measurement is None:
-                self._pending[job.name] = (tried, epochs, seeds)
-                self.runner.submit(job)
+                if job.name not in self._pending:
+                    self.runner.submit(job)
+                self._pending.setdefault(job.name, []).append((tried, epochs, seeds))
                 break
             self._add(tried, job, epochs, seeds, measurement)
         self.save(self.state)
