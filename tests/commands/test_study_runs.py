@@ -157,6 +157,21 @@ def test_an_environment_note_of_other_metrics_is_dropped(repository):
     assert records[LABEL]["environment"] is None
 
 
+@pytest.mark.parametrize("key", ["weights", "data.source", "data.table"])
+def test_results_are_found_on_a_machine_with_other_folders(repository, key):
+    def settings_in(folder: str) -> dict:
+        overrides = {key: f"{folder}/of-the-user"}
+        return resolve(tiny_study(), SHIPPED, quick=False, overrides=overrides)
+
+    repository.experiment(LABEL, settings_in("/here")[LABEL], accuracy=0.8)
+
+    records = collect(repository.folder, "tiny", settings_in("/there"), set())
+
+    assert records[LABEL]["metrics"]["accuracy"] == 0.8
+    file = write_results(repository.folder, tiny_study(), "tiny", records)
+    assert "/here" not in file.read_text()
+
+
 def test_a_free_parameter_may_have_had_any_value(repository):
     settings = resolve(tiny_study(), SHIPPED, quick=True, overrides={})
     params = settings[LABEL] | {"weights": "data/raw/some.th"}
@@ -343,13 +358,17 @@ def test_uncommitted_code_is_refused(workspace):
 
 
 @pytest.mark.usefixtures("workspace")
-def test_files_that_clones_would_not_have_are_refused():
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [("weights", "own.th"), ("weights", "../own.th"), ("data.table", "own.csv")],
+)
+def test_files_that_clones_would_not_have_are_refused(key, file):
     write_study(Path("studies"), TINY)
-    Path("own.th").write_text("weights")
+    Path(file).write_text("of the user")
 
-    result = study_command("run", "tiny", "--set", "weights=own.th")
+    result = study_command("run", "tiny", "--set", f"{key}={file}")
 
-    assert "weights: own.th is neither under data/raw nor in Git" in result.stderr
+    assert f"{key}: {file} is neither under data/raw nor in Git" in result.stderr
 
 
 @pytest.mark.usefixtures("workspace")
