@@ -113,7 +113,7 @@ def _predict(
     """The predictions of all networks in one pass; the labels of every batch go into `labels`."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for inputs, batch_labels in labelled_batches(models[0], data):
+        for inputs, batch_labels in labelled_batches(*models, data=data):
             labels.append(batch_labels.cpu().numpy())
             yield inputs, batch_labels
 
@@ -267,7 +267,7 @@ def _accuracy_on(batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
     def accuracy(network: nn.Module) -> float:
         right, total = 0, 0
         with evaluating(network), torch.inference_mode():
-            for inputs, labels in labelled_batches(network, batches):
+            for inputs, labels in labelled_batches(network, data=batches):
                 right += int((network(inputs).argmax(1) == labels).sum())
                 total += len(labels)
         return right / total
