@@ -154,6 +154,8 @@ def test_sensitivity_takes_any_score():
         ({"ratios": (1.0,)}, "ratios must be above 0 and below 1"),
         ({"units": "row"}, "unknown units 'row'"),
         ({"units": "head"}, "no heads"),
+        ({"samples": 0}, "samples must be 1 or more, not 0"),
+        ({"samples": -2}, "samples must be 1 or more, not -2"),
         ({"data": None}, "needs data="),
         ({"ratios": (0.001,)}, "no layer loses some"),
     ],

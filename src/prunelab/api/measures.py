@@ -246,6 +246,8 @@ def sensitivity(
         raise InputError(f"unknown units {units!r}; valid: {', '.join(curves.METHODS)}")
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise InputError(f"ratios must be above 0 and below 1 each, not {list(ratios)}")
+    if samples < 1:
+        raise InputError(f"samples must be 1 or more, not {samples}")
     if score is None and data is None:
         raise InputError("sensitivity needs data=, batches (inputs, labels), or score=, a function")
     example = example_of(network, example_inputs)
