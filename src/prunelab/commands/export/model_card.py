@@ -168,7 +168,8 @@ def _measured_on() -> str:
 def _metrics_file(source: Path) -> Path | None:
     """The metrics of the configuration to which a model file of this project belongs."""
     try:
-        folder = source.resolve().relative_to(Path.cwd().resolve()).parent
+        # DVC may keep the file itself as a link into its cache.
+        folder = source.parent.resolve().relative_to(Path.cwd().resolve())
     except ValueError:
         return None
 
