@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers.modules import IMAGES, ResidualNet, TokenNet, image_batches, perceptron, residual_net
@@ -162,6 +163,16 @@ def test_the_transform_makes_the_inputs_that_training_saw(file, digits, executio
     resized = loaded.preprocess(torch.zeros(2, 1, 20, 30, dtype=torch.uint8))
     assert resized.shape == (2, 1, 8, 8)
     assert resized.eq(-0.75).all()  # (0 - 0.3) / 0.4
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_means_and_deviations_may_be_arrays(file, kind):
+    result = prunelab.prune(residual_net(), IMAGES)
+
+    prunelab.save(result, file, mean=kind([0.0]), std=kind([0.5]))
+
+    normalise = prunelab.load(file, ResidualNet()).card.normalise
+    assert (list(normalise.mean), list(normalise.std)) == ([0.0], [0.5])
 
 
 def test_masks_hold_while_a_network_is_tuned_or_saving_is_refused(file):

@@ -47,6 +47,14 @@ def test_an_evaluation_has_the_scores_of_plain_torch():
     assert "on 64 examples" in str(found)
 
 
+@pytest.mark.parametrize("integers", [torch.int32, torch.int16, torch.uint8])
+def test_labels_may_be_any_integers(integers):
+    model = residual_net()
+    data = [(images, labels.to(integers)) for images, labels in DATA]
+
+    assert prunelab.evaluate(model, data) == prunelab.evaluate(model, DATA)
+
+
 def test_a_drop_is_paired_although_the_data_are_shuffled():
     dense, other = residual_net(), residual_net(seed=3)
     images, labels = (torch.cat(part) for part in zip(*DATA, strict=True))
@@ -79,6 +87,12 @@ def test_what_is_no_classification_is_refused():
     assert "pass score=" in refusal(prunelab.evaluate, perceptron(), numbers)
     assert "labels 0 to 7, but the network has 2 classes" in refusal(
         prunelab.evaluate, perceptron(), [(torch.randn(2, 4), torch.tensor([0, 7]))]
+    )
+    assert "labels 0 to 4, but the network has 3 classes" in refusal(
+        prunelab.evaluate,
+        nn.Linear(4, 5),
+        [(torch.randn(2, 4), torch.tensor([0, 4]))],
+        against=nn.Linear(4, 3),
     )
     assert "yields no batch" in refusal(prunelab.evaluate, residual_net(), [])
     assert "must be an nn.Module" in refusal(prunelab.evaluate, None, DATA)
@@ -140,6 +154,8 @@ def test_sensitivity_takes_any_score():
         ({"ratios": (1.0,)}, "ratios must be above 0 and below 1"),
         ({"units": "row"}, "unknown units 'row'"),
         ({"units": "head"}, "no heads"),
+        ({"samples": 0}, "samples must be 1 or more, not 0"),
+        ({"samples": -2}, "samples must be 1 or more, not -2"),
         ({"data": None}, "needs data="),
         ({"ratios": (0.001,)}, "no layer loses some"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.networks import BERT, CARD, shape_of, trained
-from helpers.params import PROJECT, prune_spec
+from helpers.params import PROJECT, edit_params, prune_spec
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -257,6 +257,26 @@ def test_the_card_says_what_the_network_is_how_good_and_whence(exported):
     assert "2.50 times fewer" in text
     assert "CC BY 4.0" in text
     assert "trained from scratch" in text
+
+
+def test_the_card_has_numbers_of_a_network_that_is_a_link_into_a_cache(exported, one_format):
+    cached = Path("cache/01ab")
+    cached.parent.mkdir()
+    FOCUS.rename(cached)
+    FOCUS.symlink_to(cached.resolve())
+
+    assert export("other").exit_code == 0
+
+    assert "accuracy: 98.76" in Path("other/README.md").read_text()
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_card_says_which_split_the_numbers_are_of(exported, project, one_format, split):
+    edit_params(project / "params.yaml", evaluate__split=split)
+
+    assert export("other").exit_code == 0
+
+    assert f"On the {split} split, means over 3 seeds" in (project / "other/README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,18 @@ def test_images_around_the_project_would_make_its_folders_classes(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["cat", "dog"]
 
 
+def test_a_project_within_the_images_of_the_home_folder_is_refused(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    write_image_folder(folder / "photos", SMALL, sizes=[(24, 24)])
+    project = folder / "photos/study"
+    project.mkdir()
+    monkeypatch.chdir(project)
+
+    (line,) = problems("--images", "~/photos")
+
+    assert "the project's own folders would be classes" in line
+
+
 def test_folders_of_splits_may_lie_beside_the_project(folder):
     write_image_folder(folder / "train", SMALL, sizes=[(24, 24)])
     write_image_folder(folder / "test", SMALL, sizes=[(24, 24)])
@@ -458,6 +470,23 @@ def test_a_table_is_read_by_what_its_columns_hold(folder):
     assert (params.data.table, params.data.file_column) == ("labels.csv", "id")
     assert params.data.label_column == "breed"
     assert params.data.split_column is None
+
+
+def test_images_and_a_table_in_the_home_folder_are_looked_at_there(folder, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    write_image_folder(home, {"photos": 40}, sizes=[(24, 24)])
+    rows = [f"{index:03},{'beagle' if index % 2 else 'husky'}" for index in range(40)]
+    (home / "dogs.csv").write_text("\n".join(["id,breed", *rows]) + "\n")
+
+    params = made("--images", "~/photos", "--table", "~/dogs.csv", "--model", "resnet8")
+
+    assert (params.data.source, params.data.table) == ("~/photos", "~/dogs.csv")
+    assert (params.data.file_column, params.data.label_column) == ("id", "breed")
+    assert Path(".gitignore").read_text() == (PROJECT / ".gitignore").read_text()
 
 
 def test_numbers_of_classes_are_not_taken_for_files_of_the_same_name(folder):

@@ -156,6 +156,21 @@ def test_a_search_that_is_stopped_during_its_last_try_does_not_go_on_to_the_test
     assert state.ended == "stopped"
 
 
+def test_a_search_that_is_stopped_during_its_last_two_tries_can_go_on():
+    searching = formula_search(tries=4)
+    searching.runner.width = 2
+    state = SearchState({}, {})
+    searching.stopped = lambda: state.ended is not None  # there is no other try to begin
+    searching.run(state)
+    assert state.ended == "stopped"
+
+    searching.stopped = lambda: False
+    state.ended = None
+    searching.run(state)
+
+    assert state.ended == "all 4 tries are done"
+
+
 def test_a_space_with_one_point_is_tried_once():
     searching = formula_search(
         **ONE_POINT, ratio=range_of(0.5, 0.5), learning_rate=rates_of(0.02, 0.02)
@@ -178,6 +193,22 @@ def test_a_target_out_of_reach_ends_early_after_the_gentlest_try():
     assert "No try is within 1 points. The nearest is" in text
     assert "What limits it: conv1 costs 9." in text
     assert searching.test(state).finals == []
+
+
+def test_a_target_is_not_out_of_reach_while_a_try_may_be_within():
+    state = SearchState({}, {})
+
+    def rule(params: dict) -> float:
+        ended = sum(tried.state != "running" for tried in state.tries)
+        return 0.5 if ended < 8 else 0.0
+
+    searching = formula_search(rule, tries=20, layers=["method"])
+    searching.runner.width = 3
+    searching.run(state)
+
+    assert any(tried.is_within(searching.max_drop) for tried in state.tries)
+    assert not state.out_of_reach
+    assert len(state.tries) > 11
 
 
 def test_where_everything_is_within_the_range_is_said_to_be_the_limit():
@@ -285,6 +316,23 @@ def test_several_tries_at_a_time_are_all_different():
 
     assert len(set(points(state))) == len(state.tries) == 20
     assert all(tried.state in ("complete", "stopped") for tried in state.tries)
+
+
+def test_tries_beside_each_other_that_are_the_same_network_run_once():
+    searching = formula_search(tries=12, layers=["method"])
+    searching.runner.width = 3
+    make_job = searching.job
+    # As where the curves of sensitivity end: a larger ratio removes no more.
+    searching.job = lambda params, label: make_job(
+        {**params, "ratio": min(params["ratio"], 0.5)}, label
+    )
+
+    state = searching.run()
+
+    assert len(state.tries) == 12
+    assert all(tried.state != "running" and tried.runs for tried in state.tries)
+    names = [job.name for job in searching.runner.ran]
+    assert len(names) == len(set(names))
 
 
 def test_a_search_finds_smaller_networks_than_random_tries_of_as_many_epochs():
@@ -466,11 +514,25 @@ def test_layer_ratios_are_for_methods_that_prune_layer_by_layer():
         ("taylor_channel", "random_channel", "l1_channel_scratch"),
         ("lamp_unstructured", "random_unstructured", "l1_unstructured_scratch"),
         ("l1_head", "random_head", None),
+        ("random_channel", None, "l1_channel_scratch"),
+        ("l1_channel_scratch", "random_channel", None),
     ],
 )
 def test_controls_remove_the_same_kind_of_units(method, random, scratch):
     assert random_control(method) == random
     assert scratch_control(method) == scratch
+
+
+@pytest.mark.parametrize("method", ["random_channel", "l1_channel_scratch"])
+def test_a_search_over_a_control_alone_has_an_answer(method):
+    searching = formula_search(methods=[method], layers=["method"], tries=8)
+
+    state = searching.test(searching.run())
+
+    assert {final.method for final, _ in state.tested} == {method}
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert text.startswith(f"It is {method} at ")
+    assert f"there is none for {method}" in text
 
 
 # --- honesty ---
@@ -788,6 +850,22 @@ def test_the_file_of_a_search_is_what_the_page_reads(tmp_path):
     assert content["answer"] == found["answer"]
     for suffix in (".svg", ".png"):
         assert path.with_suffix(suffix).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("resnet20-digits-macs-0.5", "resnet20-digits-macs-0.5"),  # and not macs-0
+        ("timm/resnet18-digits-macs-1", "timm-resnet18-digits-macs-1"),
+    ],
+)
+def test_every_search_has_files_of_its_own_where_the_report_looks(name, files, tmp_path):
+    _, found = found_by(formula_search(tries=8))
+
+    write_result(tmp_path, name, found)
+
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+    assert written == [f"searches/{files}.{suffix}" for suffix in ("json", "png", "svg")]
 
 
 def test_the_page_draws_every_try_once_and_the_front_in_order():

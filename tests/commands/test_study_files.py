@@ -1,5 +1,6 @@
 """Study files: the shipped ones, what is wrong with others, and what their settings mean."""
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -225,6 +226,23 @@ def test_wrong_parameters_are_reported_with_their_settings():
         "all settings: seeds: empty",
     ):
         assert any(problem.startswith(start) for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        ({"train.epochs": "many"}, "train.epochs: must be a valid integer, not 'many'"),
+        ({"train.rewind_epoch": "last"}, "train.rewind_epoch: must be a valid integer"),
+        ({"finetune": 3}, "finetune: 3 is not a section of keys"),
+        ({"prune.iterations": math.inf}, "prune.iterations: must be a valid integer"),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_values_that_no_epochs_or_rounds_can_have_are_reported(overrides, problem, scale):
+    with pytest.raises(InputError) as error:
+        resolve(tiny_study(), SHIPPED, quick=False, overrides=overrides, scale=scale)
+
+    assert all(line.startswith(f"all settings: {problem}") for line in error.value.problems)
 
 
 def test_overrides_of_the_command_line_are_yaml():

@@ -34,7 +34,7 @@ from prunelab.commands.studies.here_command import seeds_of
 from prunelab.commands.studies.origin import Origin, origin_of
 from prunelab.commands.studies.results import read_stored, results_file
 from prunelab.commands.studies.scale import key_of, scaled, scaled_epochs
-from prunelab.commands.studies.study_file import resolve
+from prunelab.commands.studies.study_file import override, resolve
 from prunelab.commands.studies.time_plan import TimePlan, epochs_of
 from prunelab.commands.studies.work_folder import WorkFolder
 from prunelab.config.params import read_params
@@ -254,6 +254,20 @@ def test_other_seeds_hardware_and_files_have_folders_of_their_own(tmp_path):
 
     hardware = folders_of(WorkFolder(tmp_path, {"device": "another"}))
     assert hardware["train_base"].path != usual["train_base"].path
+
+
+@pytest.mark.parametrize("key", ["weights", "data.source", "data.table"])
+def test_a_stage_finds_the_users_own_files_of_the_project(tmp_path, key):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "own").write_text("of the user")
+    params = deepcopy(PARAMS)
+    override(params, {key: "own"})
+
+    folder = folders_of(WorkFolder(tmp_path / "work", {}))["prepare"]
+    folder.set_up(project, params)
+
+    assert (folder.path / "own").read_text() == "of the user"
 
 
 def test_an_output_that_was_changed_is_refused(tmp_path):

@@ -204,6 +204,15 @@ def test_equal_hardware_has_no_marks():
     assert not any("‡" in line for line in notes(tiny_study(), records, Shown()))
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_notes_say_which_split_was_measured(split):
+    records = {"a": record(parameters={"evaluate": {"split": split}})}
+
+    text = " ".join(notes(tiny_study(), records, Shown()))
+
+    assert f"on the whole {split} split" in text
+
+
 def test_the_title_says_scale_images_and_what_is_not_as_published():
     nearest = {"as_published": "a", "missing": "No weights.", "note": "Others."}
     study = tiny_study(nearest=nearest)

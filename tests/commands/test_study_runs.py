@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from dvc.repo.experiments.refs import ExpRefInfo
+from dvc.repo.experiments.utils import check_ref_format
+from dvc.scm import Git
 from helpers.params import PROJECT
 from helpers.repository import Clone
 from helpers.studies import (
@@ -76,6 +79,13 @@ def test_experiment_names_follow_the_parameters_that_stages_read():
     assert name(seeds=[7]) != name()
     assert name(finetune=params["finetune"] | {"epochs": 99}) != name()
     assert name({"weights": "other bytes"}) != name()
+
+
+def test_an_experiment_of_a_network_with_a_slash_has_a_name_that_dvc_takes():
+    name = experiment_name("sweep", "torchvision/resnet18-l1_channel-0.5", {}, {})
+
+    assert name.startswith("sweep-torchvision-resnet18-l1_channel-0.5-")
+    check_ref_format(Git(PROJECT), ExpRefInfo("a" * 40, name))  # raises
 
 
 def test_code_hash_follows_the_files_of_the_chain(repository):
@@ -145,6 +155,21 @@ def test_an_environment_note_of_other_metrics_is_dropped(repository):
     records = collect(repository.folder, "tiny", settings, set())
 
     assert records[LABEL]["environment"] is None
+
+
+@pytest.mark.parametrize("key", ["weights", "data.source", "data.table"])
+def test_results_are_found_on_a_machine_with_other_folders(repository, key):
+    def settings_in(folder: str) -> dict:
+        overrides = {key: f"{folder}/of-the-user"}
+        return resolve(tiny_study(), SHIPPED, quick=False, overrides=overrides)
+
+    repository.experiment(LABEL, settings_in("/here")[LABEL], accuracy=0.8)
+
+    records = collect(repository.folder, "tiny", settings_in("/there"), set())
+
+    assert records[LABEL]["metrics"]["accuracy"] == 0.8
+    file = write_results(repository.folder, tiny_study(), "tiny", records)
+    assert "/here" not in file.read_text()
 
 
 def test_a_free_parameter_may_have_had_any_value(repository):
@@ -333,13 +358,17 @@ def test_uncommitted_code_is_refused(workspace):
 
 
 @pytest.mark.usefixtures("workspace")
-def test_files_that_clones_would_not_have_are_refused():
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [("weights", "own.th"), ("weights", "../own.th"), ("data.table", "own.csv")],
+)
+def test_files_that_clones_would_not_have_are_refused(key, file):
     write_study(Path("studies"), TINY)
-    Path("own.th").write_text("weights")
+    Path(file).write_text("of the user")
 
-    result = study_command("run", "tiny", "--set", "weights=own.th")
+    result = study_command("run", "tiny", "--set", f"{key}={file}")
 
-    assert "weights: own.th is neither under data/raw nor in Git" in result.stderr
+    assert f"{key}: {file} is neither under data/raw nor in Git" in result.stderr
 
 
 @pytest.mark.usefixtures("workspace")

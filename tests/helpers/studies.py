@@ -77,6 +77,7 @@ def record(accuracy: float = 0.85, dense: float = 0.95, **changes: object) -> di
     return {
         "metrics": measured_metrics(accuracy, dense),
         "dense": measured_metrics(dense, dense),
+        "parameters": {},
         "current": True,
         **changes,
     }

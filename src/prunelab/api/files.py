@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from prunelab.api.inputs import Network, copy_of, module_of
 from prunelab.api.result import Card, LoadedNetwork, Preprocess, PrunedNetwork
 from prunelab.artifacts import networks
@@ -44,7 +46,7 @@ def save(
 
     path, card = user_path(path), network.card
     if isinstance(card, ModelCard):
-        if mean or std:
+        if mean is not None or std is not None:
             raise InputError(f"a {card.model} brings its own mean and std")
         if classes is not None:
             card = _with_class_names(card, classes)
@@ -114,7 +116,12 @@ def _normalise(
     card: ModuleCard, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalise:
     """The means and deviations, checked against the shape of an input."""
-    normalise = validate(Normalise, {"mean": list(mean or ()), "std": list(std or ())})
+    # Arrays and tensors are means too.
+    numbers = {
+        name: np.asarray(() if values is None else values).tolist()
+        for name, values in (("mean", mean), ("std", std))
+    }
+    normalise = validate(Normalise, numbers)
     channels = card.input_shape[0]
     lengths = {len(normalise.mean), len(normalise.std)}
     if len(card.input_shape) != 3 or lengths != {channels}:

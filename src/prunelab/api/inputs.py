@@ -170,23 +170,25 @@ def require_batches(data: object) -> Data:
     return data
 
 
-def labelled_batches(model: nn.Module, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of `data` for a network that tells classes apart, on the network's device.
+def labelled_batches(*models: nn.Module, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of `data` for networks that tell classes apart, on the device of the first.
+
+    Labels become int64, whatever integers they are.
 
     Raises:
-        InputError: if the network cannot take them, or if it or they are not about classes.
+        InputError: if a network cannot take them, or if it or they are not about classes.
     """
-    device = device_of(model)
+    device = device_of(models[0])
     classes = None
     for inputs, labels in batches_of(require_batches(data)):
         if classes is None:
-            classes = _count_classes(model, inputs, labels)
+            classes = min(_count_classes(model, inputs, labels) for model in models)
         if int(labels.max()) >= classes or int(labels.min()) < 0:
             raise InputError(
                 f"data has labels {int(labels.min())} to {int(labels.max())}, but the network has "
                 f"{classes} classes"
             )
-        yield inputs.to(device), labels.to(device)
+        yield inputs.to(device), labels.to(device, torch.int64)
 
 
 def _count_classes(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:

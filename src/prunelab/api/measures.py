@@ -113,7 +113,7 @@ def _predict(
     """The predictions of all networks in one pass; the labels of every batch go into `labels`."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for inputs, batch_labels in labelled_batches(models[0], data):
+        for inputs, batch_labels in labelled_batches(*models, data=data):
             labels.append(batch_labels.cpu().numpy())
             yield inputs, batch_labels
 
@@ -246,6 +246,8 @@ def sensitivity(
         raise InputError(f"unknown units {units!r}; valid: {', '.join(curves.METHODS)}")
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise InputError(f"ratios must be above 0 and below 1 each, not {list(ratios)}")
+    if samples < 1:
+        raise InputError(f"samples must be 1 or more, not {samples}")
     if score is None and data is None:
         raise InputError("sensitivity needs data=, batches (inputs, labels), or score=, a function")
     example = example_of(network, example_inputs)
@@ -267,7 +269,7 @@ def _accuracy_on(batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
     def accuracy(network: nn.Module) -> float:
         right, total = 0, 0
         with evaluating(network), torch.inference_mode():
-            for inputs, labels in labelled_batches(network, batches):
+            for inputs, labels in labelled_batches(network, data=batches):
                 right += int((network(inputs).argmax(1) == labels).sum())
                 total += len(labels)
         return right / total

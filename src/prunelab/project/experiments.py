@@ -236,7 +236,12 @@ def experiment_name(
     hashed = dict(parameters)
     for key, input_hash in input_hashes.items():
         hashed[f"{key} holds"] = input_hash
-    return f"{study}-{setting}-{digest(hashed)[:8]}"
+    return f"{_name_start(study, setting)}-{digest(hashed)[:8]}"
+
+
+def _name_start(study: str, setting: str) -> str:
+    # DVC refuses names with a slash, which some networks have, such as torchvision/resnet18.
+    return f"{study}-{setting}".replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ def experiments(root: Path) -> Iterator[Experiment]:
 
 def measured(root: Path, study: str, setting: str) -> Iterator[Record]:
     """Yield the records of all experiments that measured a setting, the newest first."""
-    name_pattern = re.compile(rf"{re.escape(f'{study}-{setting}')}-[0-9a-f]{{8}}")
+    name_pattern = re.compile(rf"{re.escape(_name_start(study, setting))}-[0-9a-f]{{8}}")
     for experiment in experiments(root):
         if name_pattern.fullmatch(experiment.name):
             # An experiment made by hand may lack files that a study stores.

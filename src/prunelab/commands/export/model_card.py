@@ -138,7 +138,7 @@ def _numbers(network: Network, source: Path) -> list[str]:
         return [f"`{metrics_file}` is about another network, so its numbers are not repeated here."]
 
     lines = [
-        f"On the test split, {_seeds()}, with 95 % intervals (`{metrics_file}`):",
+        f"{_measured_on()}, with 95 % intervals (`{metrics_file}`):",
         "",
         f"- accuracy: {_share(metrics, 'accuracy')} %",
     ]
@@ -154,20 +154,22 @@ def _share(metrics: dict[str, Any], key: str) -> str:
     return with_interval(metrics[key], metrics[f"{key}_ci95"])
 
 
-def _seeds() -> str:
+def _measured_on() -> str:
+    """On which split, and for how many seeds, as far as params.yaml says it."""
     try:
-        count = len(load_params().seeds)
+        params = load_params()
     except InputError:
-        return "of the study"
-    if count == 1:
-        return "of one seed"
-    return f"means over {count} seeds"
+        return "In the study"
+    count = len(params.seeds)
+    seeds = "of one seed" if count == 1 else f"means over {count} seeds"
+    return f"On the {params.evaluate.split} split, {seeds}"
 
 
 def _metrics_file(source: Path) -> Path | None:
     """The metrics of the configuration to which a model file of this project belongs."""
     try:
-        folder = source.resolve().relative_to(Path.cwd().resolve()).parent
+        # DVC may keep the file itself as a link into its cache.
+        folder = source.parent.resolve().relative_to(Path.cwd().resolve())
     except ValueError:
         return None
 

@@ -19,6 +19,7 @@ from prunelab.config.edit_params import with_values
 from prunelab.config.params import PARAMS_FILE, parse_params
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.files import user_path
 from prunelab.core.text import name_list
 from prunelab.project.paths import PIPELINE_FILE, TABLE
 
@@ -66,7 +67,7 @@ def new(root: Path, request: Request) -> list[str]:
 
     source = request.images or request.texts
     if source:
-        lines += ignore_in_git(root, Path(source))
+        lines += ignore_in_git(root, user_path(source))
     if text is None or recipe is None:
         lines.append("next: prunelab repro, which runs the study of handwritten digits")
         return lines
@@ -94,7 +95,7 @@ def _check_request(root: Path, request: Request) -> None:
     if request.texts and (request.model or request.weights):
         raise InputError("--texts chooses the network itself; leave --model and --weights out")
 
-    if request.images and not request.table and _would_be_class(root, Path(request.images)):
+    if request.images and not request.table and _would_be_class(root, user_path(request.images)):
         raise InputError(
             f"--images: {request.images} holds this folder, so that the project's own folders "
             "would be classes. Make the project in a folder beside the images"

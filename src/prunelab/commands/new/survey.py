@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from prunelab.core.errors import InputError
+from prunelab.core.files import user_path
 from prunelab.core.text import name_list
 from prunelab.data.dataset import ClassCounts, DataConfig
 from prunelab.datasets.datasets import image_source
@@ -55,7 +56,7 @@ def survey_images(images: str, table: str | None) -> Survey:
     """
     parameters: dict[str, str | None] = {"source": images}
     if table is not None:
-        parameters |= {"table": table} | _image_columns(Path(images), Path(table))
+        parameters |= {"table": table} | _image_columns(user_path(images), user_path(table))
 
     config = DataConfig(
         Path(),
@@ -183,7 +184,7 @@ def survey_texts(table: str) -> Survey:
         InputError: if it cannot be used, with all problems.
     """
     parameters: dict[str, str | None] = {"source": table}
-    file = Path(table)
+    file = user_path(table)
     if file.is_file():
         header = read_header(file)
         text_column = _first_called(header, TEXT_NAMES)

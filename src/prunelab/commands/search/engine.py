@@ -82,7 +82,9 @@ class Engine:
     speedup: Callable[[str], tuple[float, float, float]] | None = None
     strategy: Strategy = field(default_factory=Strategy)
     clock: Clock = time.monotonic
-    _pending: dict[str, tuple[Try, int, list[int]]] = field(default_factory=dict)
+    # By name of the job. Different tries may need the same one: where the curves of sensitivity
+    # end, a larger ratio removes no more.
+    _pending: dict[str, list[tuple[Try, int, list[int]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sampler = Sampler(
@@ -116,11 +118,13 @@ class Engine:
             if not self._pending:
                 break
             job, failure = self.runner.wait()
-            tried, epochs, seeds = self._pending.pop(job.name)
-            self._note(tried, job, epochs, seeds, failure)
+            for tried, epochs, seeds in self._pending.pop(job.name):
+                self._note(tried, job, epochs, seeds, failure)
             self.save(self.state)
 
         self.state.seconds = before + self.clock() - start
+        if self.limits.stopped() and not self.state.out_of_reach:
+            self.state.ended = STOPPED  # during tries after which there would have been no other
         self.save(self.state)
 
     def _may_begin(self, start: float) -> bool:
@@ -137,6 +141,8 @@ class Engine:
         elif seconds is not None and self.clock() - start > seconds:
             reason = "the time is up"
         elif self._is_out_of_reach():
+            if self._pending:
+                return False  # one of those that run may be within
             self.state.out_of_reach = True
             reason = "the target is out of reach"
         if reason:
@@ -259,8 +265,9 @@ class Engine:
 
             measurement = self.runner.measured(job)
             if measurement is None:
-                self._pending[job.name] = (tried, epochs, seeds)
-                self.runner.submit(job)
+                if job.name not in self._pending:
+                    self.runner.submit(job)
+                self._pending.setdefault(job.name, []).append((tried, epochs, seeds))
                 break
             self._add(tried, job, epochs, seeds, measurement)
         self.save(self.state)

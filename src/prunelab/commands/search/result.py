@@ -80,11 +80,14 @@ def _try_row(tried: Try, metric: str, on_front: set[int]) -> dict[str, Any]:
 
 
 def write_result(root: Path, name: str, result: dict[str, Any]) -> Path:
-    """Write the JSON file and the pictures; return the path of the first."""
-    from prunelab.figures.save import save
+    """Write the JSON file and the pictures of the same name; return the path of the first."""
+    from prunelab.figures.save import METADATA, save_as
     from prunelab.figures.search_figure import search_picture
 
-    path = root / FOLDER / f"{name}.json"
+    # The report looks in this folder alone, and some networks have a slash in their names.
+    path = root / FOLDER / f"{name.replace('/', '-')}.json"
     write_json(path, result)
-    save(search_picture(result), path.with_suffix(""))
+    picture = search_picture(result)
+    for suffix in METADATA:
+        save_as(picture, path.with_suffix(suffix))
     return path

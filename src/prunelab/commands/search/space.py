@@ -263,9 +263,12 @@ def scratch_control(name: str) -> str | None:
 def _control(name: str, is_control: Callable[[Method], bool]) -> str | None:
     """The control of a method: of the same granularity, and of the same scope where there is one.
 
-    It removes everything in one step.
+    It removes everything in one step. A method that is such a control itself has none.
     """
     method = METHODS[name]
+    if is_control(method):
+        return None
+
     candidates = []
     for other_name, other in METHODS.items():
         alike = other.granularity == method.granularity and other.schedule == "one_shot"

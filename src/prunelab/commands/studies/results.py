@@ -214,7 +214,8 @@ def _portable(params: Mapping[str, Any]) -> dict[str, Any]:
     """
     filled = with_defaults(params)
     data = dict(filled["data"])
-    data["source"] = _without_folders(data.get("source"))
+    for key in ("source", "table"):
+        data[key] = _without_folders(data.get(key))
     return {**filled, "data": data, "weights": _without_folders(filled["weights"])}
 
 

@@ -411,18 +411,18 @@ def resolve(
         params = deepcopy(base_params)
         for layer in (study.params, setting.params, variant_params, overrides):
             override(params, layer)
-        if scale != FULL:
-            params = scaled(params, scale)
-
         params["method"] = setting.method
         params["ratio"] = setting.total_ratio(_iterations(params))
-        resolved[setting.label] = params
 
         try:
             parse_params(params, option="--set")
+            if scale != FULL:
+                params = scaled(params, scale)
+                parse_params(params, option="--set")
         except InputError as error:
             for problem in error.problems:
                 labels_by_problem.setdefault(problem, []).append(setting.label)
+        resolved[setting.label] = params
 
     if labels_by_problem:
         raise InputError(grouped_problems(labels_by_problem, len(resolved)))
@@ -467,5 +467,5 @@ def _iterations(params: Mapping[str, Any]) -> int:
     """Return the number of pruning rounds; validation reports one that is wrong."""
     try:
         return max(int(params["prune"]["iterations"]), 1)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return 1

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from textwrap import wrap
 
-from prunelab.commands.studies.published_measures import MEASURES, Measure, Metrics
+from prunelab.commands.studies.published_measures import MEASURES, Measure
 from prunelab.commands.studies.scale import FULL
 from prunelab.commands.studies.study_file import Row, Study
 from prunelab.core.errors import one_line
-from prunelab.project.experiments import Record
+from prunelab.project.experiments import Record, value_at
 from prunelab.report.markdown import escaped_table
 from prunelab.report.text_table import MAX_WIDTH, Line, aligned_table
 
@@ -257,7 +257,7 @@ def notes(study: Study, records: Records, shown: Shown) -> list[str]:
         )
 
     if measured:
-        lines.append(_interval_note(measured[0]["metrics"]))
+        lines.append(_interval_note(measured[0]))
     if any(not record.get("current", True) for record in measured):
         lines.append(
             "† Measured by other code than this commit's; `prunelab study run` measures it again."
@@ -289,16 +289,17 @@ def _hardware_notes(records: Records) -> list[str]:
     ]
 
 
-def _interval_note(metrics: Metrics) -> str:
+def _interval_note(record: Record) -> str:
     """What our numbers and their intervals mean."""
-    seeds = metrics["seeds"]
+    seeds = record["metrics"]["seeds"]
+    split = value_at(record["parameters"], "evaluate.split") or "test"
     if seeds > 1:
-        covers = f"covers {seeds} seeds and the finite test set"
+        covers = f"covers {seeds} seeds and the finite {split} set"
     else:
-        covers = "is a bootstrap over test images, since there is one seed"
+        covers = f"is a bootstrap over {split} images, since there is one seed"
 
     return (
-        "Ours: the last epoch, on the whole test split; ± is half the 95 % interval, which "
+        f"Ours: the last epoch, on the whole {split} split; ± is half the 95 % interval, which "
         f"{covers}. Changes in accuracy are in percentage points and paired by seed. "
         "MACs are theory, not speed."
     )

@@ -11,12 +11,12 @@ from prunelab.commands.studies.jobs import Parameters, Settings
 from prunelab.commands.studies.study_file import Setting, Study, grouped_problems
 from prunelab.core.errors import InputError
 from prunelab.core.files import user_path
-from prunelab.project.experiments import digest
+from prunelab.project.experiments import digest, value_at
 from prunelab.project.git import git, require_commit, require_identity
 from prunelab.project.paths import RAW
 
 SETTING_KEYS = ("method", "ratio", "budget", "prune", "finetune")  # settings differ in these
-PATH_KEYS = ("weights", "data.source")
+PATH_KEYS = ("weights", "data.source", "data.table")
 
 
 def check_needs(
@@ -131,13 +131,9 @@ def files_left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[s
     """Return a problem for every file that `params` name and the setting's clone will not have."""
     problems = []
     for key in PATH_KEYS:
-        section, _, inner = key.partition(".")
-        path = params[section]
-        if inner:
-            path = path[inner]
-
+        path = value_at(params, key)
         is_relative_file = path and not user_path(path).is_absolute() and (root / path).exists()
-        if not is_relative_file or git(root, "ls-files", "--", str(path)):
+        if not is_relative_file or _is_in_git(root, str(path)):
             continue
 
         if elsewhere:
@@ -152,3 +148,10 @@ def files_left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[s
             )
 
     return problems
+
+
+def _is_in_git(root: Path, path: str) -> bool:
+    try:
+        return bool(git(root, "ls-files", "--", path))
+    except InputError:
+        return False  # a path that leads out of the repository

@@ -111,7 +111,8 @@ class StageFolder:
 
 def _own_files(params: Mapping[str, Any]) -> Iterator[str]:
     """Yield the relative paths outside data/raw that parameters name."""
-    for path in (params["weights"], params["data"].get("source")):
+    data = params["data"]
+    for path in (params["weights"], data.get("source"), data.get("table")):
         if not isinstance(path, str) or user_path(path).is_absolute():
             continue
         if not Path(path).is_relative_to(RAW) and ".." not in Path(path).parts:
