@@ -344,6 +344,7 @@ class Engine:
         self._sampler.finish(tried)
         if how == "failed":
             self._count_failure(tried)
+        self.save(self.state)  # what is printed must survive a kill
         self.print_line(self._describe(tried))
 
     def _count_failure(self, tried: Try) -> None:
