@@ -116,12 +116,8 @@ def _normalise(
     card: ModuleCard, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalise:
     """The means and deviations, checked against the shape of an input."""
-    # Arrays and tensors are means too.
-    numbers = {
-        name: np.asarray(() if values is None else values).tolist()
-        for name, values in (("mean", mean), ("std", std))
-    }
-    normalise = validate(Normalise, numbers)
+    normalise = validate(Normalise, {"mean": _numbers(mean), "std": _numbers(std)})
+
     channels = card.input_shape[0]
     lengths = {len(normalise.mean), len(normalise.std)}
     if len(card.input_shape) != 3 or lengths != {channels}:
@@ -130,6 +126,14 @@ def _normalise(
             f"one input has shape {card.input_shape}"
         )
     return normalise
+
+
+def _numbers(values: Sequence[float] | None) -> list[float]:
+    """The values, which may be an array or a tensor, as a list; empty for None."""
+    if values is None:
+        return []
+    numbers: list[float] = np.asarray(values).tolist()
+    return numbers
 
 
 def _with_class_names(card: ModelCard, classes: Sequence[str]) -> ModelCard:

@@ -1,8 +1,8 @@
 """What a measured ratio of times shows: one rule for the benchmark and for the page."""
 
 # Ratios of equal networks that take turns in one process were 0.996 to 1.007 (2 cores of an AMD
-# EPYC). On an idle machine an interval over the rounds is narrower than that, and knows nothing of
-# where in memory a network lies. So smaller differences are not told apart.
+# EPYC): where a network lies in memory matters that much. The interval over the rounds does not
+# show it, and is narrower on an idle machine. So a smaller difference counts as none.
 RESOLUTION = 0.01
 
 

@@ -194,22 +194,21 @@ def _layer(tracer: Tracer, call: Call) -> None:
         tracer.flow.link(taken, inputs.expand_as(taken), reason)
         tracer.flow.link(by_group, by_group[:1].expand_as(by_group), reason)
 
-    if call.output.grad_fn is not None:
-        tracer.producers[call.output.grad_fn] = layer
-    shape = [1] * call.output.dim()
-    shape[dim] = -1
-    tracer.set_labels(call.output, outputs.view(shape).expand(call.output.shape))
+    _produce(tracer, call, layer, outputs, dim)
 
 
 def _transposed(tracer: Tracer, call: Call) -> None:
     """A transposed convolution: it takes in channels. Its own stay."""
-    layer = tracer.layer_of(call.argument(1, "weight"))
-    groups = call.argument(6, "groups", default=1)
-    if layer is None or groups > 1:
-        _keep_all(tracer, call, f"a {call.name} in groups, or with shared weights, takes them in")
+    weight = call.argument(1, "weight")
+    layer = tracer.layer_of(weight)
+    if layer is None:
+        _keep_all(tracer, call, f"the weights of a {call.name} belong to no single layer")
+        return
+    if call.argument(6, "groups", default=1) > 1:
+        _keep_all(tracer, call, f"a {call.name} in groups takes them in")
         return
 
-    dim = 1 - call.argument(1, "weight").dim()
+    dim = -weight.dim() + 1
     taken = tracer.channels(call.input, dim)
     assert taken is not None
     inputs = tracer.flow.nodes(layer, len(taken), outputs=False)
@@ -217,11 +216,21 @@ def _transposed(tracer: Tracer, call: Call) -> None:
 
     outputs = tracer.flow.nodes(layer, call.output.shape[dim], outputs=True)
     tracer.flow.keep(outputs, "a transposed convolution keeps its own channels")
+    _produce(tracer, call, layer, outputs, dim)
+
+
+def _produce(tracer: Tracer, call: Call, layer: str, outputs: Tensor, dim: int) -> None:
+    """Label what a layer returned: its outputs, [count], are in dimension `dim`."""
     if call.output.grad_fn is not None:
         tracer.producers[call.output.grad_fn] = layer
-    shape = [1] * call.output.dim()
+    tracer.set_labels(call.output, _spread(outputs, dim, call.output))
+
+
+def _spread(channels: Tensor, dim: int, tensor: Tensor) -> Tensor:
+    """Labels of a tensor's shape that depend on the position in dimension `dim` alone."""
+    shape = [1] * tensor.dim()
     shape[dim] = -1
-    tracer.set_labels(call.output, outputs.view(shape).expand(call.output.shape))
+    return channels.view(shape).expand(tensor.shape)
 
 
 def _batch_norm(tracer: Tracer, call: Call) -> None:
@@ -278,8 +287,7 @@ def _pool(tracer: Tracer, call: Call) -> None:
     if channels is None or not isinstance(call.output, Tensor):
         _unknown(tracer, call)
         return
-    shape = [1, -1] + [1] * (call.output.dim() - 2)
-    tracer.set_labels(call.output, channels.view(shape).expand(call.output.shape))
+    tracer.set_labels(call.output, _spread(channels, 1, call.output))
 
 
 def _reduce(tracer: Tracer, call: Call) -> None:
