@@ -101,6 +101,17 @@ def test_what_is_no_classification_is_refused():
     assert "must be an nn.Module" in refusal(prunelab.evaluate, None, DATA)
 
 
+def test_outputs_that_overflow_are_refused():
+    broken = residual_net()
+    with torch.no_grad():
+        broken.head.weight.fill_(3e38)
+    examples = sum(len(labels) for _, labels in DATA)
+    problem = f"outputs for {examples} of {examples} examples are NaN or infinite"
+
+    assert problem in refusal(prunelab.evaluate, broken, DATA)
+    assert problem in refusal(prunelab.evaluate, residual_net(), DATA, against=broken)
+
+
 def test_sensitivity_is_the_accuracy_with_the_smallest_channels_zeroed():
     model = residual_net()
 

@@ -378,6 +378,21 @@ def test_bad_options_are_one_line_before_any_work(arguments, problem):
     assert not Path(".prunelab").exists()
 
 
+@pytest.mark.usefixtures("project")
+def test_a_path_that_leads_out_of_the_project_is_refused_before_any_work():
+    Path("../photos").mkdir()
+
+    result = study_command("run", "tiny", "--here", "--set", "data.source=../photos")
+
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert (
+        line
+        == "all settings: data.source: ../photos leads out of the project. Give an absolute path."
+    )
+    assert "[1/" not in result.stdout
+
+
 def test_seeds_are_numbers_with_commas():
     assert seeds_of("0,12,3") == [0, 12, 3]
     for text in ("", "1,", "1;2", "-1", "1.5"):

@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunelab.artifacts.networks import compressed_size, sizes
+from prunelab.core.errors import InputError
 from prunelab.evaluation.layers import by_layer, histogram
 from prunelab.evaluation.metrics import by_class, by_seed, mean_over_seeds, over_seeds, quality
-from prunelab.evaluation.predict import Predictions, calibration_error, predict
+from prunelab.evaluation.predict import Predictions, calibration_error, predict, predict_batches
 from prunelab.models.cost import cost, macs, output_positions, training_macs
 from prunelab.models.networks import build, example_input, prunable_weights
 from prunelab.statistics.intervals import half_width, student_t, trimmed_mean
@@ -425,3 +426,16 @@ def test_predictions_are_those_of_the_network_image_by_image(trainer, execution)
     np.testing.assert_allclose(predictions.losses, losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(predictions.confidences, probabilities.max(axis=1), rtol=1e-4)
     np.testing.assert_array_equal(predictions.among_top, rank < 5)
+    predictions.require_numbers()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_predictions_of_outputs_that_are_no_numbers_are_refused(value):
+    logits = torch.zeros(3, 2)
+    logits[1, 0] = value
+    labels = torch.tensor([0, 1, 0])
+
+    (predictions,) = predict_batches([nn.Identity()], [(logits, labels)])
+
+    with pytest.raises(InputError, match="outputs for 1 of 3 examples are NaN or infinite"):
+        predictions.require_numbers()

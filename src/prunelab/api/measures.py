@@ -83,8 +83,8 @@ def evaluate(model: Network, data: Data, *, against: Network | None = None) -> E
         against: the network to compare with, such as the dense one, on the same device
 
     Raises:
-        InputError: if the network is none, or cannot take the inputs, or if either is not about
-            classes.
+        InputError: if the network is none, or cannot take the inputs, if either is not about
+            classes, or if outputs are NaN or infinite.
     """
     models = [module_of(model)]
     if against is not None:
@@ -92,6 +92,8 @@ def evaluate(model: Network, data: Data, *, against: Network | None = None) -> E
 
     labels: list[np.ndarray] = []
     predictions = _predict(models, data, labels)
+    for each in predictions:
+        each.require_numbers()
     first, last = predictions[0], predictions[-1]
     true = np.concatenate(labels)
     measured = quality(

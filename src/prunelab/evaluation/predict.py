@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunelab.core.errors import InputError
 from prunelab.data.loader import BatchLoader
 from prunelab.runtime.device import Execution
 
@@ -37,6 +38,15 @@ class Predictions:
         for field in fields(cls):
             arrays[field.name] = np.stack([getattr(each, field.name) for each in predictions])
         return cls(**arrays)
+
+    def require_numbers(self) -> None:
+        """Raise InputError if the network gave NaN or infinity, which name no class."""
+        broken = np.count_nonzero(~np.isfinite(self.confidences))
+        if broken:
+            raise InputError(
+                f"the network's outputs for {broken:,} of {self.confidences.size:,} examples are "
+                "NaN or infinite. Look at its weights, and at how its inputs are normalised."
+            )
 
     def by_seed(self) -> Iterator["Predictions"]:
         """The predictions of each network, of arrays [seeds, images]."""

@@ -138,6 +138,7 @@ class _Measuring:
         """Measure the network of a seed."""
         network = self.networks[seed]
         after = self._predict(network)
+        after.require_numbers()
         before = after.classes
         if self.networks_before is not None:
             before = self._predict(self.networks_before[seed]).classes

@@ -133,7 +133,7 @@ def _check_may_become_project(root: Path) -> None:
 
 
 def ignore_in_git(root: Path, path: Path) -> list[str]:
-    """Let Git leave a folder of images within the project alone; return what was done."""
+    """Let Git leave data within the project, a file or a folder, alone; return what was done."""
     try:
         relative = path.resolve().relative_to(root.resolve())
     except ValueError:
@@ -151,7 +151,7 @@ def ignore_in_git(root: Path, path: Path) -> list[str]:
 
     separator = "" if text.endswith("\n") or not text else "\n"
     write(file, f"{text}{separator}{entry}\n".encode("utf-8", "surrogateescape"))
-    return [f"added {one_line(entry)} to .gitignore, since images do not belong into Git"]
+    return [f"added {one_line(entry)} to .gitignore, since data does not belong into Git"]
 
 
 def _escaped(path: str) -> str:

@@ -91,6 +91,8 @@ def check_parameters(
         problems = [*shared_problems[shared_key], *_problems(root, params, [check_feasible])]
         if in_clones:
             problems += files_left_behind(root, params, elsewhere)
+        else:
+            problems += _paths_that_lead_out(params)
         for problem in dict.fromkeys(problems):
             if not problem.startswith("grid."):
                 labels_by_problem.setdefault(problem, []).append(label)
@@ -147,6 +149,16 @@ def files_left_behind(root: Path, params: Parameters, elsewhere: bool) -> list[s
                 "setting runs does not have it. Move it there, or give an absolute path."
             )
 
+    return problems
+
+
+def _paths_that_lead_out(params: Parameters) -> list[str]:
+    """Return a problem for every path with "..", which the folder of a stage cannot follow."""
+    problems = []
+    for key in PATH_KEYS:
+        path = value_at(params, key)
+        if isinstance(path, str) and ".." in Path(path).parts and not user_path(path).is_absolute():
+            problems.append(f"{key}: {path} leads out of the project. Give an absolute path.")
     return problems
 
 
