@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.params import PROJECT, edit_params
+from torch import nn
 
 from prunelab.config.params import Normalise, load_params
 from prunelab.core.errors import InputError
@@ -71,9 +72,22 @@ def test_layers_for_other_images_or_classes_stay_fresh(file, classes, channels, 
 
     layers = tuple(f"{layer}." for layer in fresh)
     for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked") or name == "classifier.weight":
             continue
         assert torch.equal(tensor, before[name]) == name.startswith(layers), name
+
+
+def test_a_fresh_head_begins_as_torchs_linear_layers_do(file):
+    model = build(MODEL, 10, (3, 64, 64))
+    before = model.classifier.weight.detach().clone()
+
+    load_imagenet(model, MODEL, file, by_order=True)
+
+    after = model.classifier.weight.detach()
+    usual = nn.Linear(after.shape[1], after.shape[0]).weight.detach()
+    assert before.std() > 5 * usual.std()
+    assert after.std() == pytest.approx(usual.std().item(), rel=0.05)
+    torch.testing.assert_close(after / after.std(), before / before.std())
 
 
 # --- refusals ---

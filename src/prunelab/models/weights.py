@@ -38,6 +38,7 @@ IMAGENET_INPUT = (1000, (3, 224, 224))  # classes and images of the networks tha
 
 # Sides of images, in pixels, for which networks differ in their first layers. See torchvision_nets.
 SIDES = (224, 32)
+LARGE_HEAD = 2  # times the usual deviation of weights
 
 
 def load_weights(
@@ -266,6 +267,25 @@ def _load_state(
         lines = ". ".join([listed, *hints()])
         raise InputError(f"weights: {path} does not fit: {lines}")
     load_state(model, state, strict=False)
+    _calm_heads(model, fresh_prefixes)
+
+
+def _calm_heads(model: nn.Module, fresh_prefixes: tuple[str, ...]) -> None:
+    """Scale large fresh weights of a head down to those of torch's own linear layers.
+
+    timm begins EfficientNet's head with weights eleven times as large. Its first losses are so high
+    that their gradients destroy what the pretrained layers know.
+    """
+    for name, module in model.named_modules():
+        is_fresh = bool(fresh_prefixes) and f"{name}.".startswith(fresh_prefixes)
+        if not is_fresh or not isinstance(module, nn.Linear):
+            continue
+
+        usual = (3 * module.in_features) ** -0.5  # the deviation of nn.Linear's weights
+        deviation = module.weight.detach().std().item()
+        if deviation > LARGE_HEAD * usual:
+            with torch.no_grad():
+                module.weight *= usual / deviation
 
 
 def _layers(names: Iterable[str]) -> list[str]:

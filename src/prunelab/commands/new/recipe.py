@@ -352,17 +352,17 @@ def _choose_batch_size(recipe: Recipe, model: str, classes: int, side: int, imag
 def _choose_training(recipe: Recipe, images: int, batch_size: int, pretrained: bool) -> None:
     if pretrained:
         epochs = _epochs(images, TRANSFER_EXAMPLES, TRANSFER_EPOCHS)
-        rate, decay, smoothing = 0.01 * batch_size / 64, 0.0001, 0.1
+        optimizer, rate, decay, smoothing = "adamw", 0.001 * batch_size / 64, 0.01, 0.1
         why = "the network knows images already, so it learns for a short time and at a low rate"
     else:
         epochs = _epochs(images, SCRATCH_EXAMPLES, SCRATCH_EPOCHS)
-        rate, decay, smoothing = 0.1 * batch_size / 128, 0.0005, 0.0
+        optimizer, rate, decay, smoothing = "sgd", 0.1 * batch_size / 128, 0.0005, 0.0
         why = "it learns from nothing"
     rate = float(f"{rate:.2g}")
     finetune_epochs = max(2, math.ceil(FINETUNE_SHARE * epochs))
 
     shared: dict[str, Any] = {
-        "optimizer": "sgd",
+        "optimizer": optimizer,
         "momentum": 0.9,
         "weight_decay": decay,
         "schedule": "one_cycle",
@@ -379,7 +379,7 @@ def _choose_training(recipe: Recipe, images: int, batch_size: int, pretrained: b
     }
     recipe.choose(
         values,
-        f"train: {epochs} epochs at learning rate {rate:g}, finetune: {finetune_epochs}",
+        f"train: {epochs} epochs of {optimizer} at {rate:g}, finetune: {finetune_epochs}",
         f"{why}; {images:,} images, {epochs * images:,} seen in all",
     )
 
