@@ -352,13 +352,16 @@ def _choose_batch_size(recipe: Recipe, model: str, classes: int, side: int, imag
 def _choose_training(recipe: Recipe, images: int, batch_size: int, pretrained: bool) -> None:
     if pretrained:
         epochs = _epochs(images, TRANSFER_EXAMPLES, TRANSFER_EPOCHS)
-        optimizer, rate, decay, smoothing = "adamw", 0.001 * batch_size / 64, 0.01, 0.1
+        optimizer, decay, smoothing = "adamw", 0.01, 0.1
+        rate = 0.001 * math.sqrt(batch_size / 64)
+        finetune_rate = rate
         why = "the network knows images already, so it learns for a short time and at a low rate"
     else:
         epochs = _epochs(images, SCRATCH_EXAMPLES, SCRATCH_EPOCHS)
-        optimizer, rate, decay, smoothing = "sgd", 0.1 * batch_size / 128, 0.0005, 0.0
+        optimizer, decay, smoothing = "sgd", 0.0005, 0.0
+        rate = 0.1 * batch_size / 128
+        finetune_rate = rate / 2
         why = "it learns from nothing"
-    rate = float(f"{rate:.2g}")
     finetune_epochs = max(2, math.ceil(FINETUNE_SHARE * epochs))
 
     shared: dict[str, Any] = {
@@ -372,14 +375,14 @@ def _choose_training(recipe: Recipe, images: int, batch_size: int, pretrained: b
     values |= {f"finetune.{key}": value for key, value in shared.items()}
     values |= {
         "train.epochs": epochs,
-        "train.learning_rate": rate,
+        "train.learning_rate": float(f"{rate:.2g}"),
         "train.rewind_epoch": 1,
         "finetune.epochs": finetune_epochs,
-        "finetune.learning_rate": float(f"{rate / 2:.2g}"),
+        "finetune.learning_rate": float(f"{finetune_rate:.2g}"),
     }
     recipe.choose(
         values,
-        f"train: {epochs} epochs of {optimizer} at {rate:g}, finetune: {finetune_epochs}",
+        f"train: {epochs} epochs of {optimizer} at {rate:.2g}, finetune: {finetune_epochs}",
         f"{why}; {images:,} images, {epochs * images:,} seen in all",
     )
 
