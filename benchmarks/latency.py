@@ -2,12 +2,14 @@
 
     python benchmarks/latency.py [--network resnet56] [--rounds 12] [--threads 2] [--compiled]
     python benchmarks/latency.py --device cuda [--batch-size 1 --batch-size 64 --batch-size 256]
+    python benchmarks/latency.py --network timm/tf_efficientnet_lite0 --fewer 1.58 --fewer 3
 
-For each network, at 2, 4 and 8 times fewer MACs, with channel widths as they come and as multiples
-of 8: the latency of the dense and the pruned network, which take turns, their ratio with its 95 %
-interval, and the exponent that relates the two gains, log(latency gain) / log(MACs gain). For
-ResNet-50 on GPUs published values give 0.42 to 0.58. Below them masks over single weights at 50,
-80, 90 and 95 %, which save nothing. Weights are random: time does not depend on them.
+For each network, at 2, 4 and 8 times fewer MACs (or as --fewer says), with channel widths as they
+come and as multiples of 8: the latency of the dense and the pruned network, which take turns, their
+ratio with its 95 % interval, and the exponent that relates the two gains, log(latency gain) /
+log(MACs gain). For ResNet-50 on GPUs published values give 0.42 to 0.58. Below
+them masks over single weights at 50, 80, 90 and 95 %, which save nothing. Weights are random: time
+does not depend on them.
 
 On a GPU every network is also measured as one recorded CUDA graph, without the time of launches.
 With --compiled, one budget also by torch.compile.
@@ -35,19 +37,24 @@ from prunelab.pruning.prune import prune
 from prunelab.runtime.device import Execution, configure_native, fingerprint
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-SMALL, LARGE = (3, 32, 32), (3, 224, 224)
+SMALL, MIDDLE, LARGE = (3, 32, 32), (3, 96, 96), (3, 224, 224)
 NETWORKS: dict[str, Shape] = {
     "resnet56": SMALL,
     "resnet18": SMALL,
     "vgg16_bn": SMALL,
     "resnet50": LARGE,
     "efficientnet_b0": LARGE,
+    "timm/tf_efficientnet_lite0": MIDDLE,
     "vit_b_16": LARGE,
 }
-CPU_BATCH_SIZES: dict[Shape, tuple[int, ...]] = {SMALL: (1, 64), LARGE: (1, 8)}
+CPU_BATCH_SIZES: dict[Shape, tuple[int, ...]] = {
+    SMALL: (1, 64),
+    MIDDLE: (1, 64),
+    LARGE: (1, 8),
+}
 GPU_BATCH_SIZES = (1, 64, 256)
 
-FEWER = (2, 4, 8)
+FEWER = (2.0, 4.0, 8.0)
 COMPILED_AT = 4
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 ROUND_S = 0.3
@@ -76,11 +83,13 @@ def pruned(name: str, dense: nn.Module, shape: Shape, method: str, **settings: o
     return model
 
 
-def variants(name: str, dense: nn.Module, shape: Shape) -> Iterator[Variant]:
-    """Thinner networks, then masked ones."""
-    for fewer in FEWER:
+def variants(
+    name: str, dense: nn.Module, shape: Shape, ratios: Sequence[float]
+) -> Iterator[Variant]:
+    """Networks with so many times fewer MACs, then masked ones."""
+    for fewer in ratios:
         for step in (1, 8):
-            what = f"{fewer}x fewer MACs"
+            what = f"{fewer:g}x fewer MACs"
             if step > 1:
                 what += f", widths in steps of {step}"
 
@@ -136,9 +145,15 @@ class Comparison:
 
 
 def measure(
-    name: str, execution: Execution, batch_sizes: Sequence[int], rounds: int, *, compiled: bool
+    name: str,
+    execution: Execution,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    *,
+    ratios: Sequence[float],
+    compiled: bool,
 ) -> Iterator[str]:
-    """The lines of the table of one network."""
+    """The lines of the table of one network, at so many times fewer MACs."""
     shape = NETWORKS[name]
     dense = build(name, 10, shape).eval()
     dense_macs = macs(dense, shape)
@@ -147,7 +162,7 @@ def measure(
     if execution.device.type == "cuda":
         backends.append("cuda_graph")
 
-    for variant in variants(name, dense, shape):
+    for variant in variants(name, dense, shape, ratios):
         if isinstance(variant.model, str):
             yield f"| {name} | | | {variant.what} | {variant.model} | | | | |"
             continue
@@ -175,6 +190,9 @@ def main(
     batch_size: Annotated[
         list[int] | None, typer.Option(help="1, 64 and 256 on a GPU by default; fewer on a CPU")
     ] = None,
+    fewer: Annotated[
+        list[float] | None, typer.Option(help="times fewer MACs; 2, 4 and 8 by default")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=2)] = 12,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
@@ -194,7 +212,10 @@ def main(
         if batch_size:
             batch_sizes = batch_size
 
-        for line in measure(name, execution, batch_sizes, rounds, compiled=compiled):
+        lines = measure(
+            name, execution, batch_sizes, rounds, ratios=fewer or FEWER, compiled=compiled
+        )
+        for line in lines:
             print(line, flush=True)
 
 
