@@ -273,8 +273,9 @@ def _load_state(
 def _calm_heads(model: nn.Module, fresh_prefixes: tuple[str, ...]) -> None:
     """Scale large fresh weights of a head down to those of torch's own linear layers.
 
-    timm begins EfficientNet's head with weights eleven times as large. Its first losses are so high
-    that their gradients destroy what the pretrained layers know.
+    timm and torchvision draw EfficientNet's by the number of classes: for ten they are eleven times
+    as large. The first losses are then so high that their gradients destroy what the pretrained
+    layers know.
     """
     for name, module in model.named_modules():
         is_fresh = bool(fresh_prefixes) and f"{name}.".startswith(fresh_prefixes)
