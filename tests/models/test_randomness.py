@@ -30,6 +30,15 @@ def test_text_encoders_draw():
     assert moves_the_generator(model, torch.randint(1, 40, (2, TOKENS)))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_timms_networks_that_drop_features_without_a_layer_are_known(share):
+    pytest.importorskip("timm")
+    shape = (3, 64, 64)
+    model = build("timm/tf_efficientnet_lite0", 10, shape, dropout=share)
+    assert draws_random_numbers(model) == (share > 0)
+    assert moves_the_generator(model, torch.rand(2, *shape)) == (share > 0)
+
+
 def test_a_share_of_zero_draws_nothing():
     assert not draws_random_numbers(torch.nn.Dropout(0.0))
     assert draws_random_numbers(torch.nn.Sequential(torch.nn.Dropout(0.1)))

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-# What layers that drop activations call the share they drop: dropout, attention, stochastic depth.
-_SHARES = ("p", "dropout", "dropout_p", "drop_prob")
+# What layers that drop activations call the share they drop: dropout, attention, stochastic depth,
+# and networks of timm that drop features before the head without a layer for it.
+_SHARES = ("p", "dropout", "dropout_p", "drop_prob", "drop_rate")
 
 
 def draws_random_numbers(model: nn.Module) -> bool:
