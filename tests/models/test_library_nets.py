@@ -86,6 +86,20 @@ def test_other_channels_are_read_and_weights_depend_on_the_seed_alone(name):
     assert first.eval()(torch.randn(3, *shape)).abs().sum(1).min() > 0
 
 
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "vgg11", "vit_b_32"])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_stem_for_other_channels_has_outputs_as_large(name, channels):
+    deviations = []
+    for count in (3, channels):
+        shape = (count, 64, 64)
+        model = build(f"torchvision/{name}", 5, shape)
+        stem = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+        images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+        deviations.append(stem(images).std().item())
+
+    assert deviations[1] == pytest.approx(deviations[0], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "problem"),
     [

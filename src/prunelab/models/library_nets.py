@@ -196,10 +196,24 @@ def _adapted(
 
 
 def _set_channels(model: nn.Module, channels: int) -> None:
+    """Let the first convolution read so many channels; its outputs stay about as large."""
     for path, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            _replace(model, path, with_channels(layer, channels))
+            stem = with_channels(layer, channels)
+            if stem is not layer and not layer.weight.is_meta:
+                _scale_like(stem, layer)
+            _replace(model, path, stem)
             return
+
+
+def _scale_like(stem: nn.Conv2d, published: nn.Conv2d) -> None:
+    """Scale fresh weights, so that the sum over the inputs is as large as the library made it.
+
+    Libraries choose the deviation of weights by the number of inputs or of outputs, or fix it.
+    """
+    with torch.no_grad():
+        wanted = published.weight.std() * (published.in_channels / stem.in_channels) ** 0.5
+        stem.weight *= wanted / stem.weight.std()
 
 
 def _shrink_stem(model: nn.Module, name: str) -> None:
