@@ -142,6 +142,31 @@ def test_base_training_says_what_it_did_to_imported_weights(workspace):
     assert torch.equal(start["bn1.weight"], model.bn1.weight)
 
 
+def test_frozen_layers_are_trained_where_the_weights_are_new(workspace):
+    edit_params(
+        workspace / "params.yaml",
+        train__epochs=1,
+        train__rewind_epoch=0,
+        train__freeze=["conv1"],
+        finetune__epochs=0,
+    )
+    prepare()
+    assert stage_here(*TRAIN).returncode == 0
+
+    for method, frozen in (("l1_unstructured_scratch", False), ("snip_at_init", True)):
+        options = ("--method", method, "--ratio", "0.5")
+        pruned = stage_here("prune", "models/base", "data/prepared", "pruned", *options)
+        assert pruned.returncode == 0, pruned.stderr
+        tuned = stage_here(
+            "finetune", "pruned", "models/base/final", "data/prepared", "tuned", "history.json"
+        )
+        assert tuned.returncode == 0, tuned.stderr
+
+        before, after = (load_network(f"{folder}/0.safetensors") for folder in ("pruned", "tuned"))
+        stem, trained_stem = before.model.conv1.weight, after.model.conv1.weight
+        assert torch.equal(stem, trained_stem) == frozen
+
+
 def test_prepared_data_mention_how_they_are_resized_only_if_it_is_unusual(workspace):
     described = workspace / "data/prepared/dataset.json"
     prepare()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunelab.artifacts.networks import Network, load_networks, save_network, seed_file, seed_files
-from prunelab.config.params import Params, Recipe, load_params
+from prunelab.config.params import Params, Recipe, Train, load_params
 from prunelab.core.files import write_json
 from prunelab.models.cost import training_macs
 from prunelab.models.frozen import frozen
@@ -75,12 +75,12 @@ class _FineTuning:
         network = self.networks[seed].model_copy(deep=True)  # a seed may have to begin again
         finetune = self.params.finetune
         execution = self.trainer.execution
-        fine_tunes = self.recipe is finetune
 
-        teacher, frozen_layers = None, self.params.train.freeze
-        if fine_tunes:
+        teacher, frozen_layers = None, []
+        if isinstance(self.recipe, Train):
+            frozen_layers = self.recipe.freeze
+        else:
             teacher = load_teacher(self.base, seed, finetune, execution)
-            frozen_layers = []
 
         trainer = replace(
             self.trainer,

@@ -17,14 +17,15 @@ def retraining(restart: Restart, train: Train, finetune: Finetune) -> tuple[Reci
     """The recipe that trains a pruned network after its last cut, and the epoch to start with.
 
     Base training from its beginning gets the epochs of base training and fine-tuning together, so
-    no method has a larger budget. New random weights have no pretrained layers to spare.
+    no method has a larger budget. New random weights have no pretrained layers to spare, and no
+    layer may keep them.
     """
     if restart in (Restart.WEIGHTS, Restart.RATE):
         return train, min(train.rewind_epoch, train.epochs)
     if restart in (Restart.INIT, Restart.SCRATCH):
         changes: dict[str, Any] = {"epochs": train.epochs + finetune.epochs}
         if restart is Restart.SCRATCH:
-            changes |= {"freeze_epochs": 0, "backbone_rate": 1.0, "norm": "train"}
+            changes |= {"freeze": [], "freeze_epochs": 0, "backbone_rate": 1.0, "norm": "train"}
         return train.model_copy(update=changes), 0
     return finetune, 0
 
