@@ -117,6 +117,30 @@ def test_weights_of_a_package_bring_their_normalisation_into_cards_and_exports(w
         torch.testing.assert_close(exported(pixels / 255), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_channel_without_contrast_is_moved_to_zero_and_not_stretched(workspace):
+    write_photographs(workspace / "photographs", classes=2, count=12, side=16)
+    for path in (workspace / "photographs").rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[..., 2] = 51
+        Image.fromarray(pixels).save(path)
+    edit_params(
+        workspace / "params.yaml",
+        dataset="imagefolder",
+        data__source="photographs",
+        train__epochs=0,
+        train__rewind_epoch=0,
+    )
+    prepare()
+
+    output = stage_here(*TRAIN)
+
+    assert output.returncode == 0, output.stderr
+    normalise = load_network(workspace / "models/base/final/0.safetensors").card.normalise
+    assert normalise.mean[2] == pytest.approx(0.2)
+    assert normalise.std[2] == 1.0
+    assert max(normalise.std[:2]) < 1.0
+
+
 def test_base_training_says_what_it_did_to_imported_weights(workspace):
     model = build("resnet8", 7, DIGITS_SHAPE)
     torch_prune.l1_unstructured(model.conv1, "weight", amount=0.5)

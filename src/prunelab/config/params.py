@@ -30,6 +30,7 @@ PARAMS_FILE = Path("params.yaml")
 MAX_COUNT = 2**31 - 1  # larger counts overflow in one library or another
 MAX_EPOCHS = 1_000_000
 MAX_OPTION_LENGTH = 200  # characters of an option of a network
+MIN_DEVIATION = 1e-6  # of a channel, pixels scaled to 0..1
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -162,7 +163,7 @@ class Normalise(Section):
     """Per-channel mean and standard deviation of pixels scaled to 0..1."""
 
     mean: Annotated[list[float], Field(min_length=1)]
-    std: Annotated[list[Annotated[float, Field(ge=1e-6)]], Field(min_length=1)]
+    std: Annotated[list[Annotated[float, Field(ge=MIN_DEVIATION)]], Field(min_length=1)]
 
 
 class Data(Section):

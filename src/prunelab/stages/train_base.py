@@ -15,7 +15,7 @@ from prunelab.artifacts.networks import (
     seed_file,
 )
 from prunelab.artifacts.prepared import read_data_info
-from prunelab.config.params import Normalise, Params, load_params
+from prunelab.config.params import MIN_DEVIATION, Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import network_options
 from prunelab.models.frozen import check_freeze_epochs, freeze
@@ -124,7 +124,10 @@ def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
     package = find_package(params.weights, params.model)
     if package is not None and len(package.mean) == data_info["shape"][0]:
         return Normalise(mean=list(package.mean), std=list(package.std))
-    return Normalise(mean=data_info["mean"], std=data_info["std"])
+
+    # A channel of one value, such as an unused colour of a microscope, is only moved to zero.
+    deviations = [std if std >= MIN_DEVIATION else 1.0 for std in data_info["std"]]
+    return Normalise(mean=data_info["mean"], std=deviations)
 
 
 def _say_how_images_differ(params: Params, card: ModelCard) -> None:
