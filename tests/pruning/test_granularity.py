@@ -425,6 +425,17 @@ def test_each_kernel_takes_the_best_of_the_most_frequent_patterns(max_patterns, 
         assert saliency_kept(kernel, pattern) == pytest.approx(best)
 
 
+def test_patterns_keep_what_an_earlier_step_has_kept():
+    saliency = {"conv": torch.rand(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))}
+    first = choose(saliency, PATTERN, 4 / 9, patterns=200)["conv"]
+    remaining = {"conv": saliency["conv"].masked_fill(~first, -torch.inf)}
+
+    second = choose(remaining, PATTERN, 6 / 9, patterns=200)["conv"]
+
+    assert not (second & ~first).any()
+    assert torch.equal(second, choose(saliency, PATTERN, 6 / 9, patterns=200)["conv"])
+
+
 def test_with_enough_patterns_each_kernel_keeps_its_largest_weights():
     # A kernel of 256 places has more patterns than an integer has bits for.
     saliency = random_saliency({"large": (3, 2, 16, 16), "small": (4, 4, 3, 3)})

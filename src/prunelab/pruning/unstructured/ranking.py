@@ -124,5 +124,7 @@ def _apply_best_patterns(kernels: Tensor, drop: int, max_patterns: int) -> Tenso
     most_frequent = np.argsort(-counts, kind="stable")[:max_patterns]
     allowed = own_choices[torch.from_numpy(first_rows[most_frequent])]
 
-    saliency_kept = kernels @ allowed.to(kernels.dtype).T
+    # Weights that earlier steps dropped have a score of minus infinity, which times zero is NaN.
+    finite = kernels.clamp_min(torch.finfo(kernels.dtype).min)
+    saliency_kept = finite @ allowed.to(kernels.dtype).T
     return allowed[saliency_kept.argmax(1)]
