@@ -216,8 +216,8 @@ class Recipe(Section):
     """How to train. The learning rate of a step is `learning_rate` times the schedule's factor.
 
     `milestones` and `gamma` belong to the schedule `step`: at each milestone, a fraction of the
-    training, the rate is multiplied by `gamma`. `freeze_epochs`, `backbone_rate` and `norm` are for
-    networks with pretrained weights, whose last layer, the head, is fresh.
+    steps after the warm-up, the rate is multiplied by `gamma`. `freeze_epochs`, `backbone_rate` and
+    `norm` are for networks with pretrained weights, whose last layer, the head, is fresh.
     """
 
     epochs: Epochs
