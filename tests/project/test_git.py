@@ -1,5 +1,6 @@
 """Git in the project's folder, wherever that lies in a repository, and without one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,21 @@ def test_a_clone_is_of_the_whole_repository_and_names_the_project_in_it(root, tm
     assert changed_files(project) == []
     assert head(project) == head(root)
     assert code_of(project, "HEAD") == code_of(root, "HEAD")
+
+
+def test_a_clone_in_a_copied_project_has_the_raw_data_of_the_copy(tmp_path):
+    first = at_the_top(tmp_path)
+    (first / "data/raw").mkdir(parents=True)
+    (first / "data/raw/images.txt").write_text("raw")
+    clone_at(first, first / ".prunelab/clone", head(first))
+    second = tmp_path / "copy"
+    shutil.copytree(first, second, symlinks=True)
+    (second / "data/raw/images.txt").write_text("other raw")
+
+    project = clone_at(second, second / ".prunelab/clone", head(second))
+
+    assert (project / "data/raw/images.txt").read_text() == "other raw"
+    assert (first / "data/raw/images.txt").read_text() == "raw"
 
 
 def test_the_code_of_a_project_does_not_depend_on_where_it_lies(tmp_path):

@@ -258,9 +258,12 @@ def cache_folder(root: Path) -> Path:
 def _link(link: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        shutil.rmtree(link, ignore_errors=True)
-        link.symlink_to(target)
+    if link.is_symlink():
+        if link.readlink() == target:
+            return
+        link.unlink()  # made before the project was moved or copied: it leads to other data
+    shutil.rmtree(link, ignore_errors=True)
+    link.symlink_to(target)
 
 
 def _child_environment() -> dict[str, str]:
