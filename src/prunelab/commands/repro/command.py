@@ -70,9 +70,7 @@ def repro(
         _print_failures(result)
         raise typer.Exit(1)
     seconds = time.monotonic() - start
-    text = summary(
-        Path.cwd(), made=len(result.made), unchanged=len(result.unchanged), seconds=seconds
-    )
+    text = summary(Path.cwd(), made=result.made, unchanged=result.unchanged, seconds=seconds)
     print(paint_tables(text))
 
 
