@@ -595,6 +595,23 @@ def test_a_first_check_runs_in_a_fork_of_the_process_that_stages_will_use(tmp_pa
         assert variables is None
 
 
+def test_a_check_that_is_killed_without_a_word_is_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".prunelab").mkdir()
+    Path(".prunelab/passed_checks").touch()
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+
+    killed_line = "`prunelab check` was killed by SIGKILL"
+    with (
+        started_check(tmp_path, tmp_path / "logs") as (check, _),
+        pytest.raises(InputError, match=killed_line),
+    ):
+        check()
+
+
 def test_no_jobs_are_refused(tmp_path, monkeypatch, without_check):
     monkeypatch.chdir(project(tmp_path / "project"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prunelab.commands.check.verdicts import FILE as PASSED_CHECKS
 from prunelab.core.errors import InputError
+from prunelab.core.lifecycle import describe_exit
 from prunelab.warm.control import loaded_process
 
 # It waits until the check has ended, and raises InputError if the check has found problems.
@@ -52,7 +53,9 @@ def started_check(root: Path, logs: Path) -> Iterator[tuple[Check, Mapping[str, 
                 _, errors = process.communicate()
                 lines.extend(errors.splitlines())
             if process.returncode:
-                raise InputError(lines)
+                # A check that is killed, as happens if memory runs out, says nothing.
+                ended = f"`prunelab check` {describe_exit(process.returncode)}; run it by itself"
+                raise InputError(lines or ended)
 
         yield check, variables
 
