@@ -552,10 +552,31 @@ def test_networks_of_one_dense_network_are_measured_in_turn(tmp_path, monkeypatc
     monkeypatch.setattr(revision_latency, "fetch_from", lambda root: fetch)
     result = revision_latency.time_revisions(tmp_path, revisions, runtime_params(), 2)
 
-    assert measured_together == [["", "thin", "same"]]
+    assert measured_together == [["its dense network", "thin", "same"]]
     assert result.faster["thin"]["faster"] == pytest.approx(2)
     assert list(result.not_measured) == ["missing"]
     assert str(BASE) in result.not_measured["missing"]
+
+
+def test_a_disturbed_dense_network_is_called_so(tmp_path, monkeypatch):
+    save_networks(tmp_path / "thin", 0.8)
+
+    def time_interleaved(runnables, timer, **settings):
+        disturbed = np.array([[1.0, 3.0, 3.0, 3.0]] * 3)
+        return {name: disturbed / 2**index for index, name in enumerate(runnables)}
+
+    def fetch(revision, path, folder):
+        return tmp_path / revision.name / path
+
+    monkeypatch.setattr(suite, "time_interleaved", time_interleaved)
+    monkeypatch.setattr(revision_latency, "fetch_from", lambda root: fetch)
+    revisions = [FakeRevision("thin", metrics(), {"seeds": [0]})]
+    result = revision_latency.time_revisions(tmp_path, revisions, runtime_params(), 2)
+
+    assert result.faster["thin"]["told"] == (
+        "no ratio, because the median call of its dense network took 3.0 times as long as its "
+        "fastest"
+    )
 
 
 def test_measured_speedups_are_a_column_of_the_table():

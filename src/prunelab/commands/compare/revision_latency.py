@@ -20,7 +20,7 @@ from prunelab.project.paths import BASE, FOCUS
 from prunelab.project.revisions import RevisionResult
 from prunelab.runtime.device import Execution, configure_native, fingerprint
 
-DENSE_NAME = ""  # no revision has this name
+DENSE_NAME = "its dense network"  # messages have it; no revision has a name with spaces
 SPEEDUP_KEYS = ("faster", "faster_low", "faster_high", "told")
 ROUNDS, SECONDS = 30, 0.5
 
@@ -62,7 +62,8 @@ def time_revisions(
 
 def _describe_machine(execution: Execution, runtime: Runtime) -> str:
     device = fingerprint(execution)["device"]
-    description = f"{device}, {runtime.threads} threads, {runtime.precision}"
+    threads = f"{runtime.threads} thread" + "s" * (runtime.threads != 1)
+    description = f"{device}, {threads}, {runtime.precision}"
     busy = machine_load()["busy"]
     if busy:
         description += f", beside {', '.join(busy)}"
