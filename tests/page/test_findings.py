@@ -150,6 +150,18 @@ def test_speed_that_was_not_shown_is_not_claimed():
         assert "no network without a shown drop was shown to be faster" in text
 
 
+def test_a_ratio_that_the_calls_do_not_support_is_not_claimed():
+    doubt = "no ratio, because the median call of dense took 3.0 times as long as its fastest"
+    points = [point("l1_channel", 0.5) | {"accuracy_drop": 0.0}, point("l1_unstructured", 0.5)]
+    rows = latency_rows(["dense", *(each["key"] for each in points)])
+
+    text = found(points, [row | {"told": doubt} for row in rows])[CLOCK]
+
+    assert "takes" not in text
+    assert "no network without a shown drop was shown to be faster" in text
+    assert "none was shown to be faster" in text
+
+
 def test_masked_networks_that_are_faster_are_counted():
     points = [point("l1_unstructured", ratio) for ratio in RATIOS]
 

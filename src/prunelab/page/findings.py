@@ -302,7 +302,9 @@ def _fastest(kept: Sequence[Row], rows: Mapping[str, Row], size: int) -> str:
 
 
 def _shown_faster(row: Row) -> bool:
-    return shown_faster(row.get("faster_low", 0))
+    """Whether a network is faster than the dense one, and its calls support a ratio."""
+    in_words = row.get("told", "")
+    return shown_faster(row.get("faster_low", 0)) and not in_words.startswith("no ")
 
 
 def _by_method(points: Sequence[Row]) -> dict[str, list[Row]]:
