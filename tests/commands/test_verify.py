@@ -123,6 +123,13 @@ def test_every_flipped_bit_is_found(tmp_path_factory, place, bit):
     shutil.rmtree(folder)
 
 
+def test_a_lock_with_marks_of_a_merge_conflict_is_bad_input():
+    with pytest.raises(InputError, match=r"^dvc.lock cannot be read as YAML"):
+        outputs("<<<<<<< HEAD\nstages:\n=======\nstages: {}\n")
+
+    assert outputs("") == outputs("schema: '2.0'\nstages:\n") == {}
+
+
 hashes = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["1", "2"]))
 
 

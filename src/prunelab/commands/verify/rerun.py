@@ -4,15 +4,17 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
+from functools import partial
 from pathlib import Path
-
-from ruamel.yaml import YAML
 
 from prunelab.commands.common import last_lines
 from prunelab.commands.repro.runner import ReproResult, reproduce
+from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
+from prunelab.core.mappings import nested_mapping
 from prunelab.project.clones import cache_folder, clone_at, use_cache
 from prunelab.project.dvc_graph import Pipeline, load_pipeline, open_repo
+from prunelab.project.metrics import parse_mapping
 from prunelab.project.outputs import restore_outputs
 from prunelab.project.paths import LOCK_FILE
 
@@ -148,11 +150,17 @@ def lock_of(folder: Path) -> str:
 
 
 def outputs(lock: str, stages: Collection[str] | None = None) -> Outputs:
-    """The outputs that the text of a dvc.lock records for these stages; None means all stages."""
-    recorded = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+    """The outputs that the text of a dvc.lock records for these stages; None means all stages.
+
+    Raises:
+        InputError: if the text is no mapping in YAML, such as one with marks of a merge conflict.
+    """
+    if not lock:
+        return {}
+    content = parse_mapping(LOCK_FILE, lock, partial(parse_yaml, fast=True))
 
     hashes = {}
-    for name, stage in recorded.items():
+    for name, stage in nested_mapping(content, "stages").items():
         if stages is not None and name not in stages:
             continue
         for out in stage.get("outs", []):
