@@ -252,6 +252,19 @@ def test_parameters_that_are_not_valid_here_are_refused(project):
     assert project.tree() == before
 
 
+@pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml"])
+@pytest.mark.parametrize("damage", ["<<<<<<< HEAD\nratio: 1\n=======\n", ""])
+def test_damaged_files_are_named_and_nothing_changes(project, path, damage):
+    project.write(path, damage)
+    before = project.tree()
+
+    message = refused("thin")
+
+    assert message.startswith(f"{path} ")
+    assert message.count("\n") == 1
+    assert project.tree() == before
+
+
 def test_names_without_results_are_refused(project):
     assert "did you mean 'thin'?" in refused("thing")
     assert "workspace is what is here already" in refused("workspace")

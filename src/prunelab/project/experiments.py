@@ -15,10 +15,11 @@ from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core import plugins
 from prunelab.core.errors import InputError
 from prunelab.core.files import json_bytes, parse_json
+from prunelab.core.mappings import nested_mapping
 from prunelab.core.stage_code import stage_digests
 from prunelab.project.dvc_lock import split_entries
 from prunelab.project.git import changed_files, git, show, show_bytes
-from prunelab.project.metrics import read_metrics
+from prunelab.project.metrics import parse_mapping, read_metrics
 from prunelab.project.paths import (
     DENSE_METRICS,
     ENVIRONMENT,
@@ -77,14 +78,15 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
     Stages with a `matrix` are left out: no target depends on them.
 
     Raises:
-        InputError: if there is no such stage.
+        InputError: if there is no such stage, or if the text is no mapping in YAML.
     """
+    content = parse_mapping(PIPELINE_FILE, pipeline, parse_yaml)
     stages = {}
-    for name, stage in parse_yaml(pipeline)["stages"].items():
+    for name, stage in nested_mapping(content, "stages").items():
         if "matrix" not in stage:
             stages[name] = stage
     if target not in stages:
-        raise InputError(f"dvc.yaml has no stage {target}. Stages: {', '.join(stages)}")
+        raise InputError(f"dvc.yaml has no stage {target}. Stages: {', '.join(stages) or 'none'}")
 
     reached, files = _reach(stages, target)
     commands = [json.dumps(stages[name]["cmd"]) for name in sorted(reached)]

@@ -77,9 +77,10 @@ def gather(root: Path, name: str, commit: str, closure: StageClosure) -> Change:
 
     Raises:
         InputError: if the commit has no results of the focus, or parameters that are not valid
-            here, or if a dvc.lock is damaged.
+            here, or if params.yaml or a dvc.lock is damaged.
     """
     text_here = (root / PARAMS_FILE).read_text()
+    parse_mapping(PARAMS_FILE, text_here, parse_yaml)
     committed = parse_mapping(PARAMS_FILE, show(root, commit, PARAMS_FILE), parse_yaml)
     text = with_values(text_here, _read_by_focus(closure, committed))
     _check_params(name, text)
