@@ -461,6 +461,31 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word():
     assert process.returncode == 141
 
 
+PLUS_MINUS = """
+import typer
+from prunelab.commands.common import start
+
+app = typer.Typer()
+app.callback()(start)
+
+@app.command()
+def new():
+    print("1 \u00b1 2")
+
+app(["new"])
+"""
+
+
+def test_a_terminal_without_a_character_shows_a_question_mark():
+    for encoding, expected in (("utf-8", "1 ± 2\n"), ("latin-1", "1 ± 2\n"), ("ascii", "1 ? 2\n")):
+        process = subprocess.run(
+            [sys.executable, "-c", PLUS_MINUS],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+        )
+        assert (process.stdout.decode(encoding), process.stderr) == (expected, b"")
+
+
 def test_another_broken_pipe_is_told():
     process = subprocess.run([sys.executable, "-c", ENDLESS, "worker"], capture_output=True)
 

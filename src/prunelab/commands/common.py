@@ -5,6 +5,7 @@ import select
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -61,8 +62,16 @@ def start(context: typer.Context, version: Version = False) -> None:
     from prunelab.core.project_root import enter
 
     prepare_process()
+    _spare_encodings()
     if context.invoked_subcommand not in STAYING:
-        enter()
+        with reporting_errors():
+            enter()
+
+
+def _spare_encodings() -> None:
+    """Print `?` for what a terminal in another encoding than UTF-8 lacks, such as ± or →."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextmanager
