@@ -105,6 +105,26 @@ def test_above_a_project_the_message_names_the_folder_to_go_to(study, monkeypatc
     assert "Run this in the top folder of the project: cd study" in result.stderr
 
 
+def test_the_folder_to_go_to_is_named_as_a_shell_takes_it(tmp_path, monkeypatch):
+    (tmp_path / "my study").mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / "my study" / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+    assert "the project: cd 'my study'" in run("list", "layers").stderr
+
+
+def test_a_folder_that_was_deleted_is_reported_in_a_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    result = run("compare")
+
+    assert result.exit_code == 1
+    assert result.stderr == "the current folder was deleted; go to another one: cd\n"
+
+
 def test_the_nearest_project_counts(study):
     inner = study / "notes/deep"
     for name in ("params.yaml", "dvc.yaml"):

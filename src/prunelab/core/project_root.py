@@ -1,8 +1,10 @@
 """Where the project is: the folder with params.yaml and dvc.yaml, at or above the current one."""
 
 import os
+import shlex
 from pathlib import Path
 
+from prunelab.core.errors import InputError
 from prunelab.core.files import PathLike, user_path
 
 MARKS = ("params.yaml", "dvc.yaml")
@@ -27,10 +29,16 @@ def enter() -> None:
     """Make the project the working directory, if the current one lies in it.
 
     A folder with a params.yaml of its own is left as it is.
+
+    Raises:
+        InputError: if the current folder was deleted.
     """
     global _start
     _start = None
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the current folder was deleted; go to another one: cd") from None
     if (here / MARKS[0]).is_file():
         return
     project = find_project(here)
@@ -55,5 +63,5 @@ def where_to_go() -> str:
     except OSError:
         below = []
     if below:
-        return f"{advice}: cd {below[0]}"
+        return f"{advice}: cd {shlex.quote(below[0])}"
     return f"{advice}, the one with {' and '.join(MARKS)}, or below it"
