@@ -85,6 +85,14 @@ def test_other_versions_than_the_lock_names_are_named(project):
     assert "make setup" in finding.remedy
 
 
+def test_packages_without_a_lock_are_not_said_to_have_its_versions(project):
+    (project / "requirements.lock").unlink()
+
+    finding = about(examine(project), "packages; there is no requirements.lock here")
+
+    assert finding.verdict is Verdict.ok
+
+
 def test_git_without_an_identity_names_both_commands(project, monkeypatch):
     def fail(folder, *arguments, **_):
         if arguments[0] == "var":

@@ -102,8 +102,11 @@ def _packages(root: Path) -> Iterator[Finding]:
         yield Finding(
             Verdict.look, text, f"the last bits may differ; {remedy} installs the locked ones"
         )
-    else:
+    elif locked:
         yield Finding(Verdict.ok, f"{len(needed)} packages, with the versions of {REQUIREMENTS}")
+    else:
+        text = f"{len(needed)} packages; there is no {REQUIREMENTS} here to compare versions with"
+        yield Finding(Verdict.ok, text)
 
 
 def _locked_versions(lock: Path) -> dict[str, set[str]]:
