@@ -22,7 +22,7 @@ from prunelab.commands.repro.checking import started_check
 from prunelab.commands.repro.cores import default_jobs, sharing_warnings
 from prunelab.commands.repro.display import Display
 from prunelab.commands.repro.pool import WorkerPool
-from prunelab.commands.repro.runner import reproduce
+from prunelab.commands.repro.runner import ReproResult, reproduce
 from prunelab.commands.repro.scheduler import TaskGraph, chain_lengths
 from prunelab.commands.repro.time_left import Durations, describe
 from prunelab.core.cores import available_cores, core_shares, pin
@@ -206,8 +206,13 @@ def test_too_few_cores_or_gpus_give_a_warning():
     assert "3 jobs x 2 threads" in line
     assert "runtime.threads: 1" in line
 
+    (line,) = sharing_warnings(3, 1, 2, 0)  # fewer threads cannot be had
+    assert line == "3 jobs x 1 thread (runtime.threads) share 2 cores."
+
     (line,) = sharing_warnings(3, 1, 4, 2)
-    assert "3 jobs share 2 GPUs" in line
+    assert line == "3 jobs share 2 GPUs and their memory."
+    (line,) = sharing_warnings(3, 1, 4, 1)
+    assert line == "3 jobs share 1 GPU and its memory."
 
 
 def test_a_stage_takes_as_long_as_its_group_took_in_this_run_or_the_last():
@@ -616,6 +621,26 @@ def test_no_jobs_are_refused(tmp_path, monkeypatch, without_check):
     monkeypatch.chdir(project(tmp_path / "project"))
 
     assert CliRunner().invoke(app, ["repro", "--jobs", "0"]).exit_code == 2
+
+
+def test_where_cores_cannot_be_chosen_all_are_used(tmp_path, monkeypatch, without_check):
+    jobs = []
+
+    def reproduce(root, targets, job_count, *arguments, **options):
+        jobs.append(job_count)
+        return ReproResult()
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(PROJECT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.setattr("prunelab.core.cores.available_cores", list)
+    monkeypatch.setattr("prunelab.commands.gpus.devices", list)
+    monkeypatch.setattr("prunelab.commands.repro.runner.reproduce", reproduce)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+
+    result = CliRunner().invoke(app, ["repro"])
+
+    assert (result.exit_code, jobs) == (0, [6])
+    assert "cores" not in result.output
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path, monkeypatch, without_check):

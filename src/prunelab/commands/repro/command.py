@@ -1,5 +1,6 @@
 """`prunelab repro`: arguments, help and printed lines; `runner.reproduce` does the work."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -89,7 +90,9 @@ def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResu
     with started_check(root, root / LOGS) as (check, variables):
         try:
             threads = _threads()
-            cores, gpus = len(available_cores()), len(devices())
+            # Where the system does not let us choose cores, such as on macOS, all may be used.
+            cores = len(available_cores()) or os.cpu_count() or 1
+            gpus = len(devices())
             job_count = jobs or default_jobs(cores, threads, gpus)
             for line in sharing_warnings(job_count, threads, cores=cores, gpus=gpus):
                 print_line(line)

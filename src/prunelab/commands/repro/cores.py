@@ -17,11 +17,14 @@ def default_jobs(cores: int, threads: int, gpus: int) -> int:
 def sharing_warnings(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:
     """Yield a line if `jobs` stages of `threads` threads each must share cores or GPUs."""
     if jobs > 1 and cores < jobs * threads:
-        yield (
-            f"{jobs} jobs x {threads} threads (runtime.threads) share {cores} cores. "
-            "runtime.threads: 1 is faster, but it changes the last bits of all results."
+        line = (
+            f"{jobs} jobs x {threads} thread{'s' * (threads > 1)} (runtime.threads) share "
+            f"{cores} core{'s' * (cores > 1)}."
         )
+        if threads > 1:
+            line += " runtime.threads: 1 is faster, but it changes the last bits of all results."
+        yield line
 
     if 0 < gpus < jobs:
-        plural = "s" if gpus > 1 else ""
-        yield f"{jobs} jobs share {gpus} GPU{plural} and their memory."
+        memory = "GPUs and their memory" if gpus > 1 else "GPU and its memory"
+        yield f"{jobs} jobs share {gpus} {memory}."
