@@ -108,7 +108,7 @@ def _code_list(names: Iterable[Any]) -> str:
 
 def _counts(result: ReviewResult, changed_params: Rows) -> list[str]:
     params = pictures = "none changed"
-    environment = "the same"
+    environment = "the same" if result.environments.compared else "not compared"
 
     if changed_params:
         params = f"{name_list([row[0] for row in changed_params])} changed"
@@ -119,7 +119,8 @@ def _counts(result: ReviewResult, changed_params: Rows) -> list[str]:
 
     differing = dict.fromkeys(key for key, _, _ in result.environments.differing)
     if differing:
-        environment = f"{_code_list(differing)} differ"
+        verb = "differs" if len(differing) == 1 else "differ"
+        environment = f"{_code_list(differing)} {verb}"
 
     return [
         f"- Parameters: {params}.",
@@ -217,7 +218,8 @@ def _environments(environments: EnvironmentDiff) -> list[str]:
     if not rows:
         return []
     differences = table(["", "before", "after", "configurations"], rows)
-    return [details_block(f"Environment: {len(rows):,} differences", differences)]
+    plural = "s" * (len(rows) > 1)
+    return [details_block(f"Environment: {len(rows):,} difference{plural}", differences)]
 
 
 def _value(value: Any) -> str:
