@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from prunelab.artifacts.networks import Network, load_network, save_network
 from prunelab.cli import app
+from prunelab.commands.predict.inputs import find_examples
 from prunelab.models.networks import build
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -289,6 +290,16 @@ def test_a_text_is_predicted_alike_alone_in_a_file_and_among_longer_ones(text_mo
     assert list(among) == [f"{tmp_path / 'texts.txt'}:1", f"{tmp_path / 'texts.txt'}:3"]
     assert among[f"{tmp_path / 'texts.txt'}:1"] == pytest.approx(alone, abs=1e-5)
     assert set(alone) == {"bad", "good"}
+
+
+def test_a_line_of_a_file_is_what_editors_count_as_one(tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes("one\u2028text\r\nnext\x85line\n".encode())
+
+    examples = find_examples([texts], [], images=False)
+
+    assert [example.name for example in examples] == [f"{texts}:1", f"{texts}:2"]
+    assert [example.source for example in examples] == ["one\u2028text", "next\x85line"]
 
 
 @needs_tokenizer

@@ -91,7 +91,8 @@ def _in_file(path: Path, *, images: bool) -> Iterator[Example]:
         return
 
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`, which also splits at characters that no editor counts as a new line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         yield Example(name, "", f"not a text in UTF-8 that can be read ({type(error).__name__})")
         return
