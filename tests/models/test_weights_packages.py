@@ -169,6 +169,16 @@ def test_the_normalisation_of_the_weights_is_taken_unless_another_is_set(tmp_pat
     assert normalise == expected
 
 
+@pytest.mark.parametrize(("channels", "mean"), [(3, [0.485, 0.456, 0.406]), (1, [0.1])])
+def test_torchvisions_weights_bring_their_normalisation_for_colours(tmp_path, channels, mean):
+    path = tmp_path / "params.yaml"
+    path.write_bytes((PROJECT / "params.yaml").read_bytes())
+    edit_params(path, model="resnet18", weights=IMAGENET)
+    measured = {"mean": [0.1] * channels, "std": [0.2] * channels, "shape": [channels, 64, 64]}
+
+    assert train_base._normalise(load_params(path), measured).mean == mean
+
+
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
 def test_a_package_says_in_one_line_which_images_its_weights_are_for(package):
     assert package.differences(package.pixels, "bicubic") == ""

@@ -14,7 +14,7 @@ from prunelab.config.params import Finetune, read_params
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
 from prunelab.data.augment import Augmentation
-from prunelab.models.frozen import check_freeze_epochs, freeze
+from prunelab.models.frozen import check_transfer, freeze
 from prunelab.models.networks import build, find_head
 from prunelab.training.checkpoints import Checkpoint
 from prunelab.training.optimizers import OPTIMIZERS
@@ -125,10 +125,18 @@ def test_a_frozen_head_leaves_nothing_to_train_and_all_layers_as_they_were(head_
 def test_random_layers_are_not_frozen_under_a_head():
     recipe = train_params(freeze_epochs=1)
 
-    check_freeze_epochs(recipe, "imagenet")
-    check_freeze_epochs(train_params(), "none")
+    check_transfer(recipe, "imagenet")
+    check_transfer(train_params(), "none")
     with pytest.raises(InputError, match="would stay random"):
-        check_freeze_epochs(recipe, "none")
+        check_transfer(recipe, "none")
+
+
+def test_statistics_that_no_weights_have_given_are_not_kept():
+    recipe = train_params(norm="eval")
+
+    check_transfer(recipe, "imagenet")
+    with pytest.raises(InputError, match="would keep mean 0 and variance 1"):
+        check_transfer(recipe, "none")
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.01])

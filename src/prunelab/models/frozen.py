@@ -57,8 +57,11 @@ def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
         model.requires_grad_(True)
 
 
-def check_freeze_epochs(train: Train, weights: str) -> None:
-    """Check that base training does not keep random layers while only the head is trained.
+def check_transfer(train: Train, weights: str) -> None:
+    """Check that base training does not keep what no weights have given.
+
+    That would be random layers while only the head is trained, or the statistics with which batch
+    norms begin, which normalise nothing.
 
     Raises:
         InputError: if it would.
@@ -67,6 +70,11 @@ def check_freeze_epochs(train: Train, weights: str) -> None:
         raise InputError(
             f"train.freeze_epochs is {train.freeze_epochs} and weights is {NO_WEIGHTS}: "
             "all layers but the head would stay random; set train.freeze_epochs: 0, or weights"
+        )
+    if train.norm == "eval" and weights == NO_WEIGHTS:
+        raise InputError(
+            f"train.norm is eval and weights is {NO_WEIGHTS}: batch norms would keep mean 0 and "
+            "variance 1; set train.norm: train, or weights"
         )
 
 

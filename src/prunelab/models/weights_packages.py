@@ -14,6 +14,8 @@ from prunelab.core.files import sha256
 from prunelab.core.text import did_you_mean, truncate
 
 IMAGENET = "imagenet"
+# torchvision's weights for ImageNet were trained on images normalised so.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREFIX = "package:"
 
 

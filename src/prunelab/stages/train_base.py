@@ -18,11 +18,16 @@ from prunelab.artifacts.prepared import read_data_info
 from prunelab.config.params import MIN_DEVIATION, Normalise, Params, load_params
 from prunelab.core.files import sha256, write_json
 from prunelab.models.catalogue import network_options
-from prunelab.models.frozen import check_freeze_epochs, freeze
+from prunelab.models.frozen import check_transfer, freeze
 from prunelab.models.networks import build, find_head
 from prunelab.models.probe import check_network
 from prunelab.models.weights import load_imagenet, load_weights
-from prunelab.models.weights_packages import IMAGENET, find_package
+from prunelab.models.weights_packages import (
+    IMAGENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    find_package,
+)
 from prunelab.models.weights_source import check_options, weights_file
 from prunelab.runtime.device import configure
 from prunelab.runtime.distributed import join
@@ -45,7 +50,7 @@ def main(prepared: Path, out: Path, history: Path) -> None:
     data_info = read_data_info(prepared)
     normalise = _normalise(params, data_info)
     check_options(params.weights, params.model, params.weights_options)
-    check_freeze_epochs(params.train, params.weights)
+    check_transfer(params.train, params.weights)
     pretrained = weights_file(params.weights, params.model)
     trainer = load_trainer(prepared, params.data, normalise, execution, processes)
 
@@ -112,7 +117,7 @@ class _BaseTraining:
 
 
 def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
-    """The normalisation of images: that of params.yaml, or else of the weights of a package.
+    """The normalisation of images: that of params.yaml, or else of the ImageNet weights.
 
     If there is neither, it is by the moments of the training split.
     """
@@ -124,6 +129,8 @@ def _normalise(params: Params, data_info: dict[str, Any]) -> Normalise | None:
     package = find_package(params.weights, params.model)
     if package is not None and len(package.mean) == data_info["shape"][0]:
         return Normalise(mean=list(package.mean), std=list(package.std))
+    if params.weights == IMAGENET and len(IMAGENET_MEAN) == data_info["shape"][0]:
+        return Normalise(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
 
     # A channel of one value, such as an unused colour of a microscope, is only moved to zero.
     deviations = [std if std >= MIN_DEVIATION else 1.0 for std in data_info["std"]]

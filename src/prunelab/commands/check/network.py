@@ -13,7 +13,7 @@ from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.data.dataset import DataInfo
 from prunelab.models.catalogue import Option, network_options
-from prunelab.models.frozen import check_freeze_epochs, freeze, only_head_trained
+from prunelab.models.frozen import check_transfer, freeze, only_head_trained
 from prunelab.models.networks import build, build_on_meta, find_head
 from prunelab.models.weights import load_imagenet, load_weights
 from prunelab.models.weights_packages import find_package
@@ -51,7 +51,7 @@ def check_freeze(params: Params, data_info: DataInfo) -> None:
     network = build_on_meta(params.model, data_info.classes, data_info.shape, **options)
     freeze(network, params.train.freeze)
 
-    check_freeze_epochs(params.train, params.weights)
+    check_transfer(params.train, params.weights)
     if params.train.freeze_epochs:
         with only_head_trained(network, find_head(params.model, network)):
             pass

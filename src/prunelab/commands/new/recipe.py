@@ -19,7 +19,13 @@ from prunelab.core.errors import InputError
 from prunelab.data.split_sizes import split_problems
 from prunelab.encoders.pretrained import NO_WEIGHTS
 from prunelab.models.catalogue import TIMM_PREFIX, find_architecture
-from prunelab.models.weights_packages import IMAGENET, find_package, package_file
+from prunelab.models.weights_packages import (
+    IMAGENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    find_package,
+    package_file,
+)
 
 # A package carries its ImageNet weights (extra `lite`), so they need no download.
 LITE = "timm/tf_efficientnet_lite0"
@@ -31,8 +37,6 @@ FULL_SIDE = 224
 CPU_SIDE = 128
 SIDE_STEP = 32  # what networks shrink images by
 
-# torchvision's weights were trained on images normalised so.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # (share for test, share of the rest for validation), the usual ones first; small classes need more.
 FRACTIONS = ((0.2, 0.1), (0.2, 0.2), (0.25, 0.25), (0.3, 0.3), (0.34, 0.5))
