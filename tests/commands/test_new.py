@@ -382,6 +382,16 @@ def test_pretrained_weights_get_the_recipe_of_transfer_and_their_normalisation(t
     assert "interpolation" not in transfer["data"]
 
 
+def test_where_cores_cannot_be_chosen_a_batch_size_is_found(tmp_path, monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr("prunelab.core.cores.available_cores", list)
+    monkeypatch.setattr(recipe, "devices", list)
+
+    values = recipe.image_recipe(survey_of(tmp_path), "resnet8", "none").values()
+
+    assert values["train"]["batch_size"] > 0
+
+
 def test_small_images_are_enlarged_for_weights_that_know_large_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "devices", list)  # none
     survey = survey_of(tmp_path, (32, 32))

@@ -1,4 +1,4 @@
-"""What commands share: how they report problems, failures and Ctrl-C, and the end of a log."""
+"""What commands share: how they report problems, failures and Ctrl-C, the end of a log, cores."""
 
 import os
 import select
@@ -62,16 +62,23 @@ def start(context: typer.Context, version: Version = False) -> None:
     from prunelab.core.project_root import enter
 
     prepare_process()
-    _spare_encodings()
+    _replace_unprintable()
     if context.invoked_subcommand not in STAYING:
         with reporting_errors():
             enter()
 
 
-def _spare_encodings() -> None:
+def _replace_unprintable() -> None:
     """Print `?` for what a terminal in another encoding than UTF-8 lacks, such as ± or →."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
+
+
+def core_count() -> int:
+    """The cores that this process may use: all, if the system does not let us choose (macOS)."""
+    from prunelab.core.cores import available_cores
+
+    return len(available_cores()) or os.cpu_count() or 1
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from prunelab.benchmarking.machine_load import machine_load
+from prunelab.commands.common import core_count
 from prunelab.commands.gpus import devices
-from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.core.processor import has_portable_bits, is_without_avx2
 from prunelab.core.text import name_list
@@ -158,7 +158,7 @@ def _git(root: Path) -> Iterator[Finding]:
 
 
 def _processor(_: Path) -> Iterator[Finding]:
-    usable = len(available_cores()) or os.cpu_count() or 1
+    usable = core_count()
     text = f"{platform.machine()}, {usable} of {os.cpu_count()} cores may be used"
     if not has_portable_bits():
         yield Finding(Verdict.look, text, "results repeat here, but x86-64 gives other last bits")

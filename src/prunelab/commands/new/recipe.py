@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from prunelab.commands.common import core_count
 from prunelab.commands.gpus import devices
 from prunelab.commands.new.survey import LETTERS_PER_TOKEN, Survey
-from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.data.split_sizes import split_problems
 from prunelab.encoders.pretrained import NO_WEIGHTS
@@ -36,7 +36,6 @@ SMALL_SIDE = 64
 FULL_SIDE = 224
 CPU_SIDE = 128
 SIDE_STEP = 32  # what networks shrink images by
-
 
 # (share for test, share of the rest for validation), the usual ones first; small classes need more.
 FRACTIONS = ((0.2, 0.1), (0.2, 0.2), (0.25, 0.25), (0.3, 0.3), (0.34, 0.5))
@@ -332,7 +331,7 @@ def _choose_batch_size(recipe: Recipe, model: str, classes: int, side: int, imag
 
     per_image = COPIES * activation_bytes(model, classes, (3, side, side))
     memory, place = free_bytes()
-    seeds = 1 if devices() else len(available_cores())  # seeds train side by side on the cores
+    seeds = 1 if devices() else core_count()  # seeds train side by side on the cores
     room = MEMORY_SHARE * memory / seeds
 
     chosen = BATCH_SIZES[-1]

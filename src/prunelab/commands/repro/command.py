@@ -1,6 +1,5 @@
 """`prunelab repro`: arguments, help and printed lines; `runner.reproduce` does the work."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -77,12 +76,11 @@ def repro(
 
 def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResult":
     """Repair what a killed DVC left, check the parameters, and run the stages."""
-    from prunelab.commands.common import print_line
+    from prunelab.commands.common import core_count, print_line
     from prunelab.commands.gpus import devices
     from prunelab.commands.repro.checking import started_check
     from prunelab.commands.repro.cores import default_jobs, sharing_warnings
     from prunelab.commands.repro.runner import LOGS, reproduce
-    from prunelab.core.cores import available_cores
     from prunelab.project.recovery import repair
 
     for line in repair(root):
@@ -90,9 +88,7 @@ def _checked_run(root: Path, targets: list[str], jobs: int | None) -> "ReproResu
     with started_check(root, root / LOGS) as (check, variables):
         try:
             threads = _threads()
-            # Where the system does not let us choose cores, such as on macOS, all may be used.
-            cores = len(available_cores()) or os.cpu_count() or 1
-            gpus = len(devices())
+            cores, gpus = core_count(), len(devices())
             job_count = jobs or default_jobs(cores, threads, gpus)
             for line in sharing_warnings(job_count, threads, cores=cores, gpus=gpus):
                 print_line(line)
