@@ -7,9 +7,9 @@
 For each network, at 2, 4 and 8 times fewer MACs (or as --fewer says), with channel widths as they
 come and as multiples of 8: the latency of the dense and the pruned network, which take turns, their
 ratio with its 95 % interval, and the exponent that relates the two gains, log(latency gain) /
-log(MACs gain). For ResNet-50 on GPUs published values give 0.42 to 0.58. Below
-them masks over single weights at 50, 80, 90 and 95 %, which save nothing. Weights are random: time
-does not depend on them.
+log(MACs gain). For ResNet-50 on GPUs published values give 0.42 to 0.58. Below them
+masks over single weights at 50, 80, 90 and 95 %, which save nothing. Weights are random: time does
+not depend on them.
 
 On a GPU every network is also measured as one recorded CUDA graph, without the time of launches.
 With --compiled, one budget also by torch.compile.

@@ -80,7 +80,7 @@ def gather(root: Path, name: str, commit: str, closure: StageClosure) -> Change:
             here, or if params.yaml or a dvc.lock is damaged.
     """
     text_here = (root / PARAMS_FILE).read_text()
-    parse_mapping(PARAMS_FILE, text_here, parse_yaml)
+    parse_mapping(PARAMS_FILE, text_here, parse_yaml)  # `with_values` would not name the file
     committed = parse_mapping(PARAMS_FILE, show(root, commit, PARAMS_FILE), parse_yaml)
     text = with_values(text_here, _read_by_focus(closure, committed))
     _check_params(name, text)

@@ -115,7 +115,7 @@ def _own_files(params: Mapping[str, Any]) -> Iterator[str]:
     for path in (params["weights"], data.get("source"), data.get("table")):
         if not isinstance(path, str) or user_path(path).is_absolute():
             continue
-        if not Path(path).is_relative_to(RAW) and ".." not in Path(path).parts:
+        if not Path(path).is_relative_to(RAW):
             yield path
 
 
