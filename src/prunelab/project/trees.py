@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunelab.core.errors import InputError
+from prunelab.core.plurals import counted
 from prunelab.project.git import changed_files, git, show_bytes
 
 SHORT_HASH_LENGTH = 7
@@ -66,5 +67,4 @@ class Tree:
         changed = len(changed_files(self.root))
         if changed == 0:
             return head
-        plural = "s" if changed > 1 else ""
-        return f"{head} and {changed} file{plural} not committed"
+        return f"{head} and {counted(changed, 'file')} not committed"

@@ -13,6 +13,7 @@ from prunelab.benchmarking.suite import Benchmark, Row
 from prunelab.config.params import Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
+from prunelab.core.plurals import counted
 from prunelab.models.catalogue import Shape
 from prunelab.models.networks import example_input
 from prunelab.project.outputs import fetch_output
@@ -62,8 +63,7 @@ def time_revisions(
 
 def _describe_machine(execution: Execution, runtime: Runtime) -> str:
     device = fingerprint(execution)["device"]
-    threads = f"{runtime.threads} thread" + "s" * (runtime.threads != 1)
-    description = f"{device}, {threads}, {runtime.precision}"
+    description = f"{device}, {counted(runtime.threads, 'thread')}, {runtime.precision}"
     busy = machine_load()["busy"]
     if busy:
         description += f", beside {', '.join(busy)}"

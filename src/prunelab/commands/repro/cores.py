@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from prunelab.core.plurals import counted
+
 
 def default_jobs(cores: int, threads: int, gpus: int) -> int:
     """How many stages of so many threads the cores can run at a time; at least one.
@@ -17,10 +19,8 @@ def default_jobs(cores: int, threads: int, gpus: int) -> int:
 def sharing_warnings(jobs: int, threads: int, cores: int, gpus: int) -> Iterator[str]:
     """Yield a line if `jobs` stages of `threads` threads each must share cores or GPUs."""
     if jobs > 1 and cores < jobs * threads:
-        line = (
-            f"{jobs} jobs x {threads} thread{'s' * (threads > 1)} (runtime.threads) share "
-            f"{cores} core{'s' * (cores > 1)}."
-        )
+        of_each = counted(threads, "thread")
+        line = f"{jobs} jobs x {of_each} (runtime.threads) share {counted(cores, 'core')}."
         if threads > 1:
             line += " runtime.threads: 1 is faster, but it changes the last bits of all results."
         yield line

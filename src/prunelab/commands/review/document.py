@@ -16,6 +16,7 @@ from prunelab.commands.review.result_tables import (
 from prunelab.commands.review.significance import Configuration
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.escape import as_code
+from prunelab.core.plurals import counted
 from prunelab.core.text import name_list
 from prunelab.project.environments import EnvironmentDiff
 from prunelab.project.lock_state import Differences, LockState
@@ -143,9 +144,9 @@ def _warnings(result: ReviewResult) -> list[str]:
         )
 
     if result.commits_behind:
-        plural = "s" * (result.commits_behind > 1)
+        commits = counted(result.commits_behind, "commit")
         warnings.append(
-            f"- **{as_code(result.before[0])} has {result.commits_behind:,} commit{plural} that "
+            f"- **{as_code(result.before[0])} has {commits} that "
             f"{as_code(result.after[0])} lacks**: what they changed shows here backwards. "
             "Merge them first, or name the commit that `git merge-base` finds."
         )
@@ -218,8 +219,8 @@ def _environments(environments: EnvironmentDiff) -> list[str]:
     if not rows:
         return []
     differences = table(["", "before", "after", "configurations"], rows)
-    plural = "s" * (len(rows) > 1)
-    return [details_block(f"Environment: {len(rows):,} difference{plural}", differences)]
+    title = f"Environment: {counted(len(rows), 'difference')}"
+    return [details_block(title, differences)]
 
 
 def _value(value: Any) -> str:

@@ -12,6 +12,7 @@ from prunelab.commands.review.significance import (
     is_number,
 )
 from prunelab.core.escape import as_code
+from prunelab.core.plurals import counted
 from prunelab.core.text import name_list
 from prunelab.report.markdown import details_block, table
 from prunelab.statistics.intervals import with_interval
@@ -202,7 +203,7 @@ def every_metric(configurations: Sequence[Configuration]) -> list[str]:
         if not rows:
             continue
         files = len({row[0] for row in rows})
-        summary = f"Metrics, {group}: {len(rows):,} changed in {files} file{'s' * (files > 1)}"
+        summary = f"Metrics, {group}: {len(rows):,} changed in {counted(files, 'file')}"
         parts.append(details_block(summary, table(METRICS_HEADER, rows)))
     return parts
 

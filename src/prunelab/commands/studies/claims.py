@@ -16,6 +16,7 @@ from prunelab.commands.studies.study_file import FOLDER, Claim, Study, load_stud
 from prunelab.commands.studies.study_tables import Shown, usual_hardware
 from prunelab.core.errors import one_line
 from prunelab.core.escape import escape_markdown
+from prunelab.core.plurals import counted
 from prunelab.project.experiments import Record
 from prunelab.report.text_table import markdown_table
 
@@ -64,8 +65,8 @@ def _rows(name: str, study: Study, results: StudyResults) -> Iterator[list[str]]
     run, scale, hardware = "nothing yet", "", ""
     if measured:
         seeds = measured[0]["metrics"]["seeds"]
-        settings = f"{len(measured)} setting{'s' * (len(measured) > 1)}"
-        run = f"{results.title}: {settings}, {seeds} seed{'s' * (seeds > 1)}"
+        settings = counted(len(measured), "setting")
+        run = f"{results.title}: {settings}, {counted(seeds, 'seed')}"
         scale = f"epochs x {results.shown.scale:g}"
         if results.shown.images is not None:
             scale += f", {results.shown.images:,} training images"

@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from prunelab.commands.common import interruptible, print_line, report_failures, reporting_errors
+from prunelab.core.plurals import counted
 from prunelab.core.project_root import argument_path
 from prunelab.core.terminal import paint_tables
 
@@ -57,7 +58,7 @@ def list_studies() -> None:
             continue
 
         count = len(study.settings)
-        details = f"{count} setting{'s' * (count > 1)}"
+        details = counted(count, "setting")
         if study.needs:
             details += "; needs" + "".join(f" --set {key}=…" for key in study.needs)
         if study.nearest:
