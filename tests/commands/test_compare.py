@@ -558,6 +558,16 @@ def test_networks_of_one_dense_network_are_measured_in_turn(tmp_path, monkeypatc
     assert str(BASE) in result.not_measured["missing"]
 
 
+@pytest.mark.parametrize("params", [{}, {"seeds": []}, {"seeds": None}, {"seeds": "0"}])
+def test_a_commit_without_seeds_is_not_measured(tmp_path, params):
+    revisions = [FakeRevision("old", metrics(), params)]
+
+    result = revision_latency.time_revisions(tmp_path, revisions, runtime_params(), 2)
+
+    assert result.faster == {}
+    assert result.not_measured == {"old": "seeds: params.yaml names no seed"}
+
+
 def test_a_disturbed_dense_network_is_called_so(tmp_path, monkeypatch):
     save_networks(tmp_path / "thin", 0.8)
 

@@ -303,6 +303,29 @@ def test_a_line_of_a_file_is_what_editors_count_as_one(tmp_path):
 
 
 @needs_tokenizer
+def test_a_label_is_one_short_line_and_a_name_is_whole(tmp_path):
+    text = "two\nlines, and so many words that no terminal shows all of them in one " + "line " * 9
+    photo(tmp_path / "two\nlines.png", 8, 8)
+
+    (in_words,) = find_examples([], [text], images=False)
+    (image,) = find_examples([tmp_path], [], images=True)
+
+    assert in_words.name == in_words.source == text
+    assert "\n" not in in_words.label
+    assert len(in_words.label) < len(text)
+    assert image.name == image.source == str(tmp_path / "two\nlines.png")
+    assert "\n" not in image.label
+    assert image.label.startswith(str(tmp_path))
+
+
+@needs_tokenizer
+def test_json_has_a_text_as_it_was_given(text_model):
+    text = "a film\nof many, many words, more of them than a line of a terminal has room for"
+
+    assert list(predictions(text_model, "--text", text)) == [text]
+
+
+@needs_tokenizer
 def test_files_without_a_text_are_named(text_model, tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")

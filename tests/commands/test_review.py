@@ -518,6 +518,15 @@ def test_commit_and_workspace_have_locks_of_their_own(study):
     assert lock_state(study.tree()).trouble
 
 
+def test_a_commit_without_a_pipeline_has_a_lock_that_cannot_be_checked(study):
+    study.commit("without a pipeline")
+
+    state = lock_state(study.tree("HEAD"))
+
+    assert state.stale
+    assert state.trouble == "dvc.yaml is missing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
+from configobj import ConfigObj
 from helpers.layouts import in_a_subfolder
 from helpers.params import edit_params
 from helpers.repository import Clone
@@ -288,6 +289,19 @@ def test_a_node_finds_a_project_below_the_top_of_its_repository(tmp_path, monkey
     project = node.clone_folder(spec) / spec["prefix"]
     assert (project / "params.yaml").read_text() == (root / "params.yaml").read_text()
     assert str(node.cache_folder(spec)) in (project / ".dvc/config.local").read_text()
+
+
+@pytest.mark.parametrize("name", ["a #1", "with, comma", "ordinary"])
+def test_a_node_s_dvc_keeps_its_cache_in_the_scratch_folder(
+    sweep_spec, tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("PRUNELAB_SCRATCH", str(tmp_path / name))
+
+    assert node.prepare(sweep_spec) == []
+
+    local = node.clone_folder(sweep_spec) / ".dvc/config.local"
+    config = ConfigObj(str(local), encoding="utf-8")
+    assert config["cache"]["dir"] == str(node.cache_folder(sweep_spec))
 
 
 def test_a_node_reports_other_versions(sweep_spec):

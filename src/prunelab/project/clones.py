@@ -67,7 +67,7 @@ class Checkout:
         """Return the experiment that ran here last. If it was killed, its epochs are here."""
         if not self._last_file.exists():
             return None
-        return self._last_file.read_text()
+        return self._last_file.read_text(encoding="utf-8")
 
     def start(self, name: str, revision: str, params: Mapping[str, Any], cache: Path) -> None:
         """Bring the clone to a commit of the project, with these parameters and this DVC cache."""
@@ -77,9 +77,10 @@ class Checkout:
         use_cache(self.folder, cache)
 
         params_file = self.folder / PARAMS_FILE
-        params_file.write_text(with_values(params_file.read_text(), params))
+        text = with_values(params_file.read_text(encoding="utf-8"), params)
+        params_file.write_text(text, encoding="utf-8")
         (self.folder / ENVIRONMENT).unlink(missing_ok=True)
-        self._last_file.write_text(name)
+        self._last_file.write_text(name, encoding="utf-8")
 
     def dvc(
         self,
@@ -144,7 +145,7 @@ class Checkout:
     def save(self, name: str, message: str, dvc: Callable[..., None]) -> None:
         """Save the clone's state as an experiment and move its reference to the project."""
         command = ["exp", "save", "--force", "--name", name, "--message", message]
-        closure = stage_closure((self.folder / "dvc.yaml").read_text())
+        closure = stage_closure((self.folder / "dvc.yaml").read_text(encoding="utf-8"))
         for path in (*closure.outputs_in_git, str(ENVIRONMENT)):
             if (self.folder / path).exists():
                 # Git may not track the file yet.

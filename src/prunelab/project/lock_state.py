@@ -12,6 +12,7 @@ from typing import Any
 
 from prunelab.core.errors import InputError
 from prunelab.project.git import check_out, git, prefix, top_folder
+from prunelab.project.paths import PIPELINE_FILE
 from prunelab.project.trees import Tree
 
 STALE_STAGE = re.compile(r"(?:Running stage|failed to reproduce) '([^']+)'")
@@ -49,6 +50,8 @@ def lock_state(tree: Tree) -> LockState:
 
 
 def _dry_run(folder: Path) -> LockState:
+    if not (folder / PIPELINE_FILE).is_file():
+        return LockState([], f"{PIPELINE_FILE} is missing")
     process = _dvc(folder, "repro", "--allow-missing", "--dry", "--keep-going")
 
     # The exit status does not suffice: for a stage that would run and has all inputs, DVC exits

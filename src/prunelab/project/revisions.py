@@ -127,7 +127,7 @@ def _unknown_revision(name: str, known: Iterable[str]) -> str:
 
 def _reader(root: Path, commit: str | None) -> ReadText:
     if commit is None:
-        return lambda path: (root / path).read_text()
+        return lambda path: (root / path).read_text(encoding="utf-8")
     return lambda path: show(root, commit, path)
 
 

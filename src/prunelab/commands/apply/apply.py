@@ -54,7 +54,7 @@ def apply_revision(root: Path, name: str, *, stash: bool, print_line: PrintLine)
     if commit is None:
         raise InputError(f"{WORKSPACE} is what is here already; valid: an experiment, a commit")
 
-    closure = stage_closure((root / "dvc.yaml").read_text())
+    closure = stage_closure((root / "dvc.yaml").read_text(encoding="utf-8"))
     change = gather(root, name, commit, closure)
     edits = edits_in_the_way(root, change, closure)
     if edits and not stash:
@@ -79,7 +79,7 @@ def gather(root: Path, name: str, commit: str, closure: StageClosure) -> Change:
         InputError: if the commit has no results of the focus, or parameters that are not valid
             here, or if params.yaml or a dvc.lock is damaged.
     """
-    text_here = (root / PARAMS_FILE).read_text()
+    text_here = (root / PARAMS_FILE).read_text(encoding="utf-8")
     parse_mapping(PARAMS_FILE, text_here, parse_yaml)  # `with_values` would not name the file
     committed = parse_mapping(PARAMS_FILE, show(root, commit, PARAMS_FILE), parse_yaml)
     text = with_values(text_here, _read_by_focus(closure, committed))
@@ -210,7 +210,7 @@ def _edited_keys(
     root: Path, keys: Sequence[str], closure: StageClosure, commits: Sequence[str]
 ) -> list[str]:
     """Return those of the keys whose value in the tree is in none of the commits."""
-    values = _flat(closure, (root / PARAMS_FILE).read_text())
+    values = _flat(closure, (root / PARAMS_FILE).read_text(encoding="utf-8"))
     edited = list(keys)
     for commit in _different_params(root, commits):
         if not edited:

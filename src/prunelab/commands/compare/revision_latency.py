@@ -10,7 +10,7 @@ from torch import nn
 from prunelab.artifacts.networks import load_network, seed_file
 from prunelab.benchmarking.machine_load import machine_load
 from prunelab.benchmarking.suite import Benchmark, Row
-from prunelab.config.params import Runtime
+from prunelab.config.params import PARAMS_FILE, Runtime
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.core.plurals import counted
@@ -100,8 +100,8 @@ def _load_families(
     not_measured: dict[str, str] = {}
 
     for revision in revisions:
-        seed = revision.params["seeds"][0]
         try:
+            seed = _first_seed(revision)
             dense_file = fetch(revision, seed_file(BASE, seed), folder)
             pruned_file = fetch(revision, seed_file(FOCUS, seed), folder)
             dense_hash = sha256(dense_file)
@@ -115,6 +115,18 @@ def _load_families(
             families[dense_hash].pruned[revision.name] = pruned
 
     return list(families.values()), not_measured
+
+
+def _first_seed(revision: RevisionResult) -> int:
+    """The seed whose networks are measured.
+
+    Raises:
+        InputError: if the parameters name none; those of a commit may be of any age.
+    """
+    match revision.params.get("seeds"):
+        case [int(seed), *_]:
+            return seed
+    raise InputError(f"seeds: {PARAMS_FILE} names no seed")
 
 
 def fetch_from(root: Path) -> Fetch:

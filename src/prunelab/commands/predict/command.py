@@ -63,7 +63,7 @@ def predict(
         ):
             if prediction.problem:
                 is_complete = False
-                print(f"{prediction.name}: {prediction.problem}", file=sys.stderr, flush=True)
+                print(f"{prediction.label}: {prediction.problem}", file=sys.stderr, flush=True)
             elif as_json:
                 print_line(_as_json(prediction))
             else:
@@ -74,7 +74,7 @@ def predict(
 
 def _as_text(prediction: "Prediction") -> str:
     classes = [f"{name} {probability:.3f}" for name, probability in prediction.classes]
-    return f"{prediction.name}: {', '.join(classes)}"
+    return f"{prediction.label}: {', '.join(classes)}"
 
 
 def _as_json(prediction: "Prediction") -> str:

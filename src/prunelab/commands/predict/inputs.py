@@ -6,7 +6,7 @@ Nothing here runs a network.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,13 @@ TEXT_SUFFIXES = {".txt"}
 class Example:
     """What is to be predicted.
 
-    `source` is the file of an image, or a text itself. With a `problem` it could not be read.
+    `name` is the file of an image, the file and line of a text, or a text itself; `label` is the
+    same in one line, and of a long text its beginning. `source` is what is read: the file of an
+    image, or a text. With a `problem` it could not be read.
     """
 
     name: str
+    label: str
     source: str
     problem: str = ""
 
@@ -58,7 +61,9 @@ def find_examples(files: Sequence[Path], texts: Sequence[str], *, images: bool) 
             examples += _in_folder(path, suffixes, images=images)
         else:
             examples += _in_file(path, images=images)
-    return [*examples, *(Example(truncate(one_line(text)), text) for text in texts)]
+    for text in texts:
+        examples.append(Example(text, truncate(one_line(text)), text))
+    return examples
 
 
 def _in_folder(folder: Path, suffixes: set[str], *, images: bool) -> Iterator[Example]:
@@ -73,34 +78,39 @@ def _in_folder(folder: Path, suffixes: set[str], *, images: bool) -> Iterator[Ex
 
     if not paths:
         kinds = ", ".join(sorted(suffixes))
-        yield Example(one_line(str(folder)), "", f"no file in it ends with {kinds}")
+        yield _unreadable(folder, f"no file in it ends with {kinds}")
     for path in paths:
         yield from _in_file(path, images=images)
 
 
 def _in_file(path: Path, *, images: bool) -> Iterator[Example]:
-    name = one_line(str(path))
+    label = one_line(str(path))
     if not path.exists():
-        yield Example(name, "", "no such file")
+        yield _unreadable(path, "no such file")
         return
     if not path.is_file():
-        yield Example(name, "", "not a regular file")
+        yield _unreadable(path, "not a regular file")
         return
     if images:
-        yield Example(name, str(path))
+        yield Example(str(path), label, str(path))
         return
 
     try:
         # Not `splitlines`, which also splits at characters that no editor counts as a new line.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        yield Example(name, "", f"not a text in UTF-8 that can be read ({type(error).__name__})")
+        problem = f"not a text in UTF-8 that can be read ({type(error).__name__})"
+        yield _unreadable(path, problem)
         return
     if not any(map(str.strip, lines)):
-        yield Example(name, "", "no text in it")
+        yield _unreadable(path, "no text in it")
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield Example(f"{name}:{number}", line)
+            yield Example(f"{path}:{number}", f"{label}:{number}", line)
+
+
+def _unreadable(path: Path, problem: str) -> Example:
+    return Example(str(path), one_line(str(path)), "", problem)
 
 
 def image_chunks(examples: Iterable[Example], card: ModelCard) -> Iterator[Chunk]:
@@ -124,7 +134,7 @@ def image_chunks(examples: Iterable[Example], card: ModelCard) -> Iterator[Chunk
         except Exception as error:  # damaged bytes make Pillow raise errors of every kind
             reason = decoding_problem(error, example.source)
             problem = one_line(f"no image that can be read ({reason})")
-            return Example(example.name, example.source, problem), None
+            return replace(example, problem=problem), None
         return example, _in_channels(pixels, channels)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -27,10 +27,12 @@ from prunelab.runtime.device import Execution, choose_device
 class Prediction:
     """The likeliest classes of an input with their probabilities, or what is wrong with it.
 
-    `name` is the file of an image, the file and line of a text, or a text itself.
+    `name` is the file of an image, the file and line of a text, or a text itself; `label` is the
+    same for a terminal.
     """
 
     name: str
+    label: str
     classes: Sequence[tuple[str, float]] = ()
     problem: str = ""
 
@@ -130,13 +132,13 @@ def _predictions(
     probabilities = iter(_probabilities(chunk.inputs, model, card, execution))
     for example in chunk.examples:
         if example.problem:
-            yield Prediction(example.name, problem=example.problem)
+            yield Prediction(example.name, example.label, problem=example.problem)
             continue
 
         row = next(probabilities)
         likeliest = np.argsort(-row, kind="stable")[:top]
         classes = [(names[index], float(row[index])) for index in likeliest]
-        yield Prediction(example.name, classes)
+        yield Prediction(example.name, example.label, classes)
 
 
 def _probabilities(

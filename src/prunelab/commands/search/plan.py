@@ -159,7 +159,7 @@ def make_plan(root: Path, request: Request, *, elsewhere: bool) -> Plan:
     _check_layer_ratios(params)
     check_settings(root, {LABEL: _checkable(base)}, elsewhere=elsewhere)
 
-    pipeline = (root / "dvc.yaml").read_text()
+    pipeline = (root / "dvc.yaml").read_text(encoding="utf-8")
     focus = stage_closure(pipeline)
     require_committed(root, focus, "every try runs the code of that commit")
 
@@ -208,7 +208,7 @@ def last_folder(root: Path) -> Path:
     """
     path = root / LAST
     if path.exists():
-        folder = root / FOLDER / path.read_text().strip()
+        folder = root / FOLDER / path.read_text(encoding="utf-8").strip()
         if folder.is_dir():
             return folder
     raise InputError("no search was begun here; begin one: prunelab search --max-drop 0.5")

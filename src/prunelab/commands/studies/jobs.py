@@ -54,7 +54,7 @@ def plan_jobs(root: Path, settings: Settings, name_parts: NameParts) -> list[Job
     Raises:
         InputError: if files that the results depend on differ from the last commit.
     """
-    pipeline = (root / "dvc.yaml").read_text()
+    pipeline = (root / "dvc.yaml").read_text(encoding="utf-8")
     focus_closure = stage_closure(pipeline)
     dense_closure = stage_closure(pipeline, DENSE_TARGET)
     require_committed(root, focus_closure, "every setting runs the code of that commit")

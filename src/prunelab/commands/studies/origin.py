@@ -54,6 +54,6 @@ def origin_of(root: Path) -> Origin:
     except InputError:
         return Origin("", folder_digest(package)[:CODE_DIGITS])
 
-    closure = stage_closure((root / "dvc.yaml").read_text())
+    closure = stage_closure((root / "dvc.yaml").read_text(encoding="utf-8"))
     require_committed(root, closure, "results name the commit that made them")
     return Origin(commit, code)

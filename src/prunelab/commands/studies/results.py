@@ -107,7 +107,7 @@ def collect(
         InputError: if no commit of a Git repository holds the project.
     """
     require_commit(root)
-    closure = stage_closure((root / "dvc.yaml").read_text())
+    closure = stage_closure((root / "dvc.yaml").read_text(encoding="utf-8"))
     code = current_code(root)
     stored = read_stored(results_file(root, name))
 

@@ -54,7 +54,9 @@ def run_sweep(
 
     axes = read_axes(assignments)
     load_params(PARAMS_FILE)
-    settings = resolve_sweep(axes, PARAMS_FILE, stage_closure((root / "dvc.yaml").read_text()))
+    settings = resolve_sweep(
+        axes, PARAMS_FILE, stage_closure((root / "dvc.yaml").read_text(encoding="utf-8"))
+    )
     print_line(f"checking {len(settings)} settings ...")
     check_settings(root, settings, elsewhere=ray_options is not None)
 

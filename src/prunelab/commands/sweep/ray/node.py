@@ -142,5 +142,6 @@ def _clone_into(folder: Path, sweep_spec: dict[str, Any]) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)
 
     config = partial / sweep_spec["prefix"] / ".dvc/config.local"
-    config.write_text(f"[cache]\n    dir = {cache_folder(sweep_spec)}\n")
+    # Without quotes a # in the folder's name would begin a comment.
+    config.write_text(f'[cache]\n    dir = "{cache_folder(sweep_spec)}"\n', encoding="utf-8")
     partial.rename(folder)
