@@ -23,6 +23,7 @@ from prunelab.page.downloads import download
 from prunelab.page.page import page
 from prunelab.page.results_table import results_table
 from prunelab.pruning.methods import METHODS as ALL_METHODS
+from prunelab.pruning.methods import UNITS
 from prunelab.report.series import confusion_of
 from prunelab.stages.report import main as report
 
@@ -110,7 +111,7 @@ def test_scratch_method_is_a_control():
 def test_family_is_what_a_method_removes(name):
     method = ALL_METHODS[name]
 
-    assert family(name) == ("masks" if method.masks else f"{method.granularity}s")
+    assert family(name) == ("masks" if method.masks else UNITS[method.granularity])
 
 
 def test_controls_of_one_family_do_not_serve_another():

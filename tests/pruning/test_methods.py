@@ -8,9 +8,10 @@ import torch
 from helpers.modules import image_batches, residual_net
 
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
-from prunelab.pruning.methods import DATA_CRITERIA, KINDS, METHODS
+from prunelab.pruning.methods import DATA_CRITERIA, KINDS, METHODS, UNITS
 from prunelab.pruning.schedules import SCHEDULES
-from prunelab.pruning.structured.groups import SCOPES, UNITS
+from prunelab.pruning.sensitivity import METHODS as SENSITIVITY_METHODS
+from prunelab.pruning.structured.groups import SCOPES
 from prunelab.pruning.unstructured.granularity import GRANULARITIES
 from prunelab.pruning.unstructured.select import Scope
 
@@ -39,8 +40,9 @@ def test_every_part_is_used_by_a_method():
     assert used == {*CRITERIA, *GRANULARITIES, *KINDS, *Scope, *SCOPES, *SCHEDULES}
 
 
-def test_units_that_can_be_removed_have_a_name_for_messages():
-    assert KINDS.keys() == UNITS.keys()
+def test_all_that_can_be_removed_has_a_name_for_messages():
+    assert {*KINDS, "weight"} == UNITS.keys()
+    assert SENSITIVITY_METHODS.keys() <= UNITS.keys()
 
 
 def test_reading_the_tables_imports_no_torch():

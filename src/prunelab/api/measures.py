@@ -31,6 +31,7 @@ from prunelab.evaluation.metrics import quality
 from prunelab.evaluation.predict import Predictions, predict_batches
 from prunelab.pruning import sensitivity as curves
 from prunelab.pruning.criteria.calibration import evaluating
+from prunelab.pruning.methods import UNITS
 from prunelab.report.text_table import aligned_table
 
 RESAMPLES = 2000  # of the bootstrap of one network's accuracy
@@ -261,7 +262,9 @@ def sensitivity(
     copy = copy_of(network).cpu().eval()
     parts = curves.units_of(copy, structure_of(card_of(model), copy, example), units)
     if not curves.measurable(parts, ratios):
-        raise InputError(f"no layer loses some of its {units}s, and not all, at {list(ratios)}")
+        raise InputError(
+            f"no layer loses some of its {UNITS[units]}, and not all, at {list(ratios)}"
+        )
     copy.to(device_of(network))
     rows = list(curves.curves(copy, parts, ratios, measure))
     return Sensitivity(measure(copy), rows)

@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from prunelab.pruning.methods import UNITS
 from prunelab.report.series import LayerCurve, SensitivityPanel, sensitivity_panels
 from prunelab.report.style import DENSE_COLOUR
 
@@ -64,7 +65,7 @@ def _curves(axis: Axes, panel: SensitivityPanel) -> None:
     axis.axhline(
         panel.dense_accuracy, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense"
     )
-    axis.set_xlabel(f"ratio ({panel.granularity}s taken of a layer)")
+    axis.set_xlabel(f"ratio ({UNITS[panel.granularity]} taken of a layer)")
     axis.set_ylabel("validation accuracy")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(alpha=0.25)
@@ -103,7 +104,7 @@ def _heat_map(axis: Axes, panel: SensitivityPanel) -> None:
         _write_percentages(axis, accuracies)
 
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.8)
-    bar.set_label(f"validation accuracy, {panel.granularity}s")
+    bar.set_label(f"validation accuracy, {UNITS[panel.granularity]}")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 

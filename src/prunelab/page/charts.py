@@ -10,6 +10,7 @@ from html import escape
 from math import isnan, log10
 from typing import Any
 
+from prunelab.pruning.methods import UNITS
 from prunelab.report.labels import COSTS, DENSE, LATENCY
 from prunelab.report.rows import column
 from prunelab.report.series import (
@@ -35,7 +36,6 @@ MAP_MARGIN = 210  # pixels for the names below a heat map
 ROW_HEIGHT = 18  # pixels of a layer in a heat map
 MAX_CURVES_HEIGHT = 700  # pixels
 MAX_LAYER_NAME = 30  # characters beside a heat map, of which a phone has room for no more
-UNITS = {"hidden": "hidden units"}  # what the plural of a granularity is, if not with an s
 MAX_OPERATORS = 8  # with bars of their own
 OTHERS = "others"
 MAX_KEYS = 24  # of a legend; a curve shows its name when pointed at
@@ -232,7 +232,7 @@ def sensitivity(record: Row) -> list[list[tuple[str, Chart]]]:
     """
     rows = []
     for panel in sensitivity_panels(record):
-        units = UNITS.get(panel.granularity, f"{panel.granularity}s")
+        units = UNITS[panel.granularity]
         curves, heat_map = _sensitivity_curves(panel), _sensitivity_map(panel)
 
         # Two charts of a row have one height, up to that from which a card scrolls.

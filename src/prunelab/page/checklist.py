@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prunelab.pruning.methods import KINDS, UNITS
 from prunelab.report.rows import column
 from prunelab.report.style import is_control
 
 Row = Mapping[str, Any]
 
 MIN_SEEDS, MIN_RATIOS, MIN_PAIRS = 3, 5, 3
-UNITS = ("channel", "head", "hidden")
 
 # What the pipeline ensures in every study.
 ENFORCED = (
@@ -133,7 +133,7 @@ def _unseen_validation(imported: int) -> Check:
 def family(method: str) -> str:
     """What a method removes, as its name says: units of some kind, or single weights (masks)."""
     parts = method.split("_")
-    for unit in UNITS:
-        if unit in parts:
-            return f"{unit}s"
+    for kind in KINDS:
+        if kind in parts:
+            return UNITS[kind]
     return "masks"

@@ -23,11 +23,11 @@ from prunelab.models.norms import recalibrate
 from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
 from prunelab.pruning.criteria.probe import check_criterion
-from prunelab.pruning.methods import KINDS, METHODS, Kind, Method
+from prunelab.pruning.methods import KINDS, METHODS, UNITS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun, Training
 from prunelab.pruning.structured import attention, channels
-from prunelab.pruning.structured.groups import SCOPES, UNITS, FoundGroups
+from prunelab.pruning.structured.groups import SCOPES, FoundGroups
 from prunelab.pruning.structured.structured_pruner import StructuredPruner
 from prunelab.pruning.unstructured.granularity import GRANULARITIES
 from prunelab.pruning.unstructured.mask_pruner import MaskPruner

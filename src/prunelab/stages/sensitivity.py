@@ -20,6 +20,7 @@ from prunelab.core.files import sha256, write_json
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.evaluation.predict import predict
+from prunelab.pruning.methods import UNITS
 from prunelab.pruning.sensitivity import (
     METHODS,
     PrunableUnit,
@@ -150,7 +151,7 @@ def _find_units(
         if measurable(first_units, ratios):
             units[kind] = units_by_seed
         else:
-            skipped[kind] = f"no layer loses some of its {kind}s, and not all, at {ratios}"
+            skipped[kind] = f"no layer loses some of its {UNITS[kind]}, and not all, at {ratios}"
     return units, skipped
 
 

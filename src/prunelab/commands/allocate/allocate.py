@@ -20,6 +20,7 @@ from prunelab.models.catalogue import Shape, network_options
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE
 from prunelab.pruning.allocation import Curve, allocate
+from prunelab.pruning.methods import UNITS
 from prunelab.pruning.prune import infeasible_specs
 from prunelab.pruning.pruner import BUDGET_TOLERANCE
 from prunelab.pruning.sensitivity import METHODS, UnitKind
@@ -192,7 +193,7 @@ def describe(allocation: Allocation) -> str:
         accuracy = f"{100 * curve.accuracy(ratio):.2f}"
         rows.append([curve.name, f"{curve.units:,}", f"{ratio:.4f}", accuracy])
 
-    units = f"{allocation.kind}s"
+    units = UNITS[allocation.kind]
     header = ["layer", units, "ratio", "validation accuracy, %, if only this layer is pruned"]
 
     nouns = {"native": f"{units} of these layers", "params": "parameters", "macs": "MACs"}

@@ -10,6 +10,7 @@ from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
 from prunelab.pruning.allocation import Curve
+from prunelab.pruning.methods import UNITS
 from prunelab.pruning.structured.groups import find_layer_ratio
 
 RECORD = Path("metrics/sensitivity.json")
@@ -79,7 +80,7 @@ def read_curves(
     rows = [row for row in record["rows"] if row["granularity"] == kind and row["layer"] != ALL]
     if not rows:
         reason = record["skipped"].get(kind, "none were measured")
-        raise InputError(f"{RECORD} has no curves of {kind}s: {reason}")
+        raise InputError(f"{RECORD} has no curves of {UNITS[kind]}: {reason}")
 
     measured_units = {row["layer"]: row["units"] for row in rows}
     _check_layers(measured_units, units, params)

@@ -19,7 +19,7 @@ from prunelab.core.plugins import failure_lines
 from prunelab.models.catalogue import Shape
 from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning.allocation import allocate
-from prunelab.pruning.methods import METHODS, Kind
+from prunelab.pruning.methods import METHODS, UNITS, Kind
 from prunelab.pruning.prune import check_feasible, infeasible_specs
 from prunelab.pruning.sensitivity import UnitKind
 from prunelab.pruning.structured.groups import FoundGroups
@@ -214,7 +214,7 @@ class SearchedNetwork:
             drop = 100 * (self.record["accuracy"] - row["accuracy"])
             lines.append(
                 f"{row['layer']} alone costs {drop:.2f} points at {row['removed']:.0%} of its "
-                f"{kind}s, before fine-tuning"
+                f"{UNITS[kind]}, before fine-tuning"
             )
         return lines
 

@@ -25,8 +25,6 @@ from prunelab.pruning.unstructured.ranking import Saliency
 
 MAX_NAMED = 3  # layers that one reason names
 PRODUCERS = (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)  # their weights make units
-# Plural names for messages, by the kind of a group.
-UNITS = {"channel": "channels", "head": "heads", "hidden": "hidden units"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Coupled layers and their `count` units. `kind` is a key of `UNITS`."""
+    """Coupled layers and their `count` units. `kind` is a key of `methods.KINDS`."""
 
     name: str
     kind: str
