@@ -121,6 +121,9 @@ _ENTRIES: dict[str, Method] = {
     "random_channel_iterative": Method("random", "channel", "uniform", "iterative"),
     "l1_channel_iterative": Method("l1", "channel", "uniform", "iterative"),
     "l2_channel_iterative": Method("l2", "channel", "uniform", "iterative"),
+    "taylor_channel_global_iterative": Method(
+        "taylor_filter", "channel", "ranked_together", "iterative"
+    ),
     "l2_channel_soft": Method("l2", "channel", "uniform", "soft"),
     "bn_scale_channel_sparse": Method("bn_scale", "channel", "ranked_together", "sparse (scales)"),
     "group_lasso_channel_sparse": Method(
