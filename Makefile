@@ -34,7 +34,7 @@ repro: $(READY)  ## check the parameters, then reproduce the whole study (JOBS=1
 test: $(DEV)  ## run the tests (PYTEST_ARGS="-k pruning" for some, TEST_JOBS=0 in one process)
 	OMP_WAIT_POLICY=PASSIVE pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-lint: $(DEV)  ## style, types, imports between rooms and spelling (.pre-commit-config.yaml)
+lint: $(DEV)  ## style, types, imports between packages and spelling (.pre-commit-config.yaml)
 	pre-commit run --all-files
 
 # --strict: an audit that could not look up a package fails. What licences are allowed stands in pyproject.toml.
