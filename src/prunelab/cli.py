@@ -56,7 +56,7 @@ SECTIONS = {
     },
     "Save time": {
         "warm": "keep torch loaded, so that stages start at once",
-        "push": "push finished stages, so that no second machine runs them",
+        "push": "push finished stages, so that a second machine need not run them",
     },
 }
 

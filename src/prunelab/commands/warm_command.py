@@ -8,7 +8,9 @@ from prunelab.commands.common import reporting_errors
 
 
 def warm(
-    stop: Annotated[bool, Option("--stop", help="End it, for all environments of yours.")] = False,
+    stop: Annotated[
+        bool, Option("--stop", help="End the processes of all your environments.")
+    ] = False,
     idle_minutes: Annotated[
         float, Option(min=0.1, help="It ends by itself after so many minutes without a stage.")
     ] = 15.0,

@@ -11,9 +11,9 @@ from prunelab.commands.common import reporting_errors
 def check() -> None:
     """Find everything wrong with params.yaml and the files it names, before any work starts.
 
-    It prints one line per problem and ends with 1 if there are any. `make repro` runs it first.
-    Checks that make the network are repeated only if parameters, code or packages have changed
-    since they found nothing (.prunelab/passed_checks).
+    It prints one line per problem, and the exit status is 1 if there are any. `prunelab repro` runs
+    it first. Checks that build the network run again only if parameters, code or packages have
+    changed since they last passed (.prunelab/passed_checks).
 
     It also repairs what a killed DVC may leave behind: a truncated dvc.lock, and locks of processes
     that no longer exist.

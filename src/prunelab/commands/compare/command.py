@@ -25,7 +25,7 @@ class Layout(StrEnum):
 def compare(
     revisions: Annotated[
         list[str] | None,
-        Argument(metavar="REV", help="workspace, commits, experiments.", show_default=False),
+        Argument(metavar="REV", help="workspace, a commit or an experiment.", show_default=False),
     ] = None,
     cost: Annotated[Cost, Option(help="What accuracy is weighed against.")] = Cost.macs,
     layout: Annotated[Layout, Option("--format", help="How to print it.")] = Layout.text,
@@ -34,12 +34,14 @@ def compare(
         Option(
             parser=argument_path,
             metavar="PATH",
-            help="Draw accuracy against cost into this .svg or .png too.",
+            help="Also draw accuracy against cost into this .svg or .png.",
         ),
     ] = None,
     latency: Annotated[
         int | None,
-        Option(min=1, metavar="BATCH", help="Measure here and now, too, at this batch size."),
+        Option(
+            min=1, metavar="BATCH", help="Also measure latency here and now, at this batch size."
+        ),
     ] = None,
 ) -> None:
     """Compare the focus in the workspace, in Git's commits and in DVC's experiments, a row each.
@@ -49,8 +51,8 @@ def compare(
     from it. A row with other data or another dense network (dataset, model, weights, seeds, data,
     train) is marked, not compared and comes last.
 
-    `best within ... 1/4`: the most accurate row of those that cost at most a quarter of the dense
-    network, within 1 %; so for 1/2, 1/8 and on.
+    In the column `best within`, 1/4 marks the most accurate row of those that cost at most a
+    quarter of the dense network, with a tolerance of 1 %. The same holds for 1/2, 1/8 and so on.
 
     Times measured on different days or machines cannot be compared. With --latency, all networks
     are taken from DVC's cache or remote and measured in one process, in turn with their dense ones.

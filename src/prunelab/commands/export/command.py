@@ -18,7 +18,7 @@ def export(
         Argument(
             parser=argument_path,
             metavar="PATH",
-            help="A network under models/.  [default: the focus of the first seed]",
+            help="A model file of prunelab.  [default: the focus of the first seed]",
         ),
     ] = None,
     out: Annotated[
@@ -41,9 +41,10 @@ def export(
 ) -> None:
     """Write a network as ONNX or in torch.export's format, for batches of any size, and check it.
 
-    A folder is for a colleague without prunelab. It has both formats, predict.py, which needs
-    NumPy, Pillow and onnxruntime or torch alone, what it reads (preprocess.json, classes.txt), and
-    a README.md that says what the network is, how good it is and where it comes from.
+    A folder is for a colleague without prunelab. It has both formats, and predict.py with the files
+    that it reads (preprocess.json, classes.txt). predict.py needs only NumPy, Pillow and either
+    onnxruntime or torch. A README.md says what the network is, how accurate it is and where it
+    comes from.
 
     The scores of the file are compared with the network's on several batch sizes. A file that
     differs by more than 1e-4 of the largest score, or names another class anywhere, is not kept.
@@ -52,7 +53,7 @@ def export(
     torch and the file in turns, with `runtime.threads` and `channels_last`. A ratio is printed only
     if nothing else computed, the calls were steady and its 95 % interval is narrow.
 
-    ONNX needs the extra: pip install prunelab[onnx].
+    ONNX needs the extra `onnx`, which `make setup` installs.
 
     Example:
       prunelab export folder --out for-my-colleague

@@ -11,11 +11,13 @@ from prunelab.commands.common import print_line, reporting_errors
 def new(
     images: Annotated[
         str | None,
-        Option(metavar="FOLDER", help="Photographs: a folder of class folders."),
+        Option(metavar="FOLDER", help="Photographs: a folder with one folder per class."),
     ] = None,
     table: Annotated[
         str | None,
-        Option(metavar="FILE", help="A .csv or .tsv with the labels, if folders are no classes."),
+        Option(
+            metavar="FILE", help="A .csv or .tsv with the labels, if there are no class folders."
+        ),
     ] = None,
     texts: Annotated[
         str | None, Option(metavar="FILE", help="Texts: a .csv or .tsv with texts and labels.")
@@ -36,7 +38,7 @@ def new(
         bool, Option("--force", help="Replace an edited params.yaml; a copy of it is kept.")
     ] = False,
 ) -> None:
-    """Write a study of one's own photographs or texts, and say what was chosen and why.
+    """Write a study of your own photographs or texts, and say what was chosen and why.
 
     In a folder without a dvc.yaml it first writes a whole project: the pipeline, parameters, a Git
     repository and what DVC needs. With --images or --texts it looks at the data, writes a

@@ -83,7 +83,7 @@ def run(  # noqa: PLR0913 (a parameter for each option)
     set_: Set = None,
     nearest: Nearest = False,
     here: Annotated[
-        bool, Option("--here", help="In this process: without DVC, Git and clones.")
+        bool, Option("--here", help="In this process: without DVC and without clones.")
     ] = False,
     minutes: Annotated[
         float | None, Option(help="With --here: end in time; the same command goes on.")

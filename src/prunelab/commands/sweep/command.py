@@ -24,11 +24,15 @@ Address = Annotated[
 ]
 CpusPerTask = Annotated[
     float | None,
-    Option(min=0, help="Of Ray's tasks.  [default: runtime.threads]", show_default=False),
+    Option(min=0, help="CPUs of each Ray task.  [default: runtime.threads]", show_default=False),
 ]
 GpusPerTask = Annotated[
     float | None,
-    Option(min=0, help="Of Ray's tasks.  [default: 1 if the cluster has any]", show_default=False),
+    Option(
+        min=0,
+        help="GPUs of each Ray task.  [default: 1 if the cluster has any]",
+        show_default=False,
+    ),
 ]
 GitRemote = Annotated[
     str, Option(help="With --address: the remote from which machines get the commit.")
