@@ -455,4 +455,4 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch)
 
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert "pip install prunelab[onnx]" in line
+    assert "pip install onnx onnxruntime onnxscript" in line

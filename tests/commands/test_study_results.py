@@ -22,6 +22,7 @@ from prunelab.commands.studies.results import (
 from prunelab.commands.studies.study_file import Claim, load_study, resolve, study_files
 from prunelab.commands.studies.study_tables import Shown, measured_table, notes, study_document
 from prunelab.core.errors import InputError
+from prunelab.core.files import write_json
 
 LABEL = "l1_channel-0.5"
 OTHER = "random_unstructured-0.5"
@@ -58,6 +59,21 @@ def written(folder: Path, *records: dict, name: str = "tiny") -> Path:
         every = dict.fromkeys([LABEL, OTHER]) | {label: each}
         write_results(folder, tiny_study(), name, every)
     return results_file(folder, name)
+
+
+def test_results_that_were_read_from_a_file_are_not_written_again(tmp_path):
+    file = written(tmp_path, stored(LABEL))
+    older = json.loads(file.read_text())
+    del older["settings"][LABEL]["digest"]  # as earlier versions wrote it
+    write_json(file, older)
+    before = file.read_bytes()
+    read = {**read_stored(file)[LABEL], "current": False}
+
+    assert not write_results(tmp_path, tiny_study(), "tiny", {LABEL: read})
+    assert file.read_bytes() == before
+
+    assert write_results(tmp_path, tiny_study(), "tiny", {LABEL: read, OTHER: stored(OTHER)})
+    assert read_stored(file)[LABEL] == older["settings"][LABEL]
 
 
 # --- one file, several runs ---

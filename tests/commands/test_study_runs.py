@@ -168,7 +168,8 @@ def test_results_are_found_on_a_machine_with_other_folders(repository, key):
     records = collect(repository.folder, "tiny", settings_in("/there"), set())
 
     assert records[LABEL]["metrics"]["accuracy"] == 0.8
-    file = write_results(repository.folder, tiny_study(), "tiny", records)
+    write_results(repository.folder, tiny_study(), "tiny", records)
+    file = results_file(repository.folder, "tiny")
     assert "/here" not in file.read_text()
 
 
@@ -195,7 +196,8 @@ def test_stored_results_replace_deleted_experiments(repository):
     repository.experiment(LABEL, settings[LABEL], accuracy=0.8)
     before = collect(repository.folder, "tiny", settings, set())
 
-    path = write_results(repository.folder, study, "tiny", before)
+    write_results(repository.folder, study, "tiny", before)
+    path = results_file(repository.folder, "tiny")
     delete_experiments(repository)
     after = collect(repository.folder, "tiny", settings, set())
 
@@ -210,7 +212,8 @@ def test_stored_results_of_other_parameters_are_kept(repository):
     settings = resolve(study, SHIPPED, quick=True, overrides={})
     repository.experiment(LABEL, settings[LABEL], accuracy=0.8)
     records = collect(repository.folder, "tiny", settings, set())
-    path = write_results(repository.folder, study, "tiny", records)
+    write_results(repository.folder, study, "tiny", records)
+    path = results_file(repository.folder, "tiny")
     content = path.read_bytes()
 
     other_settings = resolve(study, SHIPPED, quick=True, overrides={"seeds": [9]})

@@ -46,7 +46,7 @@ def get_format(name: str) -> Format:
     if missing:
         raise InputError(
             f"{name} needs {', '.join(missing)}, which is not installed: "
-            f"pip install prunelab[{name}]"
+            f"pip install {' '.join(chosen.packages)}"
         )
     return chosen
 

@@ -72,8 +72,9 @@ def require(*modules: str) -> None:
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
+        packages = " ".join(missing).replace("_", "-")
         raise InputError(
-            f"texts need {', '.join(missing)}, which is not installed: pip install prunelab[text]"
+            f"texts need {', '.join(missing)}, which is not installed: pip install {packages}"
         )
 
 

@@ -183,13 +183,18 @@ def show(
         float | None, Option(help="Results at this scale. [default: the largest measured]")
     ] = None,
 ) -> None:
-    """Print the measured numbers beside the published ones, and write them to studies/results/.
+    """Print the measured numbers beside the published ones, and keep new ones in studies/results/.
 
     Example:
       prunelab study show resnet56_cpu --markdown
     """
     from prunelab.commands.studies.here_command import result_name
-    from prunelab.commands.studies.results import collect, shown_scale, write_results
+    from prunelab.commands.studies.results import (
+        collect,
+        results_file,
+        shown_scale,
+        write_results,
+    )
     from prunelab.commands.studies.study_file import load_study, read_overrides, resolve
     from prunelab.commands.studies.study_tables import Shown, study_document
     from prunelab.config.params import PARAMS_FILE
@@ -212,9 +217,9 @@ def show(
         changed_keys = overrides.keys() - study.needs.keys()
         if changed_keys:
             print("\nnothing was written: --set changes the study", file=sys.stderr)
-        elif any(records.values()):
-            file = write_results(root, study, prefix, records)
-            print(f"\nwritten to {file.relative_to(root)}", file=sys.stderr)
+        elif write_results(root, study, prefix, records):
+            file = results_file(root, prefix).relative_to(root)
+            print(f"\nwritten to {file}", file=sys.stderr)
 
 
 @app.command(short_help="Add one result file to another of the same study.")

@@ -228,25 +228,37 @@ def _without_folders(path: object) -> object:
 
 def write_results(
     root: Path, study: Study, name: str, records: Mapping[str, Record | None]
-) -> Path:
-    """Store the records of a study, by the settings' names, and return the file.
+) -> bool:
+    """Store the records of a study, by the settings' names, and return whether the file changed.
 
     A setting without a record keeps what is stored. That was measured with other parameters, and
-    no other result of the setting exists. So does every result of another scale.
+    no other result of the setting exists. So does every result of another scale. A record that was
+    read from the file stays there as it is, whatever form later versions write.
     """
     path = results_file(root, name)
+    in_file = read_stored(path)
 
     settings = {}
-    for key, stored in read_stored(path).items():
+    for key, stored in in_file.items():
         if label_of(key) in records:
             settings[key] = stored
 
     for label, record in records.items():
-        if record:
-            settings[key_of(label, record.get("scale", FULL))] = stored_form(record)
+        if record is None:
+            continue
+        key = key_of(label, record.get("scale", FULL))
+        if key not in settings or not _is_from_file(record, settings[key]):
+            settings[key] = stored_form(record)
 
+    if settings == in_file:
+        return False
     write_json(path, {"study": name, "title": study.title, "settings": settings})
-    return path
+    return True
+
+
+def _is_from_file(record: Record, stored: Record) -> bool:
+    """Whether `collect` returned this stored record; it adds whether the code is current."""
+    return {key: value for key, value in record.items() if key != "current"} == stored
 
 
 def stored_form(record: Record) -> Record:

@@ -83,9 +83,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError:
-        raise InputError(
-            "--address needs Ray, which is not installed: pip install prunelab[ray]"
-        ) from None
+        raise InputError("--address needs Ray, which is not installed: pip install ray") from None
 
     where: dict[str, Any] = {"address": address}
     if address == "local":
