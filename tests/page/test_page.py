@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import time
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -277,6 +278,15 @@ def test_tags_in_class_names_are_escaped():
     assert [unescape(name) for name in trace["x"]] == names
     assert [unescape(name) for name in trace["y"]] == names
     assert not any("<" in name for name in trace["x"])
+
+
+def test_page_of_a_study_without_epochs_has_no_training():
+    trained, untrained = page(report_data()), page(replace(report_data(), training=[]))
+
+    assert 'id="training"' in trained
+    assert "training.csv" in trained
+    assert 'href="#training"' not in untrained
+    assert "training.csv" not in untrained
 
 
 def test_cells_of_another_grid_are_refused(tmp_path, monkeypatch):

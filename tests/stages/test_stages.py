@@ -277,6 +277,37 @@ def test_pictures_of_another_split_than_test_are_refused(workspace):
     assert not (workspace / "plots").exists()
 
 
+def test_focus_that_is_not_fine_tuned_is_drawn(workspace):
+    edit_params(
+        workspace / "params.yaml", train__epochs=0, train__rewind_epoch=0, finetune__epochs=0
+    )
+    prepare()
+    pruned, tuned, history = "models/focus/pruned", "models/focus/finetuned", "history.json"
+    predicted, rows = "base.safetensors", ("--confusion", "confusion.json")
+    for call in (
+        TRAIN,
+        (
+            "prune",
+            "models/base",
+            "data/prepared",
+            pruned,
+            "--method",
+            "l1_channel",
+            "--ratio",
+            "0.6",
+        ),
+        ("finetune", pruned, "models/base/final", "data/prepared", tuned, history),
+        ("evaluate", "data/prepared", "models/base/final", "metrics/base.json", predicted, *rows),
+        ("plot_focus", "data/prepared", history, "confusion.json", "plots"),
+    ):
+        result = stage_here(*call)
+        assert result.returncode == 0, result.stderr
+
+    assert json.loads((workspace / history).read_text()) == []
+    assert json.loads((workspace / "plots/training.json").read_text()) == []
+    assert (workspace / "plots/focus.png").exists()
+
+
 def test_bad_parameters_are_refused_with_all_problems_and_a_recovery_hint(workspace):
     text = (workspace / "params.yaml").read_text()
     text = text.replace("ratio: 0.6", "ratio: 1.5").replace("model: resnet8", "model: x")

@@ -119,17 +119,21 @@ def _sections(data: ReportData) -> list[Section]:
     return [
         _latency_section(data.speed, data.facts["measured on"]),
         _layers_section(data.details),
-        Section(
-            "training",
-            "Training",
-            "Mean over seeds. Solid lines are the validation split, dotted lines the training.",
-            [FigureRow(charts.training(data.training))],
-            [download("training", data.training)],
-        ),
+        *_training_sections(data.training),
         _sensitivity_section(data.sensitivity),
         _confusion_section(data),
         *_search_sections(data.searches),
     ]
+
+
+def _training_sections(rows: Sequence[Row]) -> list[Section]:
+    """The curves of all trainings. There is nothing to show if all had 0 epochs."""
+    if not rows:
+        return []
+
+    text = "Mean over seeds. Solid lines are the validation split, dotted lines the training."
+    figures = FigureRow(charts.training(rows))
+    return [Section("training", "Training", text, [figures], [download("training", rows)])]
 
 
 def _search_sections(searches: Sequence[Row]) -> list[Section]:

@@ -62,14 +62,18 @@ def read_metrics(folder: Path, name: str) -> Row:
     return metrics
 
 
-def read_rows(path: Path, keys: Iterable[str], texts: Iterable[str] = ()) -> list[Row]:
+def read_rows(
+    path: Path, keys: Iterable[str], texts: Iterable[str] = (), *, may_be_empty: bool = False
+) -> list[Row]:
     """Read rows that must have finite numbers under `keys` and texts under `texts`.
 
+    A training of 0 epochs has no rows, so files of epochs `may_be_empty`.
+
     Raises:
-        InputError: if there is no row, or a row lacks one of these values.
+        InputError: if there is no row and must be one, or if a row lacks one of these values.
     """
     content = read_json(path)
-    if not isinstance(content, list) or not content:
+    if not isinstance(content, list) or not (content or may_be_empty):
         raise _damaged(path, "it contains no rows")
 
     for row in content:

@@ -100,7 +100,8 @@ def _report_leftovers(folder: Path, expected: set[str]) -> None:
 
 
 def _training_curve(name: str, group: str, history: Path) -> series.TrainingCurve:
-    return series.TrainingCurve(name, group, rows.mean_history(read_rows(history, HISTORY)))
+    epochs = read_rows(history, HISTORY, may_be_empty=True)
+    return series.TrainingCurve(name, group, rows.mean_history(epochs))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(prepared: Path, history: Path, confusion: Path, out: Path) -> None:
 
     class_names = read_class_names(prepared)
     matrix = series.confusion_of(read_confusion(confusion, len(class_names)), class_names)
-    epochs = rows.mean_history(read_rows(history, HISTORY))
+    epochs = rows.mean_history(read_rows(history, HISTORY, may_be_empty=True))
 
     figure = figures.focus(epochs, matrix, title, style.colour(params.method))
     save(figure, out / "focus")

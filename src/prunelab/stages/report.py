@@ -50,7 +50,7 @@ def main(
         dense=read_metrics(metrics, "base"),
         points=points,
         details=details,
-        training=read_rows(plots / "training.json", CURVE, CURVE_TEXTS),
+        training=read_rows(plots / "training.json", CURVE, CURVE_TEXTS, may_be_empty=True),
         confusion=read_confusion(plots / "dense_confusion.json", len(class_names)),
         classes=class_names,
         sensitivity=read_record(metrics / "sensitivity.json", Sensitivity),
