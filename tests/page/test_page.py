@@ -13,7 +13,15 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from helpers.page import METHODS, RATIOS, dense_metrics, details, point, report_data
+from helpers.page import (
+    METHODS,
+    RATIOS,
+    dense_metrics,
+    details,
+    point,
+    report_data,
+    training_rows,
+)
 from helpers.params import PROJECT
 
 from prunelab.core.errors import InputError
@@ -278,6 +286,17 @@ def test_tags_in_class_names_are_escaped():
     assert [unescape(name) for name in trace["x"]] == names
     assert [unescape(name) for name in trace["y"]] == names
     assert not any("<" in name for name in trace["x"])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_curves_of_any_number_of_epochs_are_seen(epochs):
+    rows = [row for row in training_rows() if row["epoch"] <= epochs]
+
+    ((_, chart),) = charts.training(rows)
+
+    for trace in chart["data"]:
+        assert len(trace["x"]) == epochs
+        assert ("markers" in trace["mode"]) == (epochs == 1)
 
 
 def test_page_of_a_study_without_epochs_has_no_training():

@@ -284,6 +284,19 @@ def test_names_with_dollars_are_drawn_as_they_are():
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_curves_of_any_number_of_epochs_are_seen(epochs):
+    mean = rows.mean_history([row for row in history() if row["epoch"] <= epochs])
+    assert len(mean) == epochs
+
+    figure = figures.training([TrainingCurve("dense", "dense", mean)], "title")
+
+    lines = [line for axis in figure.axes for line in axis.lines]
+    assert len(lines) == 4
+    for line in lines:
+        assert (str(line.get_marker()).lower() == "none") == (epochs > 1)
+
+
 def test_histories_are_averaged_over_seeds():
     history = [
         {"seed": 0, "epoch": 2, "loss": 1.0},

@@ -61,8 +61,14 @@ def _training_lines(axis: Axes, rows: Sequence[Row], measure: str, colour: str) 
     epochs = column(rows, "epoch")
     in_training, in_validation = column(rows, measure), column(rows, f"validation_{measure}")
 
-    axis.plot(epochs, in_training, color=colour, linestyle="--", linewidth=1, alpha=0.7)
-    axis.plot(epochs, in_validation, color=colour, linewidth=1.6)
+    # A line through the point of a single epoch would not be seen.
+    training_marker, validation_marker = "none", "none"
+    if len(rows) == 1:
+        training_marker, validation_marker = "x", "o"
+
+    dashed: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "alpha": 0.7}
+    axis.plot(epochs, in_training, marker=training_marker, color=colour, **dashed)
+    axis.plot(epochs, in_validation, marker=validation_marker, color=colour, linewidth=1.6)
 
 
 def _training_axes(loss: Axes, accuracy: Axes) -> None:

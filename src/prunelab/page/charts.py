@@ -189,10 +189,12 @@ def _training_chart(curves: Sequence[TrainingCurve]) -> Chart:
 
 def _training_trace(curve: TrainingCurve, measure: str, name: str, dash: str) -> Trace:
     percent = _percent(column(curve.rows, measure))
+    # A line through the point of a single epoch would not be seen.
+    mode = "lines" if len(curve.rows) > 1 else "lines+markers"
 
     return {
         "type": "scatter",
-        "mode": "lines",
+        "mode": mode,
         "name": name,
         "x": column(curve.rows, "epoch"),
         "y": percent,
