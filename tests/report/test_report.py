@@ -136,6 +136,22 @@ def test_tradeoff_names_its_axes_and_methods():
     assert figure.axes[0].get_ylabel() == "test accuracy\nafter fine-tuning"
 
 
+@pytest.mark.parametrize("width", [0.5, 0.05, 0.01, 0.001])
+def test_ticks_of_accuracies_are_named_by_what_they_are(width):
+    """However close the accuracies are, no two ticks of an axis have one name."""
+    close = [measured(0.9 - width * ratio, ratio) | {"accuracy_ci95": 0} for _, ratio, _ in CELLS]
+    points = rows.tradeoff_rows(CELLS, close, {key: [] for *_, key in CELLS})
+    figure = tradeoff_figures.tradeoff(
+        points, DENSE | {"accuracy": 0.9, "accuracy_ci95": 0}, "title", "accuracy"
+    )
+
+    FigureCanvasAgg(figure).draw()
+
+    axis = figure.axes[0]
+    for place, label in zip(axis.get_yticks(), axis.get_yticklabels(), strict=True):
+        assert float(label.get_text().rstrip("%")) == pytest.approx(100 * place, abs=1e-6)
+
+
 def test_few_lines_have_their_names_beside_them_and_no_legend():
     points = [point for point in POINTS if point["method"] in SHOWN[:4]]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from prunelab.report.style import DENSE_COLOUR
@@ -14,6 +15,14 @@ def dense_line(axis: Axes, accuracy: float, half_width: float) -> None:
     low, high = accuracy - half_width, min(1.0, accuracy + half_width)
     axis.axhline(accuracy, color=DENSE_COLOUR, linestyle="--", linewidth=1)
     axis.axhspan(low, high, color=DENSE_COLOUR, alpha=0.08, lw=0)
+
+
+def percent_ticks(axis: Axis) -> None:
+    """Ticks of shares in per cent, with as many digits as each needs.
+
+    Whole per cents would give several ticks of a short axis the same name.
+    """
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.6g}%"))
 
 
 def log_axis(axis: Axes, values: Sequence[float], tick_text: Callable[[float], str]) -> None:

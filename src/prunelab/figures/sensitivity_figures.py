@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from prunelab.figures.axes import percent_ticks
 from prunelab.pruning.methods import UNITS
 from prunelab.report.series import LayerCurve, SensitivityPanel, sensitivity_panels
 from prunelab.report.style import DENSE_COLOUR
@@ -67,7 +68,7 @@ def _curves(axis: Axes, panel: SensitivityPanel) -> None:
     )
     axis.set_xlabel(f"ratio ({UNITS[panel.granularity]} taken of a layer)")
     axis.set_ylabel("validation accuracy")
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent_ticks(axis.yaxis)
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, loc="lower left")
 

@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
-from prunelab.figures.axes import dense_line, log_axis
+from prunelab.figures.axes import dense_line, log_axis, percent_ticks
 from prunelab.figures.line_names import (
     LineEnd,
     legend_below,
@@ -114,7 +113,7 @@ def _panels(
 
         log_axis(axis, sorted(costs), tick_text)
         axis.set_xlabel(label)
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent_ticks(axis.yaxis)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
 
