@@ -223,6 +223,23 @@ def test_colours_of_a_heat_map_end_within_it_and_no_grid_shows_through():
         assert not layout["yaxis"]["showgrid"]
 
 
+@pytest.mark.parametrize("ratios", [{"conv1": (0.5, 0.9)}, {"conv2": (0.9, 0.1, 0.5)}])
+def test_ratios_of_the_sensitivity_ascend_in_whatever_order_they_were_measured(ratios):
+    """A layer of few units was not measured at the least ratios, and a user may write any order."""
+    measured = {"conv1": (0.1, 0.5, 0.9), "conv2": (0.1, 0.5, 0.9)} | ratios
+    rows = []
+    for layer, own in measured.items():
+        for ratio in own:
+            row = {"granularity": "channel", "layer": layer, "ratio": ratio, "removed": ratio}
+            rows.append(row | {"accuracy": 1 - ratio / 2})
+
+    (((_, curves), (_, heat_map)),) = charts.sensitivity({"accuracy": 0.99, "rows": rows})
+
+    assert heat_map["data"][0]["x"] == ["0.1", "0.5", "0.9"]
+    for trace in curves["data"]:
+        assert trace["x"] == sorted(trace["x"])
+
+
 def test_curves_of_the_sensitivity_are_as_high_as_their_heat_map():
     for (_, curves), (_, heat_map) in charts.sensitivity(report_data().sensitivity):
         assert curves["layout"]["height"] == heat_map["layout"]["height"]

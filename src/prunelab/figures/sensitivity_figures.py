@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from prunelab.figures.axes import percent_ticks
 from prunelab.pruning.methods import UNITS
+from prunelab.report.rows import column
 from prunelab.report.series import LayerCurve, SensitivityPanel, sensitivity_panels
 from prunelab.report.style import DENSE_COLOUR
 
@@ -80,16 +81,12 @@ def _curves(axis: Axes, panel: SensitivityPanel) -> None:
 
 def _curve_points(curve: LayerCurve, dense_accuracy: float) -> tuple[list[float], list[float]]:
     """Ratios and accuracies in the order of the ratios, from the dense network on."""
-    points = [(0.0, dense_accuracy)]
-    for row in curve.rows:
-        points.append((row["ratio"], row["accuracy"]))
-
-    ratios, accuracies = zip(*sorted(points), strict=True)
-    return list(ratios), list(accuracies)
+    ratios, accuracies = column(curve.rows, "ratio"), column(curve.rows, "accuracy")
+    return [0.0, *ratios], [dense_accuracy, *accuracies]
 
 
 def _heat_map(axis: Axes, panel: SensitivityPanel) -> None:
-    layers, ratios = panel.layers, sorted(panel.ratios)
+    layers, ratios = panel.layers, panel.ratios
     accuracies = panel.heat_map(ratios)
 
     axis.set_facecolor("lightgrey")  # shows through where nothing was measured

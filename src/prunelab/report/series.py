@@ -113,7 +113,10 @@ def confusion_of(rows: Sequence[Mapping[str, int]], classes: Sequence[str]) -> C
 
 @dataclass(frozen=True)
 class LayerCurve:
-    """What is left of the accuracy after one layer was pruned alone, or all of them together."""
+    """What is left of the accuracy after one layer was pruned alone, or all of them together.
+
+    The rows are in the order of their ratios.
+    """
 
     layer: str
     rows: Sequence[Row]
@@ -142,12 +145,11 @@ class SensitivityPanel:
 
     @property
     def ratios(self) -> list[float]:
-        """The ratios in the order in which they first appear in the rows."""
-        ratios: dict[float, None] = {}
+        """The ratios of all curves, from the least on."""
+        ratios: set[float] = set()
         for curve in self.curves:
-            for row in curve.rows:
-                ratios[row["ratio"]] = None
-        return list(ratios)
+            ratios.update(column(curve.rows, "ratio"))
+        return sorted(ratios)
 
     def heat_map(self, ratios: Sequence[float]) -> np.ndarray:
         """The accuracies at these ratios, float64 [layers, ratios].
@@ -170,6 +172,8 @@ def sensitivity_panels(record: Row) -> list[SensitivityPanel]:
 
     panels = []
     for granularity, layers in by_layer.items():
-        curves = [LayerCurve(layer, rows) for layer, rows in layers.items()]
+        curves = []
+        for layer, unordered in layers.items():
+            curves.append(LayerCurve(layer, sorted(unordered, key=lambda row: row["ratio"])))
         panels.append(SensitivityPanel(granularity, record["accuracy"], curves))
     return panels
