@@ -340,6 +340,7 @@ def test_operators_beyond_the_top_are_summed_up(convolutions, execution):
         ({"a": 0.2, "b": 0.3, "c": 0.2, "d": 0.05}, ["b 30%", "a 20%", "c 20%"]),
         ({"a": 0.9}, ["a 90%"]),
         ({"a": 0.2, "b": 0.2}, []),
+        (dict.fromkeys("abcdefghij", 0.08) | {"idle": 0.0}, ["10 processes together 80%"]),
         ({}, []),
     ],
 )

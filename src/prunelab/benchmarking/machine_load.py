@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 BUSY_CORES = 0.5  # others that use more of one core together make the machine busy
 WINDOW_S = 0.5  # the least time over which others are watched
-NAMED_CORES = 0.1  # the least share of a core of a process that is named
+NAMED_CORES = 0.1  # the least share of a core of a process that is named by itself
 
 
 Load = dict[str, Any]
@@ -21,7 +21,8 @@ def machine_load(window_s: float = WINDOW_S) -> Load:
 
     If other processes together use more than half a core during the next `window_s` seconds, `busy`
     has their names and shares of a core, the largest first. (Each by itself may use little: on a
-    crowded machine all do.) This process, its parents and its children do not count.
+    crowded machine all do, and then it has one entry for all of them together.) This process, its
+    parents and its children do not count.
     """
     return watch_machine(window_s)()
 
@@ -50,6 +51,9 @@ def watch_machine(window_s: float = WINDOW_S) -> Callable[[], Load]:
             named = [(_name(process), cores) for process, cores in shares.items()]
             named.sort(key=lambda entry: (-entry[1], entry[0]))
             busy = [f"{name} {cores:.0%}" for name, cores in named if cores > NAMED_CORES]
+            if not busy:
+                count = sum(cores > 0 for cores in shares.values())
+                busy = [f"{count} processes together {sum(shares.values()):.0%}"]
 
         return {
             "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
