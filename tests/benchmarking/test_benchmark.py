@@ -245,10 +245,11 @@ def test_peak_memory_is_that_of_activations_alone(files, execution):
     assert 0.5 * block < peak < 4 * block
 
 
-def write_rapl_zone(folder: Path, name: str, microjoules: int) -> Path:
+def write_rapl_zone(folder: Path, name: str, microjoules: int, counts: str = "package-0") -> Path:
     """Write a zone that counts up to 10**9 microjoules. Returns its counter."""
     zone = folder / name
     zone.mkdir()
+    (zone / "name").write_text(f"{counts}\n")
     (zone / "energy_uj").write_text(f"{microjoules}\n")
     (zone / "max_energy_range_uj").write_text("1000000000\n")
     return zone / "energy_uj"
@@ -266,6 +267,24 @@ def test_joules_of_all_packages_survive_an_overflow(tmp_path):
     second.write_text("1000000")  # past the end of its range
 
     assert joules() - before == pytest.approx(2 + 2)
+
+
+def test_joules_of_a_whole_laptop_are_not_added_to_those_of_its_package(tmp_path):
+    package = write_rapl_zone(tmp_path, "intel-rapl:0", 1_000_000)
+    platform = write_rapl_zone(tmp_path, "intel-rapl:1", 1_000_000, counts="psys")
+    joules = energy.counter(torch.device("cpu"), tmp_path)
+    before = joules()
+
+    package.write_text("3000000")
+    platform.write_text("5000000")
+
+    assert joules() - before == pytest.approx(2)
+
+
+def test_energy_of_a_machine_that_counts_no_package_is_not_available(tmp_path):
+    write_rapl_zone(tmp_path, "intel-rapl:0", 1_000_000, counts="psys")
+
+    assert energy.counter(torch.device("cpu"), tmp_path).startswith("not available")
 
 
 def test_energy_without_a_counter_is_not_available(tmp_path):

@@ -39,15 +39,20 @@ def _nvml(device: torch.device) -> Joules | str:
 def _rapl(powercap: Path) -> Joules | str:
     # A zone with two colons is a part of a package, which the package counts already.
     zones = sorted(zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1)
-    if not zones:
-        return "not available: this machine counts no energy that a process may read (RAPL)"
 
     try:
-        packages = list(map(_Zone, zones))
+        packages = [_Zone(zone) for zone in zones if _is_package(zone)]
+        if not packages:
+            return "not available: this machine counts no energy that a process may read (RAPL)"
     except OSError as error:
         return f"not available: {error.strerror}: {error.filename}"
 
     return lambda: sum(package.joules() for package in packages)
+
+
+def _is_package(zone: Path) -> bool:
+    """Whether a zone counts a processor package: `psys` of laptops counts them all once more."""
+    return (zone / "name").read_text().startswith("package")
 
 
 class _Zone:
