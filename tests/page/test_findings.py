@@ -107,6 +107,15 @@ def test_drop_that_is_not_ruled_out_is_named():
     assert "1.00 ± 1.50 points, so up to 2.50 is not ruled out" in found(points)[LEAST]
 
 
+def test_drop_that_is_a_gain_is_called_one():
+    points = [point("l1_channel", 0.5) | {"accuracy_drop": -0.02, "accuracy_drop_ci95": 0.015}]
+
+    text = found(points)[LEAST]
+
+    assert "-2.00 ± 1.50 points, so a gain was shown" in text
+    assert "ruled out" not in text
+
+
 def test_random_control_is_named_after_a_method_of_equal_macs():
     points = []
     for method, drop in (("random_channel", 0.0), ("l1_channel", 0.01)):

@@ -132,6 +132,8 @@ def _by_macs(point: Row) -> tuple[int, bool, float]:
 
 def _not_ruled_out(point: Row) -> str:
     highest = 100 * (point["accuracy_drop"] + point["accuracy_drop_ci95"])
+    if highest < 0:
+        return f"{_drop(point)}, so a gain was shown"
     return f"{_drop(point)}, so up to {highest:.2f} is not ruled out"
 
 
