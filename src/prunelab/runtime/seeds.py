@@ -29,6 +29,7 @@ from prunelab.core import plugins
 from prunelab.core.cores import available_cores
 from prunelab.core.errors import InputError
 from prunelab.core.lifecycle import STOP_SIGNALS, describe_exit, end_with_parent
+from prunelab.runtime import time_limit
 from prunelab.runtime.bars import BarState, Screen, send_bars_to
 from prunelab.runtime.device import Execution
 from prunelab.runtime.distributed import SINGLE_PROCESS, Distributed
@@ -225,6 +226,7 @@ def _compute(work: Callable[[int], Any], seed: int, connection: Connection, pare
 
     def compute() -> None:
         torch.set_num_threads(threads)
+        time_limit.seed_begins()
         connection.send_bytes(_outcome(work, seed))
 
     sys.stdout = _SentLines(send)

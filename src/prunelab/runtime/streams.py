@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from prunelab.runtime import time_limit
+
 Result = TypeVar("Result")
 
 
@@ -178,6 +180,7 @@ class _Threads(Generic[Result]):
         try:
             with one_at_a_time(), own_stream(self._device):
                 stop_if_asked()
+                time_limit.seed_begins()
                 result = self._work(seed)
             with self._changed:
                 self._results[seed] = result

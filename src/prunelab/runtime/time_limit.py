@@ -59,6 +59,11 @@ def work_begins() -> None:
     _last_epoch[_WORK_BEGAN] = time.monotonic()
 
 
+def seed_begins() -> None:
+    """Note that this thread begins to train now: what ran before it took none of its epochs."""
+    _last_epoch[threading.get_ident()] = time.monotonic()
+
+
 def epoch_ended() -> None:
     """Go on, or end: a training calls this once an epoch is on disk.
 
