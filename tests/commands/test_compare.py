@@ -188,7 +188,7 @@ def test_rows_with_other_data_or_another_dense_network_are_not_compared(changed)
 
 def test_rows_with_other_pruning_or_fine_tuning_are_compared():
     first = FakeRevision("first", metrics(0.5))
-    changed = {"finetune.epochs": 9, "data.workers": 0, "ratio": 0.9}
+    changed = {"finetune.epochs": 9, "data.workers": 0, "train.rewind_epoch": 2, "ratio": 0.9}
     no_part = {"search.tries": 3, "grid.ratios": [0.1]}
     on_test = {"evaluate.split": "test"}  # which revisions older than this parameter were, too
     params = first.params | changed | no_part | on_test

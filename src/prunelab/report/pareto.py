@@ -34,12 +34,12 @@ NEEDED_OF_DENSE = ["accuracy", "accuracy_ci95", *COSTS]
 SPLIT = "evaluate.split"
 
 # Parameters that change the data or the dense networks. Revisions that differ in one of them cannot
-# be compared.
+# be compared. The rewind epoch only says which weights are kept besides.
 BASIS = (
     *("dataset", "model", "model_options", "weights", "weights_options.", "seeds"),
     *("data.", "train.", SPLIT),
 )
-BASIS_BUT = ("data.memory_mb", "data.workers")
+BASIS_BUT = ("data.memory_mb", "data.workers", "train.rewind_epoch")
 NO_PART = ("grid.", "search.")
 
 REVISION, CHANGED, METHOD, FRONT = "revision", "changed", "method", "Pareto front"
