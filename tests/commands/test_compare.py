@@ -267,6 +267,16 @@ def test_the_picture_is_the_same_to_the_byte(suffix, tmp_path):
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
+def test_picture_names_the_split_that_was_measured():
+    first = FakeRevision("first", metrics(0.5))
+    for params, split in (({}, "test"), ({"evaluate.split": "validation"}, "validation")):
+        revision = FakeRevision("one", metrics(0.5), first.params | params)
+
+        figure = pareto_figure.comparison(compare([revision], "macs"), "macs", "title")
+
+        assert figure.axes[0].get_ylabel() == f"{split} accuracy after fine-tuning"
+
+
 def test_the_picture_names_every_revision_once():
     revisions = random_revisions(3)
     revisions.append(FakeRevision("twin", dict(revisions[0].metrics)))

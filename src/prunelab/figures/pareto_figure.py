@@ -37,7 +37,7 @@ def comparison(rows: Sequence[Row], cost: str, title: str) -> Figure:
     _name_points(axis, rows)  # their sides depend on the limits of the axes
 
     axis.set_xlabel(COSTS[cost])
-    axis.set_ylabel("test accuracy after fine-tuning")
+    axis.set_ylabel(f"{rows[0]['split']} accuracy after fine-tuning")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axis.grid(alpha=0.25)
 

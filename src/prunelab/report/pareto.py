@@ -31,7 +31,7 @@ NEEDED = [
 NEEDED_OF_DENSE = ["accuracy", "accuracy_ci95", *COSTS]
 
 # Absent from revisions that are older than it, which were measured on the test split.
-SPLIT = "evaluate.split"
+SPLIT, TEST = "evaluate.split", "test"
 
 # Parameters that change the data or the dense networks. Revisions that differ in one of them cannot
 # be compared. The rewind epoch only says which weights are kept besides.
@@ -105,6 +105,7 @@ def compare(revisions: Sequence[Revision], cost: str) -> list[Row]:
     """One row per revision: its metrics, and its parameters where they differ from the first one's.
 
     Every row also has:
+        split: What it was measured on.
         no_drop: Whether the interval of the drop includes 0.
         cost, share: The cost, and the same as a share of the dense network's.
         front: Whether the row is on the Pareto front: no other row is at least as good in accuracy
@@ -142,6 +143,7 @@ def _row(revision: Revision, first: Revision, cost: str) -> Row:
         "changed": changed,
         "method": revision.params.get("method"),
         "ratio": revision.params.get("ratio"),
+        "split": revision.params.get(SPLIT, TEST),
         **shown_metrics,
         "no_drop": no_drop_shown(metrics),
         "cost": metrics[cost],
@@ -158,8 +160,8 @@ def _changed_params(params: Mapping[str, Any], first: Mapping[str, Any]) -> dict
 
     The grid and what a search tries are no part of a revision.
     """
-    params = {SPLIT: "test", **params}
-    first = {SPLIT: "test", **first}
+    params = {SPLIT: TEST, **params}
+    first = {SPLIT: TEST, **first}
 
     changed = {}
     for key in sorted({*params, *first}):
