@@ -114,6 +114,20 @@ def test_batch_too_small_for_batch_norm_is_refused_before_any_work(trainer, reci
         shared.fit(build("resnet8", 10, DIGITS_SHAPE), recipe)
 
 
+def test_batch_norms_that_keep_their_statistics_need_no_examples(trainer, recipe, monkeypatch):
+    class BegunError(Exception):
+        """The processes would meet now."""
+
+    def begin(distributed: Distributed, model: torch.nn.Module) -> None:
+        raise BegunError
+
+    monkeypatch.setattr(Distributed, "align", begin)
+    shared = replace(trainer, distributed=Distributed(0, 40))
+
+    with pytest.raises(BegunError):
+        shared.fit(build("resnet8", 10, DIGITS_SHAPE), recipe.model_copy(update={"norm": "eval"}))
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpu = Execution(torch.device("cuda"), None, torch.contiguous_format)
