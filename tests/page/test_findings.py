@@ -137,6 +137,15 @@ def test_control_of_another_family_is_none():
     assert "no control at the same ratios for `l1_head`" in found(points)[CONTROLS]
 
 
+@pytest.mark.parametrize("control", ["random_unstructured", "random_block"])
+def test_control_that_masks_other_groups_of_weights_is_none(control):
+    points = [point(control, 0.5) | {"accuracy": 0.2}, point("l1_filter", 0.5)]
+
+    text = found(points)[CONTROLS]
+
+    assert text == "There is no control at the same ratios for `l1_filter`."
+
+
 def test_many_methods_are_counted():
     methods = ("random_channel", *(f"criterion{index}_channel" for index in range(9)))
     points = made_up_points(random.Random(0), methods)

@@ -27,7 +27,7 @@ from helpers.params import PROJECT
 from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
 from prunelab.page import charts
-from prunelab.page.checklist import checklist, family
+from prunelab.page.checklist import checklist, family, removes_alike
 from prunelab.page.downloads import download
 from prunelab.page.page import page
 from prunelab.page.results_table import results_table
@@ -121,6 +121,13 @@ def test_family_is_what_a_method_removes(name):
     method = ALL_METHODS[name]
 
     assert family(name) == ("masks" if method.masks else UNITS[method.granularity])
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+def test_methods_of_one_granularity_remove_alike(name):
+    for other in ALL_METHODS:
+        expected = ALL_METHODS[name].granularity == ALL_METHODS[other].granularity
+        assert removes_alike(name, other) == expected
 
 
 def test_controls_of_one_family_do_not_serve_another():

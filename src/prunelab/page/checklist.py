@@ -15,6 +15,7 @@ from prunelab.report.style import is_control
 Row = Mapping[str, Any]
 
 MIN_SEEDS, MIN_RATIOS, MIN_PAIRS = 3, 5, 3
+WEIGHT_GROUPS = ("n_of_m", "pattern", "vector", "kernel", "block", "filter")
 
 # What the pipeline ensures in every study.
 ENFORCED = (
@@ -137,3 +138,20 @@ def family(method: str) -> str:
         if kind in parts:
             return UNITS[kind]
     return "masks"
+
+
+def removes_alike(method: str, other: str) -> bool:
+    """Whether two methods remove the same, as their names say.
+
+    That is narrower than their family: a mask of whole filters costs more accuracy than one of as
+    many single weights, so neither is a control for the other.
+    """
+    return family(method) == family(other) and _weight_group(method) == _weight_group(other)
+
+
+def _weight_group(method: str) -> str:
+    """The groups in which weights are masked, empty for single weights."""
+    for group in WEIGHT_GROUPS:
+        if f"_{group}_" in f"_{method}_":
+            return group
+    return ""

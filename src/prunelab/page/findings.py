@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prunelab.page.checklist import family
+from prunelab.page.checklist import removes_alike
 from prunelab.report.labels import DENSE
 from prunelab.report.rows import column
 from prunelab.report.style import is_control
@@ -178,7 +178,7 @@ def _against_controls(pruned: Sequence[Row]) -> str:
 
     compared, without = {}, []
     for method in methods:
-        rivals = [control for control in controls if family(control) == family(method)]
+        rivals = [control for control in controls if removes_alike(control, method)]
         verdicts = _verdicts(by_method[method], [by_method[rival] for rival in rivals])
         if verdicts:
             compared[method] = verdicts
