@@ -99,6 +99,19 @@ def test_a_clone_in_a_copied_project_has_the_raw_data_of_the_copy(tmp_path):
     assert (first / "data/raw/images.txt").read_text() == "raw"
 
 
+def test_a_clone_is_made_with_templates_of_the_user_too(root, tmp_path, monkeypatch):
+    templates = tmp_path / "templates"
+    (templates / "hooks").mkdir(parents=True)
+    settings = tmp_path / "gitconfig"
+    settings.write_text(f'[init]\n\ttemplateDir = "{templates}"\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+
+    project = clone_at(root, tmp_path / "clone", head(root))
+
+    assert (project / "make.py").exists()
+    assert changed_files(project) == []
+
+
 def test_the_code_of_a_project_does_not_depend_on_where_it_lies(tmp_path):
     codes = set()
     for layout in LAYOUTS:

@@ -211,8 +211,11 @@ def clone_at(root: Path, folder: Path, revision: str) -> Path:
     check_out(root, folder, revision)
     git(folder, "clean", "--quiet", "-d", "--force")
 
-    # .gitignore excludes a folder, and here the path is a link.
-    (folder / ".git/info/exclude").write_text(f"**/{RAW}\n")
+    # .gitignore excludes a folder, and here the path is a link. Git makes the file from its
+    # templates, and those of a user (init.templateDir) need not have it.
+    exclude = folder / ".git/info/exclude"
+    exclude.parent.mkdir(exist_ok=True)
+    exclude.write_text(f"**/{RAW}\n")
     _link(folder / start / RAW, root / RAW)
     return folder / start
 
