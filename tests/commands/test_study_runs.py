@@ -1,6 +1,7 @@
 """Runs of studies: which code and parameters a result belongs to, and runs that are interrupted."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from dvc.fs import localfs
 from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.repo.experiments.utils import check_ref_format
+from dvc.rwlock import rwlock
 from dvc.scm import Git
 from helpers.params import PROJECT
 from helpers.repository import Clone
@@ -284,6 +287,27 @@ def test_the_lock_of_a_killed_git_is_removed_from_a_clone(repository):
     clone_at(repository.folder, folder, "HEAD")
 
     assert (folder / "params.yaml").exists()
+
+
+@pytest.mark.parametrize("is_cut_short", [False, True])
+def test_files_that_a_killed_dvc_had_in_use_do_not_block_a_clone(is_cut_short, repository):
+    """After a restart of the machine, another process has the number of the killed one."""
+    (repository.folder / ".dvc").mkdir(exist_ok=True)
+    (repository.folder / ".dvc/.gitignore").write_text("/tmp\n")
+    repository.commit("As DVC begins a project")
+    folder = repository.folder / ".prunelab/studies/checkouts/0"
+    folder.parent.mkdir(parents=True)
+    clone_at(repository.folder, folder, "HEAD")
+    file = str(folder / "params.yaml")
+    killed = {"pid": os.getpid(), "cmd": "dvc repro of the killed run"}
+    table = json.dumps({"write": {file: killed}, "read": {}})
+    (folder / ".dvc/tmp").mkdir(parents=True)
+    (folder / ".dvc/tmp/rwlock").write_text(table[: len(table) // 2] if is_cut_short else table)
+
+    clone_at(repository.folder, folder, "HEAD")
+
+    with rwlock(str(folder / ".dvc/tmp"), localfs, "dvc repro", [], [file], hardlink=False):
+        pass
 
 
 def test_a_clone_uses_the_cache_of_the_project(tmp_path):

@@ -38,6 +38,7 @@ from prunelab.core.locks import try_lock
 from prunelab.project.experiments import stage_closure
 from prunelab.project.git import check_out, git, holds, identity_settings, prefix, top_folder
 from prunelab.project.paths import ENVIRONMENT, METRICS, RAW, TARGET
+from prunelab.project.recovery import RWLOCK
 
 FOLDER = Path(".prunelab/studies")
 RELEASE_TIMEOUT_S = 5.0  # a killed run may need a moment to release its checkout
@@ -205,9 +206,12 @@ def clone_at(root: Path, folder: Path, revision: str) -> Path:
     if not _is_clone(folder):
         _make_clone(root, folder)
 
-    # Locks are left over from a Git that was killed: no other process uses this clone.
+    # These are left over from a Git and a DVC that were killed: no other process uses this clone.
+    # DVC believes its table as long as there is a process of the same number, which after a restart
+    # of the machine or the container is likely, and it does not read one that was cut short.
     for lock in (folder / ".git").glob("*.lock"):
         lock.unlink()
+    (folder / start / ".dvc/tmp" / RWLOCK).unlink(missing_ok=True)
     check_out(root, folder, revision)
     git(folder, "clean", "--quiet", "-d", "--force")
 
