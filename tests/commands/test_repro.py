@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,13 @@ from prunelab.commands.repro.checking import started_check
 from prunelab.commands.repro.cores import default_jobs, sharing_warnings
 from prunelab.commands.repro.display import Display
 from prunelab.commands.repro.pool import WorkerPool
-from prunelab.commands.repro.runner import ReproResult, reproduce
+from prunelab.commands.repro.runner import (
+    STOP_SIGNALS,
+    ReproResult,
+    Stopped,
+    reproduce,
+    stoppable,
+)
 from prunelab.commands.repro.scheduler import TaskGraph, chain_lengths
 from prunelab.commands.repro.time_left import Durations, describe
 from prunelab.core.cores import available_cores, core_shares, pin
@@ -672,6 +679,19 @@ def commands_in(folder: Path) -> list[str]:
         except OSError:
             continue
     return [command for command in commands if command]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_signal_that_whoever_started_the_run_ignores_does_not_stop_it(number, is_ignored):
+    """As SIGHUP is ignored below nohup, and SIGINT in the background of a script."""
+    before = signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    try:
+        with nullcontext() if is_ignored else pytest.raises(Stopped), stoppable():
+            signal.raise_signal(number)
+        assert (signal.getsignal(number) is signal.SIG_IGN) == is_ignored
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def _log_path(stage: str) -> Path:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise Stopped in the body on any of STOP_SIGNALS."""
+    """Raise Stopped in the body on any of STOP_SIGNALS that is not ignored, as SIGHUP by nohup."""
 
     def stop(number: int, _: object) -> None:
         # Further signals must not disturb the clean-up.
@@ -239,7 +239,10 @@ def stoppable() -> Iterator[None]:
             signal.signal(stop_signal, signal.SIG_IGN)
         raise Stopped(number)
 
-    handlers = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
     finally:
