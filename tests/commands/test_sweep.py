@@ -33,10 +33,11 @@ from prunelab.commands.sweep.ray import node, node_job
 from prunelab.commands.sweep.ray.driver import connected
 from prunelab.commands.sweep.ray.driver import sweep_spec as describe_sweep
 from prunelab.commands.sweep.ray.remotes import FOLDER_IN_GIT, check_remotes, fetch_experiments
+from prunelab.commands.sweep.sweep import run_sweep
 from prunelab.config.params import read_params
 from prunelab.core.errors import InputError
 from prunelab.models.networks import build
-from prunelab.project.experiments import experiment_name
+from prunelab.project.experiments import experiment_name, experiments
 from prunelab.project.git import git, top_folder
 
 # --- assignments and settings ---
@@ -456,6 +457,23 @@ def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):
 
     assert run.failures == {}
     assert sorted(gpus) == ["5", "7"]
+
+
+def test_a_setting_that_fails_is_not_shown_as_earlier_code_measured_it(repository, monkeypatch):
+    params = read_params(SHIPPED)
+    repository.experiment("any", params, accuracy=0.8)
+    name = experiment_name(NAME, params_name(params), PIPELINE.select(params), {})
+    (measured,) = experiments(repository.folder)
+    reference = node_job.experiment_reference(measured.baseline, name)
+    git(repository.folder, "update-ref", reference, measured.commit)
+    monkeypatch.setattr(
+        "prunelab.commands.sweep.sweep.run_jobs", lambda *_, **__: {"its label": "the end of a log"}
+    )
+    assignments = [f"ratio={params['ratio']}"]
+
+    assert name in run_sweep(repository.folder, assignments, 1, None, print).table
+    repository.commit_code()
+    assert run_sweep(repository.folder, assignments, 1, None, print).table is None
 
 
 # --- a real Ray, minutes: a head and two nodes with their own scratch folders ---

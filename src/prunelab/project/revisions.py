@@ -12,7 +12,7 @@ from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
 from prunelab.core.mappings import flatten, nested_mapping
 from prunelab.core.text import abbreviate
-from prunelab.project.experiments import experiments
+from prunelab.project.experiments import Experiment, code_of, current_code, experiments
 from prunelab.project.git import git, require_commit, show
 from prunelab.project.metrics import ReadText, parse_mapping, read_if_present, read_metrics
 from prunelab.project.paths import DENSE_METRICS, LOCK_FILE, METRICS
@@ -75,7 +75,7 @@ def resolve_commits(root: Path, names: Sequence[str]) -> dict[str, str | None]:
         return {WORKSPACE: None}
     require_commit(root)
 
-    experiment_commits = _experiment_commits(root)
+    experiment_commits = _experiment_commits(root, names)
     commits: dict[str, str | None] = {}
     unknown = []
     for name in names:
@@ -95,15 +95,33 @@ def resolve_commits(root: Path, names: Sequence[str]) -> dict[str, str | None]:
     return commits
 
 
-def _experiment_commits(root: Path) -> dict[str, str]:
+def _experiment_commits(root: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the commit of every experiment by name.
 
-    Of experiments with the same name, one derived from HEAD wins, then the newest.
+    Of experiments with the same name, one derived from HEAD wins, then one that the code of HEAD
+    made, then the newest. Code is looked at for `names` alone.
     """
     head = git(root, "rev-parse", HEAD).strip()
-    oldest_first = list(experiments(root))[::-1]
-    by_priority = sorted(oldest_first, key=lambda experiment: experiment.baseline == head)
-    return {experiment.name: experiment.commit for experiment in by_priority}
+    newest_first: dict[str, list[Experiment]] = {}
+    for experiment in experiments(root):
+        newest_first.setdefault(experiment.name, []).append(experiment)
+
+    wanted = set(names)
+    commits = {}
+    for name, candidates in newest_first.items():
+        preferred = [candidate for candidate in candidates if candidate.baseline == head]
+        if not preferred and len(candidates) > 1 and name in wanted:
+            preferred = [each for each in candidates if _is_of_current_code(root, each)]
+        commits[name] = [*preferred, *candidates][0].commit
+    return commits
+
+
+def _is_of_current_code(root: Path, experiment: Experiment) -> bool:
+    """Whether the code of HEAD made an experiment: that code may have been changed and restored."""
+    try:
+        return code_of(root, experiment.commit) == current_code(root)
+    except InputError:  # one made by hand may not say what made it
+        return False
 
 
 def _git_commit(root: Path, name: str) -> str | None:

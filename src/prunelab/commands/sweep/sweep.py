@@ -6,13 +6,14 @@ from pathlib import Path
 
 from prunelab.commands.common import interruptible
 from prunelab.commands.compare.compare import compare_revisions
-from prunelab.commands.studies.jobs import Job, PrintLine, plan_jobs
+from prunelab.commands.studies.jobs import Job, PrintLine, pending_jobs, plan_jobs
 from prunelab.commands.studies.local import run_jobs
 from prunelab.commands.studies.validate import check_settings
 from prunelab.commands.sweep.axes import NAME, params_name, read_axes, resolve_sweep
 from prunelab.config.params import PARAMS_FILE, load_params
 from prunelab.core.errors import InputError
-from prunelab.project.experiments import experiments, stage_closure
+from prunelab.project.experiments import stage_closure
+from prunelab.project.git import git
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def _run_on_ray(
 
 
 def _compare_measured(root: Path, jobs: Sequence[Job]) -> str | None:
-    """Return the comparison of the jobs that have an experiment, None if none has."""
-    measured_names = {experiment.name for experiment in experiments(root)}
-    names = [job.name for job in jobs if job.name in measured_names]
+    """Return the comparison of the jobs that this code has measured, None if it has none."""
+    revision = git(root, "rev-parse", "HEAD").strip()
+    pending = {job.name for job in pending_jobs(root, jobs, revision, lambda line: None)}
+    names = [job.name for job in jobs if job.name not in pending]
     if not names:
         return None
     return compare_revisions(root, names, cost="macs", layout="text")
