@@ -459,6 +459,29 @@ def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):
     assert sorted(gpus) == ["5", "7"]
 
 
+def test_a_job_that_is_stopped_between_two_commands_of_dvc_begins_no_other(repository):
+    commands = []
+
+    def work(job, clone, dvc):
+        run.stop()
+        dvc("repro", "--help")
+        commands.append("repro")
+        return "done"
+
+    run = LocalRun(
+        root=repository.folder,
+        revision=repository.head(),
+        cache=repository.folder / "cache",
+        slots=1,
+        print_line=print,
+        work=work,
+    )
+    run.run_job(Job("label", "name", read_params(SHIPPED), {}, "x"), "1/1")
+
+    assert commands == []
+    assert run.failures == {}
+
+
 def test_a_setting_that_fails_is_not_shown_as_earlier_code_measured_it(repository, monkeypatch):
     params = read_params(SHIPPED)
     repository.experiment("any", params, accuracy=0.8)

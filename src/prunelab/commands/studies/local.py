@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TextIO
+from typing import Any, TextIO
 
 from prunelab.commands.common import last_lines
 from prunelab.commands.gpus import worker_environments
@@ -89,12 +89,21 @@ class LocalRun:
     def _dvc(self, clone: Checkout, title: str, log: TextIO, variables: Environment) -> Dvc:
         """Return a function that runs a DVC command in the clone and prints the stages it runs."""
         return partial(
-            clone.dvc,
+            self._run_dvc,
+            clone,
             log=log,
             on_line=partial(self._print_stage, title),
-            processes=self.processes,
             variables=variables,
         )
+
+    def _run_dvc(self, clone: Checkout, *arguments: str, **options: Any) -> None:
+        """Run a DVC command, unless the run was stopped since the last one.
+
+        A job may be between two of them then, with a clone or with hashes of the user's own files.
+        """
+        if self.stopped.is_set():
+            raise DvcCommandError("stopped")
+        clone.dvc(*arguments, processes=self.processes, **options)
 
     def _print_stage(self, title: str, line: str) -> None:
         stage = re.match(r"Running stage '([^']+)'", line)
