@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from copy import deepcopy
 from dataclasses import replace
 from html import unescape
 from itertools import pairwise
@@ -29,7 +30,7 @@ from prunelab.artifacts.records import SearchResult, read_record
 from prunelab.cli import app
 from prunelab.commands.search.answer import answer, reproducing_command
 from prunelab.commands.search.drop_error import error_from_details, standard_error
-from prunelab.commands.search.engine import Strategy, front
+from prunelab.commands.search.engine import Strategy, front, try_again
 from prunelab.commands.search.finals import shown_within
 from prunelab.commands.search.network import SearchedNetwork
 from prunelab.commands.search.plan import LAST, Request, differences
@@ -298,6 +299,52 @@ def test_a_method_that_fails_is_skipped_and_named():
     assert state.skipped == {"taylor_channel_global": "for this reason"}
     text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
     assert "Skipped: taylor_channel_global (for this reason)." in text
+
+
+@pytest.mark.parametrize("before_failures", [0, 1, 2])
+def test_a_search_whose_tries_failed_is_not_out_of_reach_and_tries_them_again(before_failures):
+    """The disk is full for a while."""
+    searching = formula_search(tries=12)
+    runs = iter(range(1000))
+    searching.runner.fails = lambda _: "full" if next(runs) >= before_failures else None
+    state = searching.run()
+
+    assert not state.out_of_reach
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert "The same command tries them again." in text
+    assert "out of reach" not in text
+
+    searching.runner.fails = lambda _: None
+    try_again(state, searching.max_drop)
+    searching.run(state)
+
+    assert len(state.tries) == 12
+    assert all(tried.state in ("complete", "stopped") for tried in state.tries)
+    assert state.skipped == {}
+    assert searching.test(state).tested
+
+
+def test_a_try_that_failed_after_a_short_run_within_the_drop_is_not_said_to_be_too_much():
+    searching = formula_search(lambda params: 0.0, tries=8)
+    runs = iter(range(1000))
+    searching.runner.fails = lambda _: "full" if next(runs) > 0 else None
+    state = searching.run()
+
+    text = "\n".join(answer(state, Request(1.0, "macs", 1), searching.base, []))
+    assert "No try that came to its end is within 1 points. The nearest is" in text
+
+
+def test_a_search_with_a_network_does_not_try_again_what_failed():
+    searching = formula_search(tries=30)
+    searching.runner.fails = lambda params: (
+        "it broke" if params["method"] == "taylor_channel_global" else None
+    )
+    state = searching.run()
+    before = deepcopy(state)
+
+    try_again(state, searching.max_drop)
+
+    assert state == before
 
 
 def test_tries_that_cannot_be_pruned_cost_no_run():

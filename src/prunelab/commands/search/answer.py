@@ -253,6 +253,7 @@ def _nothing_found(state: SearchState, request: Request, limits: Sequence[str]) 
     measured = [tried for tried in state.tries if tried.runs]
     if not measured:
         yield f"No try came to a result ({state.ended}); the first failed: {_first_reason(state)}"
+        yield from _failed_runs(state)
         return
 
     best = best_within(measured, request.objective, request.max_drop_share)
@@ -260,14 +261,28 @@ def _nothing_found(state: SearchState, request: Request, limits: Sequence[str]) 
         yield "A try was within the drop with one seed, and none with all seeds."
     nearest = min(measured, key=lambda tried: tried.last.drop)
     share = nearest.last.share(request.objective.metric)
+    none = "No try"
+    if nearest.last.drop <= request.max_drop_share:
+        none = "No try that came to its end"  # this one failed after a short run, or was stopped
     yield (
-        f"No try is within {request.max_drop:g} points. The nearest is {nearest.point.describe()}:"
+        f"{none} is within {request.max_drop:g} points. The nearest is {nearest.point.describe()}:"
         f" {POINTS * nearest.last.drop:.2f} points lost on validation with {share:.1%} of the "
         f"{request.objective.noun} left."
     )
+    yield from _failed_runs(state)
     if limits:
         yield f"What limits it: {'; '.join(limits)}. prune.protect leaves layers alone."
     yield "A smaller search.ratio.low, a larger search.epochs or a larger --max-drop may reach it."
+
+
+def _failed_runs(state: SearchState) -> Iterator[str]:
+    """A line on tries that failed although the network can be pruned so."""
+    failed = [tried for tried in state.tries if tried.run_failed]
+    if failed:
+        yield (
+            f"A run failed in {len(failed)} of {len(state.tries)} tries, first with: "
+            f"{failed[0].reason}. The same command tries them again."
+        )
 
 
 def _first_reason(state: SearchState) -> str:

@@ -34,6 +34,7 @@ REFINE_EVERY = 2  # every so many tries, one is the best with a larger ratio
 REFINED_SHARE = 0.8  # of the best cost is what that ratio leaves at least
 MIN_RATIO_STEP = 0.003
 STOPPED = "stopped"  # the end of a search that may go on
+FAILED = "of the first tries none was within the drop, and some failed"
 FAILURES = 2  # of a method that never succeeded, and it is tried no more
 
 PrintLine = Callable[[str], None]
@@ -143,8 +144,8 @@ class Engine:
         elif self._is_out_of_reach():
             if self._pending:
                 return False  # one of those that run may be within
-            self.state.out_of_reach = True
-            reason = "the target is out of reach"
+            self.state.out_of_reach = not any(tried.run_failed for tried in self.state.tries)
+            reason = "the target is out of reach" if self.state.out_of_reach else FAILED
         if reason:
             self.state.ended = reason
         return reason is None
@@ -308,6 +309,7 @@ class Engine:
         if measurement is None:
             lines = (failure or "no result").strip().splitlines()
             tried.reason = lines[-1] if lines else "no result"
+            tried.run_failed = True
             self._end(tried, "failed")
             return
         self._add(tried, job, epochs, seeds, measurement)
@@ -384,6 +386,21 @@ def _middle_of_widest_gap(low: float, high: float, between: Iterable[float]) -> 
 def run_within(tried: Try, max_drop: float) -> bool:
     """Whether any run of a try was within the drop."""
     return any(run.measurement.drop <= max_drop for run in tried.runs)
+
+
+def try_again(state: SearchState, max_drop: float) -> None:
+    """Let the tries whose runs failed go on, if no other came to an end within the drop.
+
+    What failed them may be gone, such as a full disk.
+    """
+    failed = [tried for tried in state.tries if tried.run_failed]
+    if not failed or any(tried.is_within(max_drop) for tried in state.tries):
+        return
+
+    for tried in failed:
+        tried.state, tried.reason, tried.run_failed = "running", None, False
+        state.skipped.pop(tried.point.method, None)
+    state.ended = None
 
 
 def front(tries: list[Try], metric: str) -> list[Try]:

@@ -65,7 +65,8 @@ class Try:
     """One setting that was tried.
 
     `raw` are the sampler's values and `reports` its scores by epochs; `marks` are notes of the
-    sampler's own on them. `goes_on` is true for a try that no comparison may stop.
+    sampler's own on them. `goes_on` is true for a try that no comparison may stop. A try that
+    failed has a `reason`; `run_failed` says that a run of it did, and not that it cannot be pruned.
     """
 
     number: int
@@ -78,6 +79,7 @@ class Try:
     marks: dict[str, float] = field(default_factory=dict)
     value: float | None = None
     reason: str | None = None
+    run_failed: bool = False
 
     @property
     def last(self) -> Measurement:

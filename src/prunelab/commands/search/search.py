@@ -12,7 +12,7 @@ from prunelab.commands.allocate.curves import RECORD, read_own_record
 from prunelab.commands.common import interruptible
 from prunelab.commands.search.answer import answer, reproducing_command
 from prunelab.commands.search.control import STOP_FILE, only_one, state_of, status
-from prunelab.commands.search.engine import STOPPED, Engine, Limits
+from prunelab.commands.search.engine import STOPPED, Engine, Limits, try_again
 from prunelab.commands.search.finals import FinalRound
 from prunelab.commands.search.latency import busy_programs, speedup_of
 from prunelab.commands.search.network import SearchedNetwork
@@ -111,6 +111,7 @@ class _Search:
         if not _is_done(state):
             if state.ended == STOPPED:
                 state.ended = None
+            try_again(state, plan.request.max_drop_share)
             self._work(network, space, state)
         else:
             network.record = self._stored_record()
