@@ -852,6 +852,33 @@ def test_the_command_of_the_answer_gives_dvc_the_parameters_of_the_network(tmp_p
     assert read_params(path) == params
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/home/müller/a b",
+        "it's #1, or (2)",
+        'say "x"',
+        "back\\",
+        "\\'",
+        "~/x=y",
+        "null",
+        "1e-3",
+        "No",
+    ],
+)
+def test_the_command_of_the_answer_quotes_texts_for_dvc(text, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    base = base_params()
+    data = {**base["data"], "source": text, "augment": [text, "x"]}
+    (tmp_path / "params.yaml").write_text(SHIPPED.read_text())
+
+    words = shlex.split(reproducing_command(base, {**base, "data": data}))
+    apply_overrides(tmp_path / "params.yaml", [word for word in words[3:-1] if word != "-S"])
+
+    assert read_params(tmp_path / "params.yaml")["data"] == data
+
+
 def test_the_command_of_a_request_asks_for_the_same():
     request = Request(0.5, "latency", 8, {"seeds": [0], "search.ratio": {"low": 0.1, "high": 0.5}})
 

@@ -1,5 +1,6 @@
 """The answer of a search: three lines, the command that makes the network, and how to read it."""
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from prunelab.statistics.intervals import with_interval
 
 POINTS = 100
 NEAR_THE_END = 0.02  # of the range of ratios
+# Texts that Hydra takes for what they are. It reads true, null, nan, inf and numbers as values.
+UNQUOTED = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_][\w.:/-]*", re.ASCII)
 
 
 def answer(
@@ -148,6 +151,10 @@ def _override(value: Any) -> str:
         return str(value).lower()
     if value is None:
         return "null"
+    if isinstance(value, str) and not UNQUOTED.fullmatch(value):
+        # In quotes, a backslash escapes a quote, and another backslash before one.
+        escaped = re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + (end[2] and "\\'"), value)
+        return f"'{escaped}'"
     return str(value)
 
 
