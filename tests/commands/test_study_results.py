@@ -177,6 +177,30 @@ def test_different_parameters_are_not_merged(tmp_path, label, changes, problem):
     assert one.read_bytes() == before
 
 
+def as_older_version_wrote(file: Path) -> None:
+    """Take keys out of a result file that are younger than others."""
+    content = json.loads(file.read_text())
+    for each in content["settings"].values():
+        del each["digest"], each["parameters"]["search"]
+        del each["parameters"]["data"]["exif"], each["parameters"]["finetune"]["norm"]
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("is_first_older", [False, True])
+@pytest.mark.parametrize("norm", ["train", "eval"])
+def test_keys_that_an_older_file_lacks_stand_at_their_defaults(tmp_path, is_first_older, norm):
+    older = written(tmp_path / "older", stored(LABEL))
+    as_older_version_wrote(older)
+    newer = written(tmp_path / "newer", stored(LABEL, params={"finetune.norm": norm}))
+    one, other = (older, newer) if is_first_older else (newer, older)
+
+    if norm == "train":
+        assert merge_files(one, other) == ([], [LABEL])
+    else:
+        with pytest.raises(InputError, match="finetune.norm is"):
+            merge_files(one, other)
+
+
 def test_files_of_two_studies_are_not_merged(tmp_path):
     one, other = written(tmp_path, stored(LABEL)), written(tmp_path, stored(LABEL), name="another")
 

@@ -9,13 +9,14 @@ from prunelab.commands.studies.results import Results, read_stored
 from prunelab.commands.studies.scale import FULL
 from prunelab.commands.studies.study_file import dotted_keys
 from prunelab.commands.studies.validate import SETTING_KEYS
+from prunelab.config.params import with_defaults
 from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
 from prunelab.project.experiments import Record
 
 Stored = Mapping[str, Record]
 # Parameters that no setting of a study reads.
-UNREAD = ("grid", "benchmark", "sensitivity")
+UNREAD = ("grid", "benchmark", "sensitivity", "search")
 
 
 def merge_files(into: Path, other: Path) -> tuple[list[str], list[str]]:
@@ -54,10 +55,11 @@ def _same_settings_differ(own: Stored, others: Stored) -> list[str]:
     """A line for every parameter in which a setting of both files differs."""
     problems = []
     for key in own.keys() & others.keys():
-        theirs = _parameters(others[key])
-        for name, value in _parameters(own[key]).items():
-            if theirs.get(name) != value:
-                problems.append(f"{key}: {name} is {theirs.get(name)!r} instead of {value!r}")
+        ours, theirs = _parameters(own[key]), _parameters(others[key])
+        for name in ours.keys() | theirs.keys():
+            value, other_value = ours.get(name), theirs.get(name)
+            if other_value != value:
+                problems.append(f"{key}: {name} is {other_value!r} instead of {value!r}")
         if own[key].get("images") != others[key].get("images"):
             problems.append(f"{key}: the number of training images differs")
     return sorted(problems)
@@ -96,6 +98,10 @@ def _common(stored: Stored, scale: float) -> dict[str, Any]:
 
 
 def _parameters(record: Record) -> dict[str, Any]:
-    """The parameters of a result by dotted key, without those that no setting reads."""
-    parameters = {key: value for key, value in record["parameters"].items() if key not in UNREAD}
+    """The parameters of a result by dotted key, without those that no setting reads.
+
+    Keys that are younger than the result stand at their defaults, by which it was made.
+    """
+    filled = with_defaults(record["parameters"])
+    parameters = {key: value for key, value in filled.items() if key not in UNREAD}
     return dotted_keys(parameters)
