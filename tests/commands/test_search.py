@@ -994,7 +994,9 @@ def test_a_state_is_read_as_it_was_written(tmp_path):
     assert SearchState.load(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"tries": [3]}', '{"tries": 3, "finals": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"tries": [3]}', '{"tries": 3, "finals": []}']
+)
 def test_a_damaged_state_is_refused(content, tmp_path):
     (tmp_path / STATE_FILE).write_text(content)
 

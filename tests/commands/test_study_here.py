@@ -220,6 +220,21 @@ def test_a_work_folder_of_another_run_is_refused(tmp_path, key, value, shown):
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize("content", ["", '{"study": "ti', "[]"])
+def test_damaged_notes_of_a_work_folder_give_advice_that_helps(tmp_path, content):
+    """As a power cut leaves them. DVC knows nothing of these files."""
+    work = WorkFolder(tmp_path / "work", {})
+    work.claim(OWNER)
+    folder = folders_of(work)["prepare"]
+    folder.note_spent(3.0)
+
+    (folder.path / "spent.json").write_text(content)
+    assert folder.spent() == 0
+    (work.path / "work.json").write_text(content)
+    with pytest.raises(InputError, match="is damaged. Give another folder, or delete this one"):
+        work.claim(OWNER)
+
+
 def test_a_folder_with_something_else_is_no_work_folder(tmp_path):
     (tmp_path / "thesis.txt").write_text("words")
 

@@ -152,10 +152,9 @@ class SearchState:
         if not path.exists():
             return None
 
-        content = read_json(path)
         try:
-            return _parse(content)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            return _parse(read_json(path))
+        except (InputError, KeyError, TypeError, ValueError, AttributeError):
             raise InputError(
                 f"{path} is damaged. Remove the folder {folder} to begin the search again; "
                 "its experiments stay, and are not run again."

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from prunelab.artifacts.records import Strict, read_record
 from prunelab.config.params import PARAMS_FILE
 from prunelab.core.errors import InputError
-from prunelab.core.files import json_form, read_json, replacing, sha256, user_path, write_json
+from prunelab.core.files import json_form, parse_json, replacing, sha256, user_path, write_json
 from prunelab.core.locks import try_lock
 from prunelab.project.experiments import digest
 from prunelab.project.paths import RAW
@@ -68,9 +68,14 @@ class StageFolder:
         return record
 
     def spent(self) -> float:
-        """Return the seconds that unfinished runs of the stage took."""
+        """Return the seconds that unfinished runs of the stage took; a damaged note counts as 0."""
         file = self.path / SPENT_FILE
-        return float(read_json(file)) if file.exists() else 0.0
+        if not file.exists():
+            return 0.0
+        try:
+            return float(parse_json(file.read_bytes()))
+        except (InputError, TypeError, ValueError):
+            return 0.0
 
     def note_spent(self, seconds: float) -> None:
         write_json(self.path / SPENT_FILE, self.spent() + seconds)
@@ -151,7 +156,10 @@ class WorkFolder:
             write_json(file, owner)
             return
 
-        before = read_json(file)
+        try:
+            before = parse_json(file.read_bytes())
+        except InputError:
+            before = None
         if not isinstance(before, dict):
             raise InputError(f"{file} is damaged. Give another folder, or delete this one.")
         different = [key for key in owner if before.get(key) != owner[key]]
