@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from prunelab.cli import app
 from prunelab.commands.studies.results import collect, results_file, write_results
 from prunelab.commands.studies.study_file import load_study, resolve
-from prunelab.config.params import read_params
+from prunelab.config.params import Params, read_params
 from prunelab.core.errors import InputError
 from prunelab.project.clones import cache_folder, clone_at, use_cache
 from prunelab.project.experiments import code_of, experiment_name, stage_closure
@@ -66,6 +66,37 @@ def test_a_pipeline_without_the_target_is_refused():
     with pytest.raises(InputError, match="dvc.yaml has no stage evaluate_focus"):
         stage_closure("stages: {a: {cmd: x}}")
     assert stage_closure("stages: {a: {cmd: x}}", "a").files == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "files", "parameters"),
+    [
+        ("ratio", [], ["ratio"]),
+        ({"params.yaml": ["ratio", "seeds"]}, [], ["ratio", "seeds"]),
+        ({"own.yaml": ["ratio"]}, ["own.yaml"], []),
+        ({"own.yaml": None}, ["own.yaml"], []),
+        ({"params.yaml": None}, [], sorted(Params.model_fields)),
+    ],
+)
+def test_parameters_may_be_of_other_files_as_dvc_allows(entry, files, parameters):
+    stage = {"cmd": "true", "params": [entry], "deps": None, "outs": None}
+
+    closure = stage_closure(json.dumps({"stages": {"evaluate_focus": stage}}))
+
+    assert closure.files == files
+    assert closure.parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("stages", "problem"),
+    [
+        ({"evaluate_focus": {"cmd": "true"}, "mine": None}, "stage mine is empty, or no mapping"),
+        ({"evaluate_focus": {"deps": ["a"]}}, "stage evaluate_focus has no cmd"),
+    ],
+)
+def test_a_pipeline_in_the_middle_of_an_edit_is_refused(stages, problem):
+    with pytest.raises(InputError, match=f"dvc.yaml: {problem}"):
+        stage_closure(json.dumps({"stages": stages}))
 
 
 def test_experiment_names_follow_the_parameters_that_stages_read():

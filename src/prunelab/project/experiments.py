@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prunelab.config.params import PARAMS_FILE
+from prunelab.config.params import PARAMS_FILE, Params
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core import plugins
 from prunelab.core.errors import InputError
@@ -83,17 +83,25 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
     content = parse_mapping(PIPELINE_FILE, pipeline, parse_yaml)
     stages = {}
     for name, stage in nested_mapping(content, "stages").items():
+        if not isinstance(stage, Mapping):
+            raise InputError(f"{PIPELINE_FILE}: stage {name} is empty, or no mapping")
         if "matrix" not in stage:
             stages[name] = stage
     if target not in stages:
         raise InputError(f"dvc.yaml has no stage {target}. Stages: {', '.join(stages) or 'none'}")
 
     reached, files = _reach(stages, target)
+    for name in sorted(reached):
+        if "cmd" not in stages[name]:
+            raise InputError(f"{PIPELINE_FILE}: stage {name} has no cmd")
+
     commands = [json.dumps(stages[name]["cmd"]) for name in sorted(reached)]
     parameters: set[str] = set()
     outputs_in_git = []
     for name in sorted(reached):
-        parameters.update(stages[name].get("params", []))
+        keys, parameter_files = declared_parameters(stages[name])
+        parameters.update(keys)
+        files.update(parameter_files)
         for path, options in declared_outputs(stages[name]).items():
             if options.get("cache") is False:
                 outputs_in_git.append(path)
@@ -108,6 +116,28 @@ def stage_closure(pipeline: str, target: str = TARGET) -> StageClosure:
     )
 
 
+def declared_parameters(stage: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the keys of params.yaml that a stage of dvc.yaml reads, and its other parameter files.
+
+    An entry that is a mapping names its file: `{own.yaml: [key]}`, or `{own.yaml: null}` for all
+    keys of it.
+    """
+    keys: list[str] = []
+    files = []
+    for entry in stage.get("params") or []:
+        if isinstance(entry, str):
+            keys.append(entry)
+            continue
+        for file, keys_of_file in entry.items():
+            if file != str(PARAMS_FILE):
+                files.append(file)
+            elif keys_of_file is None:
+                keys += Params.model_fields
+            else:
+                keys += keys_of_file
+    return keys, files
+
+
 def _installed_code(stages: Mapping[str, Any], reached: Iterable[str]) -> list[str]:
     """What the stages read of stage `code`, if that looks at the installed package.
 
@@ -118,7 +148,7 @@ def _installed_code(stages: Mapping[str, Any], reached: Iterable[str]) -> list[s
     written = declared_outputs(stages[CODE_STAGE])
     read: set[str] = set()
     for name in reached:
-        read.update(path for path in stages[name].get("deps", []) if path in written)
+        read.update(path for path in stages[name].get("deps") or [] if path in written)
     return sorted(read)
 
 
@@ -137,7 +167,7 @@ def _reach(stages: Mapping[str, Any], target: str) -> tuple[set[str], set[str]]:
         if name in reached:
             continue
         reached.add(name)
-        for dependency in stages[name].get("deps", []):
+        for dependency in stages[name].get("deps") or []:
             writers = [
                 writer for output, writer in stage_of_output.items() if _overlap(output, dependency)
             ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from prunelab.config.safe_yaml import parse_yaml
 from prunelab.core.errors import InputError
-from prunelab.project.experiments import stage_closure, value_at
+from prunelab.project.experiments import declared_parameters, stage_closure, value_at
 from prunelab.project.paths import TARGET
 from prunelab.project.stage_outputs import declared_outputs
 
@@ -64,17 +64,18 @@ def stages_before(
 
     inputs_by_stage = {}
     for name in names:
-        dependencies = content[name].get("deps", [])
+        dependencies = content[name].get("deps") or []
         inputs_by_stage[name] = {path: writers[path] for path in dependencies if path in writers}
 
     stages = []
     for name in _ordered(inputs_by_stage):
+        keys, _ = declared_parameters(content[name])
         stage = PipelineStage(
             name=name,
             calls=tuple(_calls(name, content[name]["cmd"], params)),
             inputs=inputs_by_stage[name],
             outputs=tuple(declared_outputs(content[name])),
-            parameters={key: value_at(params, key) for key in content[name].get("params", [])},
+            parameters={key: value_at(params, key) for key in keys},
         )
         stages.append(stage)
     return stages

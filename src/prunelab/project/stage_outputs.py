@@ -18,7 +18,7 @@ def declared_outputs(stage: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the options of every output of a stage of dvc.yaml by path, metrics and plots too."""
     options_by_path: dict[str, Mapping[str, Any]] = {}
     for kind in ("outs", "metrics", "plots"):
-        for output in stage.get(kind, []):
+        for output in stage.get(kind) or []:
             # An output with options is a mapping of one key: {path: options}.
             if isinstance(output, str):
                 options_by_path[output] = {}
