@@ -102,6 +102,12 @@ def test_values_out_of_range_are_reported_with_their_setting():
         settings_of("ratio=0.5,1.5")
 
 
+def test_texts_that_differ_in_a_space_are_two_settings():
+    settings = settings_of("weights='my net.th',mynet.th")
+
+    assert [params["weights"] for params in settings.values()] == ["my net.th", "mynet.th"]
+
+
 def test_experiment_names_do_not_depend_on_the_rest_of_the_sweep():
     def names(*assignments: str) -> list[str]:
         return [

@@ -148,7 +148,9 @@ def _label(combination: Mapping[str, Any], axes: Axes) -> str:
     words = []
     for key, value in combination.items():
         if len(axes[key]) > 1:
-            value_text = str(value).replace(" ", "")
+            value_text = str(value)
+            if not isinstance(value, str):  # without spaces, two texts could be the same
+                value_text = value_text.replace(" ", "")
             words.append(f"{key}={value_text}")
     return " ".join(words)
 
