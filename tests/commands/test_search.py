@@ -1034,6 +1034,7 @@ def refusal(*arguments: str) -> str:
     [
         ((), "give one of --max-drop"),
         (("--max-drop", "1", "--resume"), "give one of --max-drop"),
+        (("--resume", "--set", "search.tries=40"), "--set makes another search"),
         (("--max-drop", "-0.5"), "-0.5 is no drop in points"),
         (("--max-drop", "101"), "101 is no drop in points"),
         (("--max-drop", "nan"), "nan is no drop in points"),

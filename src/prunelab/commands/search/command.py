@@ -61,7 +61,7 @@ def search(  # noqa: PLR0913 (a parameter for each option)
       prunelab search --max-drop 0.5 --minimise macs --within 30m
     """
     with reporting_errors():
-        _check_usage(max_drop, resume=resume, status=status, stop=stop)
+        _check_usage(max_drop, set_ or [], resume=resume, status=status, stop=stop)
         within_s = _seconds(within)
 
         from prunelab.commands.search import control
@@ -90,8 +90,10 @@ def search(  # noqa: PLR0913 (a parameter for each option)
             print_line(line)
 
 
-def _check_usage(max_drop: float | None, *, resume: bool, status: bool, stop: bool) -> None:
-    """Raise InputError unless exactly one thing is asked for."""
+def _check_usage(
+    max_drop: float | None, assignments: list[str], *, resume: bool, status: bool, stop: bool
+) -> None:
+    """Raise InputError unless exactly one thing is asked for, and nothing that would not count."""
     from prunelab.core.errors import InputError
 
     chosen = [resume, status, stop, max_drop is not None]
@@ -99,6 +101,11 @@ def _check_usage(max_drop: float | None, *, resume: bool, status: bool, stop: bo
         raise InputError(
             "give one of --max-drop (points that may be lost, such as 0.5), --resume, --status "
             "and --stop"
+        )
+    if assignments and max_drop is None:
+        raise InputError(
+            "--set makes another search, which begins with --max-drop and finds all earlier runs; "
+            "--resume goes on with the last search as it is"
         )
 
 
