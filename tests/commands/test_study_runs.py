@@ -313,11 +313,14 @@ def test_the_lock_of_a_killed_git_is_removed_from_a_clone(repository):
     folder.parent.mkdir(parents=True)
     clone_at(repository.folder, folder, "HEAD")
     (folder / ".git/index.lock").touch()
+    (folder / ".git/refs/exps").mkdir()
+    (folder / ".git/refs/exps/its-name.lock").touch()  # of an experiment that was being saved
     (folder / "params.yaml").unlink()
 
     clone_at(repository.folder, folder, "HEAD")
 
     assert (folder / "params.yaml").exists()
+    git(folder, "update-ref", "refs/exps/its-name", "HEAD")
 
 
 @pytest.mark.parametrize("is_cut_short", [False, True])

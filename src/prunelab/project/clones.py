@@ -209,7 +209,8 @@ def clone_at(root: Path, folder: Path, revision: str) -> Path:
     # These are left over from a Git and a DVC that were killed: no other process uses this clone.
     # DVC believes its table as long as there is a process of the same number, which after a restart
     # of the machine or the container is likely, and it does not read one that was cut short.
-    for lock in (folder / ".git").glob("*.lock"):
+    git_folder = folder / ".git"
+    for lock in [*git_folder.glob("*.lock"), *(git_folder / "refs").rglob("*.lock")]:
         lock.unlink()
     (folder / start / ".dvc/tmp" / RWLOCK).unlink(missing_ok=True)
     check_out(root, folder, revision)
