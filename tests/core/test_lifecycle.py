@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.params import PROJECT
 
-from prunelab.core.lifecycle import bits_variables
+from prunelab.core.lifecycle import bits_variables, describe_exit
 
 SHOW_HELP = """
 import atexit, gc, json, runpy, sys
@@ -143,3 +144,15 @@ def test_numpy_of_another_version_is_given_the_names_that_it_knows(tmp_path, ver
 )
 def test_another_choice_of_how_to_wait_stays(chosen, expected):
     assert wait_policy(["-c", LOADS_OPENMP, openmp_of_torch()], **chosen).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (3, "ended with exit code 3"),
+        (-signal.SIGKILL, "was killed by SIGKILL"),
+        (-(signal.SIGRTMIN + 6), f"was killed by signal {signal.SIGRTMIN + 6}"),
+    ],
+)
+def test_an_exit_is_described_whatever_the_signal(code, sentence):
+    assert describe_exit(code) == sentence

@@ -266,9 +266,12 @@ def _wait_for(processes: "list[Popen[bytes]]", interval_s: float = 0.1) -> None:
 
 def describe_exit(code: int) -> str:
     """How a process ended, by its exit status: negative for a signal."""
-    if code < 0:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
         return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    except ValueError:  # real-time signals have no name here
+        return f"was killed by signal {-code}"
 
 
 def _kill(processes: "list[Popen[bytes]]") -> None:

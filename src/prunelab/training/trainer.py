@@ -502,8 +502,7 @@ def _check_finite(row: Row, when: str) -> None:
     for key, value in row.items():
         if not math.isfinite(value):
             raise InputError(
-                f"{key} became {value} {when}. Use a lower learning_rate or more warmup. "
-                "The state after the previous epoch is kept."
+                f"{key} became {value} {when}. Use a lower learning_rate or more warmup."
             )
 
 
