@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.models.catalogue import Shape
-from prunelab.models.networks import example_input, prunable_weights
+from prunelab.models.networks import example_input, prunable_names, prunable_weights
 from prunelab.models.resize import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights, which cost about the same
@@ -91,14 +91,27 @@ def cost_at(
 
 def _macs_of_zeros(model: nn.Module, example: Tensor) -> int:
     """MACs of one input that multiply by a zero weight."""
-    positions = output_positions(model, example)
+    positions = weight_positions(model, example)
 
     zero_macs = 0
     for name, weight in prunable_weights(model).items():
         zeros = weight.numel() - int(weight.count_nonzero())
-        layer = name.rpartition(".")[0]
-        zero_macs += zeros * positions.get(layer, 0)  # a layer may be unused
+        zero_macs += zeros * positions[name]
     return zero_macs
+
+
+def weight_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often each prunable weight is applied to one input, by name, in all layers that have it.
+
+    It is 0 if none of them is used.
+    """
+    positions = output_positions(model, example)
+
+    by_weight: dict[str, int] = {}
+    for alias, name in prunable_names(model).items():
+        layer = alias.rpartition(".")[0]
+        by_weight[name] = by_weight.get(name, 0) + positions.get(layer, 0)
+    return by_weight
 
 
 def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:

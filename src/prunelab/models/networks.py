@@ -246,8 +246,21 @@ def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
     These are the weights of every convolution and linear layer, including the head, but no biases.
     Of attention they include all projections: queries, keys and values share one matrix, which is a
-    parameter without a layer of its own.
+    parameter without a layer of its own. A weight that several layers share is there once, by the
+    name that it has in the first of them.
     """
+    weights = _weights_of_layers(model)
+    return {name: weights[name] for name in dict.fromkeys(prunable_names(model).values())}
+
+
+def prunable_names(model: nn.Module) -> dict[str, str]:
+    """The name in `prunable_weights` of every such weight, by each name that it has in a layer."""
+    first_names: dict[int, str] = {}
+    weights = _weights_of_layers(model)
+    return {name: first_names.setdefault(id(weight), name) for name, weight in weights.items()}
+
+
+def _weights_of_layers(model: nn.Module) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):

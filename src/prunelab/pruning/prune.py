@@ -18,7 +18,7 @@ from prunelab.core.registry import pick, require
 from prunelab.core.text import name_list
 from prunelab.models.catalogue import Shape
 from prunelab.models.frozen import within
-from prunelab.models.networks import prunable_weights
+from prunelab.models.networks import prunable_names, prunable_weights
 from prunelab.models.norms import recalibrate
 from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
@@ -217,7 +217,7 @@ def _restart_problems(method: Method, spec: PruneSpec, train: Train) -> list[str
 
 def _unmatched_patterns(model: nn.Module, spec: PruneSpec) -> list[str]:
     """One line for every pattern in `protect` and `layer_ratios` that matches no layer."""
-    layers = [name.rpartition(".")[0] for name in prunable_weights(model)]
+    layers = [name.rpartition(".")[0] for name in prunable_names(model)]
 
     problems = []
     for key, patterns in (("protect", spec.protect), ("layer_ratios", spec.layer_ratios)):

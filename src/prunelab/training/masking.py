@@ -49,7 +49,7 @@ class HeldMasks:
 
 def hold(model: nn.Module, masks: Masks) -> HeldMasks:
     """Masks of a network, to be called after every optimizer step."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     held = HeldMasks({name: parameters[name] for name in masks})
     held.update(masks)
     return held
@@ -62,7 +62,7 @@ def verify(model: nn.Module, masks: Masks) -> None:
         AssertionError: if one is not. It names the layer. This is a defect of the program, never of
             its input.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
 
     for name, mask in masks.items():
         weight = parameters[name].detach().cpu()

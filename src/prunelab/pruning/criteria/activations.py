@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from prunelab.core.errors import InputError
-from prunelab.models.networks import prunable_weights
+from prunelab.models.networks import prunable_names, prunable_weights
 from prunelab.models.resize import CONVOLUTIONS
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
@@ -119,12 +119,13 @@ def _squared_inputs(model: nn.Module, calibration: CalibrationData) -> dict[str,
         A float64 tensor for every prunable weight that is used. Its shape broadcasts to that of the
         weight.
     """
-    weights = prunable_weights(model)
+    names = prunable_names(model)
     squares: dict[str, Tensor] = {}
 
-    def add(name: str, sums: Tensor) -> None:
-        if name not in weights:
+    def add(alias: str, sums: Tensor) -> None:
+        if alias not in names:
             return
+        name = names[alias]
         if name in squares:
             squares[name] = squares[name] + sums
         else:

@@ -52,7 +52,11 @@ def synflow(model: nn.Module, calibration: CalibrationData) -> Saliency:
         )
 
     tensors = _linearised_tensors(model)
-    weights = {name: tensors[name].requires_grad_() for name in prunable_weights(model)}
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    weights = {}
+    for name, weight in prunable_weights(model).items():
+        if id(weight) in first_names:  # else it is computed from other parameters
+            weights[name] = tensors[first_names[id(weight)]].requires_grad_()
     inputs = torch.full_like(example, INPUT_SCALE, dtype=torch.float64)
 
     with evaluating(model), torch.enable_grad():

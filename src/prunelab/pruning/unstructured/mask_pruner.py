@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.core.errors import InputError
-from prunelab.models.cost import macs_at, output_positions, parameters
-from prunelab.models.networks import prunable_weights
+from prunelab.models.cost import macs_at, parameters, weight_positions
+from prunelab.models.networks import prunable_names, prunable_weights
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured.groups import find_layer_ratio
 from prunelab.pruning.structured.penalties import SelectedUnits
@@ -60,7 +60,7 @@ class MaskPruner:
             self._dense_cost = parameters(model)
         elif spec.budget == "macs":
             self._dense_cost = macs_at(model, example_input)
-            self._positions = output_positions(model, example_input)
+            self._positions = weight_positions(model, example_input)
 
     def check_feasible(self, saliency: Saliency) -> None:
         # The shapes of tensors decide this, whatever the saliency.
@@ -158,8 +158,7 @@ class MaskPruner:
 
         macs_removed: float = 0
         for name, count in drops.items():
-            layer = name.rpartition(".")[0]
-            macs_removed += count * self._positions.get(layer, 0)  # a layer may be unused
+            macs_removed += count * self._positions[name]
         return macs_removed / self._dense_cost
 
     def _check_free_layers(self, ratio: float) -> None:
@@ -191,14 +190,19 @@ def find_layer_ratios(
     """The ratios of the tensors that have one of their own, by tensor name; 0 protects a tensor."""
     layer_ratios: dict[str, float] = {}
 
-    for name in prunable_weights(model):
-        layer = name.rpartition(".")[0]
-        layer_ratio = find_layer_ratio([layer], spec)
+    names = prunable_names(model)
+    layers: dict[str, list[str]] = {}
+    for alias, name in names.items():
+        layers.setdefault(name, []).append(alias.rpartition(".")[0])
+
+    for name in layers:
+        layer_ratio = find_layer_ratio(layers[name], spec)
         if layer_ratio is not None:
             layer_ratios[name] = layer_ratio
 
     for layer in protected_layers:
-        layer_ratios[f"{layer}.weight"] = 0.0
+        weight = f"{layer}.weight"
+        layer_ratios[names.get(weight, weight)] = 0.0
 
     return layer_ratios
 
