@@ -151,3 +151,12 @@ def test_its_products_are_counted_in_all_of_its_layers():
     assert result.macs_nonzero == 2 * kept["first.weight"] + kept["head.weight"]
     assert result.ratio_achieved == pytest.approx(1 - result.macs_nonzero / result.macs)
     assert result.params_before == parameters(model)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3])
+def test_a_budget_of_parameters_counts_it_once(ratio):
+    result = prunelab.prune(Decoder(), tokens()[0][0], "l1_channel", ratio, "params")
+
+    removed = 1 - parameters(result.model) / parameters(Decoder())
+    assert result.ratio_achieved == pytest.approx(removed)
+    assert removed == pytest.approx(ratio, abs=0.05)

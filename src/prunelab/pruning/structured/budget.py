@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from prunelab.models.attention import PARTS
-from prunelab.models.cost import macs_at, output_positions
+from prunelab.models.cost import macs_at, output_positions, parameters
 from prunelab.models.resize import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from prunelab.pruning.structured.groups import Group
 
@@ -25,13 +25,14 @@ class Costs:
     Nothing is removed to compute a cost: layers are counted by their sizes. `positions` is the
     number of places (pixels, tokens) at which a layer is applied to one input, by layer name.
     `beyond_layers` is what the network costs besides its layers, such as the products of queries,
-    keys and values.
+    keys and values. `counted_twice` are parameters that layers share: they never lose a channel.
     """
 
     model: nn.Module
     positions: Mapping[str, int]
     macs: bool
     beyond_layers: int = 0
+    counted_twice: int = 0
 
     @classmethod
     def of(cls, model: nn.Module, example_input: Tensor, *, macs: bool) -> "Costs":
@@ -41,7 +42,9 @@ class Costs:
         """
         layers = cls(model, output_positions(model, example_input), macs)
         if not macs:
-            return layers
+            by_layer = [module.parameters(recurse=False) for module in model.modules()]
+            count = sum(parameter.numel() for layer in by_layer for parameter in layer)
+            return replace(layers, counted_twice=count - parameters(model))
 
         measured = macs_at(model, example_input)
         return replace(layers, beyond_layers=measured - layers.total([], []))
@@ -62,7 +65,8 @@ class Costs:
 
         # Every head has an equal part in the products of queries, keys and values.
         heads_before, heads_after = _count_heads(groups, widths)
-        return layers_cost + self.beyond_layers * heads_after // heads_before
+        beyond_layers = self.beyond_layers * heads_after // heads_before
+        return layers_cost + beyond_layers - self.counted_twice
 
     def _layer_cost(self, name: str, module: nn.Module, lost_outputs: int, lost_inputs: int) -> int:
         """The cost of one layer. Modules that are no such layers have parameters but no MACs."""
