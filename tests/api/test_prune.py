@@ -17,6 +17,7 @@ from helpers.modules import (
 from helpers.networks import DIGITS_SHAPE, trained
 from helpers.params import prune_spec
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 from torch.utils.data import DataLoader, TensorDataset
 
 import prunelab
@@ -336,6 +337,10 @@ REFUSED = [
     ({"model": nn.DataParallel(residual_net())}, "pass model.module"),
     ({"model": nn.Sequential(nn.Flatten())}, "without a parameter"),
     ({"model": nn.Conv2d(1, 4, 3)}, "has no channels to remove"),
+    (
+        {"model": nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten())},
+        "run the model on an input first",
+    ),
     ({"model": ReturnsPair()}, "returns a tuple of 2 (Tensor, Tensor)"),
     ({"example_inputs": None}, "must be one tensor [B, ...], not None"),
     ({"example_inputs": [IMAGES, IMAGES]}, "several inputs needs a module around it"),
@@ -520,6 +525,37 @@ def test_weights_that_are_not_finite_are_refused_by_name():
 
     with pytest.raises(prunelab.InputError, match=f"{name} of the model has values"):
         prunelab.prune(model, torch.randn(1, 4))
+
+
+def weight_norm(layer: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(layer)
+
+
+def spectral_norm(layer: nn.Module) -> None:
+    nn.utils.parametrizations.spectral_norm(layer)
+
+
+def torch_prune(layer: nn.Module) -> None:
+    l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.parametrize("compute", [weight_norm, spectral_norm, torch_prune])
+@pytest.mark.parametrize("method", ["l1_unstructured", "taylor_unstructured", "l1_n_of_m"])
+def test_weights_that_are_computed_from_others_are_not_masked(compute, method):
+    model = residual_net()
+    compute(model.conv2)
+    with torch.no_grad():
+        model(IMAGES)
+
+    assert "cannot zero the weights of conv2" in refusal(
+        model=model, method=method, data=image_batches()
+    )
+
+    result = prunelab.prune(
+        model, IMAGES, method, 0.5, "native", data=image_batches(), protect=["conv2"]
+    )
+    assert "conv2.weight" not in result.masks
+    assert torch.equal(result.model.conv2.weight, model.conv2.weight)
 
 
 def test_a_network_of_its_outputs_alone_is_refused_in_plain_words():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunelab.api.result import Card, LoadedNetwork, PrunedNetwork
 from prunelab.artifacts.networks import ModelCard
@@ -44,6 +45,10 @@ def module_of(network: object) -> nn.Module:
     if next(network.parameters(), None) is None:
         raise InputError(f"model is a {type(network).__name__} without a parameter: nothing can go")
     for name, parameter in network.named_parameters():
+        if is_lazy(parameter):
+            raise InputError(
+                f"{name} of the model has no size yet: run the model on an input first"
+            )
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise InputError(f"{name} of the model has values that are not finite")
     return network

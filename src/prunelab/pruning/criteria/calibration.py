@@ -59,8 +59,15 @@ def evaluating(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[
 
     With `batch_statistics`, batch norms stay in training mode: they normalise by the statistics of
     the batch instead of their running ones. torch's encoder passes padded texts on as they are: no
-    hook could count in the nested tensors that it makes of them.
+    hook could count in the nested tensors that it makes of them. Weights that a hook computes (old
+    weight_norm) are put back: with a history they could not be copied.
     """
+    computed = [
+        (module, key, value)
+        for module in model.modules()
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor)
+    ]
     modes = {module: module.training for module in model.modules()}
     encoders = [
         module
@@ -77,6 +84,8 @@ def evaluating(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[
     finally:
         for encoder in encoders:
             encoder.use_nested_tensor = True
+        for module, key, value in computed:
+            setattr(module, key, value)
         for module, training in modes.items():
             module.training = training
 

@@ -55,7 +55,7 @@ def synflow(model: nn.Module, calibration: CalibrationData) -> Saliency:
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}
     weights = {}
     for name, weight in prunable_weights(model).items():
-        if id(weight) in first_names:  # else it is computed from other parameters
+        if isinstance(weight, nn.Parameter):  # else it is computed from other parameters
             weights[name] = tensors[first_names[id(weight)]].requires_grad_()
     inputs = torch.full_like(example, INPUT_SCALE, dtype=torch.float64)
 

@@ -272,7 +272,8 @@ def _differentiable(
 
     weights: dict[str, Tensor] = {}
     for name, weight in prunable_weights(model).items():
-        weights[name] = weight.detach().requires_grad_()
+        if isinstance(weight, nn.Parameter):  # else it is computed from other parameters
+            weights[name] = weight.detach().requires_grad_()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def network(inputs: Tensor) -> Tensor:

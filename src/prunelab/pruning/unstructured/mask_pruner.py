@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.core.errors import InputError
+from prunelab.core.text import name_list
 from prunelab.models.cost import macs_at, parameters, weight_positions
 from prunelab.models.networks import prunable_names, prunable_weights
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
@@ -51,6 +52,7 @@ class MaskPruner:
         }
 
         self._layer_ratios = find_layer_ratios(model, spec, protected_layers)
+        self._check_parameters()
         self._selection = Selection(granularity, scope, spec, self._layer_ratios)
         self._masks: Masks = {}  # of all steps so far
 
@@ -160,6 +162,21 @@ class MaskPruner:
         for name, count in drops.items():
             macs_removed += count * self._positions[name]
         return macs_removed / self._dense_cost
+
+    def _check_parameters(self) -> None:
+        """Raise InputError if a weight to prune is no parameter but computed at every call."""
+        known = {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
+        computed = []
+        for name in self._weights_per_tensor:
+            if name not in known and self._layer_ratios.get(name) != 0:
+                computed.append(name.rpartition(".")[0])
+
+        if computed:
+            raise InputError(
+                f"{self._spec.method} cannot zero the weights of {name_list(computed)}, which are "
+                "computed from other parameters at every call (weight_norm, torch.nn.utils.prune). "
+                "Make plain weights of them, or name these layers in prune.protect"
+            )
 
     def _check_free_layers(self, ratio: float) -> None:
         """Raise InputError if every layer has a ratio of its own, so that none follows `ratio`."""
