@@ -607,3 +607,31 @@ def test_a_small_network_ends_at_the_nearest_ratio_that_whole_channels_allow(rat
 
     assert result.ratio_achieved == pytest.approx(removed, abs=0.02)
     assert abs(result.ratio_achieved - ratio) <= step + 0.02
+
+
+HALF = [
+    name
+    for name, method in METHODS.items()
+    if method.masks and not method.trains and method.restart is Restart.NONE
+]
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_networks_in_bfloat16_lose_as_many_weights(name):
+    data = [(images.bfloat16(), labels) for images, labels in image_batches()]
+    model = residual_net().bfloat16()
+
+    result = prunelab.prune(model, IMAGES.bfloat16(), name, 0.5, "native", data=data)
+
+    assert result.ratio_achieved == pytest.approx(0.5, abs=0.06)
+    assert all(parameter.dtype == torch.bfloat16 for parameter in result.model.parameters())
+
+
+def test_weights_of_bfloat16_are_ranked_as_the_same_numbers_in_single_precision():
+    half = residual_net().bfloat16()
+    same_numbers = deepcopy(half).float()
+
+    masks = prunelab.prune(half, IMAGES.bfloat16(), "l1_unstructured", 0.5, "native").masks
+    expected = prunelab.prune(same_numbers, IMAGES, "l1_unstructured", 0.5, "native").masks
+
+    assert same(dict(masks), dict(expected))

@@ -92,7 +92,7 @@ def _weights_of_layer(tensor_name: str, scores: Tensor) -> PrunableUnit:
     count = scores.numel()
 
     def zero_all_but(copy: nn.Module, kept: int) -> None:
-        mask = keep_largest(scores.reshape(1, -1), count - kept)
+        mask = keep_largest(scores.double().reshape(1, -1), count - kept)
         masking.apply(copy, {tensor_name: mask.view(scores.shape)})
 
     layer = tensor_name.rpartition(".")[0]

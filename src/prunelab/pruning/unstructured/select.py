@@ -81,7 +81,7 @@ def choose_masks(saliency: Saliency, ratio: float, selection: Selection) -> Mask
     """
     shapes = {name: tuple(score.shape) for name, score in saliency.items()}
     affected = affected_tensors(shapes, ratio, selection)
-    scores = {name: saliency[name] for name in affected}
+    scores = {name: _in_single_precision(saliency[name]) for name in affected}
     _check_scores(scores)
 
     ratios = {name: selection.ratio_of(name, ratio) for name in scores}
@@ -173,6 +173,13 @@ def expected_drops(
         drops[name] = share * prod(shape)
 
     return drops
+
+
+def _in_single_precision(score: Tensor) -> Tensor:
+    """The same numbers in a type that NumPy has, and in which sums of them do not overflow."""
+    if score.dtype in (torch.bfloat16, torch.float16):
+        return score.float()
+    return score
 
 
 def _check_scores(scores: Saliency) -> None:
