@@ -474,3 +474,58 @@ def test_groups_that_end_in_one_layer_shrink_together_step_by_step():
     }
     for name, tensor in at_once.state_dict().items():
         assert torch.equal(net.state_dict()[name], tensor), name
+
+
+class Cast(Net):
+    """Its code asks for single precision, as that of networks for bytes does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float() / 255)
+
+
+class CastShifted(Cast):
+    def between(self, x: Tensor) -> Tensor:
+        return x + 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_a_network_that_cannot_compute_in_double_precision_is_checked_in_its_own(dtype):
+    net = Cast()
+    find(net)
+    images = (torch.rand(1, 3, 8, 8) * 255).to(dtype)
+
+    assert widths(channels.find_groups(net, [], images)) == {"last": 6, "first": 8}
+    shifted = CastShifted()
+    find(shifted)
+    assert widths(channels.find_groups(shifted, [], images)) == {"last": 6}
+
+
+class Recurrent(Net):
+    """Its hidden state begins as zeros in single precision."""
+
+    def __init__(self) -> None:
+        super().__init__(8, cell=nn.GRUCell(6, 5))
+        self.after = nn.Linear(5, 7)
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.last(self.first(x).relu()).relu().mean((2, 3))
+        state = self.cell(features, torch.zeros(len(x), 5))
+        return self.head(self.after(state).relu())
+
+
+def test_a_hidden_state_in_single_precision_stops_nothing():
+    assert widths(find(Recurrent())) == {"after": 7, "first": 8}
+
+
+class Logarithm(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.log())
+
+
+def test_inputs_that_must_be_positive_are_those_of_the_example():
+    net = Logarithm()
+    find(net)
+
+    found = channels.find_groups(net, [], torch.rand(1, 3, 8, 8) + 0.5)
+    assert widths(found) == {"last": 6, "first": 8}
