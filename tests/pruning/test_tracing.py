@@ -529,3 +529,52 @@ def test_inputs_that_must_be_positive_are_those_of_the_example():
 
     found = channels.find_groups(net, [], torch.rand(1, 3, 8, 8) + 0.5)
     assert widths(found) == {"last": 6, "first": 8}
+
+
+class Patches(Net):
+    def between(self, x: Tensor) -> Tensor:
+        columns = F.unfold(x, 3, padding=1)
+        return F.fold(columns, x.shape[2:], 3, padding=1)
+
+
+class Exponential(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return torch.pow(2.0, x)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Patches, "unfold"), (Exponential, "pow")])
+def test_functions_that_labels_cannot_follow_keep_the_channels(kind, name):
+    found = find(kind())
+
+    assert widths(found) == {"last": 6}
+    (kept,) = found.kept
+    assert kept.reason == f"{name} may mix channels"
+
+
+class TwoWeights(nn.Module):
+    """Two products by two weights of one module."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.empty(hidden, 8))
+        self.down = nn.Parameter(torch.empty(8, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.up).relu(), self.down)
+
+
+class InOneModule(Net):
+    def __init__(self, hidden: int) -> None:
+        super().__init__(8, both=TwoWeights(hidden))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.both(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("hidden", [8, 12])
+def test_a_module_with_several_weights_keeps_what_it_takes_in(hidden):
+    found = find(InOneModule(hidden))
+
+    assert widths(found) == {"last": 6}
+    (kept,) = found.kept
+    assert kept.layers == ("first",)

@@ -84,6 +84,7 @@ class Tracer(TorchFunctionMode):
         self._layers: dict[int, str] = {}
         self._shared: set[int] = set()
         self._tensors: dict[str, list[Tensor]] = {}
+        self._weights: dict[str, Tensor] = {}
 
         for name, module in model.named_modules():
             tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
@@ -126,6 +127,22 @@ class Tracer(TorchFunctionMode):
             return None
         return self._layers.get(id(tensor))
 
+    def layer_of_weight(self, weight: Tensor | None) -> str | None:
+        """The layer that takes in and produces channels by this weight; None if there is none.
+
+        A module with several such weights is no single layer: what is traced of it already stays.
+        """
+        layer = self.layer_of(weight)
+        if layer is None or weight is None:
+            return None
+        if self._weights.setdefault(layer, weight) is weight:
+            return layer
+
+        for block in self.flow.blocks:
+            if block.layer == layer:
+                self.flow.keep(block.nodes, f"{layer} has several weights")
+        return None
+
     def tensors_of(self, layer: str) -> list[Tensor]:
         """The parameters and buffers of a layer itself."""
         return self._tensors[layer]
@@ -167,7 +184,7 @@ def _keep_all(tracer: Tracer, call: Call, reason: str) -> None:
 def _layer(tracer: Tracer, call: Call) -> None:
     """A convolution or a linear layer: it takes in channels and produces others."""
     weight = call.argument(1, "weight")
-    layer = tracer.layer_of(weight)
+    layer = tracer.layer_of_weight(weight)
     if layer is None:
         _keep_all(tracer, call, f"the weights of a {call.name} belong to no single layer")
         return
@@ -200,7 +217,7 @@ def _layer(tracer: Tracer, call: Call) -> None:
 def _transposed(tracer: Tracer, call: Call) -> None:
     """A transposed convolution: it takes in channels. Its own stay."""
     weight = call.argument(1, "weight")
-    layer = tracer.layer_of(weight)
+    layer = tracer.layer_of_weight(weight)
     if layer is None:
         _keep_all(tracer, call, f"the weights of a {call.name} belong to no single layer")
         return
@@ -250,7 +267,8 @@ def _batch_norm(tracer: Tracer, call: Call) -> None:
 
 def _same(tracer: Tracer, call: Call) -> None:
     """A function of each element by itself."""
-    labels = tracer.labels(call.input)
+    tensor = call.argument(0, "input")
+    labels = tracer.labels(tensor) if isinstance(tensor, Tensor) else None  # as 2 in pow(2, x)
     if labels is None or labels.shape != call.output.shape:
         _unknown(tracer, call)
         return
@@ -310,7 +328,11 @@ def _reduce(tracer: Tracer, call: Call) -> None:
 
 def _move(tracer: Tracer, call: Call) -> None:
     """A function that moves elements: the labels move with them."""
-    moved = _moved(tracer, call)
+    try:
+        moved = _moved(tracer, call)
+    except NotImplementedError:  # torch cannot move whole numbers by it, as by F.unfold
+        _unknown(tracer, call)
+        return
     for tensor, labels in zip(_tensors_in([call.output]), moved, strict=True):
         tracer.set_labels(tensor, labels)
 
