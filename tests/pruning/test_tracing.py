@@ -578,3 +578,23 @@ def test_a_module_with_several_weights_keeps_what_it_takes_in(hidden):
     assert widths(found) == {"last": 6}
     (kept,) = found.kept
     assert kept.layers == ("first",)
+
+
+class ShuffledByTorch(Net):
+    def __init__(self) -> None:
+        super().__init__(8, shuffle=nn.ChannelShuffle(2))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.shuffle(x)
+
+
+@pytest.mark.parametrize("unit", range(4))
+def test_torchs_own_shuffle_loses_the_same_channels_of_each_of_its_groups(unit):
+    net = ShuffledByTorch()
+    found = find(net)
+    assert widths(found) == {"last": 6, "first": 4}
+
+    expected = silenced(net, ("first",), [[unit, unit + 4]])
+    channels.remove_units(net, [found.groups[1]], [[unit]], IMAGES)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(images), expected(images))

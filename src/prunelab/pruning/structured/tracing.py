@@ -374,6 +374,16 @@ def _reshape(tracer: Tracer, call: Call) -> None:
         tracer.flow.link(pair[0], pair[1], f"{call.name} cuts them beside what is no channel")
 
 
+def _shuffle(tracer: Tracer, call: Call) -> None:
+    """A channel shuffle by torch's own function: its groups of channels must stay equal."""
+    channels = tracer.channels(call.input, 1)
+    assert channels is not None
+    groups = channels.view(call.argument(1, "groups"), -1)
+    first = groups[:1].expand_as(groups)
+    tracer.flow.link(groups, first, f"{call.name} cuts them beside what is no channel")
+    _move(tracer, call)
+
+
 def _varying(labels: Tensor) -> list[int]:
     return [dim for dim in range(labels.dim()) if not constant_along(labels, dim)]
 
@@ -539,7 +549,7 @@ UNARY = """
 MOVES = """
     flatten permute transpose swapaxes swapdims movedim moveaxis t cat concat
     concatenate stack squeeze unsqueeze expand expand_as repeat tile roll flip unfold get
-    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    pixel_shuffle pixel_unshuffle
 """
 CUTS = "split tensor_split split_with_sizes unbind narrow select getitem index_select"
 POOLS = """
@@ -571,6 +581,8 @@ RULES: dict[str, Rule] = {
     "sum": _reduce,
     "amax": _reduce,
     "chunk": _chunk,
+    "channel_shuffle": _shuffle,
+    "native_channel_shuffle": _shuffle,
     "view": _reshape,
     "reshape": _reshape,
     "unflatten": _reshape,
