@@ -598,3 +598,29 @@ def test_torchs_own_shuffle_loses_the_same_channels_of_each_of_its_groups(unit):
     channels.remove_units(net, [found.groups[1]], [[unit]], IMAGES)
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(net(images), expected(images))
+
+
+class PlainNorm(Net):
+    """A batch norm without scales and shifts, whose mean is not what it began with."""
+
+    def __init__(self) -> None:
+        super().__init__(8, norm=nn.BatchNorm2d(8, affine=False))
+        self.norm.running_mean.uniform_(-2, -1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+def test_channels_go_before_a_norm_without_scales_and_shifts():
+    net = PlainNorm()
+    found = find(net)
+    assert widths(found) == {"last": 6, "first": 8}
+
+    expected = silenced(net, ("norm",), [[2, 5]])
+    zeroed = channels.zero_units(deepcopy(net), [found.groups[1]], [[2, 5]])
+    channels.remove_units(net, [found.groups[1]], [[2, 5]], IMAGES)
+
+    images = torch.randn(2, 3, 8, 8)
+    assert net.norm.running_mean.shape == (6,)
+    torch.testing.assert_close(net(images), expected(images))
+    torch.testing.assert_close(zeroed(images), expected(images))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.core.errors import InputError
 from prunelab.models.resize import (
@@ -354,8 +355,9 @@ def zero_units(
 ) -> nn.Module:
     """Set all parameters of dropped units to zero, those of norms included.
 
-    The network then computes what it would without these units. `model` may be a copy of the
-    network that the groups were found in.
+    Norms without parameters get a mean of zero there, so that zeros stay zeros. The network then
+    computes what it would without these units. `model` may be a copy of the network that the groups
+    were found in.
     """
     modules = dict(model.named_modules())
     for group, units in zip(groups, dropped, strict=True):
@@ -364,8 +366,12 @@ def zero_units(
                 continue
 
             indices = member.indices_of(units)
-            for parameter in modules[member.layer].parameters(recurse=False):
+            module = modules[member.layer]
+            for parameter in module.parameters(recurse=False):
                 parameter.data[indices.to(parameter.device)] = 0
+            if isinstance(module, _BatchNorm) and module.weight is None:
+                assert module.running_mean is not None, "it has no tensor that could be a member"
+                module.running_mean[indices.to(module.running_mean.device)] = 0
 
     return model
 
