@@ -666,3 +666,31 @@ def test_wanda_scores_the_projections_of_attention(monkeypatch):
     out_weight = attention.out_proj.weight.detach()
     out_expected = out_weight.abs() * received.flatten(0, 1).norm(dim=0)
     torch.testing.assert_close(saliency["attention.out_proj.weight"], out_expected)
+
+
+class NormedPositions(nn.Module):
+    """A batch norm that scales positions behind a linear layer, and one that scales its outputs."""
+
+    def __init__(self, positions: int) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(6, 8)
+        self.positions = nn.BatchNorm1d(positions)
+        self.features = nn.Linear(8, 12)
+        self.norm = nn.BatchNorm1d(12)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.positions(self.tokens(x)).relu()
+        return self.head(self.norm(self.features(tokens.mean(1))).relu())
+
+
+@pytest.mark.parametrize("positions", [5, 8])
+def test_bn_scale_takes_no_scale_of_a_position_for_that_of_an_output(positions):
+    model = NormedPositions(positions).eval()
+    calibration = make_calibration(torch.randn(8, positions, 6), 10)
+
+    saliency = criteria.bn_scale(model, calibration)
+
+    assert set(saliency) == {"features.weight"}
+    sums = saliency["features.weight"].sum(1)
+    torch.testing.assert_close(sums, model.norm.weight.detach().abs().double())

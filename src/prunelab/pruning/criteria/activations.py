@@ -53,7 +53,8 @@ def bn_scale(model: nn.Module, calibration: CalibrationData) -> Saliency:
 def _following_scales(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """The scales, [out], of the norm directly behind each layer, by the name of the layer's weight.
 
-    A norm is directly behind a layer if it receives the very tensor that the layer returned.
+    A norm is directly behind a layer if it receives the very tensor that the layer returned, and
+    has a scale for each of the layer's outputs: of tokens [B, L, out] a norm scales the positions.
     """
     # The outputs are kept alive, so that no two of them share an id. The version counter shows
     # whether an operation in place (an activation) has changed an output in the meantime.
@@ -61,6 +62,8 @@ def _following_scales(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     scales: dict[str, Tensor] = {}
 
     def remember_output(weight_name: str, layer: nn.Module, args: object, output: Tensor) -> None:
+        if isinstance(layer, nn.Linear) and output.dim() > 2:
+            return
         outputs[id(output)] = (weight_name, output, output._version)
 
     def recognise_input(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
