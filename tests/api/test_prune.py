@@ -182,6 +182,28 @@ def test_layers_that_are_added_to_the_outputs_all_keep_them():
     assert result.model(IMAGES).shape == (2, 6, 36)
 
 
+class EndsInAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, tokens):
+        tokens = self.embed(tokens)
+        return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+
+def test_attention_that_makes_the_outputs_keeps_all_rows_of_its_projection():
+    tokens = torch.randn(2, 5, 6)
+    masked = prunelab.prune(EndsInAttention(), tokens, "l1_filter", 0.5, "native")
+    thin = prunelab.prune(EndsInAttention(), tokens, "l1_channel", 0.5, "native")
+
+    assert set(masked.masks) == {"embed.weight", "attention.in_proj_weight"}
+    for result in (masked, thin):
+        assert result.kept["attention.out_proj"] == "it makes the network's outputs"
+    assert thin.model.attention.num_heads == 2
+
+
 def test_a_network_of_numbers_is_pruned_by_a_loss_of_its_own():
     inputs = torch.randn(32, 4)
     data = DataLoader(TensorDataset(inputs, inputs[:, :2] ** 2), batch_size=8)

@@ -88,7 +88,10 @@ def output_layers(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     handles = []
     for name, module in copy.named_modules():
         if isinstance(module, MIXING_LAYERS):
-            hook = _output_hook(name, remember)
+            maker = name
+            if isinstance(module, nn.MultiheadAttention):  # it does not call its last layer
+                maker = f"{name}.out_proj".removeprefix(".")
+            hook = _output_hook(maker, remember)
             handles.append(module.register_forward_hook(hook))
 
     with torch.enable_grad():
