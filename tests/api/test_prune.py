@@ -161,6 +161,16 @@ def test_what_was_kept_is_named_with_the_reason(settings, reasons):
         assert reason in result.kept[layer]
 
 
+@pytest.mark.parametrize(
+    ("method", "layer"), [("l1_n_of_m", "conv1"), ("l1_pattern", "head"), ("l1_kernel", "head")]
+)
+def test_a_layer_without_such_units_is_not_said_to_rank_above_others(method, layer):
+    result = prunelab.prune(residual_net(), IMAGES, method, 0.5, "native")
+
+    assert f"{layer}.weight" not in result.masks
+    assert result.kept[layer].startswith("it has no ")
+
+
 class TwoHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()

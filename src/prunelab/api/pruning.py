@@ -39,6 +39,7 @@ from prunelab.pruning.criteria import LossFunction
 from prunelab.pruning.methods import METHODS, Method
 from prunelab.pruning.prune import check_feasible, prune_network
 from prunelab.pruning.pruner import PruneResult
+from prunelab.pruning.unstructured.granularity import GRANULARITIES
 
 
 class PruneSettings(TypedDict, total=False):
@@ -348,6 +349,9 @@ def _reason(layer: PrunedLayer, spec: PruneSpec, result: PruneResult, structure:
     if layer.name in structure.fixed and not is_mask_method:
         return "the network adds its outputs to others of fixed width"
 
+    if method.masks and layer.name not in {name.removesuffix(".weight") for name in result.masks}:
+        noun = GRANULARITIES[method.granularity].noun
+        return f"it has no {noun}, or the criterion does not score it"
     if method.masks:
         return "its weights rank above those that went"
     # torch's attention has no layer of its own for queries, keys and values.
