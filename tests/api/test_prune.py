@@ -667,3 +667,24 @@ def test_weights_of_bfloat16_are_ranked_as_the_same_numbers_in_single_precision(
     expected = prunelab.prune(same_numbers, IMAGES, "l1_unstructured", 0.5, "native").masks
 
     assert same(dict(masks), dict(expected))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"method": "snip_unstructured"}, {"method": "grasp_unstructured"}, {"recalibrate": 9}],
+    ids=str,
+)
+def test_norms_of_single_numbers_need_batches_of_two(arguments):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    inputs, labels = torch.randn(9, 4), torch.randint(3, (9,))
+    data = DataLoader(TensorDataset(inputs, labels), batch_size=8)
+
+    assert "one example" in refusal(model=model, example_inputs=inputs, data=data, **arguments)
+    whole = DataLoader(TensorDataset(inputs, labels), batch_size=8, drop_last=True)
+    prunelab.prune(model, inputs, ratio=0.5, budget="native", data=whole, **arguments)
+
+
+def test_a_single_image_has_enough_values_for_norms():
+    data = [(IMAGES[:1], torch.zeros(1, dtype=torch.int64))]
+    prunelab.prune(residual_net(), IMAGES, "snip_unstructured", 0.5, "native", data=data)

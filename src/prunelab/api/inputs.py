@@ -1,6 +1,6 @@
 """What scripts pass in: networks, example inputs and batches, checked before any work."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import islice
 from typing import Any
@@ -224,6 +224,27 @@ def check_loss(
         raise InputError(f"loss fails on the first batch of data: {first_line(error)}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise InputError("loss must return the mean loss of a batch, a tensor of one number")
+
+
+def check_batch_statistics(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Check that batch norms can average over the examples of every batch.
+
+    Raises:
+        InputError: if a batch has a single example, and a norm a single value of each channel.
+    """
+    smallest = min((inputs for inputs, _ in batches), key=len)
+    if len(smallest) > 1:
+        return
+
+    copy = copy_of(model)
+    try:
+        with evaluating(copy, batch_statistics=True), torch.no_grad():
+            copy(smallest.to(device_of(copy)))
+    except ValueError:
+        raise InputError(
+            "a batch of data has one example, over which batch norms cannot average; "
+            "pass larger batches (drop_last=True in a DataLoader)"
+        ) from None
 
 
 def first_line(error: Exception) -> str:

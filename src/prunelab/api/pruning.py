@@ -11,6 +11,7 @@ from prunelab.api.inputs import (
     Network,
     batches_of,
     card_of,
+    check_batch_statistics,
     check_loss,
     copy_of,
     device_of,
@@ -36,7 +37,7 @@ from prunelab.models.networks import example_input
 from prunelab.models.resize import Widths, adopt, changed_widths
 from prunelab.models.structure import Structure
 from prunelab.pruning.criteria import LossFunction
-from prunelab.pruning.methods import METHODS, Method
+from prunelab.pruning.methods import BATCH_STATISTICS_CRITERIA, METHODS, Method
 from prunelab.pruning.prune import check_feasible, prune_network
 from prunelab.pruning.pruner import PruneResult
 from prunelab.pruning.unstructured.granularity import GRANULARITIES
@@ -202,6 +203,8 @@ class _Job:
         if data is not None and needed:
             batches = list(batches_of(require_batches(data), needed))
             check_loss(self.dense, batches[0], loss or nn.functional.cross_entropy)
+            if self.spec.recalibrate or method.criterion in BATCH_STATISTICS_CRITERIA:
+                check_batch_statistics(self.dense, batches)
         return ScriptTraining(device_of(self.dense), self.example, batches, train, loss)
 
     def result(self, pruned: nn.Module, result: PruneResult, structure: Structure) -> PrunedNetwork:

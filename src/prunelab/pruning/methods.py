@@ -18,6 +18,8 @@ UNITS = {"weight": "weights", "channel": "channels", "head": "heads", "hidden": 
 
 # Criteria that look at examples, beyond the shape of one.
 DATA_CRITERIA = frozenset({"wanda", "taylor", "taylor_filter", "fisher", "snip", "grasp"})
+# Those in which batch norms average over the batch.
+BATCH_STATISTICS_CRITERIA = frozenset({"snip", "grasp"})
 # Schedules that do not train.
 UNTRAINED_SCHEDULES = frozenset({"one_shot", "repeated"})
 
