@@ -688,3 +688,11 @@ def test_norms_of_single_numbers_need_batches_of_two(arguments):
 def test_a_single_image_has_enough_values_for_norms():
     data = [(IMAGES[:1], torch.zeros(1, dtype=torch.int64))]
     prunelab.prune(residual_net(), IMAGES, "snip_unstructured", 0.5, "native", data=data)
+
+
+@pytest.mark.parametrize("method", ["taylor_channel", "fisher_unstructured", "snip_unstructured"])
+def test_a_loss_without_a_gradient_is_refused(method):
+    def errors(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return (outputs.argmax(1) != labels).float().mean()
+
+    assert "no gradient" in refusal(method=method, data=image_batches(), loss=errors)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from prunelab.core.errors import InputError
 from prunelab.models.networks import prunable_weights
 from prunelab.pruning.criteria.calibration import CalibrationData, distribute_evenly, evaluating
 from prunelab.pruning.unstructured.ranking import Saliency
@@ -246,7 +247,16 @@ def _summed_gradient(
 def _gradients(
     loss: Tensor, weights: Mapping[str, Tensor], *, create_graph: bool = False
 ) -> dict[str, Tensor]:
-    """The gradient of the loss by every weight that it depends on."""
+    """The gradient of the loss by every weight that it depends on.
+
+    Raises:
+        InputError: if it depends on none, as the number of errors.
+    """
+    if not loss.requires_grad:
+        raise InputError(
+            "the loss has no gradient by any weight: the network or the loss cuts it off (by "
+            "no_grad, detach or argmax). Use a loss with a gradient or another criterion"
+        )
     gradients = torch.autograd.grad(
         loss, list(weights.values()), create_graph=create_graph, allow_unused=True
     )
