@@ -696,3 +696,28 @@ def test_a_loss_without_a_gradient_is_refused(method):
         return (outputs.argmax(1) != labels).float().mean()
 
     assert "no gradient" in refusal(method=method, data=image_batches(), loss=errors)
+
+
+class WithAuxiliary(ResidualNet):
+    """In training a second head reads the first features, as in GoogLeNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Conv2d(16, 10, 8)
+
+    def forward(self, images):
+        outputs = super().forward(images)
+        if self.training:
+            return outputs, self.auxiliary(self.conv1(images)).flatten(1)
+        return outputs
+
+
+def test_layers_that_only_training_uses_must_still_fit():
+    model = WithAuxiliary().eval()
+    before = state(model)
+
+    assert "in training mode the network also uses auxiliary" in refusal(model=model, inplace=True)
+    assert same(state(model), before)
+    result = prunelab.prune(model, IMAGES, ratio=0.3, protect=["conv1"])
+    assert [len(outputs) for outputs in result.model.train()(IMAGES)] == [2, 2]
+    prunelab.prune(model, IMAGES, "l1_unstructured")

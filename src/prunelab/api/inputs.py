@@ -12,7 +12,9 @@ from torch.nn.parameter import is_lazy
 from prunelab.api.result import Card, LoadedNetwork, PrunedNetwork
 from prunelab.artifacts.networks import ModelCard
 from prunelab.core.errors import InputError
-from prunelab.core.text import abbreviate
+from prunelab.core.text import abbreviate, name_list
+from prunelab.models.cost import output_positions
+from prunelab.models.networks import prunable_weights
 from prunelab.models.structure import Structure, registered_structure, traced_structure
 from prunelab.pruning.criteria.calibration import evaluating
 from prunelab.runtime.device import Execution
@@ -245,6 +247,37 @@ def check_batch_statistics(model: nn.Module, batches: Sequence[tuple[Tensor, Ten
             "a batch of data has one example, over which batch norms cannot average; "
             "pass larger batches (drop_last=True in a DataLoader)"
         ) from None
+
+
+def check_training_mode(dense: nn.Module, thin: nn.Module, example: Tensor) -> None:
+    """Check that a thinner network can be trained, layers included that evaluation does not use.
+
+    Raises:
+        InputError: if it cannot be run in training mode, while the dense network can.
+    """
+    used = output_positions(dense, example)
+    layers = [name.rpartition(".")[0] for name in prunable_weights(dense)]
+    unused = [name for name in layers if name not in used]
+    if not unused or not _runs_in_training(dense, example) or _runs_in_training(thin, example):
+        return
+
+    raise InputError(
+        f"in training mode the network also uses {name_list(unused)}, which would not fit the "
+        "channels that are left. Build it without these layers (as by aux_logits=False), or name "
+        "those before them in protect"
+    )
+
+
+def _runs_in_training(model: nn.Module, example: Tensor) -> bool:
+    """Whether a network takes two inputs in training mode; it stays as it was."""
+    copy = copy_of(model).train()
+    inputs = torch.cat((example, example)).to(device_of(copy))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            copy(inputs)
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from prunelab.api.inputs import (
     card_of,
     check_batch_statistics,
     check_loss,
+    check_training_mode,
     copy_of,
     device_of,
     example_of,
@@ -155,6 +156,8 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     if METHODS[method].trains:
         check_feasible(pruned, structure, spec, nearest=True)
     result = prune_network(pruned, structure, spec, seed=seed, retrainer=training, nearest=True)
+    if result.widths:
+        check_training_mode(network, pruned, job.example)
 
     pruned.to(device_of(network))
     _match_modes(pruned, network)
