@@ -721,3 +721,15 @@ def test_layers_that_only_training_uses_must_still_fit():
     result = prunelab.prune(model, IMAGES, ratio=0.3, protect=["conv1"])
     assert [len(outputs) for outputs in result.model.train()(IMAGES)] == [2, 2]
     prunelab.prune(model, IMAGES, "l1_unstructured")
+
+
+@pytest.mark.parametrize("method", ["taylor_channel", "taylor_channel_global", "fisher_channel"])
+@pytest.mark.parametrize(
+    ("factor", "message"), [(torch.nan, "is not a number"), (0.0, "all saliencies are zero")]
+)
+def test_channels_are_not_ranked_by_what_ranks_nothing(method, factor, message):
+    def loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return factor * F.cross_entropy(outputs, labels)
+
+    with pytest.raises(prunelab.InputError, match=message):
+        prunelab.prune(residual_net(), IMAGES, method, data=image_batches(), loss=loss)
