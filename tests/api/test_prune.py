@@ -733,3 +733,27 @@ def test_channels_are_not_ranked_by_what_ranks_nothing(method, factor, message):
 
     with pytest.raises(prunelab.InputError, match=message):
         prunelab.prune(residual_net(), IMAGES, method, data=image_batches(), loss=loss)
+
+
+class OneNumber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(4, 8)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(x).relu()).squeeze(1)
+
+
+def test_cross_entropy_is_not_taken_of_single_numbers():
+    inputs = torch.randn(8, 4)
+    arguments = {
+        "model": OneNumber(),
+        "example_inputs": inputs,
+        "method": "taylor_channel",
+        "budget": "native",
+        "data": [(inputs, inputs.sum(1))],
+    }
+
+    assert "pass loss=" in refusal(**arguments)
+    assert prunelab.prune(**arguments, loss=F.mse_loss).model.hidden.out_features == 4

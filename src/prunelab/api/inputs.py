@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -220,6 +221,11 @@ def check_loss(
     """
     inputs, targets = (part[:2] for part in batch)
     outputs = run(model, inputs, "the inputs of data")
+    if loss is F.cross_entropy and outputs.dim() < 2:
+        raise InputError(
+            "the network returns one number for each input, of which cross-entropy makes one "
+            "example with as many classes; pass loss=, such as mse_loss"
+        )
     try:
         value = loss(outputs, targets.to(device_of(model)))
     except Exception as error:  # whatever the caller's function raises
