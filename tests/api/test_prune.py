@@ -315,6 +315,32 @@ def test_sparse_training_adds_its_penalty_to_the_gradients():
     torch.testing.assert_close(step, 0.01 * norms["before"].sign(), rtol=1e-3, atol=1e-6)
 
 
+def test_two_optimizers_add_the_penalty_once_to_each_parameter():
+    norms = {}
+
+    def epoch_without_gradients(network: nn.Module) -> None:
+        first, second = network.bn1.weight, network.bn2.weight
+        optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in (first, second)]
+        norms["before"] = torch.cat([first, second]).detach()
+        for optimizer in optimizers:
+            optimizer.step()
+        norms["after"] = torch.cat([first, second]).detach()
+
+    prunelab.prune(
+        residual_net(),
+        IMAGES,
+        "bn_scale_channel_sparse",
+        0.3,
+        "native",
+        train=epoch_without_gradients,
+        epochs=1,
+        penalty=0.01,
+    )
+
+    step = norms["before"] - norms["after"]
+    torch.testing.assert_close(step, 0.01 * norms["before"].sign(), rtol=1e-3, atol=1e-6)
+
+
 def test_whatever_fails_leaves_the_model_as_it_was():
     model = residual_net()
     before = state(model)

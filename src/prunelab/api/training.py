@@ -85,7 +85,7 @@ def _at_every_step(callback: Callback, progress: float) -> Iterator[None]:
         with torch.enable_grad():
             penalty = callback.penalty(progress)
             if penalty is not None and penalty.requires_grad:
-                penalty.backward()  # type: ignore[no-untyped-call]  # adds to the gradients
+                _add_gradients(penalty, optimizer)
 
     def after(optimizer: Optimizer, args: object, kwargs: object) -> None:
         callback.after_step()
@@ -96,3 +96,24 @@ def _at_every_step(callback: Callback, progress: float) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _add_gradients(penalty: Tensor, optimizer: Optimizer) -> None:
+    """Add the gradients of a penalty for what an optimizer is about to change.
+
+    Others may have steps of their own, with another optimizer.
+    """
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += [parameter for parameter in group["params"] if parameter.requires_grad]
+    if not parameters:
+        return
+
+    gradients = torch.autograd.grad(penalty, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
