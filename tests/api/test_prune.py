@@ -783,3 +783,25 @@ def test_cross_entropy_is_not_taken_of_single_numbers():
 
     assert "pass loss=" in refusal(**arguments)
     assert prunelab.prune(**arguments, loss=F.mse_loss).model.hidden.out_features == 4
+
+
+@pytest.mark.parametrize("method", ["l1_channel", "random_unstructured", "l1_filter"])
+def test_what_an_earlier_pruning_zeroed_stays_masked(method):
+    first = prunelab.prune(residual_net(), IMAGES, "l1_unstructured", 0.5, "native")
+    second = prunelab.prune(first, IMAGES, method, 0.4, "native")
+
+    weights = dict(second.model.named_parameters())
+    zeros = {name: int((weights[name] == 0).sum()) for name in first.masks}
+    assert {name: int((~mask).sum()) for name, mask in second.masks.items()} == zeros
+    assert sum(zeros.values()) > 100
+
+    sgd_epoch(second.model)
+    second.apply_masks()
+    assert {name: int((weights[name] == 0).sum()) for name in first.masks} == zeros
+
+
+def test_a_method_that_trains_does_not_lose_earlier_masks():
+    masked = prunelab.prune(residual_net(), IMAGES, "l1_unstructured", 0.5, "native")
+
+    with pytest.raises(prunelab.InputError, match="Use this method first"):
+        prunelab.prune(masked, IMAGES, "l1_channel_iterative", 0.4, "native", train=sgd_epoch)

@@ -21,7 +21,7 @@ from prunelab.api.inputs import (
     require_batches,
     structure_of,
 )
-from prunelab.api.result import Card, PrunedLayer, PrunedNetwork
+from prunelab.api.result import Card, LoadedNetwork, PrunedLayer, PrunedNetwork
 from prunelab.api.training import ScriptTraining, TrainFunction
 from prunelab.artifacts.modules import ModuleCard
 from prunelab.artifacts.networks import ModelCard
@@ -149,6 +149,12 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     spec = _spec(method, ratio, budget, settings)
     job = _Job(network, spec, _example(model, network, example_inputs), card_of(model))
     training = job.training(data, loss, train)
+    earlier_masks = _masks_of(model)
+    if earlier_masks and METHODS[method].trains:
+        raise InputError(
+            f"{method} trains, and the masks of the network's earlier pruning would not hold "
+            "meanwhile. Use this method first, and the one with masks after it"
+        )
 
     # Groups are found on the CPU, where also the copy is pruned.
     pruned = copy_of(network).cpu()
@@ -162,11 +168,34 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     pruned.to(device_of(network))
     _match_modes(pruned, network)
     found = job.result(pruned, result, structure)
+    found = replace(found, masks=_with_earlier(found.masks, earlier_masks, pruned))
     if not inplace:
         return found
 
     adopt(network, pruned)
     return replace(found, model=network)
+
+
+def _masks_of(network: Network) -> Mapping[str, Tensor]:
+    """The masks of a network that was pruned before; none for a bare module."""
+    if isinstance(network, LoadedNetwork | PrunedNetwork):
+        return network.masks
+    return {}
+
+
+def _with_earlier(
+    masks: Mapping[str, Tensor], earlier: Mapping[str, Tensor], pruned: nn.Module
+) -> dict[str, Tensor]:
+    """The masks of a pruning, with what the network's earlier masks had zeroed.
+
+    Those weights are known by their value, since channels may have gone from around them.
+    """
+    weights = dict(pruned.named_parameters(remove_duplicate=False))
+    together = dict(masks)
+    for name in earlier:
+        kept = weights[name].detach() != 0
+        together[name] = kept & masks.get(name, kept)
+    return together
 
 
 def _match_modes(pruned: nn.Module, dense: nn.Module) -> None:
