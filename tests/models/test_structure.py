@@ -35,7 +35,11 @@ def test_the_head_of_a_text_encoder_makes_its_outputs():
             IMAGES,
             ("0",),
         ),
-        (nn.TransformerEncoderLayer(8, 2, 16), torch.zeros(1, 3, 8), ("linear2", "self_attn")),
+        (
+            nn.TransformerEncoderLayer(8, 2, 16),
+            torch.zeros(1, 3, 8),
+            ("linear2", "self_attn.out_proj"),
+        ),
     ],
     ids=["convolutions", "tokens", "numbers", "activation", "norm", "residual stream"],
 )

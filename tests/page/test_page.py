@@ -26,13 +26,13 @@ from helpers.params import PROJECT
 
 from prunelab.core.errors import InputError
 from prunelab.core.files import write_json
+from prunelab.core.plurals import UNITS
 from prunelab.page import charts
 from prunelab.page.checklist import checklist, family, removes_alike
 from prunelab.page.downloads import download
 from prunelab.page.page import page
 from prunelab.page.results_table import results_table
 from prunelab.pruning.methods import METHODS as ALL_METHODS
-from prunelab.pruning.methods import UNITS
 from prunelab.report.series import confusion_of
 from prunelab.stages.report import main as report
 

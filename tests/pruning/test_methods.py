@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers.modules import image_batches, residual_net
 
+from prunelab.core.plurals import UNITS
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
-from prunelab.pruning.methods import DATA_CRITERIA, KINDS, METHODS, UNITS
+from prunelab.pruning.methods import DATA_CRITERIA, KINDS, METHODS
 from prunelab.pruning.schedules import SCHEDULES
 from prunelab.pruning.sensitivity import METHODS as SENSITIVITY_METHODS
 from prunelab.pruning.structured.groups import SCOPES

@@ -26,12 +26,12 @@ from prunelab.artifacts.records import ALL
 from prunelab.benchmarking.backends import BACKENDS, NEEDS
 from prunelab.benchmarking.suite import Benchmark
 from prunelab.core.errors import InputError
+from prunelab.core.plurals import UNITS
 from prunelab.core.registry import pick
 from prunelab.evaluation.metrics import quality
 from prunelab.evaluation.predict import Predictions, predict_batches
 from prunelab.pruning import sensitivity as curves
 from prunelab.pruning.criteria.calibration import evaluating
-from prunelab.pruning.methods import UNITS
 from prunelab.report.text_table import aligned_table
 
 RESAMPLES = 2000  # of the bootstrap of one network's accuracy

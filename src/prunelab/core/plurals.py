@@ -1,4 +1,7 @@
-"""Counts with their nouns, for messages and tables."""
+"""Counts with their nouns, and plurals, for messages and tables."""
+
+# What pruning removes: single weights, and the kinds of units in `pruning.methods.KINDS`.
+UNITS = {"weight": "weights", "channel": "channels", "head": "heads", "hidden": "hidden units"}
 
 
 def counted(count: int, noun: str) -> str:

@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from prunelab.core.plurals import UNITS
 from prunelab.figures.axes import percent_ticks
-from prunelab.pruning.methods import UNITS
 from prunelab.report.rows import column
 from prunelab.report.series import LayerCurve, SensitivityPanel, sensitivity_panels
 from prunelab.report.style import DENSE_COLOUR

@@ -10,7 +10,7 @@ from html import escape
 from math import isnan, log10
 from typing import Any
 
-from prunelab.pruning.methods import UNITS
+from prunelab.core.plurals import UNITS
 from prunelab.report.labels import COSTS, DENSE, LATENCY
 from prunelab.report.rows import column
 from prunelab.report.series import (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunelab.pruning.methods import KINDS, UNITS
+from prunelab.core.plurals import UNITS
 from prunelab.report.rows import column
 from prunelab.report.style import is_control
 
@@ -134,9 +134,9 @@ def _unseen_validation(imported: int) -> Check:
 def family(method: str) -> str:
     """What a method removes, as its name says: units of some kind, or single weights (masks)."""
     parts = method.split("_")
-    for kind in KINDS:
-        if kind in parts:
-            return UNITS[kind]
+    for kind, units in UNITS.items():
+        if kind != "weight" and kind in parts:
+            return units
     return "masks"
 
 

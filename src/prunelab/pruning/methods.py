@@ -13,8 +13,6 @@ from prunelab.core.registry import Table
 # Kinds of units that can be removed from a network.
 Kind = Literal["channel", "head", "hidden"]
 KINDS: dict[str, Kind] = {"channel": "channel", "head": "head", "hidden": "hidden"}
-# What messages and charts call several of a kind, or several single weights.
-UNITS = {"weight": "weights", "channel": "channels", "head": "heads", "hidden": "hidden units"}
 
 # Criteria that look at examples, beyond the shape of one.
 DATA_CRITERIA = frozenset({"wanda", "taylor", "taylor_filter", "fisher", "snip", "grasp"})

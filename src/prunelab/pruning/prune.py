@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunelab.config.params import PruneSpec, Train
 from prunelab.config.restart import Restart
 from prunelab.core.errors import InputError
+from prunelab.core.plurals import UNITS
 from prunelab.core.registry import pick, require
 from prunelab.core.text import name_list
 from prunelab.models.catalogue import Shape
@@ -23,7 +24,7 @@ from prunelab.models.norms import recalibrate
 from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning.criteria import CRITERIA, CalibrationData
 from prunelab.pruning.criteria.probe import check_criterion
-from prunelab.pruning.methods import KINDS, METHODS, UNITS, Kind, Method
+from prunelab.pruning.methods import KINDS, METHODS, Kind, Method
 from prunelab.pruning.pruner import Pruner, PruneResult
 from prunelab.pruning.schedules import SCHEDULES, DenseWeights, PruningRun, Training
 from prunelab.pruning.structured import attention, channels

@@ -17,10 +17,10 @@ from prunelab.artifacts.prepared import load_split, read_data_info
 from prunelab.config.params import load_params
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256, write_json
+from prunelab.core.plurals import UNITS
 from prunelab.data.loader import BatchLoader
 from prunelab.data.splits import Split
 from prunelab.evaluation.predict import predict
-from prunelab.pruning.methods import UNITS
 from prunelab.pruning.sensitivity import (
     METHODS,
     PrunableUnit,

@@ -16,11 +16,11 @@ from prunelab.config.params import PARAMS_FILE, Budget, Params, PruneSpec, load_
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
 from prunelab.core.files import write
+from prunelab.core.plurals import UNITS
 from prunelab.models.catalogue import Shape, network_options
 from prunelab.models.networks import build
 from prunelab.project.paths import BASE
 from prunelab.pruning.allocation import Curve, allocate
-from prunelab.pruning.methods import UNITS
 from prunelab.pruning.prune import infeasible_specs
 from prunelab.pruning.pruner import BUDGET_TOLERANCE
 from prunelab.pruning.sensitivity import METHODS, UnitKind

@@ -9,8 +9,8 @@ from prunelab.artifacts.records import ALL, Sensitivity, read_record
 from prunelab.config.params import Params
 from prunelab.core.errors import InputError
 from prunelab.core.files import sha256
+from prunelab.core.plurals import UNITS
 from prunelab.pruning.allocation import Curve
-from prunelab.pruning.methods import UNITS
 from prunelab.pruning.structured.groups import find_layer_ratio
 
 RECORD = Path("metrics/sensitivity.json")

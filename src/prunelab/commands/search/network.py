@@ -16,10 +16,11 @@ from prunelab.config.params import Budget, Params, PruneSpec, parse_params
 from prunelab.config.problems import validate
 from prunelab.core.errors import InputError
 from prunelab.core.plugins import failure_lines
+from prunelab.core.plurals import UNITS
 from prunelab.models.catalogue import Shape
 from prunelab.models.structure import Structure, registered_structure
 from prunelab.pruning.allocation import allocate
-from prunelab.pruning.methods import METHODS, UNITS, Kind
+from prunelab.pruning.methods import METHODS, Kind
 from prunelab.pruning.prune import check_feasible, infeasible_specs
 from prunelab.pruning.sensitivity import UnitKind
 from prunelab.pruning.structured.groups import FoundGroups

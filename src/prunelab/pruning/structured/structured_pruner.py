@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunelab.config.params import PruneSpec
 from prunelab.core.errors import InputError
-from prunelab.pruning.methods import UNITS
+from prunelab.core.plurals import UNITS
 from prunelab.pruning.pruner import BUDGET_TOLERANCE, PruneResult, scheduled_ratio
 from prunelab.pruning.structured import channels
 from prunelab.pruning.structured.budget import Costs, solve
