@@ -1,6 +1,6 @@
 """What scripts pass in: networks, example inputs and batches, checked before any work."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import islice
 from typing import Any
@@ -62,6 +62,13 @@ def card_of(network: Network) -> Card | None:
     if isinstance(network, LoadedNetwork | PrunedNetwork):
         return network.card
     return None
+
+
+def masks_of(network: Network) -> Mapping[str, Tensor]:
+    """The masks of a network from a file or of a pruned one; none for a bare module."""
+    if isinstance(network, LoadedNetwork | PrunedNetwork):
+        return network.masks
+    return {}
 
 
 def device_of(model: nn.Module) -> torch.device:

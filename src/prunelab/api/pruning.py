@@ -17,11 +17,12 @@ from prunelab.api.inputs import (
     copy_of,
     device_of,
     example_of,
+    masks_of,
     module_of,
     require_batches,
     structure_of,
 )
-from prunelab.api.result import Card, LoadedNetwork, PrunedLayer, PrunedNetwork
+from prunelab.api.result import Card, PrunedLayer, PrunedNetwork
 from prunelab.api.training import ScriptTraining, TrainFunction
 from prunelab.artifacts.modules import ModuleCard
 from prunelab.artifacts.networks import ModelCard
@@ -149,7 +150,7 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     spec = _spec(method, ratio, budget, settings)
     job = _Job(network, spec, _example(model, network, example_inputs), card_of(model))
     training = job.training(data, loss, train)
-    earlier_masks = _masks_of(model)
+    earlier_masks = masks_of(model)
     if earlier_masks and METHODS[method].trains:
         raise InputError(
             f"{method} trains, and the masks of the network's earlier pruning would not hold "
@@ -176,24 +177,17 @@ def prune(  # noqa: PLR0913 (a keyword for each thing to say)
     return replace(found, model=network)
 
 
-def _masks_of(network: Network) -> Mapping[str, Tensor]:
-    """The masks of a network that was pruned before; none for a bare module."""
-    if isinstance(network, LoadedNetwork | PrunedNetwork):
-        return network.masks
-    return {}
-
-
 def _with_earlier(
     masks: Mapping[str, Tensor], earlier: Mapping[str, Tensor], pruned: nn.Module
 ) -> dict[str, Tensor]:
-    """The masks of a pruning, with what the network's earlier masks had zeroed.
+    """The masks of a pruning, on the CPU, with what the network's earlier masks had zeroed.
 
     Those weights are known by their value, since channels may have gone from around them.
     """
     weights = dict(pruned.named_parameters(remove_duplicate=False))
     together = dict(masks)
     for name in earlier:
-        kept = weights[name].detach() != 0
+        kept = weights[name].detach().cpu() != 0
         together[name] = kept & masks.get(name, kept)
     return together
 
