@@ -22,7 +22,7 @@ from prunelab.pruning.structured.groups import (
     uniform,
 )
 from prunelab.pruning.structured.penalties import SelectedUnits
-from prunelab.pruning.unstructured.ranking import Saliency
+from prunelab.pruning.unstructured.ranking import Saliency, check_scores
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ class StructuredPruner:
             self._dense_counts,
             scale=lambda layer_ratio: scheduled_ratio(layer_ratio, step_ratio, self._spec.ratio),
         )
-        _check_scores(candidates)
+        if candidates:
+            scores = {candidate.group.name: candidate.scores for candidate in candidates}
+            check_scores(scores, "units")
 
         def widths_at(solver_ratio: float) -> list[int]:
             return self._scope(candidates, solver_ratio, self._spec.floor)
@@ -263,25 +265,6 @@ class StructuredPruner:
             f"multiple of prune.round_to = {self._spec.round_to}. "
             "Use a smaller round_to or another ratio."
         )
-
-
-def _check_scores(candidates: Sequence[Candidate]) -> None:
-    """Raise InputError for scores that cannot be ranked, as mask methods do."""
-    problems = []
-    for candidate in candidates:
-        if candidate.scores.isnan().any():
-            problems.append(
-                f"the saliency of {candidate.group.name} is not a number. Has the network diverged?"
-            )
-
-    if candidates and not any(candidate.scores.any() for candidate in candidates):
-        problems.append(
-            "all saliencies are zero: this criterion cannot rank the units of this network. "
-            "Use another criterion."
-        )
-
-    if problems:
-        raise InputError(problems)
 
 
 def _unit_counts(groups: Sequence[Group]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prunelab.config.params import Prune
+from prunelab.core.errors import InputError
 from prunelab.training.masking import Masks
 
 Saliency = dict[str, Tensor]  # scores of every weight, by the name of the weight tensor
@@ -18,6 +19,24 @@ TIED_ROWS_AT_ONCE = 2**22
 def count_kept(count: int, ratio: float) -> int:
     """How many of `count` weights or units stay at a ratio, rounded to the nearest integer."""
     return round((1 - ratio) * count)
+
+
+def check_scores(scores: Saliency, what: str) -> None:
+    """Raise InputError for scores that cannot be ranked. `what` is scored: weights, or units."""
+    problems: list[str] = []
+
+    for name, score in scores.items():
+        if score.isnan().any():
+            problems.append(f"the saliency of {name} is not a number. Has the network diverged?")
+
+    if not any(score.any() for score in scores.values()):
+        problems.append(
+            f"all saliencies are zero: this criterion cannot rank the {what} of this network. "
+            "Use another criterion."
+        )
+
+    if problems:
+        raise InputError(problems)
 
 
 def keep_largest(scores: Tensor, drop: int) -> Tensor:

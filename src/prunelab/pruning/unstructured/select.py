@@ -20,7 +20,7 @@ from prunelab.pruning.unstructured.granularity import (
     achievable_ratio,
     explain_infeasible,
 )
-from prunelab.pruning.unstructured.ranking import Saliency, keep_largest
+from prunelab.pruning.unstructured.ranking import Saliency, check_scores, keep_largest
 from prunelab.pruning.unstructured.tiling import Tiling, WeightShape
 from prunelab.training.masking import Masks
 
@@ -82,7 +82,7 @@ def choose_masks(saliency: Saliency, ratio: float, selection: Selection) -> Mask
     shapes = {name: tuple(score.shape) for name, score in saliency.items()}
     affected = affected_tensors(shapes, ratio, selection)
     scores = {name: _in_single_precision(saliency[name]) for name in affected}
-    _check_scores(scores)
+    check_scores(scores, "weights")
 
     ratios = {name: selection.ratio_of(name, ratio) for name in scores}
     if selection.granularity.choose_in_groups:
@@ -180,24 +180,6 @@ def _in_single_precision(score: Tensor) -> Tensor:
     if score.dtype in (torch.bfloat16, torch.float16):
         return score.float()
     return score
-
-
-def _check_scores(scores: Saliency) -> None:
-    """Raise InputError for scores that cannot be ranked."""
-    problems: list[str] = []
-
-    for name, score in scores.items():
-        if score.isnan().any():
-            problems.append(f"the saliency of {name} is not a number. Has the network diverged?")
-
-    if not any(score.any() for score in scores.values()):
-        problems.append(
-            "all saliencies are zero: this criterion cannot rank the weights of this network. "
-            "Use another criterion."
-        )
-
-    if problems:
-        raise InputError(problems)
 
 
 def _rank_units(scores: Saliency, ratio: float, selection: Selection, *, least_kept: int) -> Masks:
