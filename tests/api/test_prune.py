@@ -287,44 +287,20 @@ def test_pruned_weights_stay_zero_while_a_method_trains():
     assert [row["round"] for row in result.rounds] == [1, 2, 3]
 
 
-def test_sparse_training_adds_its_penalty_to_the_gradients():
-    model = residual_net()
-    norms = {}
+def scales_and_their_step(norms, step):
+    """The scales of norms before an epoch of sparse training, and how far `step` moves them.
 
-    def epoch_without_gradients(network: nn.Module) -> None:
-        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-        norms["before"] = network.bn1.weight.detach().clone()
-        for parameter in network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        norms["after"] = network.bn1.weight.detach().clone()
+    `step` gets the network. Its own gradients are to be zero, so that only the penalty counts.
+    """
+    seen = []
 
-    prunelab.prune(
-        model,
-        IMAGES,
-        "bn_scale_channel_sparse",
-        0.3,
-        "native",
-        train=epoch_without_gradients,
-        epochs=1,
-        penalty=0.01,
-    )
+    def scales(network: nn.Module) -> torch.Tensor:
+        return torch.cat([network.get_submodule(name).weight.detach() for name in norms])
 
-    # One step down the slope of 0.01 x |scale|.
-    step = norms["before"] - norms["after"]
-    torch.testing.assert_close(step, 0.01 * norms["before"].sign(), rtol=1e-3, atol=1e-6)
-
-
-def test_two_optimizers_add_the_penalty_once_to_each_parameter():
-    norms = {}
-
-    def epoch_without_gradients(network: nn.Module) -> None:
-        first, second = network.bn1.weight, network.bn2.weight
-        optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in (first, second)]
-        norms["before"] = torch.cat([first, second]).detach()
-        for optimizer in optimizers:
-            optimizer.step()
-        norms["after"] = torch.cat([first, second]).detach()
+    def train(network: nn.Module) -> None:
+        seen.append(scales(network))
+        step(network)
+        seen.append(scales(network))
 
     prunelab.prune(
         residual_net(),
@@ -332,13 +308,37 @@ def test_two_optimizers_add_the_penalty_once_to_each_parameter():
         "bn_scale_channel_sparse",
         0.3,
         "native",
-        train=epoch_without_gradients,
+        train=train,
         epochs=1,
         penalty=0.01,
     )
 
-    step = norms["before"] - norms["after"]
-    torch.testing.assert_close(step, 0.01 * norms["before"].sign(), rtol=1e-3, atol=1e-6)
+    before, after = seen
+    return before, before - after
+
+
+def test_sparse_training_adds_its_penalty_to_the_gradients():
+    def step(network: nn.Module) -> None:
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        torch.optim.SGD(network.parameters(), lr=1.0).step()
+
+    scales, moved = scales_and_their_step(["bn1"], step)
+
+    # One step down the slope of 0.01 x |scale|.
+    torch.testing.assert_close(moved, 0.01 * scales.sign(), rtol=1e-3, atol=1e-6)
+
+
+def test_two_optimizers_add_the_penalty_once_to_each_parameter():
+    def step(network: nn.Module) -> None:
+        weights = [network.bn1.weight, network.bn2.weight]
+        optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in weights]
+        for optimizer in optimizers:
+            optimizer.step()
+
+    scales, moved = scales_and_their_step(["bn1", "bn2"], step)
+
+    torch.testing.assert_close(moved, 0.01 * scales.sign(), rtol=1e-3, atol=1e-6)
 
 
 def test_whatever_fails_leaves_the_model_as_it_was():

@@ -433,6 +433,19 @@ def test_a_cluster_that_does_not_start_here_is_refused_in_one_line(message, monk
     assert "More" not in line
 
 
+def local_run(repository: Repository, work: Callable, slots: int = 1, **options) -> LocalRun:
+    """Jobs of the repository's commit, each of which does `work`."""
+    return LocalRun(
+        root=repository.folder,
+        revision=repository.head(),
+        cache=repository.folder / "cache",
+        slots=slots,
+        print_line=print,
+        work=work,
+        **options,
+    )
+
+
 def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     both_started = threading.Barrier(2, timeout=60)
@@ -443,15 +456,8 @@ def test_jobs_that_run_at_a_time_get_different_gpus(repository, monkeypatch):
         gpus.append(dvc.keywords["variables"]["CUDA_VISIBLE_DEVICES"])
         return "done"
 
-    run = LocalRun(
-        root=repository.folder,
-        revision=repository.head(),
-        cache=repository.folder / "cache",
-        slots=2,
-        print_line=print,
-        work=work,
-        gpu_environments=gpu_queue(worker_environments(2)),
-    )
+    gpus_of_jobs = gpu_queue(worker_environments(2))
+    run = local_run(repository, work, slots=2, gpu_environments=gpus_of_jobs)
     params = read_params(SHIPPED)
     jobs = [Job(name, name, params, {}, "x") for name in "ab"]
 
@@ -474,14 +480,7 @@ def test_a_job_that_is_stopped_between_two_commands_of_dvc_begins_no_other(repos
         commands.append("repro")
         return "done"
 
-    run = LocalRun(
-        root=repository.folder,
-        revision=repository.head(),
-        cache=repository.folder / "cache",
-        slots=1,
-        print_line=print,
-        work=work,
-    )
+    run = local_run(repository, work)
     run.run_job(Job("label", "name", read_params(SHIPPED), {}, "x"), "1/1")
 
     assert commands == []
